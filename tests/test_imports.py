@@ -1,0 +1,177 @@
+"""The order of the rooms: a module imports only modules above it, and importing has no side effects."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import xpsr
+
+PACKAGE = Path(xpsr.__file__).parent
+
+# From bottom to top; the doors `__init__` (lazy) and `__main__` belong to no floor.
+ORDER = (
+    "errors",
+    "config",
+    "image",
+    "color",
+    "tiling",
+    "degradation",
+    "models",
+    "checkpoint",
+    "prior",
+    "pipeline",
+    "data",
+    "training",
+    "evaluation",
+    "batch",
+    "web",
+    "cli",
+)
+DOORS = ("__init__", "__main__")
+
+# Modules that see nothing but these, the standard library and `errors`. The ranges that degradations are drawn from are
+# too many for named arguments, so `degradation` takes a dataclass of `config`.
+ARRAY_CODE = {"torch", "numpy", "cv2", "PIL"}
+ALLOWED_LIBRARIES = {
+    "color": ARRAY_CODE,
+    "tiling": ARRAY_CODE,
+    "degradation": ARRAY_CODE,
+    "models": {"torch", "diffusers"},
+}
+# Modules that must not be reached, not even through others.
+UNREACHABLE = {
+    "training": {"pipeline"},
+    "evaluation": {"models", "pipeline"},
+}
+OPTIONAL_LIBRARIES = [
+    *("bitsandbytes", "datasets", "gradio", "h5py", "peft", "pillow_heif", "pillow_jxl", "pyiqa", "ray", "scipy"),
+    *("tensorboard", "torchao", "torchmetrics", "torchvision", "webdataset"),
+]
+MAX_LINES = 650
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The module of the order that a file belongs to; a package counts as one."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+ROOMS = sorted({room(path) for path in FILES} - set(DOORS))
+
+
+def imported_names(source: str) -> Iterator[str]:
+    """Dotted names of everything that a source imports, wherever in it; `from a import b` gives `a.b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            argument = node.args[0]
+            assert isinstance(argument, ast.Constant), f"line {node.lineno}: imports a computed name"
+            yield argument.value
+
+
+def imports_of(name: str) -> set[str]:
+    sources = [path.read_text(encoding="utf-8") for path in FILES if room(path) == name]
+    return {imported for source in sources for imported in imported_names(source)}
+
+
+def rooms_seen_by(name: str) -> set[str]:
+    """Our own modules that a module imports; a public name counts as the module it lives in."""
+    seen = set()
+    for imported in imports_of(name):
+        library, *parts = imported.split(".")
+        if library != "xpsr" or parts == ["__version__"]:
+            continue
+        assert parts, f"{name}.py imports the whole package; import what it needs from the module"
+        home = xpsr._MODULE_OF.get(parts[0], f"xpsr.{parts[0]}")
+        seen.add(home.split(".")[1])
+    return seen - {name}
+
+
+def rooms_reached_by(name: str) -> set[str]:
+    reached: set[str] = set()
+    front = {name}
+    while front:
+        front = {seen for one in front for seen in rooms_seen_by(one)} - reached
+        reached |= front
+    return reached
+
+
+def run_python(code: str, folder: Path) -> str:
+    """Standard output of a fresh interpreter whose home and current folder is `folder`."""
+    environment = {
+        "PYTHONPATH": str(PACKAGE.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(folder),
+    }
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert set(ROOMS) <= set(ORDER)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_module_imports_only_modules_above_it(name):
+    above = set(ORDER[: ORDER.index(name)])
+    assert rooms_seen_by(name) <= above
+
+
+@pytest.mark.parametrize("name", sorted(set(ALLOWED_LIBRARIES) & set(ROOMS)))
+def test_pure_module_sees_only_its_libraries(name):
+    libraries = {imported.split(".")[0] for imported in imports_of(name)}
+    assert libraries <= ALLOWED_LIBRARIES[name] | sys.stdlib_module_names | {"xpsr"}
+    assert rooms_seen_by(name) <= ({"errors", "config"} if name == "degradation" else {"errors"})
+
+
+@pytest.mark.parametrize("name", sorted(set(UNREACHABLE) & set(ROOMS)))
+def test_module_does_not_reach(name):
+    assert not rooms_reached_by(name) & UNREACHABLE[name]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_file_is_too_long(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_importing_everything_needs_no_optional_library_and_leaves_no_trace(tmp_path):
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({OPTIONAL_LIBRARIES}))  # whoever imports one of them now fails
+from importlib import import_module
+for name in {ROOMS}:
+    import_module("xpsr." + name)
+"""
+    run_python(code, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["xpsr", "xpsr.cli"])
+def test_import_does_not_load_torch(module, tmp_path):
+    loaded = run_python(f"import sys, {module}; print(*sys.modules)", tmp_path).split()
+    assert {"torch", "diffusers", "transformers", "numpy"}.isdisjoint(loaded)
+
+
+def test_all_is_sorted_and_available():
+    assert xpsr.__all__ == sorted(xpsr.__all__)
+    assert {*xpsr._MODULE_OF, "__version__"} == set(xpsr.__all__)
+    assert set(xpsr.__all__) <= set(dir(xpsr))
+    for name, module in xpsr._MODULE_OF.items():
+        assert getattr(xpsr, name).__module__ == module
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Upscaler'"):
+        xpsr.Upscaler  # noqa: B018

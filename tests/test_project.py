@@ -1,0 +1,66 @@
+"""Facts about the project's files that are easy to break without noticing."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import xpsr
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_newest_changelog_entry_is_this_version():
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert headings[1] == xpsr.__version__
+
+
+def test_torchvision_is_neither_imported_nor_a_core_dependency():
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            else:
+                continue
+            assert not any(name.split(".")[0] == "torchvision" for name in names), path
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    requirements = re.findall(r'"([a-z][\w.-]*)', re.sub(r"#.*", "", project))
+    assert "torch" in requirements
+    assert "torchvision" not in requirements
+    assert "torchvision<0" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.y*ml")), ids=lambda path: path.name)
+def test_config_parses(path):
+    assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no executable bit")
+def test_ci_runs_the_targets():
+    run = ROOT / ".ci" / "run"
+    assert os.access(run, os.X_OK)
+    assert "make check test" in run.read_text(encoding="utf-8")
+
+
+def test_hook_repairs_ends_and_refuses_large_files(tmp_path):
+    def run_hook(*arguments: object) -> int:
+        command = [sys.executable, ROOT / "scripts" / "check_files.py", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    text, large = tmp_path / "text.txt", tmp_path / "large.bin"
+    text.write_bytes(b"line\n\n\n")
+    large.write_bytes(bytes(2 * 1024))
+
+    assert run_hook("--ends", text) == 1
+    assert text.read_bytes() == b"line\n"
+    assert run_hook("--ends", text) == 0
+    assert run_hook("--max-kb", 2, large) == 0
+    assert run_hook("--max-kb", 1, large) == 1
