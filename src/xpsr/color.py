@@ -1,0 +1,87 @@
+"""Colour match: gives a restored picture the colours of the picture it was made from.
+
+A diffusion model drifts in tone. `match_adain` moves mean and contrast of each channel as a whole; `match_wavelet`
+keeps the fine bands and takes the coarse ones, thus every local tone, from the source.
+"""
+
+from typing import Literal, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+
+from xpsr.errors import InputError
+
+__all__ = ["ColorMatch", "match_adain", "match_color", "match_wavelet"]
+
+ColorMatch: TypeAlias = Literal["none", "adain", "wavelet"]
+
+
+def match_color(target: torch.Tensor, source: torch.Tensor, method: ColorMatch) -> torch.Tensor:
+    """Returns `target` (B, 3, H, W) in [0, 1] with the colours of `source`, of the same shape; "none" returns `target`.
+
+    Raises:
+        InputError: unknown method, or "wavelet" with pictures of different sizes.
+    """
+    if method == "none":
+        return target
+    if method == "adain":
+        return match_adain(target, source)
+    if method == "wavelet":
+        return match_wavelet(target, source)
+    raise InputError(f"color match {method!r} is unknown; use one of {', '.join(get_args(ColorMatch))}.")
+
+
+def match_adain(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Gives each channel of `target` the mean and standard deviation that it has in `source`.
+
+    Args:
+        target: (B, 3, H, W) floats in [0, 1].
+        source: (B, 3, H', W') floats in [0, 1].
+
+    Returns:
+        (B, 3, H, W) clamped to [0, 1], in the dtype of `target`; statistics are float32.
+    """
+    target_mean, target_std = _statistics(target)
+    source_mean, source_std = _statistics(source)
+    matched = (target.float() - target_mean) / target_std * source_std + source_mean
+    return matched.clamp(0, 1).to(target.dtype)
+
+
+def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = 5) -> torch.Tensor:
+    """Returns the high frequencies of `target` on the low frequencies of `source`.
+
+    Args:
+        target: (B, 3, H, W) floats in [0, 1].
+        source: (B, 3, H, W) floats in [0, 1].
+        levels: number of bands that stay the target's; each doubles the width of what counts as fine.
+
+    Returns:
+        (B, 3, H, W) clamped to [0, 1], in the dtype of `target`; bands are float32.
+
+    Raises:
+        InputError: the pictures have different sizes.
+    """
+    if target.shape[-2:] != source.shape[-2:]:
+        raise InputError(
+            f"source of {source.shape[-1]} x {source.shape[-2]} pixels does not lie over the target of"
+            f" {target.shape[-1]} x {target.shape[-2]}; resize the source first."
+        )
+    # The bands telescope and blurring is linear: high(target) + low(source) = target + low(source - target)
+    low = source.float() - target.float()
+    for level in range(levels):
+        low = _blur(low, 2**level)
+    return (target.float() + low).clamp(0, 1).to(target.dtype)
+
+
+def _statistics(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation per picture and channel, (B, 3, 1, 1) float32 each."""
+    correction = int(pixels.shape[-2] * pixels.shape[-1] > 1)  # a single pixel has no unbiased variance
+    variance, mean = torch.var_mean(pixels.float(), dim=(-2, -1), correction=correction, keepdim=True)
+    return mean, (variance + 1e-5).sqrt()
+
+
+def _blur(pixels: torch.Tensor, radius: int) -> torch.Tensor:
+    """Binomial (1, 2, 1) / 4 along both axes with its taps `radius` apart, edges repeated."""
+    padded = F.pad(pixels, (radius, radius, radius, radius), mode="replicate")
+    rows = (padded[..., : -2 * radius, :] + 2 * padded[..., radius:-radius, :] + padded[..., 2 * radius :, :]) / 4
+    return (rows[..., : -2 * radius] + 2 * rows[..., radius:-radius] + rows[..., 2 * radius :]) / 4
