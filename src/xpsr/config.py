@@ -1,0 +1,235 @@
+"""Runs as values: frozen, keyword-only dataclasses, filled from defaults, then YAML, then dotted flags.
+
+Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `training` and `batch`;
+everything below them takes named arguments.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from xpsr.errors import InputError
+
+__all__ = [
+    "DataConfig",
+    "DegradationConfig",
+    "DegradationStage",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "TrainConfig",
+    "TrainRunConfig",
+    "as_dict",
+    "load_config",
+    "suggest",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradationStage:
+    """One of the two stages of the second-order degradation; pixel values below are on the 0..255 scale."""
+
+    blur_probability: float = 1.0
+    blur_sigma: tuple[float, float] = (0.2, 3.0)  # standard deviation, pixels
+    resize_probabilities: tuple[float, float, float] = (0.2, 0.7, 0.1)  # up, down, keep
+    resize_range: tuple[float, float] = (0.15, 1.5)
+    gaussian_noise_probability: float = 0.5  # else Poisson
+    gaussian_noise: tuple[float, float] = (1.0, 30.0)  # standard deviation
+    poisson_noise: tuple[float, float] = (0.05, 3.0)  # scale
+    gray_noise_probability: float = 0.4
+    jpeg_quality: tuple[int, int] = (30, 95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradationConfig:
+    """The second-order degradation of Real-ESRGAN as XPSR uses it; the defaults are those of XPSR's training pairs."""
+
+    plain_probability: float = 0.0  # only an area reduction, nothing else
+    second_stage_probability: float = 1.0
+    kernel_probabilities: tuple[float, float, float, float, float, float] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    generalized_beta: tuple[float, float] = (0.5, 4.0)
+    plateau_beta: tuple[float, float] = (1.0, 2.0)
+    sinc_probability: float = 0.1
+    final_sinc_probability: float = 0.8
+    kernel_sizes: tuple[int, int] = (7, 21)  # odd sizes from .. to
+    first: DegradationStage = DegradationStage()
+    second: DegradationStage = DegradationStage(
+        blur_probability=0.8,
+        blur_sigma=(0.2, 1.5),
+        resize_probabilities=(0.3, 0.4, 0.3),
+        resize_range=(0.3, 1.2),
+        gaussian_noise=(1.0, 25.0),
+        poisson_noise=(0.05, 2.5),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the pictures are and how a training crop is cut from them."""
+
+    hr_dir: Path = Path("photos")
+    manifest: Path | None = None  # tab-separated with columns package, file, label; None: every picture below hr_dir
+    exclude: tuple[str, ...] = ()  # file names kept out of training (those that the project shows)
+    crop_size: int = 128
+    scale: int = 4
+    crop_scales: tuple[float, ...] = (1.0, 0.75, 0.5)  # a crop is cut from the picture reduced by one of these
+    degradation: DegradationConfig = DegradationConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model that is trained: a folder to go on from, or the sizes of a new one (the mini's by default)."""
+
+    path: Path | None = None
+    block_out_channels: tuple[int, ...] = (64, 96, 160)
+    num_attention_heads: tuple[int, ...] = (1, 2, 2)
+    layers_per_block: int = 1
+    norm_num_groups: int = 16
+    conditional_attention_window: int | None = 8
+    conditioning_channels: tuple[int, ...] = (16, 32, 64)
+    text_width: int = 64
+    text_layers: int = 2
+    vocabulary: Path = Path("data/vocabulary.txt")
+    vocabulary_size: int = 2048
+    refiner_channels: int = 16
+    refiner_layers: int = 2
+    one_step_timestep: int = 250
+    num_inference_steps: int = 1
+    strength: float = 0.4
+    guidance_scale: float = 1.0
+    tile_size: int = 128
+    tile_overlap: int = 16
+    color_match: Literal["none", "adain", "wavelet"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What a batch is asked for. `one_step_fraction` of its rows learn the single step, the others diffusion."""
+
+    one_step_fraction: float = 0.5
+    diffusion_weight: float = 1.0
+    degradation_free_weight: float = 0.05  # of the sum over all terms, as the reference has it
+    pixel_weight: float = 2.0
+    feature_weight: float = 0.0
+    feature_crop: int = 64
+    adversarial_weight: float = 0.0
+    adversarial_ramp_steps: int = 300
+    content_dropout: float = 0.15  # probability that a row's content text is left empty
+    quality_dropout: float = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a cosine decay to `final_learning_rate`."""
+
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 5e-5
+    warmup_steps: int = 200
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.998
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how often and where to."""
+
+    output_dir: Path = Path("runs/mini")
+    max_steps: int = 1000
+    max_minutes: float | None = None  # checkpoint and stop after this long; the next start goes on
+    batch_size: int = 16
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "bf16"
+    checkpoint_every: int = 200
+    log_every: int = 10
+    num_workers: int = 0
+    device: str = "auto"
+    resume: Literal["auto", "never"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRunConfig:
+    """Everything that `xpsr train` is told."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(kind: type[T], path: Path | None = None, overrides: Sequence[str] = ()) -> T:
+    """Builds a config of `kind` from its defaults, then the YAML at `path`, then overrides like `--train.max_steps=5`.
+
+    Raises:
+        InputError: the file is missing, a key is unknown (the nearest known one is suggested) or a value does not fit.
+    """
+    from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+
+    if path is not None and not path.is_file():
+        raise InputError(f"{path}: no such config file; configs/ holds the ones that come with xpsr.")
+    known = _keys(kind)
+    given = [option.removeprefix("--").partition("=")[0] for option in overrides if option.startswith("--")]
+    if path is not None:
+        given += _keys_of_yaml(path)
+    for key in given:
+        if key not in known:
+            raise InputError(f"{path or 'config'}: '{key}' is not an option{suggest(key, known)}.")
+    parser = ArgumentParser(exit_on_error=False, logger=False)
+    parser.add_argument("--config", action=ActionConfigFile)
+    parser.add_class_arguments(kind, None)
+    try:
+        values = parser.instantiate_classes(
+            parser.parse_args([*(["--config", str(path)] if path is not None else []), *overrides])
+        )
+        return kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"{path or 'config'}: {' '.join(str(error).split())}") from error
+
+
+def _keys_of_yaml(path: Path) -> list[str]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping of sections, got {type(content).__name__}.")
+
+    def walk(node: dict[str, Any], prefix: str) -> list[str]:
+        keys = []
+        for key, value in node.items():
+            keys.append(f"{prefix}{key}")
+            if isinstance(value, dict):
+                keys += walk(value, f"{prefix}{key}.")
+        return keys
+
+    return walk(content, "")
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """`"; did you mean 'x'?"` for the nearest known word, or nothing."""
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values, to be written beside a result."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def _keys(kind: type, prefix: str = "") -> list[str]:
+    keys = []
+    for f in dataclasses.fields(kind):
+        keys.append(prefix + f.name)
+        if dataclasses.is_dataclass(f.type):
+            keys += _keys(f.type, f"{prefix}{f.name}.")  # type: ignore[arg-type]
+    return keys
