@@ -7,6 +7,7 @@ everything below them takes named arguments.
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "OptimizerConfig",
     "TrainConfig",
     "TrainRunConfig",
+    "UpscaleConfig",
     "as_dict",
     "load_config",
     "suggest",
@@ -165,6 +167,36 @@ class TrainRunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpscaleConfig:
+    """How `xpsr upscale` restores. None is the model's own default."""
+
+    scale: float = 4.0
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    strength: float | None = None
+    seed: int | None = None  # None: a random one for each picture
+    content: str = ""
+    quality: str = ""
+    model: str = "mini"
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tile_size: int | None = None
+    tile_overlap: int | None = None
+    color_match: Literal["none", "adain", "wavelet"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"scale={self.scale:g} does not enlarge; use a number above 0, such as 4.")
+        if self.num_inference_steps is not None and self.num_inference_steps < 1:
+            raise InputError(f"num_inference_steps={self.num_inference_steps} is less than one step; use 1 to 50.")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise InputError(f"guidance_scale={self.guidance_scale} is not finite; use 1 (no guidance) to 10.")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise InputError(f"seed={self.seed} is not in [0, {2**63 - 1}]; use 0, for example.")
+
+
 def load_config(kind: type[T], path: Path | None = None, overrides: Sequence[str] = ()) -> T:
     """Builds a config of `kind` from its defaults, then the YAML at `path`, then overrides like `--train.max_steps=5`.
 
@@ -181,7 +213,7 @@ def load_config(kind: type[T], path: Path | None = None, overrides: Sequence[str
         given += _keys_of_yaml(path)
     for key in given:
         if key not in known:
-            raise InputError(f"{path or 'config'}: '{key}' is not an option{suggest(key, known)}.")
+            raise InputError(f"{path or 'config'}: '{key}' is not an option{suggest(key, known) or '.'}")
     parser = ArgumentParser(exit_on_error=False, logger=False)
     parser.add_argument("--config", action=ActionConfigFile)
     parser.add_class_arguments(kind, None)

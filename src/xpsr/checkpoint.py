@@ -1,0 +1,216 @@
+"""Weights: the reference's names and ours, strict loading, and the models that come with xpsr.
+
+The reference stores what we call `attentions.N.content`, `.quality` and `.fusion` as `attentions.N`,
+`attentions_lowlevel.N` and `attentions_connect.N`; `conditional_attentions` as `pixel_attentions`; `image_encoder` as
+`controlnet_cond_embedding` with `to_rgbs`; and `to_latents` as `conv_degradation`, the last of them apart.
+"""
+
+import hashlib
+import importlib.resources
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import ModelMixin
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from xpsr.config import suggest
+from xpsr.errors import ModelError
+from xpsr.models import XPSRControlNet, XPSRUNet
+
+__all__ = [
+    "bundled_models",
+    "checksums",
+    "controlnet_from_reference",
+    "controlnet_to_reference",
+    "fetch_model",
+    "load_reference",
+    "load_strict",
+    "resolve_model",
+    "unet_from_reference",
+    "unet_to_reference",
+]
+
+Network = TypeVar("Network", bound=ModelMixin)
+StateDict = Mapping[str, torch.Tensor]
+
+_REFERENCE_FLAGS = {  # what the reference's configs hold beyond diffusers', with the only values that it ever uses
+    "down_use_lowlevel_prompt",
+    "mid_use_lowlevel_prompt",
+    "up_use_lowlevel_prompt",
+    "return_rgbs",
+    "use_latent_pred",
+    "use_lowlevel_prompt",
+    "use_rrdb",
+}
+_BRANCHES = {"attentions": "content", "attentions_lowlevel": "quality", "attentions_connect": "fusion"}
+
+
+def unet_from_reference(state: StateDict) -> dict[str, torch.Tensor]:
+    """A reference UNet's state under our names."""
+    return {key.replace(".pixel_attentions.", ".conditional_attentions."): value for key, value in state.items()}
+
+
+def unet_to_reference(state: StateDict) -> dict[str, torch.Tensor]:
+    """Our UNet's state under the reference's names."""
+    return {key.replace(".conditional_attentions.", ".pixel_attentions."): value for key, value in state.items()}
+
+
+def controlnet_from_reference(state: StateDict) -> dict[str, torch.Tensor]:
+    """A reference ControlNet's state under our names."""
+    middle = len({key.split(".")[1] for key in state if key.startswith("conv_degradation.")})
+
+    def rename(key: str) -> str:
+        key = re.sub(
+            r"\.(attentions|attentions_lowlevel|attentions_connect)\.(\d+)\.",
+            lambda match: f".attentions.{match[2]}.{_BRANCHES[match[1]]}.",
+            key,
+        )
+        key = re.sub(r"^conv_degradation_mid\.0\.", f"to_latents.{middle}.", key)
+        key = re.sub(r"^conv_degradation\.(\d+)\.0\.", r"to_latents.\1.", key)
+        return re.sub(r"^controlnet_cond_embedding\.", "image_encoder.", key).replace(".to_rgbs.", ".to_images.")
+
+    return {rename(key): value for key, value in state.items()}
+
+
+def controlnet_to_reference(state: StateDict) -> dict[str, torch.Tensor]:
+    """Our ControlNet's state under the reference's names."""
+    middle = len({key.split(".")[1] for key in state if key.startswith("to_latents.")}) - 1
+    stored = {ours: theirs for theirs, ours in _BRANCHES.items()}
+
+    def rename(key: str) -> str:
+        key = re.sub(
+            r"\.attentions\.(\d+)\.(content|quality|fusion)\.", lambda match: f".{stored[match[2]]}.{match[1]}.", key
+        )
+        key = re.sub(rf"^to_latents\.{middle}\.", "conv_degradation_mid.0.", key)
+        key = re.sub(r"^to_latents\.(\d+)\.", r"conv_degradation.\1.0.", key)
+        return re.sub(r"^image_encoder\.", "controlnet_cond_embedding.", key).replace(".to_images.", ".to_rgbs.")
+
+    return {rename(key): value for key, value in state.items()}
+
+
+def load_reference(folder: Path) -> tuple[XPSRUNet, XPSRControlNet]:
+    """Both networks of a reference checkpoint: `folder/unet` and `folder/controlnet`, config and safetensors each.
+
+    Raises:
+        ModelError: a file is missing or damaged, or weights do not match the config.
+    """
+    networks: list[Any] = []
+    for kind, name, rename in (
+        (XPSRUNet, "unet", unet_from_reference),
+        (XPSRControlNet, "controlnet", controlnet_from_reference),
+    ):
+        path = folder / name / "diffusion_pytorch_model.safetensors"
+        try:
+            config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+            state = rename(load_file(path))
+            network = kind.from_config({key: value for key, value in config.items() if key not in _REFERENCE_FLAGS})
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelError(f"{folder / name}: not a reference checkpoint: {error}") from error
+        ours = network.state_dict()
+        misshapen = [key for key in ours.keys() & state.keys() if ours[key].shape != state[key].shape]
+        _refuse_mismatch(str(path), ours.keys() - state.keys(), state.keys() - ours.keys(), misshapen)
+        network.load_state_dict(state)
+        networks.append(network.eval())
+    return networks[0], networks[1]
+
+
+def load_strict(kind: type[Network], source: str | Path, *, subfolder: str, **options: Any) -> Network:
+    """`kind.from_pretrained`, refusing weights that do not match the config to the last key.
+
+    `options` are upstream's, such as `torch_dtype`.
+
+    Raises:
+        ModelError: the folder cannot be read, or keys are missing, unexpected or of another shape (listed).
+    """
+    name = f"{source}/{subfolder}"
+    try:
+        model, info = kind.from_pretrained(
+            str(source),
+            subfolder=subfolder,
+            use_safetensors=True,  # upstream would fall back to a pickle
+            ignore_mismatched_sizes=True,  # or upstream stops at the first; all are refused below
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{name}: cannot be loaded: {' '.join(str(error).split())[:500]}") from error
+    misshapen = [key for key, *_ in info["mismatched_keys"]]
+    _refuse_mismatch(name, info["missing_keys"], info["unexpected_keys"], misshapen)
+    return model
+
+
+def bundled_models() -> dict[str, Path]:
+    """The models that come with xpsr, by name."""
+    weights = Path(str(importlib.resources.files("xpsr"))) / "weights"
+    return {path.parent.name: path.parent for path in sorted(weights.glob("*/model_index.json"))}
+
+
+def resolve_model(name: str) -> str:
+    """Where a model is: a bundled name, a folder, or `owner/name` on the Hugging Face hub, which is returned as it is.
+
+    Raises:
+        ModelError: nothing of that name, or a folder without a model.
+    """
+    bundled = bundled_models()
+    if name in bundled:
+        return str(bundled[name])
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise ModelError(f"{name}: no model_index.json there; give a folder written by save_pretrained.")
+        return name
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
+        return name
+    raise ModelError(
+        f"{name}: no such model{suggest(name, list(bundled))}; give a folder, owner/name on the hub, or one of:"
+        f" {', '.join(bundled) or '(none is bundled)'}."
+    )
+
+
+def fetch_model(name: str, *, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """The folder of the model that `resolve_model` finds; one on the hub is brought into the hub's cache first.
+
+    Raises:
+        ModelError: there is no such model, or the hub does not give it.
+    """
+    source = resolve_model(name)
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        # upstream's own download refuses components whose classes it does not know
+        folder = snapshot_download(
+            source,
+            revision=revision,
+            local_files_only=local_files_only,
+            allow_patterns=["*.json", "*.txt", "*.safetensors"],
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: cannot be fetched from the hub: {' '.join(str(error).split())[:300]}") from error
+    return Path(folder)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every weight file in a model folder, by relative path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def _refuse_mismatch(
+    name: str, missing: Collection[str], unexpected: Collection[str], misshapen: Collection[str]
+) -> None:
+    faults = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    found = [f"{fault}: {_listed(sorted(keys))}" for fault, keys in faults if keys]
+    if found:
+        raise ModelError(f"{name}: the weights do not match the config: {'; '.join(found)}.")
+
+
+def _listed(keys: Sequence[str], most: int = 8) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

@@ -1,0 +1,525 @@
+"""The two networks of XPSR and the autoencoder of its bundled miniature.
+
+`XPSRControlNet` reads the degraded picture and two texts: every cross-attention of diffusers' ControlNet becomes a
+`SemanticFusionAttention`. `XPSRUNet` paints: after every ResNet of its decoder a conditional attention looks at the
+ControlNet's residual of that place. Blocks are diffusers' own; nothing of them is copied here.
+
+Source: XPSR, arXiv 2403.05049. The mapping to the reference's checkpoints is in `checkpoint.py`.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ControlNetModel, ModelMixin, Transformer2DModel, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKLOutput
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
+from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from torch import nn
+
+__all__ = [
+    "HaarAutoencoder",
+    "ImageEncoder",
+    "SemanticFusionAttention",
+    "WindowAttnProcessor",
+    "XPSRControlNet",
+    "XPSRControlNetOutput",
+    "XPSRUNet",
+    "predict_original_sample",
+]
+
+
+def _shows_signature_of(
+    upstream: Callable[..., None], **added: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives an `__init__` the signature that `register_to_config` reads config keys from: upstream's and our own."""
+    keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in added.items()]
+    signature = inspect.signature(upstream)
+
+    def decorate(init: Callable[..., None]) -> Callable[..., None]:
+        init.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *keywords])  # type: ignore[attr-defined]
+        return init
+
+    return decorate
+
+
+class SemanticFusionAttention(nn.Module):
+    """Attends to the content text and to the quality text in parallel, then lets the first look at the second.
+
+    Takes the place of a `Transformer2DModel` in a diffusers block, which calls it with the content embeddings as
+    `encoder_hidden_states` and hands `quality_hidden_states` through in `cross_attention_kwargs`. Without a quality
+    text the content attention's output is the result.
+    """
+
+    def __init__(self, content: Transformer2DModel):
+        super().__init__()
+        self.content = content
+        self.quality = _transformer_like(content, content.config.cross_attention_dim)
+        self.fusion = _transformer_like(content, content.in_channels)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        return_dict: bool = False,  # part of the call that the blocks make; always a tuple
+    ) -> tuple[torch.Tensor]:
+        """Maps (B, C, H, W) to a tuple of one tensor of that shape."""
+        options = dict(cross_attention_kwargs or {})
+        quality_hidden_states = options.pop("quality_hidden_states", None)
+        shared = {
+            "attention_mask": attention_mask,
+            "cross_attention_kwargs": options or None,
+            "return_dict": False,
+        }
+        (content,) = self.content(
+            hidden_states, encoder_hidden_states, encoder_attention_mask=encoder_attention_mask, **shared
+        )
+        if quality_hidden_states is None:
+            return (content,)
+        (quality,) = self.quality(hidden_states, quality_hidden_states, **shared)
+        (fused,) = self.fusion(content, _as_tokens(quality), **shared)
+        return (fused,)
+
+
+class ImageEncoder(ControlNetConditioningEmbedding):
+    """diffusers' image encoder with the image pyramid of the Degradation-Free Constraint.
+
+    After every halving, `to_images[i]` predicts the clean picture at that size.
+    """
+
+    def __init__(
+        self, conditioning_embedding_channels: int, conditioning_channels: int, block_out_channels: Sequence[int]
+    ):
+        super().__init__(conditioning_embedding_channels, conditioning_channels, tuple(block_out_channels))
+        self.to_images = nn.ModuleList(nn.Conv2d(channels, 3, 3, padding=1) for channels in block_out_channels[1:])
+
+    def forward(self, conditioning: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Maps pixels (B, 3, H, W) in [0, 1] to features at latent size and pictures in [-1, 1] at 1/2, 1/4, …"""
+        hidden = F.silu(self.conv_in(conditioning))
+        images = []
+        for same, halve, to_image in zip(self.blocks[::2], self.blocks[1::2], self.to_images, strict=True):
+            hidden = F.silu(halve(F.silu(same(hidden))))
+            images.append(to_image(hidden))
+        return self.conv_out(hidden), images
+
+
+@dataclass
+class XPSRControlNetOutput(ControlNetOutput):
+    """Residuals for the UNet, and the predictions that the Degradation-Free Constraint compares with the clean picture.
+
+    `down_block_res_samples`: one (B, C_i, H_i, W_i) per skip connection, scaled; `mid_block_res_sample` likewise.
+    `images`: predicted pictures (B, 3, H/2^i, W/2^i) in [-1, 1]. `latents`: predicted clean latents (B, C, H_i, W_i),
+    one per residual, the middle last; neither depends on the scale.
+    """
+
+    images: list[torch.Tensor]
+    latents: list[torch.Tensor]
+
+
+class XPSRControlNet(ControlNetModel):
+    """diffusers' `ControlNetModel` with Semantic-Fusion Attention, an image pyramid and latent heads."""
+
+    @register_to_config
+    @_shows_signature_of(ControlNetModel.__init__)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        config = self.config
+        if config.controlnet_conditioning_channel_order != "rgb":
+            raise ValueError("controlnet_conditioning_channel_order must be 'rgb': pixels are RGB everywhere in xpsr.")
+        # The stock forward embeds the condition itself; ours does it before, to keep the pictures that come with it.
+        self.controlnet_cond_embedding = nn.Identity()
+        self.image_encoder = ImageEncoder(
+            config.block_out_channels[0], config.conditioning_channels, config.conditioning_embedding_out_channels
+        )
+        for block in (*self.down_blocks, self.mid_block):
+            if getattr(block, "has_cross_attention", False):
+                block.attentions = nn.ModuleList(SemanticFusionAttention(stock) for stock in block.attentions)
+        zero_convs = (*self.controlnet_down_blocks, self.controlnet_mid_block)
+        self.to_latents = nn.ModuleList(
+            nn.Conv2d(conv.out_channels, config.in_channels, 3, padding=1) for conv in zero_convs
+        )
+
+    @classmethod
+    def from_unet(
+        cls, unet: UNet2DConditionModel, load_weights_from_unet: bool = True, **kwargs: Any
+    ) -> "XPSRControlNet":
+        """A ControlNet of the same size as `unet`, its encoder copied; content, quality and fusion all start from the
+        UNet's attention wherever the shapes agree. Keywords are upstream's `ControlNetModel.from_unet`."""
+        controlnet = super().from_unet(unet, load_weights_from_unet=False, **kwargs)
+        if load_weights_from_unet:
+            source = unet.state_dict()
+            unfit = []
+            with torch.no_grad():
+                for key, parameter in controlnet.state_dict().items():
+                    origin = key
+                    for branch in (".content.", ".quality.", ".fusion."):
+                        origin = origin.replace(branch, ".")
+                    if origin in source and source[origin].shape == parameter.shape:
+                        parameter.copy_(source[origin])
+                    elif origin in source and ".fusion." not in key:
+                        unfit.append(key)
+            if unfit:  # such as conv_in_kernel or time_embedding_dim, which diffusers' ControlNet does not know
+                raise ValueError(f"this UNet's config has no ControlNet; {len(unfit)} shapes differ, first {unfit[0]}.")
+        return controlnet
+
+    def forward(  # two texts; upstream's masks and labels are not ours
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        controlnet_cond: torch.Tensor,
+        conditioning_scale: float = 1.0,
+        *,
+        quality_hidden_states: torch.Tensor | None = None,
+        added_cond_kwargs: dict[str, torch.Tensor] | None = None,
+        guess_mode: bool = False,
+        fg_mask: torch.Tensor | None = None,
+    ) -> XPSRControlNetOutput:
+        """Reads the picture and both texts.
+
+        Args:
+            sample: noisy latents (B, C, H, W).
+            timestep: one for all, or (B,).
+            encoder_hidden_states: content embeddings (B, N, D).
+            controlnet_cond: pixels (B, 3, H*f, W*f) in [0, 1], f being 2 to the number of the image encoder's halvings.
+            conditioning_scale: factor of every residual.
+            quality_hidden_states: quality embeddings (B, M, D); None skips that branch and the fusion.
+            added_cond_kwargs: what SDXL-like configs want.
+            guess_mode: shallow residuals count less, from 0.1 to 1 (the reference has it).
+            fg_mask: (1 or B, 1, h, w); residuals count 1.5 where it is above 0.5 and 0.6 elsewhere,
+                `conditioning_scale` is then ignored (the reference has it and never uses it).
+        """
+        features, images = self.image_encoder(controlnet_cond)
+        residuals, mid = super().forward(
+            sample,
+            timestep,
+            encoder_hidden_states,
+            features,
+            added_cond_kwargs=added_cond_kwargs,
+            cross_attention_kwargs={"quality_hidden_states": quality_hidden_states},
+            return_dict=False,
+        )
+        residuals = [*residuals, mid]
+        latents = [to_latent(residual) for to_latent, residual in zip(self.to_latents, residuals, strict=True)]
+        if fg_mask is not None:
+            weight = torch.where(fg_mask > 0.5, 1.5, 0.6).to(sample)
+            residuals = [r * F.interpolate(weight, size=r.shape[-2:], mode="nearest") for r in residuals]
+        else:
+            count = len(residuals)
+            scales = torch.logspace(-1, 0, count) if guess_mode else torch.ones(count)
+            residuals = [r * s for r, s in zip(residuals, (scales * conditioning_scale).tolist(), strict=True)]
+        return XPSRControlNetOutput(
+            down_block_res_samples=tuple(residuals[:-1]),
+            mid_block_res_sample=residuals[-1],
+            images=images,
+            latents=latents,
+        )
+
+
+class XPSRUNet(UNet2DConditionModel):
+    """diffusers' `UNet2DConditionModel` with a conditional attention after every ResNet of the decoder.
+
+    Each is a `Transformer2DModel` whose keys and values are the ControlNet's residual of that skip connection. With
+    `conditional_attention_window` it looks at windows of that many latent pixels instead of the whole grid, every
+    second one shifted by half: linear instead of quadratic in the picture's size (ours; the paper looks at the whole
+    grid).
+    """
+
+    @register_to_config
+    @_shows_signature_of(UNet2DConditionModel.__init__, conditional_attention_window=None)
+    def __init__(self, *args: Any, conditional_attention_window: int | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        config = self.config
+        heads = config.num_attention_heads or config.attention_head_dim
+        heads = [heads] * len(self.up_blocks) if isinstance(heads, int) else list(heads)[::-1]
+        skips = _skip_channels(self)
+        for block, block_heads in zip(self.up_blocks, heads, strict=True):
+            if type(block) not in (UpBlock2D, CrossAttnUpBlock2D):
+                raise ValueError(
+                    f"up_block_types holds {type(block).__name__}; XPSRUNet knows UpBlock2D and CrossAttnUpBlock2D."
+                )
+            block.conditional_attentions = nn.ModuleList()
+            for index, resnet in enumerate(block.resnets):
+                attention = Transformer2DModel(
+                    num_attention_heads=block_heads,
+                    attention_head_dim=resnet.out_channels // block_heads,
+                    in_channels=resnet.out_channels,
+                    cross_attention_dim=skips.pop(),
+                    norm_num_groups=config.norm_num_groups,
+                    use_linear_projection=config.use_linear_projection,
+                    upcast_attention=config.upcast_attention,
+                )
+                if conditional_attention_window:
+                    shift = index % 2 * (conditional_attention_window // 2)
+                    for layer in attention.transformer_blocks:
+                        layer.attn1.set_processor(WindowAttnProcessor(conditional_attention_window, shift))
+                        layer.attn2.set_processor(WindowAttnProcessor(conditional_attention_window, shift))
+                block.conditional_attentions.append(attention)
+
+    @classmethod
+    def from_unet(cls, unet: UNet2DConditionModel, *, zero_init: bool = True) -> "XPSRUNet":
+        """The same UNet with conditional attentions; with `zero_init` it starts as exactly the network it was.
+
+        The reference starts them at random (`zero_init=False`), which changes the output from the first step on.
+        """
+        model = cls.from_config(unet.config)
+        missing = set(model.load_state_dict(unet.state_dict(), strict=False).missing_keys)
+        assert all(".conditional_attentions." in key for key in missing)
+        if zero_init:
+            model.zero_conditional_attentions()
+        return model
+
+    def zero_conditional_attentions(self) -> None:
+        """Sets the last layer of every conditional attention to zero, so that each passes its input on unchanged."""
+        for block in self.up_blocks:
+            for attention in block.conditional_attentions:
+                nn.init.zeros_(attention.proj_out.weight)
+                nn.init.zeros_(attention.proj_out.bias)
+
+    def conditional_parameters(self) -> list[nn.Parameter]:
+        """What XPSR trains of a pretrained UNet: the conditional attentions."""
+        return [p for name, p in self.named_parameters() if ".conditional_attentions." in name]
+
+    def forward(  # the residuals are required here
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        down_block_additional_residuals: Sequence[torch.Tensor],
+        mid_block_additional_residual: torch.Tensor,
+        *,
+        class_labels: torch.Tensor | None = None,
+        timestep_cond: torch.Tensor | None = None,
+        added_cond_kwargs: dict[str, torch.Tensor] | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
+        """Predicts noise, velocity or sample (B, C, H, W) from latents, content text and the ControlNet's residuals.
+
+        Each residual is both added to its skip connection and attended to.
+        """
+        if self.config.center_input_sample:
+            sample = 2 * sample - 1
+        temb = self.time_embedding(self.get_time_embed(sample, timestep), timestep_cond)
+        class_emb = self.get_class_embed(sample, class_labels)
+        if class_emb is not None:
+            temb = torch.cat([temb, class_emb], -1) if self.config.class_embeddings_concat else temb + class_emb
+        added = self.get_aug_embed(temb, encoder_hidden_states, added_cond_kwargs)
+        temb = temb if added is None else temb + added
+        temb = temb if self.time_embed_act is None else self.time_embed_act(temb)
+        text = self.process_encoder_hidden_states(encoder_hidden_states, added_cond_kwargs)
+
+        hidden = self.conv_in(sample)
+        skips = [hidden]
+        for block in self.down_blocks:
+            text_of_block = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
+            hidden, outputs = block(hidden, temb, **text_of_block)
+            skips.extend(outputs)
+
+        if self.mid_block is not None:
+            text_of_block = (
+                {"encoder_hidden_states": text} if getattr(self.mid_block, "has_cross_attention", False) else {}
+            )
+            hidden = self.mid_block(hidden, temb, **text_of_block)
+        hidden = hidden + mid_block_additional_residual
+
+        residuals = list(down_block_additional_residuals)
+        for block in self.up_blocks:
+            for index, resnet in enumerate(block.resnets):
+                residual = residuals.pop()
+                hidden = resnet(torch.cat([hidden, skips.pop() + residual], 1), temb)
+                if isinstance(block, CrossAttnUpBlock2D):
+                    (hidden,) = block.attentions[index](hidden, text, return_dict=False)
+                hidden = self._attend_to_residual(block.conditional_attentions[index], hidden, residual)
+            for upsampler in block.upsamplers or []:
+                hidden = upsampler(hidden, skips[-1].shape[-2:])
+
+        if self.conv_norm_out is not None:
+            hidden = self.conv_act(self.conv_norm_out(hidden))
+        output = self.conv_out(hidden)
+        return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+
+    def _attend_to_residual(
+        self, attention: Transformer2DModel, hidden: torch.Tensor, residual: torch.Tensor
+    ) -> torch.Tensor:
+        windowed = self.config.conditional_attention_window
+        grid = {"height": hidden.shape[-2], "width": hidden.shape[-1]} if windowed else None
+        return attention(hidden, _as_tokens(residual), cross_attention_kwargs=grid, return_dict=False)[0]
+
+
+class WindowAttnProcessor:
+    """diffusers attention processor: tokens of a (height, width) grid attend within `size` x `size` windows.
+
+    `shift` moves the windows up and left. Windows that hang over the edge see the edge's tokens repeated. Queries and
+    keys must be of the same grid.
+    """
+
+    def __init__(self, size: int, shift: int = 0):
+        self.size, self.shift = size, shift
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        *,
+        height: int,
+        width: int,
+    ) -> torch.Tensor:
+        """Maps (B, height*width, C) to the same shape; masks do not exist on a grid."""
+        assert attention_mask is None
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        queries, keys, values = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        rows, columns = (
+            torch.arange(-self.shift, -(-(length + self.shift) // self.size) * self.size - self.shift).clamp(
+                0, length - 1
+            )
+            for length in (height, width)
+        )
+        counts = len(rows) // self.size, len(columns) // self.size
+
+        def split(tokens: torch.Tensor) -> torch.Tensor:  # (B, H*W, C) -> (B*windows, heads, size*size, C/heads)
+            grid = tokens.unflatten(1, (height, width))[:, rows][:, :, columns]
+            grid = grid.unflatten(2, (counts[1], self.size)).unflatten(1, (counts[0], self.size))
+            windows = grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(0, 2)
+            return windows.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+        windows = F.scaled_dot_product_attention(split(queries), split(keys), split(values))
+        windows = windows.transpose(1, 2).flatten(-2)  # (B*windows, size*size, C)
+        grid = windows.unflatten(0, (-1, *counts)).unflatten(3, (self.size, self.size)).permute(0, 1, 3, 2, 4, 5)
+        grid = grid.flatten(3, 4).flatten(1, 2)[:, self.shift : self.shift + height, self.shift : self.shift + width]
+        return attn.to_out[1](attn.to_out[0](grid.flatten(1, 2)))
+
+
+class HaarAutoencoder(ModelMixin, ConfigMixin):
+    """An autoencoder of fixed two-level Walsh-Haar packets: stride 4, 48 channels, exact but for the refiner.
+
+    Channels are the 16 orthonormal 4x4 Walsh patterns of each colour, less `latents_mean`, over `latents_std`. The
+    decoder's small residual `refiner` (3x3 convolutions on pixels, zero at first) mends what a latent pixel cannot
+    know of its neighbours. Speaks `AutoencoderKL`'s language: `encode(...).latent_dist`, `decode(...).sample`.
+    """
+
+    spatial_compression_ratio = 4
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        latents_mean: Sequence[float] = (0.0,) * 48,
+        latents_std: Sequence[float] = (1.0,) * 48,
+        refiner_channels: int = 16,
+        refiner_layers: int = 2,
+        scaling_factor: float = 1.0,
+        latent_channels: int = 48,
+    ):
+        super().__init__()
+        patterns = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]], dtype=torch.float32) / 2
+        walsh = torch.einsum("ay,bx->abyx", patterns, patterns).flatten(0, 1).flatten(1)  # (16, 16), orthonormal
+        self.register_buffer("walsh", walsh, persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(latents_mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
+        )
+        self.register_buffer("std", torch.tensor(latents_std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        widths = [3] + [refiner_channels] * refiner_layers
+        layers: list[nn.Module] = []
+        for width_in, width_out in itertools.pairwise(widths):
+            layers += [nn.Conv2d(width_in, width_out, 3, padding=1), nn.SiLU()]
+        last = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.refiner = nn.Sequential(*layers, last)
+
+    @classmethod
+    def from_pixels(cls, pixels: torch.Tensor, **kwargs: Any) -> "HaarAutoencoder":
+        """Takes mean and spread from pictures (B, 3, H, W) in [-1, 1]. Keywords are the constructor's.
+
+        Each channel is divided by the square root of its spread, all by one number that makes the overall variance 1:
+        full whitening would drown a loss in high-frequency noise.
+        """
+        coefficients = cls().encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1)  # (48, N)
+        mean, spread = coefficients.mean(1), coefficients.std(1)
+        std = spread.sqrt() * spread.mean().sqrt()  # (spread / std)^2 = spread / mean(spread), whose mean is 1
+        return cls(latents_mean=mean.tolist(), latents_std=std.tolist(), **kwargs)
+
+    def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
+        """Maps pixels (B, 3, H, W) in [-1, 1] to a distribution without spread over (B, 48, H/4, W/4)."""
+        if x.shape[-1] % 4 or x.shape[-2] % 4:
+            raise ValueError(f"height and width must be multiples of 4, got {tuple(x.shape[-2:])}; pad the picture.")
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would cost two of the eight bits of a pixel
+            packets = F.pixel_unshuffle(x.float(), 4).unflatten(1, (3, 16))  # (B, 3, 16, H/4, W/4)
+            latents = torch.einsum("kp,bcphw->bckhw", self.walsh.float(), packets).flatten(1, 2)
+            latents = ((latents - self.mean.float()) / self.std.float()).to(x.dtype)
+        moments = torch.cat([latents, torch.zeros_like(latents)], 1)
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
+
+    def decode(self, z: torch.Tensor, *, refine: bool = True) -> DecoderOutput:
+        """Maps (B, 48, h, w) to float32 pixels (B, 3, 4h, 4w), about [-1, 1]; `refine=False` inverts encode exactly."""
+        with torch.autocast(z.device.type, enabled=False):
+            coefficients = (z.float() * self.std.float() + self.mean.float()).unflatten(1, (3, 16))
+            packets = torch.einsum("kp,bckhw->bcphw", self.walsh.float(), coefficients).flatten(1, 2)
+            pixels = F.pixel_shuffle(packets, 4)
+        if refine:
+            pixels = pixels + self.refiner(pixels.to(next(self.refiner.parameters()).dtype)).float()
+        return DecoderOutput(sample=pixels)
+
+
+def predict_original_sample(
+    scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor
+) -> torch.Tensor:
+    """The clean latents that a network's output implies.
+
+    Args:
+        scheduler: any diffusers scheduler with `alphas_cumprod` and `config.prediction_type`.
+        output: (B, C, H, W), what the network said of `sample`.
+        timestep: (B,) or a single integer tensor.
+        sample: (B, C, H, W) latents at that timestep.
+    """
+    alpha = scheduler.alphas_cumprod.to(sample.device)[timestep].to(sample.dtype).view(-1, 1, 1, 1)
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return (sample - (1 - alpha).sqrt() * output) / alpha.sqrt()
+        case "v_prediction":
+            return alpha.sqrt() * sample - (1 - alpha).sqrt() * output
+        case "sample":
+            return output
+        case other:
+            raise ValueError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")
+
+
+def _transformer_like(stock: Transformer2DModel, cross_attention_dim: int) -> Transformer2DModel:
+    heads = stock.transformer_blocks[0].attn1.heads
+    return Transformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=stock.in_channels // heads,
+        in_channels=stock.in_channels,
+        num_layers=len(stock.transformer_blocks),
+        cross_attention_dim=cross_attention_dim,
+        norm_num_groups=stock.norm.num_groups,
+        use_linear_projection=stock.use_linear_projection,
+        only_cross_attention=stock.config.only_cross_attention,
+        upcast_attention=stock.config.upcast_attention,
+    )
+
+
+def _as_tokens(hidden_states: torch.Tensor) -> torch.Tensor:
+    return hidden_states.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H*W, C)
+
+
+def _skip_channels(unet: UNet2DConditionModel) -> list[int]:
+    channels = [unet.conv_in.out_channels]
+    for block in unet.down_blocks:
+        channels += [resnet.out_channels for resnet in block.resnets]
+        channels += [block.resnets[-1].out_channels] * len(block.downsamplers or [])
+    return channels

@@ -1,0 +1,422 @@
+"""From a small degraded picture to a large clean one: `XPSRPipeline`.
+
+`__call__` reads as the method does: look up the prior, encode pixels and texts, denoise, decode.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from xpsr.checkpoint import fetch_model, load_strict
+from xpsr.color import ColorMatch, match_color
+from xpsr.errors import InputError, XPSRError
+from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
+from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample
+from xpsr.prior import Prior
+from xpsr.tiling import Tile, blend_tiles, gaussian_weights, pad_to_multiple, tile_grid
+
+__all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
+
+MAX_SCALE = 16.0
+MAX_OUTPUT_PIXELS = 2**28
+"""Largest result: 16384 x 16384, 3 GB as float32."""
+
+
+@dataclass
+class XPSRPipelineOutput(BaseOutput):
+    """`images`: one per input, PIL images, or arrays (H, W, C) or tensors (C, H, W) in [0, 1]; C is 4 where there was
+    alpha. `priors`: the texts that were used, one per input."""
+
+    images: list[Any]
+    priors: list[Prior]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Conditions:
+    """What the networks look at. The two rows of the texts are the negative and the positive one under guidance."""
+
+    pixels: torch.Tensor  # (1, 3, H, W) in [0, 1], enlarged and padded
+    content: torch.Tensor  # (1 or 2, N, D)
+    quality: torch.Tensor
+    crop: Tile  # where the picture lies in the padded one
+
+
+class XPSRPipeline(DiffusionPipeline):
+    """Restores and enlarges photographs.
+
+    The keyword arguments of the constructor are the model's own defaults; they are stored in `model_index.json`, so
+    that a model needs no flags.
+
+    Args:
+        vae: `AutoencoderKL` or `HaarAutoencoder`.
+        text_encoder, tokenizer: CLIP; both texts go through them.
+        unet, controlnet: the networks.
+        scheduler: any diffusers scheduler.
+        num_inference_steps: 1 means the one step, if the model has learned it (`one_step_timestep`).
+        guidance_scale: 1 or less is no guidance.
+        strength: where denoising starts, as a fraction of the training timesteps; 1 is pure noise.
+        one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
+        tile_size, tile_overlap: in latent pixels; larger pictures are denoised in tiles.
+        color_match: how colours are brought back to those of the input.
+        negative_content, negative_quality: what guidance leads away from.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"  # the ControlNet alternates with the UNet: it stays
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: XPSRUNet,
+        controlnet: XPSRControlNet,
+        scheduler: SchedulerMixin,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 4.5,
+        strength: float = 1.0,
+        one_step_timestep: int | None = None,
+        tile_size: int = 64,
+        tile_overlap: int = 8,
+        color_match: str = "adain",  # a ColorMatch; upstream's loader reads this annotation and knows no Literal
+        negative_content: str = "",
+        negative_quality: str = "",
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            controlnet=controlnet,
+            scheduler=scheduler,
+        )
+        self.register_to_config(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            strength=strength,
+            one_step_timestep=one_step_timestep,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            color_match=color_match,
+            negative_content=negative_content,
+            negative_quality=negative_quality,
+        )
+
+    @classmethod
+    def from_pretrained(  # upstream's signature needs **kwargs
+        cls, pretrained_model_name_or_path: str | Path = "mini", **kwargs: Any
+    ) -> "XPSRPipeline":
+        """Loads a model: `"mini"`, which comes with xpsr, a folder, or a name on the Hugging Face hub.
+
+        Everything is loaded as float32 unless `dtype` says otherwise, however it is stored: float16, which halves the
+        files, is unusably slow on a CPU. Other keywords are upstream's (`revision`, components to use instead of the
+        stored ones, …).
+
+        Raises:
+            ModelError: there is no such model, or its weights do not match its config to the last key.
+        """
+        folder = fetch_model(
+            str(pretrained_model_name_or_path),
+            revision=kwargs.pop("revision", None),
+            local_files_only=kwargs.pop("local_files_only", False),
+        )
+        kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or torch.float32
+        haar = cls.load_config(folder)["vae"][1] == HaarAutoencoder.__name__
+        for name, kind in (
+            ("vae", HaarAutoencoder if haar else AutoencoderKL),
+            ("text_encoder", CLIPTextModel),
+            ("unet", XPSRUNet),
+            ("controlnet", XPSRControlNet),
+        ):
+            if name not in kwargs:
+                options = {key: kwargs[key] for key in ("dtype", "variant") if key in kwargs}
+                kwargs[name] = load_strict(kind, folder, subfolder=name, **options)
+        return super().from_pretrained(str(folder), **kwargs)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent pixel, along a side."""
+        if isinstance(self.vae, HaarAutoencoder):
+            return self.vae.spatial_compression_ratio
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        *,
+        scale: float = 4,
+        prior: Prior | Sequence[Prior] | None = None,
+        negative_prior: Prior | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        strength: float | None = None,
+        controlnet_conditioning_scale: float = 1.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        color_match: ColorMatch | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+    ) -> XPSRPipelineOutput:
+        """Restores one picture or a list of them. What is left out is the model's own default.
+
+        Args:
+            image: a PIL image, an array (H, W, C), a tensor (C, H, W) in [0, 1], a path, or a list of them. Each
+                picture is restored by itself, so a list gives what its items give alone.
+            scale: how much larger the result is, along a side; may be fractional.
+            prior: what is in the picture and what is wrong with it; one for all or one each. None: empty texts.
+            negative_prior: what guidance leads away from.
+            num_inference_steps: denoising steps.
+            guidance_scale: how strongly texts are followed; above 1 every step costs twice.
+            strength: where to start: 1 from noise, less from the noised LR latents at that fraction of the training
+                timesteps, 0 (one step only) from the LR latents as they are.
+            controlnet_conditioning_scale: factor of the ControlNet's residuals.
+            generator: one for all, which each picture uses from its present state on, or one each. None: a random one.
+            tile_size, tile_overlap: in latent pixels.
+            color_match: "none", "adain" or "wavelet".
+            output_type: "pil", "np" or "pt".
+
+        Raises:
+            InputError: a picture or an argument that cannot be used.
+            XPSRError: the result is not finite.
+        """
+        config = self.config
+        steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        one_step = steps == 1 and config.one_step_timestep is not None
+        strength = strength if strength is not None else 0.0 if one_step else config.strength
+        guidance_scale = config.guidance_scale if guidance_scale is None else guidance_scale
+        tile_size = config.tile_size if tile_size is None else tile_size
+        tile_overlap = config.tile_overlap if tile_overlap is None else tile_overlap
+        color_match = config.color_match if color_match is None else color_match
+        self._check(scale, steps, strength, tile_size, tile_overlap, output_type)
+        negative = negative_prior or Prior(config.negative_content, config.negative_quality)
+
+        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        priors = _one_each(prior or Prior(), len(images), "prior")
+        results = []
+        for item, item_prior, item_generator in zip(images, priors, _generators(generator, len(images)), strict=True):
+            picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
+            conditions = self.encode(picture, item_prior, negative if guidance_scale > 1 else None, scale=scale)
+            latents = self.denoise(
+                conditions,
+                num_inference_steps=steps,
+                strength=strength,
+                guidance_scale=guidance_scale,
+                controlnet_conditioning_scale=controlnet_conditioning_scale,
+                generator=item_generator,
+                tile_size=tile_size,
+                tile_overlap=tile_overlap,
+            )
+            pixels = self.decode(latents, conditions, color_match=color_match)
+            results.append(_as_output(pixels, picture, output_type))
+        self.maybe_free_model_hooks()
+        return XPSRPipelineOutput(images=results, priors=priors)
+
+    def encode(self, picture: Picture, prior: Prior, negative: Prior | None, *, scale: float) -> _Conditions:
+        """Enlarges the picture bicubically, pads it to the model's multiple and embeds the texts."""
+        height, width = max(round(picture.height * scale), 1), max(round(picture.width * scale), 1)
+        if height * width > MAX_OUTPUT_PIXELS:
+            raise InputError(
+                f"{picture.width} x {picture.height} times {scale:g} is {width} x {height} pixels, more than"
+                f" {MAX_OUTPUT_PIXELS}; use a smaller scale."
+            )
+        enlarged = resize(picture.pixels, (height, width), method="bicubic")[None]
+        multiple = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        pixels, crop = pad_to_multiple(enlarged, multiple)
+        priors = [prior] if negative is None else [negative, prior]
+        return _Conditions(
+            pixels=pixels.to(self._execution_device, self.unet.dtype),
+            content=self.embed([p.content for p in priors]),
+            quality=self.embed([p.quality for p in priors]),
+            crop=crop,
+        )
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embeds texts: (B, N, D), cut after the encoder's number of tokens."""
+        ids = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=self.text_encoder.config.max_position_embeddings,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(ids.to(self._execution_device))[0].to(self.unet.dtype)
+
+    def denoise(
+        self,
+        conditions: _Conditions,
+        *,
+        num_inference_steps: int,
+        strength: float,
+        guidance_scale: float,
+        controlnet_conditioning_scale: float,
+        generator: torch.Generator | None,
+        tile_size: int,
+        tile_overlap: int,
+    ) -> torch.Tensor:
+        """Returns clean latents (1, C, H/f, W/f) of the padded picture."""
+        lr_latents = self.vae.encode((conditions.pixels * 2 - 1).to(self.vae.dtype)).latent_dist.sample(generator)
+        lr_latents = (lr_latents * self.vae.config.scaling_factor).to(self.unet.dtype)
+        tiles = tile_grid(*lr_latents.shape[-2:], tile_size=tile_size, overlap=tile_overlap)
+        weights = gaussian_weights(tiles[0].height, tiles[0].width, device=lr_latents.device)
+
+        def predict(latents: torch.Tensor, timestep: torch.Tensor, progress: Any) -> torch.Tensor:
+            def predictions() -> Iterator[tuple[Tile, torch.Tensor]]:
+                for tile in tiles:
+                    yield (
+                        tile,
+                        self._predict(
+                            tile.crop(latents),
+                            timestep,
+                            tile.scaled(self.vae_scale_factor).crop(conditions.pixels),
+                            conditions,
+                            guidance_scale,
+                            controlnet_conditioning_scale,
+                        ),
+                    )
+                    progress.update()
+
+            return blend_tiles(predictions(), latents.shape, weights=weights).to(latents.dtype)
+
+        if strength == 0:
+            timestep = torch.tensor(self.config.one_step_timestep, device=lr_latents.device)
+            with self.progress_bar(total=len(tiles)) as progress:
+                return predict_original_sample(
+                    self.scheduler, predict(lr_latents, timestep, progress), timestep, lr_latents
+                )
+
+        timesteps = self._start_at(strength, num_inference_steps)
+        noise = randn_tensor(lr_latents.shape, generator=generator, device=lr_latents.device, dtype=lr_latents.dtype)
+        if strength == 1:
+            latents = noise * self.scheduler.init_noise_sigma
+        else:
+            latents = self.scheduler.add_noise(lr_latents, noise, timesteps[:1])
+        accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        options = {"generator": generator} if accepts_generator else {}
+        with self.progress_bar(total=len(timesteps) * len(tiles)) as progress:
+            for timestep in timesteps:
+                model_input = self.scheduler.scale_model_input(latents, timestep)
+                output = predict(model_input, timestep, progress)
+                latents = self.scheduler.step(output, timestep, latents, **options).prev_sample.to(latents.dtype)
+        return latents
+
+    def decode(self, latents: torch.Tensor, conditions: _Conditions, *, color_match: ColorMatch) -> torch.Tensor:
+        """Returns pixels (3, H, W) in [0, 1], cropped, their colours matched to the input's."""
+        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        pixels = conditions.crop.crop(self.vae.decode(latents).sample.float() / 2 + 0.5)
+        if not torch.isfinite(pixels).all():
+            raise XPSRError(f"the result is not finite in {self.unet.dtype}; use float32 or bfloat16.")
+        source = conditions.crop.crop(conditions.pixels.float())
+        return match_color(pixels.clamp(0, 1), source, color_match)[0].clamp(0, 1)
+
+    def _predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        pixels: torch.Tensor,
+        conditions: _Conditions,
+        guidance_scale: float,
+        controlnet_conditioning_scale: float,
+    ) -> torch.Tensor:
+        rows = len(conditions.content)
+        latents, pixels = latents.expand(rows, -1, -1, -1), pixels.expand(rows, -1, -1, -1)
+        control = self.controlnet(
+            latents,
+            timestep,
+            conditions.content,
+            pixels,
+            controlnet_conditioning_scale,
+            quality_hidden_states=conditions.quality,
+        )
+        output = self.unet(
+            latents,
+            timestep,
+            conditions.content,
+            control.down_block_res_samples,
+            control.mid_block_res_sample,
+        ).sample.float()
+        if rows == 1:
+            return output
+        negative, positive = output.chunk(2)
+        return negative + guidance_scale * (positive - negative)
+
+    def _start_at(self, strength: float, num_inference_steps: int) -> torch.Tensor:
+        """Sets the scheduler's timesteps and returns the last `num_inference_steps`, the first of which is about
+        `strength` times the number of training timesteps."""
+        self.scheduler.set_timesteps(round(num_inference_steps / strength), device=self._execution_device)
+        order = getattr(self.scheduler, "order", 1)
+        start = max(len(self.scheduler.timesteps) - num_inference_steps * order, 0)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(start)
+        return self.scheduler.timesteps[start:]
+
+    def _check(
+        self, scale: float, steps: int, strength: float, tile_size: int, tile_overlap: int, output_type: str
+    ) -> None:
+        if not 0 < scale <= MAX_SCALE:
+            raise InputError(f"scale={scale:g} is not in (0, {MAX_SCALE:g}]; 4 is what models are trained for.")
+        limit = self.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= limit:
+            raise InputError(f"num_inference_steps={steps} is not in [1, {limit}]; 1 to 50 is usual.")
+        if not 0 <= strength <= 1:
+            raise InputError(f"strength={strength:g} is not in [0, 1]; 1 starts from noise.")
+        if strength == 0 and (steps != 1 or self.config.one_step_timestep is None):
+            raise InputError(
+                "strength=0 starts from the picture as it is, which is the one step of a model that has learned it; use"
+                " num_inference_steps=1 with such a model or strength above 0."
+            )
+        if strength and round(steps / strength) > limit:
+            raise InputError(
+                f"strength={strength:g} leaves fewer than {steps} of {limit} timesteps; use at most"
+                f" {int(limit * strength)} steps."
+            )
+        multiple = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if tile_size < multiple or tile_size % multiple:
+            raise InputError(
+                f"tile_size={tile_size} is not a positive multiple of {multiple}; use"
+                f" {max(tile_size // multiple, 1) * multiple}."
+            )
+        if not 0 <= tile_overlap < tile_size:
+            raise InputError(f"tile_overlap={tile_overlap} is not in [0, tile_size={tile_size}); use {tile_size // 8}.")
+        if output_type not in ("pil", "np", "pt"):
+            raise InputError(f"output_type={output_type!r} is unknown; use 'pil', 'np' or 'pt'.")
+
+
+def _one_each(value: Any, count: int, name: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        return [value] * count
+    if len(value) != count:
+        raise InputError(f"{len(value)} values of {name} for {count} images; give one each or one for all.")
+    return list(value)
+
+
+def _generators(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[torch.Generator | None]:
+    """One for each picture; a single one is copied, so that no picture's noise depends on those before it."""
+    if not isinstance(generator, torch.Generator):
+        return _one_each(generator, count, "generator")
+    state = generator.get_state()
+    copies = [torch.Generator(generator.device) for _ in range(count - 1)]
+    for copy in copies:
+        copy.set_state(state)
+    return [generator, *copies]
+
+
+def _as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:
+    size = (pixels.shape[-2], pixels.shape[-1])
+    alpha = None if picture.alpha is None else resize(picture.alpha, size, method="lanczos")
+    if output_type == "pil":
+        return to_pil(pixels, alpha)
+    planes = pixels if alpha is None else torch.cat([pixels, alpha.to(pixels)])
+    return planes if output_type == "pt" else planes.permute(1, 2, 0).cpu().numpy()

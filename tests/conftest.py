@@ -1,0 +1,50 @@
+"""Fixtures of all tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the tests' tensors are too small for more to pay
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Set A of the golden numbers; see `golden/README.md`."""
+    return Path(__file__).parent / "golden" / "A"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model of the mini's kind, tiny and untrained; one step by default."""
+    from xpsr.config import ModelConfig
+    from xpsr.pipeline import XPSRPipeline
+    from xpsr.training import build_components
+
+    config = ModelConfig(
+        block_out_channels=(16, 32),
+        num_attention_heads=(1, 2),
+        norm_num_groups=8,
+        conditioning_channels=(4, 8, 16),
+        text_width=32,
+        vocabulary=Path(__file__).parents[1] / "data" / "vocabulary.txt",
+    )
+    torch.manual_seed(0)
+    components = build_components(config, torch.rand(4, 3, 64, 64))
+    with torch.no_grad():  # zero layers would hide the ControlNet and the conditional attentions
+        for part in (components.controlnet, components.unet):
+            for parameter in part.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.02)
+    pipeline = XPSRPipeline(
+        **vars(components),
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        strength=0.4,
+        one_step_timestep=250,
+        tile_size=16,
+        tile_overlap=4,
+        color_match="none",
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    pipeline.save_pretrained(folder)
+    return folder

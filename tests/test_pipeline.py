@@ -1,0 +1,236 @@
+"""From a picture to a larger one, with a tiny untrained model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from xpsr import Prior, XPSRPipeline
+from xpsr.errors import InputError, XPSRError
+from xpsr.image import resize
+from xpsr.training import Components
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> XPSRPipeline:
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def noise_picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    shape = (height, width, len(mode)) if len(mode) > 1 else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8), mode=None)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def restore(pipe: XPSRPipeline, image: Any, **options: Any) -> np.ndarray:
+    return np.asarray(pipe(image, output_type="np", **options).images[0])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 24), st.integers(1, 24), st.sampled_from([1, 1.37, 2.5, 3, 4, 5]))
+def test_any_size_and_scale_gives_exactly_the_enlarged_size(
+    pipe: XPSRPipeline, width: int, height: int, scale: float
+) -> None:
+    result = restore(pipe, noise_picture(width, height), scale=scale)
+    assert result.shape == (max(round(height * scale), 1), max(round(width * scale), 1), 3)
+    assert np.isfinite(result).all()
+    assert result.min() >= 0 and result.max() <= 1
+
+
+def test_a_list_gives_what_its_items_give_alone(pipe: XPSRPipeline) -> None:
+    images = [noise_picture(12, 10, seed=1), noise_picture(20, 9, seed=2), noise_picture(12, 10, seed=3)]
+    priors = [Prior("a dog", "blurry"), Prior("", "noisy"), Prior("the sea", "")]
+    options = {"num_inference_steps": 2, "guidance_scale": 2.0}
+    together = pipe(images, prior=priors, generator=[seeded(i) for i in range(3)], **options)
+    assert together.priors == priors
+    for index in range(3):
+        alone = pipe(images[index], prior=priors[index], generator=seeded(index), **options)
+        assert together.images[index].tobytes() == alone.images[0].tobytes()
+
+
+def test_one_generator_gives_every_picture_the_noise_it_has_alone(pipe: XPSRPipeline) -> None:
+    images = [noise_picture(8, 8, seed=1), noise_picture(8, 8, seed=2)]
+    together = pipe(images, num_inference_steps=2, generator=seeded(7)).images
+    alone = pipe(images[1], num_inference_steps=2, generator=seeded(7)).images[0]
+    assert together[1].tobytes() == alone.tobytes()
+
+
+def test_a_generator_moves_on_between_calls(pipe: XPSRPipeline) -> None:
+    generator = seeded(0)
+    first, second = (restore(pipe, noise_picture(8, 8), num_inference_steps=2, generator=generator) for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
+def test_save_and_load_keep_the_result_and_the_models_defaults(pipe: XPSRPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    again = XPSRPipeline.from_pretrained(tmp_path / "model")
+    again.set_progress_bar_config(disable=True)
+    assert {k: v for k, v in again.config.items() if not k.startswith("_")}.keys() == {
+        k for k in pipe.config if not k.startswith("_")
+    }
+    assert again.config.one_step_timestep == pipe.config.one_step_timestep
+    assert np.array_equal(restore(pipe, noise_picture(9, 7)), restore(again, noise_picture(9, 7)))
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        DDIMScheduler,
+        DPMSolverMultistepScheduler,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        HeunDiscreteScheduler,
+        LMSDiscreteScheduler,
+        PNDMScheduler,
+        UniPCMultistepScheduler,
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # diffusers warns of options that a scheduler does not know
+def test_any_scheduler_works(tiny_model: Path, kind: Any, strength: float) -> None:
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    result = restore(pipe, noise_picture(8, 8), num_inference_steps=4, strength=strength, generator=seeded())
+    assert result.shape == (32, 32, 3)
+    assert 0.01 < result.std() < 0.5
+
+
+def test_strength_is_the_start_timestep_and_steps_are_all_taken(pipe: XPSRPipeline) -> None:
+    for steps, strength in ((4, 0.4), (10, 0.5), (3, 1.0), (1, 0.25)):
+        timesteps = pipe._start_at(strength, steps)
+        assert len(timesteps) == steps
+        assert abs(timesteps[0].item() - strength * 1000) <= 2
+
+
+def test_starting_from_noise_forgets_the_latents_but_not_the_condition(pipe: XPSRPipeline) -> None:
+    images = [noise_picture(8, 8, seed=s) for s in (1, 2)]
+    a, b = (restore(pipe, i, strength=1.0, num_inference_steps=1, generator=seeded()) for i in images)
+    c = restore(pipe, images[0], strength=1.0, num_inference_steps=1, generator=seeded(1))
+    assert not np.array_equal(a, c)  # noise matters
+    assert not np.array_equal(a, b)  # so does the picture, through the ControlNet alone
+
+
+def test_one_step_from_the_picture_draws_no_noise(pipe: XPSRPipeline) -> None:
+    image = noise_picture(10, 10)
+    assert np.array_equal(restore(pipe, image, generator=seeded(1)), restore(pipe, image, generator=seeded(2)))
+
+
+def test_both_texts_and_guidance_change_the_result(pipe: XPSRPipeline) -> None:
+    image = noise_picture(8, 8)
+    plain = restore(pipe, image)
+    assert not np.array_equal(plain, restore(pipe, image, prior=Prior(content="a moose")))
+    assert not np.array_equal(plain, restore(pipe, image, prior=Prior(quality="very noisy")))
+    guided = restore(pipe, image, prior=Prior("a moose", "noisy"), guidance_scale=3.0)
+    assert not np.array_equal(guided, restore(pipe, image, prior=Prior("a moose", "noisy")))
+    same = restore(pipe, image, guidance_scale=3.0, negative_prior=Prior())  # away from what it is
+    assert np.allclose(plain, same, atol=1e-5)
+
+
+def test_tiles_agree_with_the_whole_where_they_do_not_meet(pipe: XPSRPipeline) -> None:
+    image = noise_picture(40, 24)
+    whole = restore(pipe, image, tile_size=64)
+    tiled = restore(pipe, image, tile_size=16, tile_overlap=8)
+    assert tiled.shape == whole.shape
+    # group norms see a tile's own statistics: near, not equal
+    assert np.abs(whole - tiled).mean() < 0.05
+
+
+def test_every_kind_of_input_gives_the_same_picture(pipe: XPSRPipeline, tmp_path: Path) -> None:
+    image = noise_picture(9, 6)
+    image.save(tmp_path / "p.png")
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1) / 255
+    results = [restore(pipe, item) for item in (image, array, tensor, tmp_path / "p.png", str(tmp_path / "p.png"))]
+    assert all(np.allclose(results[0], other, atol=1e-6) for other in results[1:])
+
+
+def test_alpha_is_enlarged_by_lanczos_and_put_back(pipe: XPSRPipeline) -> None:
+    image = noise_picture(8, 6, "RGBA")
+    result = pipe(image).images[0]
+    assert result.mode == "RGBA"
+    alpha = torch.from_numpy(np.asarray(image)[..., 3] / np.float32(255))[None]
+    expected = (resize(alpha, (24, 32), method="lanczos")[0] * 255).round().to(torch.uint8)
+    assert np.array_equal(np.asarray(result)[..., 3], expected.numpy())
+
+
+def test_orientation_gray_and_palette_are_understood(pipe: XPSRPipeline, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    noise_picture(8, 6).save(tmp_path / "turned.jpg", exif=exif)
+    assert pipe(tmp_path / "turned.jpg").images[0].size == (24, 32)
+    assert pipe(noise_picture(8, 6, "L")).images[0].mode == "RGB"
+    assert pipe(noise_picture(8, 6).quantize(16)).images[0].mode == "RGB"
+
+
+@pytest.mark.parametrize("method", ["adain", "wavelet"])
+def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> None:
+    image = Image.new("RGB", (12, 12), (200, 60, 30))
+    target = np.array([200, 60, 30]) / 255
+
+    def distance(color_match: Any) -> float:
+        result = restore(pipe, image, color_match=color_match, num_inference_steps=2, generator=seeded())
+        return float(np.abs(result.mean((0, 1)) - target).max())
+
+    assert distance(method) < min(distance("none"), 0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 0}, r"scale=0 is not in \(0, 16\]"),
+        ({"scale": float("nan")}, "scale=nan"),
+        ({"scale": -1}, "scale=-1"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0"),
+        ({"strength": 1.5}, "strength=1.5"),
+        ({"strength": 0.0, "num_inference_steps": 4}, "num_inference_steps=1"),
+        ({"strength": 0.01, "num_inference_steps": 50}, "at most 10 steps"),
+        ({"tile_size": 15}, "use 14"),
+        ({"tile_overlap": 16}, "tile_overlap=16"),
+        ({"output_type": "jpeg"}, "'pil', 'np' or 'pt'"),
+        ({"prior": [Prior(), Prior()]}, "2 values of prior for 1 images"),
+        ({"generator": [seeded(), seeded()]}, "2 values of generator"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_in_one_line(
+    pipe: XPSRPipeline, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        pipe(noise_picture(8, 8), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_result_that_is_not_finite_is_not_returned(tiny_model: Path) -> None:
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(XPSRError, match="not finite"):
+        pipe(noise_picture(8, 8))
+
+
+def test_from_pretrained_takes_components_of_the_caller(tiny_model: Path, pipe: XPSRPipeline) -> None:
+    again = XPSRPipeline.from_pretrained(tiny_model, unet=pipe.unet)
+    assert again.unet is pipe.unet
+    assert isinstance(again, XPSRPipeline)
+    assert Components(**again.components).unet is pipe.unet

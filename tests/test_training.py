@@ -1,0 +1,255 @@
+"""Losses and the loop, with a tiny model on pictures made here."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from xpsr.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRunConfig
+from xpsr.data import Batch, generator_for
+from xpsr.errors import TrainingError
+from xpsr.training import (
+    Components,
+    PatchDiscriminator,
+    XPSRLoss,
+    build_components,
+    build_tokenizer,
+    degradation_free_loss,
+    train,
+)
+
+VOCABULARY = Path(__file__).parents[1] / "data" / "vocabulary.txt"
+TINY = ModelConfig(
+    block_out_channels=(8, 16),
+    num_attention_heads=(1, 1),
+    norm_num_groups=4,
+    conditioning_channels=(4, 4, 8),
+    text_width=16,
+    text_layers=1,
+    vocabulary=VOCABULARY,
+)
+
+
+def components(seed: int = 0) -> Components:
+    torch.manual_seed(seed)
+    return build_components(TINY, torch.rand(4, 3, 32, 32))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 48)).save(folder / f"p{index}.png")
+    return folder
+
+
+def run_config(photos: Path, output: Path, **changes: Any) -> TrainRunConfig:
+    settings: dict[str, Any] = {
+        "max_steps": 4,
+        "batch_size": 4,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "precision": "fp32",
+    }
+    return TrainRunConfig(
+        model=TINY,
+        data=DataConfig(hr_dir=photos, crop_size=32),
+        optimizer=OptimizerConfig(warmup_steps=1),
+        train=TrainConfig(output_dir=output, precision="fp32", **(settings | changes)),
+    )
+
+
+def run(config: TrainRunConfig) -> tuple[bool, dict[str, torch.Tensor]]:
+    """Trains a fresh model and returns whether the run is complete, and the averaged weights as they were exported."""
+    exported: dict[str, torch.Tensor] = {}
+
+    def export(parts: Components, path: Path) -> None:
+        path.mkdir(exist_ok=True)
+        exported.update({k: v.clone() for k, v in parts.trainable().state_dict().items()})
+
+    complete = train(config, components(), export=export, device=torch.device("cpu"))
+    return complete, exported
+
+
+def losses_of(folder: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def batch(parts: Components, rows: int = 4) -> Batch:
+    generator = generator_for(0)
+    hr = torch.rand(rows, 3, 32, 32, generator=generator)
+    lr = interpolate(hr, scale_factor=0.25, mode="area")
+
+    def ids(text: str) -> torch.Tensor:
+        return parts.tokenizer([text] * rows, padding="max_length", return_tensors="pt").input_ids
+
+    return Batch(hr, lr, ids("a red panda"), ids("a very blurry photograph"))
+
+
+def test_any_text_can_be_told_and_known_words_are_single_tokens() -> None:
+    tokenizer = build_tokenizer(VOCABULARY, 1024)
+    assert len(tokenizer) <= 1024
+    assert tokenizer.unk_token_id == tokenizer.eos_token_id
+    assert tokenizer.tokenize("Photograph with strong noise") == [
+        "photograph</w>",
+        "with</w>",
+        "strong</w>",
+        "noise</w>",
+    ]
+    for text in ("quizzaciously", "naïve 42 €", "日本"):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
+
+
+def test_degradation_free_loss_is_the_sum_of_mean_absolute_errors() -> None:
+    hr, latents = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 4, 4)
+    perfect_images = [interpolate(hr, scale_factor=s, mode="bilinear") for s in (0.5, 0.25)]
+    perfect_latents = [latents, interpolate(latents, scale_factor=0.5, mode="bilinear")]
+    assert degradation_free_loss(perfect_images, perfect_latents, hr, latents) == 0
+    off = degradation_free_loss([perfect_images[0] + 0.5], [latents - 0.25, perfect_latents[1]], hr, latents)
+    assert off.item() == pytest.approx(0.75, rel=1e-5)
+
+
+@pytest.mark.parametrize("stream", ["content_ids", "quality_ids"])
+def test_both_texts_reach_the_loss(stream: str) -> None:
+    parts = components()
+    with torch.no_grad():  # residuals are zero at first, and with them everything that the ControlNet says
+        for parameter in parts.controlnet.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.05)
+    loss = XPSRLoss(parts, LossConfig(content_dropout=0, quality_dropout=0), 250, None)
+    one = batch(parts)
+    other = replace(one, **{stream: batch(parts).content_ids.roll(1, 1)})
+    assert loss(one, generator_for(2)).total() != loss(other, generator_for(2)).total()
+
+
+@pytest.mark.parametrize("stream", ["content", "quality"])
+def test_dropout_of_a_stream_makes_its_text_not_matter_and_leaves_the_other(stream: str) -> None:
+    parts = components()
+    with torch.no_grad():
+        for parameter in parts.controlnet.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.05)
+    other = {"content": "quality", "quality": "content"}[stream]
+    loss = XPSRLoss(parts, LossConfig(**{f"{stream}_dropout": 1.0, f"{other}_dropout": 0.0}), 250, None)
+    one = batch(parts)
+    shuffled = {name: getattr(one, f"{name}_ids").roll(1, 1) for name in (stream, other)}
+    reference = loss(one, generator_for(2)).total()
+    assert loss(replace(one, **{f"{stream}_ids": shuffled[stream]}), generator_for(2)).total() == reference
+    assert loss(replace(one, **{f"{other}_ids": shuffled[other]}), generator_for(2)).total() != reference
+
+
+def test_rows_are_split_between_diffusion_and_the_one_step() -> None:
+    parts = components()
+    for fraction, names in ((0.0, {"diffusion"}), (1.0, {"pixel"}), (0.5, {"diffusion", "pixel"})):
+        losses = XPSRLoss(parts, LossConfig(one_step_fraction=fraction), 250, None)(batch(parts), generator_for(0))
+        assert losses.terms.keys() - {"degradation_free"} == names
+        assert (0 if losses.restored is None else len(losses.restored)) == 4 * fraction
+
+
+def test_every_part_learns() -> None:
+    parts = components()
+    with torch.no_grad():  # zero layers hide what lies before them
+        for parameter in parts.trainable().parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.02)
+    XPSRLoss(parts, LossConfig(), 250, None)(batch(parts), generator_for(0)).total().backward()
+    idle = [n for n, p in parts.trainable().named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert [name for name in idle if "k_proj.bias" not in name] == []  # softmax ignores what all keys share
+
+
+def test_loss_falls_when_a_batch_is_learned_by_heart() -> None:
+    parts = components()
+    loss = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 250, None)
+    optimizer = torch.optim.AdamW(loss.parts.parameters(), lr=1e-2)
+    history = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        value = loss(batch(parts), generator_for(0)).total()
+        value.backward()
+        optimizer.step()
+        history.append(value.item())
+    assert history[-1] < 0.8 * history[0]
+
+
+def test_discriminator_scores_patches() -> None:
+    scores = PatchDiscriminator()(torch.rand(2, 3, 64, 64))
+    assert scores.shape == (2, 1, 8, 8)
+
+
+def test_a_run_that_stops_and_goes_on_has_the_losses_and_weights_of_one_that_does_not(
+    photos: Path, tmp_path: Path
+) -> None:
+    complete, whole = run(run_config(photos, tmp_path / "whole"))
+    assert complete
+    # a run of the same length, cut after two steps
+    cut = run_config(photos, tmp_path / "cut", max_minutes=0.0, checkpoint_every=1000)
+    assert run(cut)[0] is False
+    assert run(cut)[0] is False
+    complete, resumed = run(run_config(photos, tmp_path / "cut"))
+    assert complete
+    assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_finished_run_is_left_as_it_is(photos: Path, tmp_path: Path) -> None:
+    config = run_config(photos, tmp_path / "run", max_steps=2)
+    run(config)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    complete, exported = run(config)
+    assert complete and not exported
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_a_termination_signal_leaves_a_checkpoint(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(photos, tmp_path / "run", max_steps=50, checkpoint_every=1000)
+    original = XPSRLoss.forward
+
+    def forward(self: XPSRLoss, *args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(XPSRLoss, "forward", forward)
+    complete, exported = run(config)
+    assert not complete and exported
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    assert list(losses_of(tmp_path / "run")) == [1]
+
+
+def test_adversary_and_its_optimizer_are_part_of_the_checkpoint(photos: Path, tmp_path: Path) -> None:
+    config = run_config(photos, tmp_path / "run", max_steps=2)
+    config = replace(config, loss=LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1))
+    run(config)
+    content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert {"discriminator", "adversary"} <= content.keys()
+    assert "discriminator" in json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    complete, _ = run(replace(config, train=replace(config.train, max_steps=3)))
+    assert complete
+
+
+def test_checkpoint_of_another_model_is_refused(photos: Path, tmp_path: Path) -> None:
+    config = run_config(photos, tmp_path / "run", max_steps=2)
+    run(config)
+    torch.manual_seed(0)
+    other = build_components(replace(TINY, block_out_channels=(8, 24)), torch.rand(4, 3, 32, 32))
+    with pytest.raises(TrainingError, match="not a checkpoint of this run"):
+        train(config, other, export=lambda *_: None, device=torch.device("cpu"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_step(photos: Path, tmp_path: Path) -> None:
+    parts = components()
+    with torch.no_grad():
+        parts.unet.conv_in.bias.fill_(float("inf"))
+    with pytest.raises(TrainingError, match="not finite at step 0"):
+        train(run_config(photos, tmp_path / "run"), parts, export=lambda *_: None, device=torch.device("cpu"))
