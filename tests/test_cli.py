@@ -1,0 +1,556 @@
+"""The command line, from arguments to files, lines and exit codes, with a tiny untrained model."""
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import xpsr
+from xpsr import XPSRPipeline
+from xpsr.batch import fast_dtypes, name_targets, resolve_device, resolve_dtype
+from xpsr.checkpoint import checksums
+from xpsr.cli import main
+from xpsr.errors import InputError
+from xpsr.image import MAX_PIXELS
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Result:
+    code: int
+    out: list[str]
+    err: list[str]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `xpsr ARGUMENTS` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Result:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Result(code, captured.out.splitlines(), captured.err.splitlines())
+
+    return run
+
+
+@pytest.fixture
+def upscale(run: Run, tiny_model: Path) -> Run:
+    """Runs `xpsr upscale --model TINY ARGUMENTS`."""
+    return lambda *arguments: run("upscale", "--model", tiny_model, *arguments)
+
+
+def save_photo(path: Path | str, mode: str = "RGB", size: tuple[int, int] = (7, 5), seed: int = 0) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def files(folder: str | Path = "outputs") -> list[str]:
+    """All names in a folder, hidden ones too; none if it is not there."""
+    return sorted(path.name for path in Path(folder).glob("*"))
+
+
+def open_image(path: str | Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def one_line(result: Result, *parts: str) -> str:
+    """The only line on stderr, which holds all `parts`; stdout is empty."""
+    assert result.out == []
+    assert len(result.err) == 1, result.err
+    assert all(part in result.err[0] for part in parts), result.err
+    assert result.err[0].startswith("xpsr: ")
+    return result.err[0]
+
+
+# Help and options
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["upscale", "--help"], ["train", "--help"], ["doctor", "--help"]])
+def test_help_answers_at_once(arguments: list[str]) -> None:
+    times = []
+    for _ in range(3):  # the machine may be busy; 0.5 s are promised
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "xpsr", *arguments], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - start)
+        if times[-1] < 0.5:
+            break
+    assert done.stdout.startswith("usage: xpsr") and done.stderr == ""
+    assert min(times) < 1, times
+
+
+def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, parts in (
+        (["upscale", "--help"], ["(default: mini)", "(default: 4)", "(default: outputs)", "restoration:"]),
+        (["train", "--help"], ["--train.max_steps=1000", "--data.degradation", "--loss.content_dropout=0.15"]),
+        (["--version"], [f"xpsr {xpsr.__version__}"]),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        assert all(part in out for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["upscale", "--stps", "4", "a.png"], "xpsr: unknown option --stps; did you mean --steps?"),
+        (["upscale", "--step=4", "a.png"], "xpsr: unknown option --step; did you mean --steps?"),
+        (["upscale", "a.png", "--zzzz"], "xpsr: unknown option --zzzz; see xpsr upscale --help."),
+        (["doctor", "--jsn"], "xpsr: unknown option --jsn; did you mean --json?"),
+        (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
+        (["a.png"], "xpsr: unknown command a.png; there are: upscale, train, doctor."),
+        (["upscale"], "xpsr: no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg."),
+        (["upscale", "a.png", "--scale"], "xpsr: argument --scale: expected one argument; see xpsr upscale --help."),
+        (["upscale", "a.png", "--steps", "0"], "xpsr: num_inference_steps=0 is less than one step; use 1 to 50."),
+        (["upscale", "a.png", "--scale", "0"], "xpsr: scale=0 does not enlarge; use a number above 0, such as 4."),
+        (["upscale", "a.png", "--scale", "nan"], "xpsr: scale=nan does not enlarge; use a number above 0, such as 4."),
+        (["upscale", "a.png", "--seed", "-1"], f"xpsr: seed=-1 is not in [0, {2**63 - 1}]; use 0, for example."),
+        (["upscale", "a.png", "--dtype", "fp16", "--device", "cpu"], "xpsr: dtype fp16 is about 20 times slower"),
+        (["upscale", "a.png", "--device", "abacus"], "xpsr: device abacus is not there; this machine has: "),
+        (["upscale", "a.png", "--config", "no.yaml"], "xpsr: no.yaml: no such config file"),
+        (["train"], "xpsr: the following arguments are required: CONFIG.yaml; see xpsr train --help."),
+        (["train", "no.yaml"], "xpsr: no.yaml: no such config file"),
+    ],
+)
+def test_wrong_option_is_one_line_and_exit_code_2(run: Run, arguments: list[str], line: str) -> None:
+    result = run(*arguments)
+    assert result.code == 2
+    assert one_line(result).startswith(line)
+
+
+def test_no_command_shows_help_on_stderr(run: Run) -> None:
+    result = run()
+    assert (result.code, result.out) == (2, [])
+    assert result.err[0].startswith("usage: xpsr")
+
+
+@pytest.mark.parametrize("options", [["--scale", "1000"], ["--strength", "2"], ["--tile-size", "15"]])
+def test_setting_that_the_model_refuses_is_told_once(upscale: Run, options: list[str]) -> None:
+    save_photo("a.png"), save_photo("b.png")
+    result = upscale("a.png", "b.png", *options)
+    assert result.code == 2
+    one_line(result, options[1])
+    assert files() == []
+
+
+def test_unknown_model_is_suggested(run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpsr.checkpoint.bundled_models", lambda: {"mini": tiny_model})
+    save_photo("a.png")
+    result = run("upscale", "a.png", "--model", "minni")
+    assert result.code == 1
+    one_line(result, "minni: no such model; did you mean", "mini")
+    assert files() == []
+
+
+@pytest.mark.parametrize("part", ["unet", "controlnet", "vae", "text_encoder"])
+def test_weights_that_do_not_match_are_listed(run: Run, tiny_model: Path, tmp_path: Path, part: str) -> None:
+    save_photo("a.png")
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (path,) = (model / part).glob("*.safetensors")
+    state = load_file(path)
+    gone = sorted(state)[0]
+    state["one.too.many"] = state.pop(gone)
+    save_file(state, path, {"format": "pt"})
+    result = run("upscale", "a.png", "--model", model)
+    assert result.code == 1
+    one_line(result, str(model / part), f"missing: {gone}", "unexpected: one.too.many")
+    assert files() == []
+
+
+# Pictures that cannot be used
+
+
+def test_each_bad_input_is_one_line_and_the_good_are_restored(upscale: Run) -> None:
+    save_photo("good.png")
+    Path("text.jpg").write_text("not a picture")
+    Path("nothing.png").write_bytes(b"")
+    Path("flat.png").write_bytes(png_of_size(0, 5))
+    Path("absurd.png").write_bytes(png_of_size(100_000, 100_000))
+    whole = save_photo("whole.png", size=(64, 64)).read_bytes()
+    Path("truncated.png").write_bytes(whole[: len(whole) // 2])
+    Path("empty").mkdir()
+    Path("notes").mkdir()
+    Path("notes", "readme.txt").write_text("no picture")
+    bad = ["text.jpg", "nothing.png", "flat.png", "absurd.png", "truncated.png", "gone.jpg", "empty", "notes"]
+    said = {
+        "text.jpg": "is not an image",
+        "nothing.png": "is empty (0 bytes)",
+        "flat.png": "",
+        "absurd.png": f"exceed the limit of {MAX_PIXELS}",
+        "truncated.png": "is truncated or damaged",
+        "gone.jpg": "No such file",
+        "empty": "holds no pictures",
+        "notes": "holds no pictures",
+    }
+    result = upscale(*bad[:4], "good.png", *bad[4:])
+    assert result.code == 1
+    assert [line.split()[0] for line in result.out] == [str(Path("outputs", "good_x4.png"))]
+    lines = {line.removeprefix("xpsr: ").partition(":")[0]: line for line in result.err}
+    assert sorted(lines) == sorted(bad) and len(result.err) == len(bad)
+    for name, text in said.items():
+        assert text in lines[name] and "--debug" not in lines[name]
+    assert files() == ["good_x4.json", "good_x4.png"]
+
+
+def test_result_too_large_for_memory_is_refused(upscale: Run) -> None:
+    save_photo("wide.png", "L", (5000, 300))
+    result = upscale("wide.png", "--scale", "16")
+    assert result.code == 1
+    one_line(result, "wide.png: ", "smaller scale")
+    assert files() == []
+
+
+def test_failures_are_json_lines_too(upscale: Run) -> None:
+    save_photo("a.png")
+    result = upscale("gone.png", "a.png", "--json")
+    failure, success = map(json.loads, result.out)
+    assert result.code == 1 and len(result.err) == 1
+    assert failure == {"input": "gone.png", "error": result.err[0].removeprefix("xpsr: ")}
+    assert success == {**read_json("outputs/a_x4.json"), "output": str(Path("outputs", "a_x4.png"))}
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            RuntimeError("surprise\nof two lines"),
+            "unexpected RuntimeError: surprise of two lines; run again with --debug",
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: tried 1 byte"), "--tile-size"),
+        (MemoryError(), "smaller --tile-size"),
+    ],
+)
+def test_unexpected_errors_are_one_line_a_picture(
+    upscale: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail(path: Path) -> None:
+        raise error
+
+    save_photo("a.png"), save_photo("b.png")
+    monkeypatch.setattr("xpsr.batch.read_image", fail)
+    result = upscale("a.png", "b.png")
+    assert result.code == 1 and result.out == []
+    assert [text.split(":")[1] for text in result.err] == [" a.png", " b.png"]
+    assert all(line in text for text in result.err)
+    assert "Traceback (most recent call last):" in upscale("a.png", "--debug").err
+
+
+@pytest.mark.parametrize("blocked", ["a_x4.json", "a_x4.png"])
+def test_what_cannot_be_written_leaves_nothing_half_written(upscale: Run, blocked: str) -> None:
+    save_photo("a.png")
+    Path("outputs", blocked).mkdir(parents=True)
+    result = upscale("a.png")
+    assert result.code == 1
+    one_line(result, "a.png: ", blocked, "cannot be written")
+    assert not Path("outputs", "a_x4.png").is_file()
+    assert not list(Path("outputs").rglob("*.part"))
+
+
+def test_output_that_is_a_file_is_refused(upscale: Run) -> None:
+    save_photo("a.png")
+    result = upscale("a.png", "-o", "a.png")
+    assert result.code == 2
+    one_line(result, "a.png: cannot be made a folder")
+
+
+def test_interrupt_ends_without_traceback_or_half_a_picture(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_photo("a.png")
+    monkeypatch.setattr("xpsr.batch.write_text", lambda *_: signal.raise_signal(signal.SIGINT))
+    result = upscale("a.png")
+    assert result.code == 130
+    one_line(result, "interrupted")
+    assert files() == []
+
+
+# Results
+
+
+def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
+    save_photo("photos/a.png", size=(7, 5))
+    result = upscale("photos", "--scale", "2.5", "-o", "out", "--seed", "3", "--content", "a cat", "--quality", "noisy")
+    assert result.code == 0 and result.err == []
+    assert files("out") == ["a_x2.5.json", "a_x2.5.png"]
+    assert open_image("out/a_x2.5.png").size == (18, 12)
+    sidecar = read_json("out/a_x2.5.json")
+    assert sidecar.pop("seconds") > 0
+    versions = sidecar.pop("versions")
+    assert (versions["xpsr"], versions["torch"]) == (xpsr.__version__, torch.__version__)
+    assert sorted(versions) == ["diffusers", "python", "torch", "transformers", "xpsr"]
+    device = resolve_device("auto")
+    assert sidecar == {
+        "input": str(Path("photos", "a.png")),
+        "input_size": [7, 5],
+        "output": "a_x2.5.png",
+        "output_size": [18, 12],
+        "prior": {"content": "a cat", "quality": "noisy"},
+        "seed": 3,
+        "settings": {
+            "scale": 2.5,
+            "num_inference_steps": 1,
+            "guidance_scale": 1.0,
+            "strength": 0.0,
+            "tile_size": 16,
+            "tile_overlap": 4,
+            "color_match": "none",
+            "device": str(device),
+            "dtype": resolve_dtype("auto", device),
+        },
+        "model": {"name": str(tiny_model), "sha256": checksums(tiny_model)},
+    }
+
+
+def test_result_is_that_of_the_pipeline_with_the_settings_of_the_sidecar(upscale: Run, tiny_model: Path) -> None:
+    save_photo("a.png", "RGBA")
+    upscale(
+        "a.png", "--steps", "2", "--guidance-scale", "2", "--content", "a cat", "--dtype", "fp32", "--device", "cpu"
+    )
+    sidecar = read_json("outputs/a_x4.json")
+    assert sidecar["settings"]["strength"] == 0.4 and sidecar["settings"]["color_match"] == "none"
+    settings = {key: value for key, value in sidecar["settings"].items() if key not in ("device", "dtype")}
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    generator = torch.Generator().manual_seed(sidecar["seed"])
+    expected = pipe("a.png", prior=xpsr.Prior(**sidecar["prior"]), generator=generator, **settings).images[0]
+    np.testing.assert_array_equal(np.asarray(open_image("outputs/a_x4.png")), np.asarray(expected))
+
+
+def test_a_seed_gives_the_same_bytes_alone_and_in_company(upscale: Run) -> None:
+    save_photo("a.png", seed=1), save_photo("b.png", seed=2)
+    noisy = ("--seed", "5", "--steps", "2", "--strength", "1")
+    upscale("a.png", "b.png", "-o", "both", *noisy)
+    upscale("b.png", "-o", "alone", *noisy)
+    assert Path("both/b_x4.png").read_bytes() == Path("alone/b_x4.png").read_bytes()
+    assert files("both") == ["a_x4.json", "a_x4.png", "b_x4.json", "b_x4.png"]
+
+
+def test_without_a_seed_each_picture_draws_and_records_its_own(upscale: Run) -> None:
+    save_photo("a.png"), save_photo("b.png")
+    result = upscale("a.png", "b.png", "--json", "--steps", "2", "--strength", "1")
+    first, second = map(json.loads, result.out)
+    assert first["seed"] != second["seed"]
+    upscale("b.png", "-o", "again", "--steps", "2", "--strength", "1", "--seed", second["seed"])
+    assert Path("again/b_x4.png").read_bytes() == Path("outputs/b_x4.png").read_bytes()
+
+
+def test_results_are_lines_on_stdout_unless_quiet(upscale: Run) -> None:
+    save_photo("a.png")
+    result = upscale("a.png")
+    (line,) = result.out
+    assert line.startswith(f"{Path('outputs', 'a_x4.png')}  28 x 20  ") and line.endswith(" s")
+    quiet = upscale("a.png", "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, [], [])
+
+
+def test_config_file_holds_settings_and_options_go_before_it(upscale: Run) -> None:
+    save_photo("a.png")
+    Path("run.yaml").write_text("scale: 2\nseed: 7\nnum_inference_steps: 3\n")
+    assert upscale("a.png", "--config", "run.yaml", "--seed", "8").code == 0
+    sidecar = read_json("outputs/a_x2.json")
+    assert (sidecar["seed"], sidecar["settings"]["num_inference_steps"]) == (8, 3)
+    Path("run.yaml").write_text("sclae: 2\n")
+    result = upscale("a.png", "--config", "run.yaml")
+    assert result.code == 2
+    one_line(result, "run.yaml: 'sclae' is not an option; did you mean 'scale'?")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
+def test_any_kind_of_picture_is_restored(upscale: Run, mode: str) -> None:
+    save_photo("a.tif", mode)
+    assert upscale("a.tif", "--scale", "2").code == 0
+    image = open_image("outputs/a_x2.png")
+    assert image.size == (14, 10)
+    assert image.mode == ("RGBA" if mode.endswith("A") else "RGB")
+
+
+def test_orientation_of_the_camera_is_applied(upscale: Run) -> None:
+    image = open_image(save_photo("raw.png", size=(7, 5)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    image.save("a.jpg", exif=exif)
+    assert upscale("a.jpg").code == 0
+    assert read_json("outputs/a_x4.json")["input_size"] == [5, 7]
+    assert open_image("outputs/a_x4.png").size == (20, 28)
+
+
+def test_names_are_flat_and_never_meet() -> None:
+    sources = [
+        Path(name) for name in ("x/a.jpg", "y/a.jpg", "y/a.png", "z/A.jpg", "b.tar.gif", "out/c_x4.png", "c.jpg")
+    ]
+    names = [path.name for path in name_targets(sources, Path("out"), scale=4)]
+    assert names[:5] == ["a_x4.png", "y_a_x4.png", "y_a_2_x4.png", "z_A_x4.png", "b.tar_x4.png"]
+    assert names[5] == "c_x4_x4.png"
+    assert names[6] == f"{Path.cwd().name}_c_x4.png"  # c_x4.png is an input
+
+
+def test_second_picture_of_a_name_gets_its_folder_in_front(upscale: Run) -> None:
+    save_photo("first/a.png"), save_photo("second/a.jpg", seed=1), save_photo("first/note.png").rename("first/note.txt")
+    result = upscale("first", "second", "first/a.png")
+    assert result.code == 0
+    assert files() == ["a_x4.json", "a_x4.png", "second_a_x4.json", "second_a_x4.png"]
+    assert read_json("outputs/second_a_x4.json")["input"] == str(Path("second", "a.jpg"))
+
+
+# Devices and number types
+
+
+def test_auto_takes_a_fast_number_type() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_device("cpu") == cpu
+    assert resolve_dtype("auto", cpu) == ("bf16" if "bf16" in fast_dtypes(cpu) else "fp32")
+    assert resolve_dtype("bf16", cpu) == "bf16"
+    assert resolve_dtype("auto", torch.device("mps")) == "fp32"
+    with pytest.raises(InputError, match="use auto, fp32 or bf16"):
+        resolve_dtype("fp16", cpu)
+
+
+def test_bf16_on_the_cpu_is_close_to_fp32(upscale: Run) -> None:
+    save_photo("a.png", size=(16, 16))
+    pictures = []
+    for dtype in ("fp32", "bf16"):
+        assert upscale("a.png", "-o", dtype, "--dtype", dtype, "--device", "cpu").code == 0
+        pictures.append(np.asarray(open_image(f"{dtype}/a_x4.png")).astype(int))
+    error = np.abs(pictures[0] - pictures[1])
+    assert 0 < error.max() < 32 and error.mean() < 2
+
+
+# Training
+
+
+TRAIN = """
+model:
+  block_out_channels: [16, 32]
+  num_attention_heads: [1, 2]
+  norm_num_groups: 8
+  conditioning_channels: [4, 8, 16]
+  text_width: 32
+  tile_size: 16
+  tile_overlap: 4
+  vocabulary: {vocabulary}
+data: {{hr_dir: photos, crop_size: 64}}
+train: {{output_dir: runs/tiny, max_steps: 3, batch_size: 2, precision: fp32, device: cpu}}
+"""
+
+
+def test_train_stops_goes_on_and_gives_a_model_for_upscale(run: Run) -> None:
+    for index in range(4):
+        save_photo(f"photos/{index}.png", size=(80, 72), seed=index)
+    Path("tiny.yaml").write_text(TRAIN.format(vocabulary=ROOT / "data" / "vocabulary.txt"))
+
+    stopped = run("train", "tiny.yaml", "--train.max_minutes=0")
+    assert stopped.code == 3 and stopped.out == []
+    assert stopped.err[-1].startswith("xpsr: stopped early; the same command goes on from ")
+
+    complete = run("train", "tiny.yaml")
+    assert (complete.code, complete.out) == (0, [str(Path("runs", "tiny", "model"))])
+    steps = [json.loads(line)["step"] for line in Path("runs/tiny/metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == 3
+    assert not [name for name in files("runs/tiny") if name.startswith(".")]
+    weights = load_file("runs/tiny/model/unet/diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+
+    result = run("upscale", "photos/0.png", "--model", "runs/tiny/model", "--scale", "2")
+    assert result.code == 0, result.err
+    assert read_json("outputs/0_x2.json")["settings"]["strength"] == 0.0
+
+    more = run(
+        "train", "tiny.yaml", "--model.path=runs/tiny/model", "--train.output_dir=runs/more", "--train.max_steps=1"
+    )
+    assert more.code == 0, more.err
+
+
+def test_train_failures_are_one_line(run: Run) -> None:
+    Path("tiny.yaml").write_text(TRAIN.format(vocabulary="gone.txt"))
+    result = run("train", "tiny.yaml")
+    assert result.code == 1
+    one_line(result, "photos: no such folder")
+    save_photo("photos/0.png", size=(80, 72))
+    result = run("train", "tiny.yaml")
+    assert result.code == 1
+    one_line(result, "gone.txt: No such file or directory")
+    result = run("train", "tiny.yaml", "--train.max_stps=5")
+    assert result.code == 2
+    one_line(result, "train.max_stps", "did you mean 'train.max_steps'?")
+
+
+# Doctor
+
+
+def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "mini")
+    monkeypatch.setattr("xpsr.checkpoint.bundled_models", lambda: {"mini": model})
+    found = checksums(model)
+    (model / "checksums.json").write_text(json.dumps(found))
+    result = run("doctor")
+    assert (result.code, result.err) == (0, [])
+    assert any(line.split() == ["mini", "ok"] for line in result.out)
+    assert all(any(f"{sha256}  {file}" in line for line in result.out) for file, sha256 in found.items())
+    assert any(line.split()[:2] == ["torch", torch.__version__] for line in result.out)
+
+    (model / "checksums.json").write_text("{}")
+    result = run("doctor", "--json")
+    facts = json.loads("\n".join(result.out))
+    assert result.code == 1
+    assert facts["models"] == {"mini": {"state": "differs", "sha256": found}}
+    assert len(facts["problems"]) == 1 and str(model) in facts["problems"][0]
+    assert facts["devices"]["cpu"]["auto_dtype"] in ("fp32", "bf16")
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["extras"]["metrics"]["install"] == "pip install 'xpsr[metrics]'"
+    assert "dev" not in facts["extras"]
+
+
+def test_doctor_names_a_torchvision_that_breaks_the_libraries(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    (tmp_path / "torchvision-0.99.0.dist-info").mkdir()
+    (tmp_path / "torchvision-0.99.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.99.0\n")
+    command = [sys.executable, "-m", "xpsr", "doctor"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith("versions\n")
+    assert "the libraries cannot be imported" in done.stderr
+    assert "run: pip uninstall torchvision" in done.stderr
