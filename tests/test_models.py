@@ -430,13 +430,14 @@ def test_gradient_checkpointing_changes_no_number(window: int | None) -> None:
         torch.testing.assert_close(others[name], gradient, rtol=1e-5, atol=1e-7)
 
 
-def test_gradient_checkpointing_computes_attentions_again() -> None:
+def test_gradient_checkpointing_computes_attentions_and_the_decoder_again() -> None:
     unet, controlnet = tiny_unet(), tiny_controlnet()
     calls: dict[nn.Module, int] = {}
+    decoder = {resnet for block in unet.up_blocks for resnet in block.resnets}
     for network in (unet, controlnet):
         network.enable_gradient_checkpointing()
         for module in network.modules():
-            if isinstance(module, BasicTransformerBlock):
+            if isinstance(module, BasicTransformerBlock) or module in decoder:
                 calls[module] = 0
                 module.register_forward_pre_hook(lambda layer, args: calls.update({layer: calls[layer] + 1}))
     gradients_of(unet, controlnet)
@@ -512,15 +513,20 @@ def windows(draw: st.DrawFn) -> tuple[int, int]:
     return size, draw(st.integers(0, size - 1))
 
 
+def lines_of(length: int, window: tuple[int, int]) -> tuple[int, int]:
+    """Size and shift along a side: a side shorter than the window is one window."""
+    return window if length >= window[0] else (length, 0)
+
+
 @pytest.mark.parametrize("context_width", [None, 6])
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_window_of_the_whole_grid_is_full_attention(size: int, context_width: int | None) -> None:
+@pytest.mark.parametrize(("size", "window"), [(1, 1), (2, 2), (5, 5), (4, 5), (3, 8)])
+def test_window_of_the_whole_grid_or_more_is_full_attention(size: int, window: int, context_width: int | None) -> None:
     attention = tiny_attention(context_width)
     hidden, context = random_tensors((2, size * size, 8), (2, size * size, context_width or 8))
     context = None if context_width is None else context
     with torch.no_grad():
         expected = attention(hidden, context)
-        attention.set_processor(WindowAttnProcessor(size))
+        attention.set_processor(WindowAttnProcessor(window, window // 2 if window > size else 0))
         torch.testing.assert_close(attention(hidden, context, height=size, width=size), expected)
 
 
@@ -530,13 +536,13 @@ def test_window_of_the_whole_grid_is_full_attention(size: int, context_width: in
 def test_windows_attend_within_themselves_and_see_the_edge_repeated(
     height: int, width: int, window: tuple[int, int]
 ) -> None:
-    size, shift = window
+    (tall, up), (wide, left_shift) = lines_of(height, window), lines_of(width, window)
     attention = tiny_attention(6)
     hidden, context = random_tensors((2, height * width, 8), (2, height * width, 6))
     expected = torch.empty_like(hidden)
-    for top in range(-shift, height, size):
-        for left in range(-shift, width, size):
-            rows, columns = range(top, top + size), range(left, left + size)
+    for top in range(-up, height, tall):
+        for left in range(-left_shift, width, wide):
+            rows, columns = range(top, top + tall), range(left, left + wide)
             seen = [
                 min(max(row, 0), height - 1) * width + min(max(column, 0), width - 1)
                 for row in rows
@@ -546,7 +552,7 @@ def test_windows_attend_within_themselves_and_see_the_edge_repeated(
                 row * width + column for row in rows for column in columns if 0 <= row < height and 0 <= column < width
             ]
             expected[:, own] = attention(hidden[:, own], context[:, seen])
-    attention.set_processor(WindowAttnProcessor(size, shift))
+    attention.set_processor(WindowAttnProcessor(*window))
     output = attention(hidden, context, height=height, width=width)
     assert output.isfinite().all()
     torch.testing.assert_close(output, expected)
@@ -558,16 +564,16 @@ def test_windows_attend_within_themselves_and_see_the_edge_repeated(
 def test_tokens_outside_a_window_do_not_influence_it(
     height: int, width: int, window: tuple[int, int], data: st.DataObject
 ) -> None:
-    size, shift = window
+    (tall, up), (wide, left) = lines_of(height, window), lines_of(width, window)
     attention = tiny_attention()
-    attention.set_processor(WindowAttnProcessor(size, shift))
+    attention.set_processor(WindowAttnProcessor(*window))
     row, column = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     (hidden,) = random_tensors((1, height * width, 8))
     changed = hidden.clone()
     changed[:, row * width + column] += 1
     difference = attention(changed, height=height, width=width) - attention(hidden, height=height, width=width)
     touched = difference.abs().amax((0, 2)).view(height, width) > 1e-4
-    rows, columns = (torch.arange(height) + shift) // size, (torch.arange(width) + shift) // size
+    rows, columns = (torch.arange(height) + up) // tall, (torch.arange(width) + left) // wide
     same = (rows == rows[row])[:, None] & (columns == columns[column])
     assert not touched[~same].any()
     assert touched[row, column]

@@ -139,7 +139,8 @@ def load_strict(kind: type[Network], source: str | Path, *, subfolder: str, **op
             **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{name}: cannot be loaded: {' '.join(str(error).split())[:500]}") from error
+        reason = " ".join(str(error).split())[:500].rstrip(".")
+        raise ModelError(f"{name}: cannot be loaded: {reason}; fetch or train the model again.") from error
     misshapen = [key for key, *_ in info["mismatched_keys"]]
     _refuse_mismatch(name, info["missing_keys"], info["unexpected_keys"], misshapen)
     return model
@@ -161,7 +162,7 @@ def resolve_model(name: str) -> str:
     if name in bundled:
         return str(bundled[name])
     path = Path(name)
-    if path.is_dir():
+    if name and path.is_dir():
         if not (path / "model_index.json").is_file():
             raise ModelError(f"{name}: no model_index.json there; give a folder written by save_pretrained.")
         return name

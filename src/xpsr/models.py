@@ -7,6 +7,7 @@ ControlNet's residual of that place. Blocks are diffusers' own; nothing of them 
 Source: XPSR, arXiv 2403.05049. The mapping to the reference's checkpoints is in `checkpoint.py`.
 """
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -182,6 +183,7 @@ class XPSRControlNet(ControlNetModel):
         conditioning_scale: float = 1.0,
         *,
         quality_hidden_states: torch.Tensor | None = None,
+        class_labels: torch.Tensor | None = None,
         added_cond_kwargs: dict[str, torch.Tensor] | None = None,
         guess_mode: bool = False,
         fg_mask: torch.Tensor | None = None,
@@ -195,7 +197,7 @@ class XPSRControlNet(ControlNetModel):
             controlnet_cond: pixels (B, 3, H*f, W*f) in [0, 1], f being 2 to the number of the image encoder's halvings.
             conditioning_scale: factor of every residual.
             quality_hidden_states: quality embeddings (B, M, D); None skips that branch and the fusion.
-            added_cond_kwargs: what SDXL-like configs want.
+            class_labels, added_cond_kwargs: what configs with class embeddings and SDXL-like ones want.
             guess_mode: shallow residuals count less, from 0.1 to 1 (the reference has it).
             fg_mask: (1 or B, 1, h, w); residuals count 1.5 where it is above 0.5 and 0.6 elsewhere,
                 `conditioning_scale` is then ignored (the reference has it and never uses it).
@@ -206,6 +208,7 @@ class XPSRControlNet(ControlNetModel):
             timestep,
             encoder_hidden_states,
             features,
+            class_labels=class_labels,
             added_cond_kwargs=added_cond_kwargs,
             cross_attention_kwargs={"quality_hidden_states": quality_hidden_states},
             return_dict=False,
@@ -335,9 +338,11 @@ class XPSRUNet(UNet2DConditionModel):
 
         residuals = list(down_block_additional_residuals)
         for block in self.up_blocks:
+            recompute = torch.is_grad_enabled() and block.gradient_checkpointing  # the attentions see to themselves
             for index, resnet in enumerate(block.resnets):
                 residual = residuals.pop()
-                hidden = resnet(torch.cat([hidden, skips.pop() + residual], 1), temb)
+                hidden = torch.cat([hidden, skips.pop() + residual], 1)
+                hidden = block._gradient_checkpointing_func(resnet, hidden, temb) if recompute else resnet(hidden, temb)
                 if isinstance(block, CrossAttnUpBlock2D):
                     (hidden,) = block.attentions[index](hidden, text, return_dict=False)
                 hidden = self._attend_to_residual(block.conditional_attentions[index], hidden, residual)
@@ -360,8 +365,8 @@ class XPSRUNet(UNet2DConditionModel):
 class WindowAttnProcessor:
     """diffusers attention processor: tokens of a (height, width) grid attend within `size` x `size` windows.
 
-    `shift` moves the windows up and left. Windows that hang over the edge see the edge's tokens repeated. Queries and
-    keys must be of the same grid.
+    `shift` moves the windows up and left. Windows that hang over the edge see the edge's tokens repeated; a grid
+    smaller than a window is one window. Queries and keys must be of the same grid.
     """
 
     def __init__(self, size: int, shift: int = 0):
@@ -382,25 +387,26 @@ class WindowAttnProcessor:
         assert attention_mask is None
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         queries, keys, values = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        rows, columns = (
-            torch.arange(-self.shift, -(-(length + self.shift) // self.size) * self.size - self.shift).clamp(
-                0, length - 1
-            )
-            for length in (height, width)
-        )
-        counts = len(rows) // self.size, len(columns) // self.size
+        (rows, top, tall), (columns, left, wide) = self._lines(height), self._lines(width)
+        counts = len(rows) // tall, len(columns) // wide
 
-        def split(tokens: torch.Tensor) -> torch.Tensor:  # (B, H*W, C) -> (B*windows, heads, size*size, C/heads)
+        def split(tokens: torch.Tensor) -> torch.Tensor:  # (B, H*W, C) -> (B*windows, heads, tall*wide, C/heads)
             grid = tokens.unflatten(1, (height, width))[:, rows][:, :, columns]
-            grid = grid.unflatten(2, (counts[1], self.size)).unflatten(1, (counts[0], self.size))
+            grid = grid.unflatten(2, (counts[1], wide)).unflatten(1, (counts[0], tall))
             windows = grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(0, 2)
             return windows.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
         windows = F.scaled_dot_product_attention(split(queries), split(keys), split(values))
-        windows = windows.transpose(1, 2).flatten(-2)  # (B*windows, size*size, C)
-        grid = windows.unflatten(0, (-1, *counts)).unflatten(3, (self.size, self.size)).permute(0, 1, 3, 2, 4, 5)
-        grid = grid.flatten(3, 4).flatten(1, 2)[:, self.shift : self.shift + height, self.shift : self.shift + width]
+        windows = windows.transpose(1, 2).flatten(-2)  # (B*windows, tall*wide, C)
+        grid = windows.unflatten(0, (-1, *counts)).unflatten(3, (tall, wide)).permute(0, 1, 3, 2, 4, 5)
+        grid = grid.flatten(3, 4).flatten(1, 2)[:, top : top + height, left : left + width]
         return attn.to_out[1](attn.to_out[0](grid.flatten(1, 2)))
+
+    def _lines(self, length: int) -> tuple[torch.Tensor, int, int]:
+        """Which rows (or columns) the windows hold, how many of them stand before the first, and a window's size."""
+        size, shift = (self.size, self.shift) if length >= self.size else (length, 0)
+        lines = torch.arange(-shift, -(-(length + shift) // size) * size - shift)
+        return lines.clamp(0, length - 1), shift, size
 
 
 class HaarAutoencoder(ModelMixin, ConfigMixin):
@@ -425,13 +431,6 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: int = 48,
     ):
         super().__init__()
-        patterns = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]], dtype=torch.float32) / 2
-        walsh = torch.einsum("ay,bx->abyx", patterns, patterns).flatten(0, 1).flatten(1)  # (16, 16), orthonormal
-        self.register_buffer("walsh", walsh, persistent=False)
-        self.register_buffer(
-            "mean", torch.tensor(latents_mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
-        )
-        self.register_buffer("std", torch.tensor(latents_std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         widths = [3] + [refiner_channels] * refiner_layers
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
@@ -451,6 +450,7 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
         coefficients = cls().encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1)  # (48, N)
         mean, spread = coefficients.mean(1), coefficients.std(1)
         std = spread.sqrt() * spread.mean().sqrt()  # (spread / std)^2 = spread / mean(spread), whose mean is 1
+        std = std.clamp_min(1e-3)  # a constant picture has no spread
         return cls(latents_mean=mean.tolist(), latents_std=std.tolist(), **kwargs)
 
     def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
@@ -459,20 +459,37 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
             raise ValueError(f"height and width must be multiples of 4, got {tuple(x.shape[-2:])}; pad the picture.")
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would cost two of the eight bits of a pixel
             packets = F.pixel_unshuffle(x.float(), 4).unflatten(1, (3, 16))  # (B, 3, 16, H/4, W/4)
-            latents = torch.einsum("kp,bcphw->bckhw", self.walsh.float(), packets).flatten(1, 2)
-            latents = ((latents - self.mean.float()) / self.std.float()).to(x.dtype)
+            latents = torch.einsum("kp,bcphw->bckhw", _walsh_patterns().to(x.device), packets).flatten(1, 2)
+            mean, std = self._statistics(x.device)
+            latents = ((latents - mean) / std).to(x.dtype)
         moments = torch.cat([latents, torch.zeros_like(latents)], 1)
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
 
     def decode(self, z: torch.Tensor, *, refine: bool = True) -> DecoderOutput:
         """Maps (B, 48, h, w) to float32 pixels (B, 3, 4h, 4w), about [-1, 1]; `refine=False` inverts encode exactly."""
         with torch.autocast(z.device.type, enabled=False):
-            coefficients = (z.float() * self.std.float() + self.mean.float()).unflatten(1, (3, 16))
-            packets = torch.einsum("kp,bckhw->bcphw", self.walsh.float(), coefficients).flatten(1, 2)
+            mean, std = self._statistics(z.device)
+            coefficients = (z.float() * std + mean).unflatten(1, (3, 16))
+            packets = torch.einsum("kp,bckhw->bcphw", _walsh_patterns().to(z.device), coefficients).flatten(1, 2)
             pixels = F.pixel_shuffle(packets, 4)
         if refine:
             pixels = pixels + self.refiner(pixels.to(next(self.refiner.parameters()).dtype)).float()
         return DecoderOutput(sample=pixels)
+
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        # from the config, not from buffers: those would be rounded with the weights in half precision
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+            for values in (self.config.latents_mean, self.config.latents_std)
+        )
+        return mean, std
+
+
+@functools.cache
+def _walsh_patterns() -> torch.Tensor:
+    """The 16 Walsh patterns of 4x4 pixels, (16, 16), orthonormal."""
+    lines = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]], dtype=torch.float32) / 2
+    return torch.einsum("ay,bx->abyx", lines, lines).flatten(0, 1).flatten(1)
 
 
 def predict_original_sample(

@@ -1,0 +1,38 @@
+"""Puts a trained model into the package: `python scripts/bundle_model.py runs/mini-sharp/model src/xpsr/weights/mini`.
+
+The model card (README.md) that stands in the target is kept; everything else is replaced. Writes `checksums.json`, which
+`xpsr doctor` compares with.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from xpsr.checkpoint import checksums
+
+MAX_MEGABYTES = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args()
+    if not (args.source / "model_index.json").is_file():
+        parser.error(f"{args.source}: no model_index.json there")
+    megabytes = sum(path.stat().st_size for path in args.source.rglob("*") if path.is_file()) / 2**20
+    if megabytes > MAX_MEGABYTES:
+        parser.error(f"{args.source}: {megabytes:.1f} MB, more than the {MAX_MEGABYTES} MB that may be bundled")
+    card = args.target / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else None
+    shutil.rmtree(args.target, ignore_errors=True)
+    shutil.copytree(args.source, args.target)
+    if text is not None:
+        card.write_text(text, encoding="utf-8")
+    (args.target / "checksums.json").write_text(json.dumps(checksums(args.target), indent=2) + "\n", encoding="utf-8")
+    print(f"{args.target}: {megabytes:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
