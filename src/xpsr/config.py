@@ -218,7 +218,7 @@ def load_config(kind: type[T], path: Path | None = None, overrides: Sequence[str
     parser.add_argument("--config", action=ActionConfigFile)
     parser.add_class_arguments(kind, None)
     try:
-        values = parser.instantiate_classes(
+        values = parser.instantiate(
             parser.parse_args([*(["--config", str(path)] if path is not None else []), *overrides])
         )
         return kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]

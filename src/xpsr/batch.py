@@ -1,0 +1,184 @@
+"""Many pictures on disk, one model: names, devices, and from picture file to picture file with a sidecar."""
+
+import dataclasses
+import itertools
+import json
+import platform
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+import transformers
+
+from xpsr import __version__
+from xpsr.checkpoint import checksums, fetch_model
+from xpsr.config import UpscaleConfig
+from xpsr.errors import InputError
+from xpsr.image import atomic_write, read_image, write_text
+from xpsr.pipeline import XPSRPipeline
+from xpsr.prior import Prior
+
+__all__ = [
+    "Dtype",
+    "Restorer",
+    "devices",
+    "fast_dtypes",
+    "name_targets",
+    "real_path",
+    "resolve_device",
+    "resolve_dtype",
+]
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+_TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FAST_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
+
+
+class Restorer:
+    """A loaded model with settings that it can follow.
+
+    Attributes:
+        pipe: the model, on its device.
+        settings: keyword arguments of `pipe`, with the model's own defaults where the config has None.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+        InputError: a setting is out of range for the model.
+    """
+
+    def __init__(self, config: UpscaleConfig, *, device: torch.device, dtype: Dtype):
+        folder = fetch_model(config.model)
+        # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
+        self._autocast = device.type == "cpu" and dtype == "bf16"
+        weights = torch.float32 if self._autocast else _TORCH_DTYPES[dtype]
+        self.pipe = XPSRPipeline.from_pretrained(folder, dtype=weights).to(device)
+        self.settings = _settings(config, self.pipe)
+        self.pipe([], **self.settings)  # no picture yet, but the settings are checked
+        self._seed, self._prior = config.seed, Prior(config.content, config.quality)
+        self._facts = {
+            "settings": {**self.settings, "device": str(device), "dtype": dtype},
+            "model": {"name": config.model, "sha256": checksums(folder)},
+            "versions": {
+                "xpsr": __version__,
+                "torch": str(torch.__version__),
+                "diffusers": diffusers.__version__,
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def __call__(self, source: Path, target: Path) -> dict[str, Any]:
+        """Restores `source` into the PNG `target`, with a sidecar beside it whose content is returned.
+
+        Raises:
+            InputError: `source` cannot be read, the result would be too large, or `target` cannot be written.
+        """
+        start = time.perf_counter()
+        seed = secrets.randbelow(2**32) if self._seed is None else self._seed
+        picture = read_image(source)
+        planes = picture.pixels if picture.alpha is None else torch.cat([picture.pixels, picture.alpha])
+        # noise is drawn on the CPU, so that a seed means the same on every device
+        generator = torch.Generator().manual_seed(seed)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            image = self.pipe(planes, prior=self._prior, generator=generator, **self.settings).images[0]
+        sidecar = {
+            "input": str(source),
+            "input_size": [picture.width, picture.height],
+            "output": target.name,
+            "output_size": list(image.size),
+            "prior": dataclasses.asdict(self._prior),
+            "seed": seed,
+            **self._facts,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        with atomic_write(target) as part:
+            image.save(part, "PNG")
+            # before the picture takes its name: a picture never lacks its sidecar
+            write_text(target.with_suffix(".json"), json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
+        return sidecar
+
+
+def _settings(config: UpscaleConfig, pipe: XPSRPipeline) -> dict[str, Any]:
+    names = ("num_inference_steps", "guidance_scale", "strength", "tile_size", "tile_overlap", "color_match")
+    given = {name: getattr(config, name) for name in names}
+    settings = {name: pipe.config[name] if value is None else value for name, value in given.items()}
+    if config.strength is None and settings["num_inference_steps"] == 1 and pipe.config.one_step_timestep is not None:
+        settings["strength"] = 0.0  # the one step starts from the picture as it is
+    return {"scale": config.scale, **settings}
+
+
+def name_targets(sources: Sequence[Path], out: Path, *, scale: float) -> list[Path]:
+    """Where each picture goes: `out/NAME_x4.png`.
+
+    Of several pictures of one name, the later ones get their folder's in front, then a number behind. No name is that
+    of a source, so no source is overwritten.
+    """
+    taken = {str(real_path(source)).casefold() for source in sources}  # some file systems know no upper case
+    targets = []
+    for source in sources:
+        with_folder = f"{real_path(source).parent.name}_{source.stem}"
+        numbered = (f"{with_folder}_{number}" for number in itertools.count(2))
+        for stem in itertools.chain((source.stem, with_folder), numbered):
+            target = out / f"{stem}_x{scale:g}.png"
+            key = str(real_path(target)).casefold()
+            if key not in taken:
+                break
+        taken.add(key)
+        targets.append(target)
+    return targets
+
+
+def real_path(path: Path) -> Path:
+    """Where an entry of a folder really is; of a link, where the link is."""
+    return path.parent.resolve() / path.name
+
+
+def devices() -> list[str]:
+    """The devices of this machine, the fastest first."""
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*cuda, *mps, "cpu"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the fastest one, "cuda" the first of them.
+
+    Raises:
+        InputError: it is not there; those that are, are listed.
+    """
+    found = devices()
+    wanted = {"auto": found[0], "cuda": "cuda:0"}.get(name, name)
+    if wanted not in found:
+        raise InputError(f"device {name} is not there; this machine has: {', '.join(found)}.")
+    return torch.device(wanted)
+
+
+def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
+    """The number type of that name; "auto" is half precision on CUDA, and on a CPU bfloat16 where that is fast.
+
+    Raises:
+        InputError: fp16 on a CPU.
+    """
+    if device.type == "cpu" and name == "fp16":
+        raise InputError("dtype fp16 is about 20 times slower than fp32 on a CPU; use auto, fp32 or bf16.")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "fp16"
+    return "bf16" if device.type == "cpu" and "bf16" in fast_dtypes(device) else "fp32"
+
+
+def fast_dtypes(device: torch.device) -> list[Dtype]:
+    """Number types that the hardware itself computes with; the others work, but slowly."""
+    if device.type == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere nothing public tells
+        flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.is_file() else []
+        return ["fp32"] if _FAST_BF16_FLAGS.isdisjoint(flags) else ["fp32", "bf16"]
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return ["fp32", "fp16", "bf16"]
+    return ["fp32", "fp16"]
