@@ -1,7 +1,7 @@
 """Puts a trained model into the package: `python scripts/bundle_model.py runs/mini-sharp/model src/xpsr/weights/mini`.
 
-The model card (README.md) that stands in the target is kept; everything else is replaced. Writes `checksums.json`, which
-`xpsr doctor` compares with.
+The model card (README.md) that stands in the target is kept; everything else is replaced. Writes `checksums.json`,
+which `xpsr doctor` compares with.
 """
 
 import argparse

@@ -144,7 +144,7 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["a.png"], "xpsr: unknown command a.png; there are: upscale, train, doctor."),
         (["upscale"], "xpsr: no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg."),
         (["upscale", "a.png", "--scale"], "xpsr: argument --scale: expected one argument; see xpsr upscale --help."),
-        (["upscale", "a.png", "--steps", "0"], "xpsr: num_inference_steps=0 is less than one step; use 1 to 50."),
+        (["upscale", "a.png", "--steps", "0"], "xpsr: steps=0 is less than one; use 1 to 50."),
         (["upscale", "a.png", "--scale", "0"], "xpsr: scale=0 does not enlarge; use a number above 0, such as 4."),
         (["upscale", "a.png", "--scale", "nan"], "xpsr: scale=nan does not enlarge; use a number above 0, such as 4."),
         (["upscale", "a.png", "--seed", "-1"], f"xpsr: seed=-1 is not in [0, {2**63 - 1}]; use 0, for example."),

@@ -57,8 +57,16 @@ class Restorer:
         self._autocast = device.type == "cpu" and dtype == "bf16"
         weights = torch.float32 if self._autocast else _TORCH_DTYPES[dtype]
         self.pipe = XPSRPipeline.from_pretrained(folder, dtype=weights).to(device)
-        self.settings = _settings(config, self.pipe)
-        self.pipe([], **self.settings)  # no picture yet, but the settings are checked
+        resolved = self.pipe.settings(
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            strength=config.strength,
+            tile_size=config.tile_size,
+            tile_overlap=config.tile_overlap,
+            color_match=config.color_match,
+        )
+        self.settings = {"scale": config.scale, **dataclasses.asdict(resolved)}
+        self.pipe([], **self.settings)  # no picture yet, but the scale is checked
         self._seed, self._prior = config.seed, Prior(config.content, config.quality)
         self._facts = {
             "settings": {**self.settings, "device": str(device), "dtype": dtype},
@@ -101,15 +109,6 @@ class Restorer:
             # before the picture takes its name: a picture never lacks its sidecar
             write_text(target.with_suffix(".json"), json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
         return sidecar
-
-
-def _settings(config: UpscaleConfig, pipe: XPSRPipeline) -> dict[str, Any]:
-    names = ("num_inference_steps", "guidance_scale", "strength", "tile_size", "tile_overlap", "color_match")
-    given = {name: getattr(config, name) for name in names}
-    settings = {name: pipe.config[name] if value is None else value for name, value in given.items()}
-    if config.strength is None and settings["num_inference_steps"] == 1 and pipe.config.one_step_timestep is not None:
-        settings["strength"] = 0.0  # the one step starts from the picture as it is
-    return {"scale": config.scale, **settings}
 
 
 def name_targets(sources: Sequence[Path], out: Path, *, scale: float) -> list[Path]:

@@ -190,7 +190,7 @@ class UpscaleConfig:
         if not 0 < self.scale < math.inf:
             raise InputError(f"scale={self.scale:g} does not enlarge; use a number above 0, such as 4.")
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
-            raise InputError(f"num_inference_steps={self.num_inference_steps} is less than one step; use 1 to 50.")
+            raise InputError(f"steps={self.num_inference_steps} is less than one; use 1 to 50.")
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
             raise InputError(f"guidance_scale={self.guidance_scale} is not finite; use 1 (no guidance) to 10.")
         if self.seed is not None and not 0 <= self.seed < 2**63:

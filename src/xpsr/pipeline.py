@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -39,6 +39,18 @@ class XPSRPipelineOutput(BaseOutput):
 
     images: list[Any]
     priors: list[Prior]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a picture is restored, every default resolved; `XPSRPipeline.__call__` says what each one means."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    strength: float
+    tile_size: int
+    tile_overlap: int
+    color_match: ColorMatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,37 +202,96 @@ class XPSRPipeline(DiffusionPipeline):
             InputError: a picture or an argument that cannot be used.
             XPSRError: the result is not finite.
         """
-        config = self.config
-        steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        one_step = steps == 1 and config.one_step_timestep is not None
-        strength = strength if strength is not None else 0.0 if one_step else config.strength
-        guidance_scale = config.guidance_scale if guidance_scale is None else guidance_scale
-        tile_size = config.tile_size if tile_size is None else tile_size
-        tile_overlap = config.tile_overlap if tile_overlap is None else tile_overlap
-        color_match = config.color_match if color_match is None else color_match
-        self._check(scale, steps, strength, tile_size, tile_overlap, output_type)
-        negative = negative_prior or Prior(config.negative_content, config.negative_quality)
+        settings = self.settings(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            strength=strength,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            color_match=color_match,
+        )
+        if not 0 < scale <= MAX_SCALE:
+            raise InputError(f"scale={scale:g} is not in (0, {MAX_SCALE:g}]; 4 is what models are trained for.")
+        if output_type not in ("pil", "np", "pt"):
+            raise InputError(f"output_type={output_type!r} is unknown; use 'pil', 'np' or 'pt'.")
+        negative = negative_prior or Prior(self.config.negative_content, self.config.negative_quality)
 
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         priors = _one_each(prior or Prior(), len(images), "prior")
         results = []
         for item, item_prior, item_generator in zip(images, priors, _generators(generator, len(images)), strict=True):
             picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
-            conditions = self.encode(picture, item_prior, negative if guidance_scale > 1 else None, scale=scale)
+            guided = settings.guidance_scale > 1
+            conditions = self.encode(picture, item_prior, negative if guided else None, scale=scale)
             latents = self.denoise(
                 conditions,
-                num_inference_steps=steps,
-                strength=strength,
-                guidance_scale=guidance_scale,
+                settings,
                 controlnet_conditioning_scale=controlnet_conditioning_scale,
                 generator=item_generator,
-                tile_size=tile_size,
-                tile_overlap=tile_overlap,
             )
-            pixels = self.decode(latents, conditions, color_match=color_match)
+            pixels = self.decode(latents, conditions, color_match=settings.color_match)
             results.append(_as_output(pixels, picture, output_type))
         self.maybe_free_model_hooks()
         return XPSRPipelineOutput(images=results, priors=priors)
+
+    def settings(
+        self,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        strength: float | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        color_match: ColorMatch | None = None,
+    ) -> Settings:
+        """What a call with these arguments does: the model's own default stands where one is None.
+
+        Raises:
+            InputError: an argument is out of its range.
+        """
+        config = self.config
+        steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        one_step = steps == 1 and config.one_step_timestep is not None
+        if strength is None:
+            strength = 0.0 if one_step else config.strength
+        tile_size = config.tile_size if tile_size is None else tile_size
+        if tile_overlap is None:
+            tile_overlap = min(config.tile_overlap, tile_size // 2)
+
+        limit = self.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= limit:
+            raise InputError(f"num_inference_steps={steps} is not in [1, {limit}]; 1 to 50 is usual.")
+        if not 0 <= strength <= 1:
+            raise InputError(f"strength={strength:g} is not in [0, 1]; 1 starts from noise.")
+        if strength == 0 and not one_step:
+            raise InputError(
+                "strength=0 starts from the picture as it is, which is the one step of a model that has learned it; use"
+                " num_inference_steps=1 with such a model or strength above 0."
+            )
+        if strength and round(steps / strength) > limit:
+            raise InputError(
+                f"strength={strength:g} leaves fewer than {steps} of {limit} timesteps; use at most"
+                f" {int(limit * strength)} steps."
+            )
+        multiple = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if tile_size < multiple or tile_size % multiple:
+            raise InputError(
+                f"tile_size={tile_size} is not a positive multiple of {multiple}; use"
+                f" {max(tile_size // multiple, 1) * multiple}."
+            )
+        if not 0 <= tile_overlap < tile_size:
+            raise InputError(f"tile_overlap={tile_overlap} is not in [0, tile_size={tile_size}); use {tile_size // 8}.")
+        color_match = config.color_match if color_match is None else color_match
+        if color_match not in get_args(ColorMatch):
+            raise InputError(f"color_match={color_match!r} is unknown; use one of {', '.join(get_args(ColorMatch))}.")
+        return Settings(
+            num_inference_steps=steps,
+            guidance_scale=config.guidance_scale if guidance_scale is None else guidance_scale,
+            strength=strength,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            color_match=color_match,
+        )
 
     def encode(self, picture: Picture, prior: Prior, negative: Prior | None, *, scale: float) -> _Conditions:
         """Enlarges the picture bicubically, pads it to the model's multiple and embeds the texts."""
@@ -255,19 +326,15 @@ class XPSRPipeline(DiffusionPipeline):
     def denoise(
         self,
         conditions: _Conditions,
+        settings: Settings,
         *,
-        num_inference_steps: int,
-        strength: float,
-        guidance_scale: float,
-        controlnet_conditioning_scale: float,
-        generator: torch.Generator | None,
-        tile_size: int,
-        tile_overlap: int,
+        controlnet_conditioning_scale: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Returns clean latents (1, C, H/f, W/f) of the padded picture."""
         lr_latents = self.vae.encode((conditions.pixels * 2 - 1).to(self.vae.dtype)).latent_dist.sample(generator)
         lr_latents = (lr_latents * self.vae.config.scaling_factor).to(self.unet.dtype)
-        tiles = tile_grid(*lr_latents.shape[-2:], tile_size=tile_size, overlap=tile_overlap)
+        tiles = tile_grid(*lr_latents.shape[-2:], tile_size=settings.tile_size, overlap=settings.tile_overlap)
         weights = gaussian_weights(tiles[0].height, tiles[0].width, device=lr_latents.device)
 
         def predict(latents: torch.Tensor, timestep: torch.Tensor, progress: Any) -> torch.Tensor:
@@ -280,7 +347,7 @@ class XPSRPipeline(DiffusionPipeline):
                             timestep,
                             tile.scaled(self.vae_scale_factor).crop(conditions.pixels),
                             conditions,
-                            guidance_scale,
+                            settings.guidance_scale,
                             controlnet_conditioning_scale,
                         ),
                     )
@@ -288,16 +355,16 @@ class XPSRPipeline(DiffusionPipeline):
 
             return blend_tiles(predictions(), latents.shape, weights=weights).to(latents.dtype)
 
-        if strength == 0:
+        if settings.strength == 0:
             timestep = torch.tensor(self.config.one_step_timestep, device=lr_latents.device)
             with self.progress_bar(total=len(tiles)) as progress:
                 return predict_original_sample(
                     self.scheduler, predict(lr_latents, timestep, progress), timestep, lr_latents
                 )
 
-        timesteps = self._start_at(strength, num_inference_steps)
+        timesteps = self._start_at(settings.strength, settings.num_inference_steps)
         noise = randn_tensor(lr_latents.shape, generator=generator, device=lr_latents.device, dtype=lr_latents.dtype)
-        if strength == 1:
+        if settings.strength == 1:
             latents = noise * self.scheduler.init_noise_sigma
         else:
             latents = self.scheduler.add_noise(lr_latents, noise, timesteps[:1])
@@ -359,37 +426,6 @@ class XPSRPipeline(DiffusionPipeline):
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(start)
         return self.scheduler.timesteps[start:]
-
-    def _check(
-        self, scale: float, steps: int, strength: float, tile_size: int, tile_overlap: int, output_type: str
-    ) -> None:
-        if not 0 < scale <= MAX_SCALE:
-            raise InputError(f"scale={scale:g} is not in (0, {MAX_SCALE:g}]; 4 is what models are trained for.")
-        limit = self.scheduler.config.num_train_timesteps
-        if not 1 <= steps <= limit:
-            raise InputError(f"num_inference_steps={steps} is not in [1, {limit}]; 1 to 50 is usual.")
-        if not 0 <= strength <= 1:
-            raise InputError(f"strength={strength:g} is not in [0, 1]; 1 starts from noise.")
-        if strength == 0 and (steps != 1 or self.config.one_step_timestep is None):
-            raise InputError(
-                "strength=0 starts from the picture as it is, which is the one step of a model that has learned it; use"
-                " num_inference_steps=1 with such a model or strength above 0."
-            )
-        if strength and round(steps / strength) > limit:
-            raise InputError(
-                f"strength={strength:g} leaves fewer than {steps} of {limit} timesteps; use at most"
-                f" {int(limit * strength)} steps."
-            )
-        multiple = 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if tile_size < multiple or tile_size % multiple:
-            raise InputError(
-                f"tile_size={tile_size} is not a positive multiple of {multiple}; use"
-                f" {max(tile_size // multiple, 1) * multiple}."
-            )
-        if not 0 <= tile_overlap < tile_size:
-            raise InputError(f"tile_overlap={tile_overlap} is not in [0, tile_size={tile_size}); use {tile_size // 8}.")
-        if output_type not in ("pil", "np", "pt"):
-            raise InputError(f"output_type={output_type!r} is unknown; use 'pil', 'np' or 'pt'.")
 
 
 def _one_each(value: Any, count: int, name: str) -> list[Any]:
