@@ -1,0 +1,99 @@
+"""The bundled model: whole, small, found without a network, and better than what anybody has already."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xpsr import Prior, XPSRPipeline
+from xpsr.checkpoint import bundled_models, checksums
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> XPSRPipeline:
+    pipe = XPSRPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def lr() -> Image.Image:
+    return Image.open(ROOT / "examples" / "moose.png").convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def restored(pipe: XPSRPipeline, lr: Image.Image) -> Image.Image:
+    return pipe(lr).images[0]
+
+
+def luma(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L")).astype(float)
+
+
+def test_folder_is_complete_and_at_most_32_megabytes() -> None:
+    folder = bundled_models()["mini"]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 32 * 2**20
+    assert json.loads((folder / "checksums.json").read_text()) == checksums(folder)
+    card = (folder / "README.md").read_text()
+    assert all(word in card for word in ("Training", "Numbers", "Limits", "Licence"))
+
+
+def test_it_restores_in_one_step_without_flags(pipe: XPSRPipeline, restored: Image.Image) -> None:
+    settings = pipe.settings()
+    assert (settings.num_inference_steps, settings.strength, settings.guidance_scale) == (1, 0.0, 1.0)
+    assert restored.size == (512, 512)
+
+
+def test_restored_is_as_faithful_as_bicubic_and_far_sharper(lr: Image.Image, restored: Image.Image) -> None:
+    hr = luma(Image.open(ROOT / "tests" / "data" / "moose.jpg"))
+    bicubic, sr = luma(lr.resize((512, 512), Image.Resampling.BICUBIC)), luma(restored)
+
+    def error(image: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((image - hr) ** 2)))
+
+    def detail(image: np.ndarray) -> float:  # mean gradient
+        return float(np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean())
+
+    assert error(sr) < 1.05 * error(bicubic)
+    assert detail(bicubic) < 0.75 * detail(hr)
+    assert 0.75 * detail(hr) < detail(sr) < 1.25 * detail(hr)
+
+
+def test_colours_stay(lr: Image.Image, restored: Image.Image) -> None:
+    small = np.asarray(restored.resize((16, 16), Image.Resampling.BOX)).astype(float)
+    assert np.abs(small - np.asarray(lr.resize((16, 16), Image.Resampling.BOX))).mean() < 3
+
+
+def test_a_text_about_quality_and_one_about_content_matter(pipe: XPSRPipeline, lr: Image.Image) -> None:
+    crop = lr.crop((32, 32, 64, 64))
+    plain = luma(pipe(crop).images[0])
+    for prior in (Prior(content="a forest"), Prior(quality="a very blurry photograph with strong noise")):
+        assert not np.array_equal(plain, luma(pipe(crop, prior=prior).images[0]))
+
+
+def test_tiles_do_not_show(pipe: XPSRPipeline, lr: Image.Image, restored: Image.Image) -> None:
+    tiled = luma(pipe(lr, tile_size=64, tile_overlap=16).images[0])
+    assert np.abs(tiled - luma(restored)).mean() < 3
+
+
+def test_several_steps_give_a_picture_too(pipe: XPSRPipeline, lr: Image.Image) -> None:
+    crop = lr.crop((20, 20, 68, 68))
+    result = luma(pipe(crop, num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0])
+    enlarged = luma(crop.resize((192, 192), Image.Resampling.BICUBIC))
+    assert np.abs(result - enlarged).mean() < 25
+
+
+def test_the_demo_prints_where_its_picture_is(tmp_path: Path) -> None:
+    target = tmp_path / "demo.png"
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), str(target)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.splitlines()
+    assert lines[-1] == str(target)
+    assert Image.open(target).size == (2 * 512 + 8, 512)
