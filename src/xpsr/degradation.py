@@ -1,5 +1,7 @@
 """Second-order degradation: blur, resize, noise and JPEG, twice, as Real-ESRGAN (arXiv 2107.10833) proposed it.
 
+The clean picture is taken as it is; XPSR's authors sharpen it first.
+
 Runs on the CPU with OpenCV, whose filters and JPEG are the fastest there. Every draw comes from the caller's
 `torch.Generator`, so the same seed gives the same bits.
 """
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Degraded", "degrade", "gaussian_kernel", "sinc_kernel"]
 
 _FAMILIES = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
+# Variance of enlarging from pixels of size p, in pixels of the result: this times p^2 - 1
+_BLUR_OF_COARSE_GRID = 0.2
 _INTERPOLATIONS = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
@@ -29,8 +33,8 @@ class Degraded:
     """A degraded picture and what was done to it.
 
     `image`: uint8 (h, w, 3) RGB. `parameters`: the drawn values, in order of use, JSON-ready. `blur`: standard
-    deviation of all blurs together, in pixels of the result; `noise`: standard deviation, 0..255, as it stands on the
-    result; `jpeg_quality`: the lowest that was applied, 100 for none.
+    deviation of all blurs together, in pixels of the result; `noise`: standard deviation, 0..255; `jpeg_quality`: the
+    lowest that was applied, 100 for none. Noise and JPEG count for less the more the picture shrank afterwards.
     """
 
     image: np.ndarray
@@ -73,7 +77,8 @@ def degrade(image: np.ndarray, config: "DegradationConfig", generator: torch.Gen
         _stage(state, config, config.second, draw, target=(height, width), last=True)
     else:
         state.resize(height, width, draw.interpolation())
-    return Degraded(state.as_uint8(), state.parameters, math.sqrt(state.blur), math.sqrt(state.noise), state.quality)
+    quality = round(100 - state.compression)
+    return Degraded(state.as_uint8(), state.parameters, math.sqrt(state.blur), math.sqrt(state.noise), quality)
 
 
 def gaussian_kernel(
@@ -155,7 +160,7 @@ class _State:
     def __init__(self, pixels: np.ndarray, reduction: float):
         self.pixels, self.reduction = pixels, reduction
         self.parameters: list[dict[str, Any]] = []
-        self.blur, self.noise, self.quality = 0.0, 0.0, 100
+        self.blur, self.noise, self.compression = 0.0, 0.0, 0.0
 
     def filter(self, kernel: np.ndarray, variance: float = 0.0, /, **parameters: Any) -> None:
         self.pixels = cv2.filter2D(self.pixels, -1, kernel.astype(np.float32), borderType=cv2.BORDER_REFLECT_101)
@@ -164,10 +169,13 @@ class _State:
 
     def resize(self, height: int, width: int, interpolation: str) -> None:
         factor = width / self.pixels.shape[1]
+        if factor > 1:  # what was lost on a grid coarser than the result's stays lost
+            self.blur += max(self.reduction**-2 - 1, 0) * _BLUR_OF_COARSE_GRID
         self.reduction *= factor
         self.pixels = _resize(self.pixels, height, width, interpolation)
         if factor < 1:
             self.noise *= factor  # decimation keeps the variance, averaging squares the factor: the middle is taken
+            self.compression *= factor
         self.parameters.append({"resize": interpolation, "height": height, "width": width})
 
     def add_noise(self, stage: "DegradationStage", draw: _Draw) -> None:
@@ -193,7 +201,7 @@ class _State:
         decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
         assert decoded is not None
         self.pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) / 255
-        self.quality = min(self.quality, quality)
+        self.compression = max(self.compression, 100 - quality)
         self.parameters.append({"jpeg_quality": quality})
 
     def as_uint8(self) -> np.ndarray:
@@ -231,7 +239,7 @@ def _stage(
         state.jpeg(quality)
     state.resize(height, width, interpolation)
     if sinc is not None:
-        state.filter(sinc_kernel(sinc, _draw_size(config, draw)), sinc=sinc)
+        state.filter(sinc_kernel(sinc, _draw_size(config, draw)), _blur_of_sinc(sinc), sinc=sinc)
     if jpeg_last:
         state.jpeg(quality)
 
@@ -243,8 +251,7 @@ def _draw_kernel(
     size = _draw_size(config, draw)
     if draw.chance(config.sinc_probability):
         cutoff = draw.uniform((math.pi / (3 if size < 13 else 5), math.pi))
-        # a low-pass at `cutoff` removes about what a Gaussian of this width does
-        return sinc_kernel(cutoff, size), (1.2 / cutoff) ** 2, {"sinc": cutoff, "size": size}
+        return sinc_kernel(cutoff, size), _blur_of_sinc(cutoff), {"sinc": cutoff, "size": size}
     family = _FAMILIES[draw.index(config.kernel_probabilities)]
     sigma_x = draw.uniform(stage.blur_sigma)
     sigma_y, rotation = sigma_x, 0.0
@@ -259,6 +266,11 @@ def _draw_kernel(
     variance = float((kernel.sum(0) @ axis**2 + kernel.sum(1) @ axis**2) / 2)
     parameters = {"kernel": family, "size": size, "sigma": [sigma_x, sigma_y], "rotation": rotation, "beta": beta}
     return kernel, variance, parameters
+
+
+def _blur_of_sinc(cutoff: float) -> float:
+    """The variance of the Gaussian that removes about as much as a low-pass at `cutoff`; one at pi removes nothing."""
+    return 1.2**2 * (cutoff**-2 - math.pi**-2)
 
 
 def _draw_size(config: "DegradationConfig", draw: _Draw) -> int:
