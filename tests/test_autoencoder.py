@@ -87,7 +87,7 @@ def test_autocast_costs_no_precision() -> None:
 @torch.no_grad()
 def test_saved_autoencoder_comes_back_bit_for_bit(tmp_path: Path) -> None:
     pixels = natural_pixels()
-    autoencoder = HaarAutoencoder.from_pixels(pixels, refiner_channels=5, refiner_layers=3, scaling_factor=0.5)
+    autoencoder = HaarAutoencoder.from_pixels(pixels, refiner_channels=5, refiner_layers=3)
     nn.init.normal_(autoencoder.refiner[-1].weight, generator=torch.Generator().manual_seed(0))
     autoencoder.save_pretrained(tmp_path / "vae")
     loaded = load_strict(HaarAutoencoder, tmp_path, subfolder="vae")
@@ -104,5 +104,5 @@ def test_autoencoder_loaded_in_half_precision_normalizes_as_before(tmp_path: Pat
     pixels = natural_pixels()
     autoencoder = HaarAutoencoder.from_pixels(pixels)
     autoencoder.save_pretrained(tmp_path / "vae")
-    loaded = load_strict(HaarAutoencoder, tmp_path, subfolder="vae", torch_dtype=torch.bfloat16)
+    loaded = load_strict(HaarAutoencoder, tmp_path, subfolder="vae", dtype=torch.bfloat16)
     assert torch.equal(loaded.encode(pixels).latent_dist.mean, autoencoder.encode(pixels).latent_dist.mean)

@@ -286,7 +286,7 @@ def test_reference_config_of_another_architecture_is_refused(reference: Path) ->
 
 
 def test_load_strict_gives_the_dtype_that_is_asked_for(ours: Path) -> None:
-    unet = load_strict(XPSRUNet, ours, subfolder="unet", torch_dtype=torch.bfloat16)
+    unet = load_strict(XPSRUNet, ours, subfolder="unet", dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in unet.parameters()} == {torch.bfloat16}
 
 

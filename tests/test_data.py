@@ -1,6 +1,7 @@
 """Crops, labels and batches."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from xpsr.data import Collate, CropDataset, Sample, SequentialFrom, levels, list
 from xpsr.degradation import Degraded
 from xpsr.errors import TrainingError
 from xpsr.prior import Levels, quality_text
+from xpsr.training import build_tokenizer
 
 
 @pytest.fixture
@@ -31,8 +33,9 @@ def config(photos: Path, **changes: object) -> DataConfig:
     return DataConfig(**({"hr_dir": photos, "manifest": photos / "manifest.tsv", "crop_size": 32} | changes))  # type: ignore[arg-type]
 
 
-def tokenize(texts: list[str]) -> torch.Tensor:
-    return torch.tensor([[len(text)] for text in texts])
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return build_tokenizer(Path(__file__).parents[1] / "data" / "vocabulary.txt", 600)
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -73,28 +76,31 @@ def test_lr_shows_the_same_crop_as_hr(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_loader_that_starts_later_gives_the_same_batches(photos: Path, num_workers: int) -> None:
+def test_a_loader_that_starts_later_gives_the_same_batches(photos: Path, tokenizer: Any, num_workers: int) -> None:
     def batches(start: int) -> list[torch.Tensor]:
         loader = DataLoader(
             CropDataset(config(photos), seed=5),
             batch_size=2,
             sampler=SequentialFrom(start, 8),
-            collate_fn=Collate(tokenize),  # type: ignore[arg-type]
+            collate_fn=Collate(tokenizer),
             num_workers=num_workers,
+            multiprocessing_context="spawn" if num_workers else None,  # nothing that a fork would have shared
         )
         return [batch.lr for batch in loader]
 
     assert all(torch.equal(a, b) for a, b in zip(batches(0)[2:], batches(4), strict=True))
 
 
-def test_batch_is_float_in_unit_range_with_both_texts(photos: Path) -> None:
+def test_batch_is_float_in_unit_range_with_both_texts(photos: Path, tokenizer: Any) -> None:
     dataset = CropDataset(config(photos), seed=0)
-    batch = Collate(tokenize)([dataset[0], dataset[1]])  # type: ignore[arg-type]
+    batch = Collate(tokenizer)([dataset[0], dataset[1]])
     assert batch.hr.shape == (2, 3, 32, 32)
     assert batch.hr.dtype == torch.float32
     assert batch.lr.min() >= 0 and batch.lr.max() <= 1
-    assert batch.content_ids.tolist() == [[len(dataset[i].prior.content)] for i in (0, 1)]
-    assert batch.quality_ids.tolist() == [[len(dataset[i].prior.quality)] for i in (0, 1)]
+    assert batch.content_ids.shape == batch.quality_ids.shape == (2, 77)
+    for ids, texts in ((batch.content_ids, "content"), (batch.quality_ids, "quality")):
+        told = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        assert [text.strip() for text in told] == [getattr(dataset[i].prior, texts) for i in (0, 1)]
 
 
 def test_levels_follow_blur_noise_and_quality() -> None:

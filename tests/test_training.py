@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from xpsr.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRunConfig
 from xpsr.data import Batch, generator_for
 from xpsr.errors import TrainingError
+from xpsr.image import resize
 from xpsr.training import (
     Components,
     PatchDiscriminator,
@@ -65,7 +66,7 @@ def run_config(photos: Path, output: Path, **changes: Any) -> TrainRunConfig:
         model=TINY,
         data=DataConfig(hr_dir=photos, crop_size=32),
         optimizer=OptimizerConfig(warmup_steps=1),
-        train=TrainConfig(output_dir=output, precision="fp32", **(settings | changes)),
+        train=TrainConfig(output_dir=output, **(settings | changes)),
     )
 
 
@@ -157,6 +158,46 @@ def test_rows_are_split_between_diffusion_and_the_one_step() -> None:
         assert (0 if losses.restored is None else len(losses.restored)) == 4 * fraction
 
 
+def test_the_one_step_sees_the_degraded_picture_alone() -> None:
+    parts = components()
+    loss = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 250, None)
+    one = batch(parts)
+    restored = loss(one, generator_for(0)).restored
+    other = loss(replace(one, hr=one.hr.flip(-1)), generator_for(0)).restored
+    assert restored is not None and other is not None
+    assert torch.equal(restored, other)
+    assert not torch.equal(restored, loss(replace(one, lr=one.lr.flip(-1)), generator_for(0)).restored)
+
+
+def test_an_untrained_one_step_starts_near_the_enlarged_picture() -> None:
+    parts = components()
+    with torch.no_grad():  # a velocity of zero
+        parts.unet.conv_out.weight.zero_()
+        parts.unet.conv_out.bias.zero_()
+    one = batch(parts)
+    restored = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 0, None)(one, generator_for(0)).restored
+    enlarged = resize(one.lr, (32, 32))
+    assert restored is not None
+    assert (restored - enlarged).abs().max() < 0.01  # at t=0 the clean latents are all but the input
+
+
+def test_exported_weights_are_the_moving_average(photos: Path, tmp_path: Path) -> None:
+    def weights_after(steps: int, decay: float) -> torch.Tensor:
+        config = run_config(photos, tmp_path / f"{steps}-{decay}", max_steps=steps)
+        # a constant learning rate, so that the first steps of runs of any length are the same
+        optimizer = OptimizerConfig(warmup_steps=1, final_learning_rate=5e-4, ema_decay=decay)
+        return run(replace(config, optimizer=optimizer))[1]["unet.conv_in.weight"]
+
+    start = components().unet.conv_in.weight.detach()
+    raw = [weights_after(steps, 0.0) for steps in (1, 2, 3)]
+    average = start
+    for step, weights in enumerate(raw, start=1):
+        decay = min(0.5, step / (step + 9))
+        average = decay * average + (1 - decay) * weights
+    assert not torch.allclose(average, raw[-1], atol=1e-5)
+    torch.testing.assert_close(weights_after(3, 0.5), average, rtol=0, atol=1e-6)
+
+
 def test_every_part_learns() -> None:
     parts = components()
     with torch.no_grad():  # zero layers hide what lies before them
@@ -199,6 +240,26 @@ def test_a_run_that_stops_and_goes_on_has_the_losses_and_weights_of_one_that_doe
     assert complete
     assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_steps_after_the_last_checkpoint_are_logged_once(photos: Path, tmp_path: Path) -> None:
+    config = run_config(photos, tmp_path / "run", max_steps=2)
+    run(config)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text(log.read_text() + json.dumps({"step": 3, "loss": 9.0}) + '\n{"step": 4, "lo')  # killed while writing
+    run(replace(config, train=replace(config.train, max_steps=4)))
+    assert list(losses_of(tmp_path / "run")) == [1, 2, 3, 4]
+    assert losses_of(tmp_path / "run")[3] != 9.0
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+def test_a_damaged_checkpoint_is_refused(photos: Path, tmp_path: Path, damage: bytes | None) -> None:
+    config = run_config(photos, tmp_path / "run", max_steps=2)
+    run(config)
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-1000] if damage is None else damage)
+    with pytest.raises(TrainingError, match="not a checkpoint of this run"):
+        run(config)
 
 
 def test_a_finished_run_is_left_as_it_is(photos: Path, tmp_path: Path) -> None:

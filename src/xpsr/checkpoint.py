@@ -120,10 +120,15 @@ def load_reference(folder: Path) -> tuple[XPSRUNet, XPSRControlNet]:
     return networks[0], networks[1]
 
 
-def load_strict(kind: type[Network], source: str | Path, *, subfolder: str, **options: Any) -> Network:
+def load_strict(
+    kind: type[Network],
+    source: str | Path,
+    *,
+    subfolder: str,
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
+) -> Network:
     """`kind.from_pretrained`, refusing weights that do not match the config to the last key.
-
-    `options` are upstream's, such as `torch_dtype`.
 
     Raises:
         ModelError: the folder cannot be read, or keys are missing, unexpected or of another shape (listed).
@@ -136,7 +141,8 @@ def load_strict(kind: type[Network], source: str | Path, *, subfolder: str, **op
             use_safetensors=True,  # upstream would fall back to a pickle
             ignore_mismatched_sizes=True,  # or upstream stops at the first; all are refused below
             output_loading_info=True,
-            **options,
+            dtype=dtype,
+            variant=variant,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:500].rstrip(".")
@@ -189,7 +195,7 @@ def fetch_model(name: str, *, revision: str | None = None, local_files_only: boo
             source,
             revision=revision,
             local_files_only=local_files_only,
-            allow_patterns=["*.json", "*.txt", "*.safetensors"],
+            allow_patterns=["*.json", "*.txt", "*/*.safetensors"],  # the components, not a copy of all in one file
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: cannot be fetched from the hub: {' '.join(str(error).split())[:300]}") from error
@@ -198,10 +204,15 @@ def fetch_model(name: str, *, revision: str | None = None, local_files_only: boo
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every weight file in a model folder, by relative path."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*.safetensors"))
-    }
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _refuse_mismatch(

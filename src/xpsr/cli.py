@@ -244,6 +244,8 @@ def _train(arguments: Sequence[str]) -> int:
     device = resolve_device(config.train.device)
     if config.model.path is not None:
         pipe = XPSRPipeline.from_pretrained(config.model.path)
+        defaults = {name: pipe.config[name] for name in config.model.defaults}
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **defaults))
         components = Components(**{f.name: getattr(pipe, f.name) for f in dataclasses.fields(Components)})
     else:
         torch.manual_seed(config.train.seed)
@@ -288,13 +290,7 @@ def _export(components: "Components", folder: Path, config: ModelConfig) -> None
         part.half()
     pipe = XPSRPipeline(
         **{f.name: getattr(components, f.name) for f in dataclasses.fields(components)},
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        strength=config.strength,
-        one_step_timestep=config.one_step_timestep,
-        tile_size=config.tile_size,
-        tile_overlap=config.tile_overlap,
-        color_match=config.color_match,
+        **config.defaults,
     )
     new, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for leftover in (new, old):

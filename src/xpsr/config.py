@@ -86,7 +86,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model that is trained: a folder to go on from, or the sizes of a new one (the mini's by default)."""
+    """The model that is trained: a folder to go on from, or the sizes of a new one (the mini's by default).
+
+    With `path`, the folder's own sizes and defaults hold, and nothing else of this section counts.
+    """
 
     path: Path | None = None
     block_out_channels: tuple[int, ...] = (64, 96, 160)
@@ -108,6 +111,26 @@ class ModelConfig:
     tile_size: int = 128
     tile_overlap: int = 16
     color_match: Literal["none", "adain", "wavelet"] = "none"
+    negative_content: str = ""
+    negative_quality: str = ""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the model's folder tells a pipeline to do unless it is told otherwise."""
+        return {name: getattr(self, name) for name in _MODEL_DEFAULTS}
+
+
+_MODEL_DEFAULTS = (
+    "num_inference_steps",
+    "guidance_scale",
+    "strength",
+    "one_step_timestep",
+    "tile_size",
+    "tile_overlap",
+    "color_match",
+    "negative_content",
+    "negative_quality",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

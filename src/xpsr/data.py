@@ -6,10 +6,11 @@ workers draws the same samples.
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,6 +22,9 @@ from xpsr.degradation import Degraded, degrade
 from xpsr.errors import TrainingError
 from xpsr.image import IMAGE_SUFFIXES
 from xpsr.prior import Level, Levels, Prior, quality_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Batch", "Collate", "CropDataset", "Sample", "SequentialFrom", "generator_for", "levels", "list_photos"]
 
@@ -48,6 +52,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in pinned memory; the loader calls this."""
+        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
 
 def list_photos(config: DataConfig) -> list[tuple[Path, str]]:
@@ -110,18 +118,21 @@ class SequentialFrom(Sampler[int]):
 
 
 class Collate:
-    """Makes a `Batch` of samples; `tokenize` maps texts to int64 ids (B, N)."""
+    """Makes a `Batch` of samples; every text is cut or padded to the tokenizer's length."""
 
-    def __init__(self, tokenize: Callable[[Sequence[str]], torch.Tensor]):
-        self.tokenize = tokenize
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
+        self.tokenizer = tokenizer
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         return Batch(
             hr=torch.stack([s.hr for s in samples]).float() / 255,
             lr=torch.stack([s.lr for s in samples]).float() / 255,
-            content_ids=self.tokenize([s.prior.content for s in samples]),
-            quality_ids=self.tokenize([s.prior.quality for s in samples]),
+            content_ids=self._ids([s.prior.content for s in samples]),
+            quality_ids=self._ids([s.prior.quality for s in samples]),
         )
+
+    def _ids(self, texts: list[str]) -> torch.Tensor:
+        return self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def generator_for(*keys: int) -> torch.Generator:

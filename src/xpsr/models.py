@@ -24,6 +24,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 __all__ = [
@@ -409,6 +410,9 @@ class WindowAttnProcessor:
         return lines.clamp(0, length - 1), shift, size
 
 
+_STRIP_ROWS = 512
+
+
 class HaarAutoencoder(ModelMixin, ConfigMixin):
     """An autoencoder of fixed two-level Walsh-Haar packets: stride 4, 48 channels, exact but for the refiner.
 
@@ -418,6 +422,7 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
     """
 
     spatial_compression_ratio = 4
+    latent_channels = 48
 
     @register_to_config
     def __init__(
@@ -428,7 +433,6 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
         refiner_channels: int = 16,
         refiner_layers: int = 2,
         scaling_factor: float = 1.0,
-        latent_channels: int = 48,
     ):
         super().__init__()
         widths = [3] + [refiner_channels] * refiner_layers
@@ -441,8 +445,10 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
         self.refiner = nn.Sequential(*layers, last)
 
     @classmethod
-    def from_pixels(cls, pixels: torch.Tensor, **kwargs: Any) -> "HaarAutoencoder":
-        """Takes mean and spread from pictures (B, 3, H, W) in [-1, 1]. Keywords are the constructor's.
+    def from_pixels(
+        cls, pixels: torch.Tensor, *, refiner_channels: int = 16, refiner_layers: int = 2
+    ) -> "HaarAutoencoder":
+        """Takes mean and spread from pictures (B, 3, H, W) in [-1, 1].
 
         Each channel is divided by the square root of its spread, all by one number that makes the overall variance 1:
         full whitening would drown a loss in high-frequency noise.
@@ -451,8 +457,14 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
         mean, spread = coefficients.mean(1), coefficients.std(1)
         std = spread.sqrt() * spread.mean().sqrt()  # (spread / std)^2 = spread / mean(spread), whose mean is 1
         std = std.clamp_min(1e-3)  # a constant picture has no spread
-        return cls(latents_mean=mean.tolist(), latents_std=std.tolist(), **kwargs)
+        return cls(
+            latents_mean=mean.tolist(),
+            latents_std=std.tolist(),
+            refiner_channels=refiner_channels,
+            refiner_layers=refiner_layers,
+        )
 
+    @apply_forward_hook
     def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
         """Maps pixels (B, 3, H, W) in [-1, 1] to a distribution without spread over (B, 48, H/4, W/4)."""
         if x.shape[-1] % 4 or x.shape[-2] % 4:
@@ -465,6 +477,7 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
         moments = torch.cat([latents, torch.zeros_like(latents)], 1)
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
 
+    @apply_forward_hook
     def decode(self, z: torch.Tensor, *, refine: bool = True) -> DecoderOutput:
         """Maps (B, 48, h, w) to float32 pixels (B, 3, 4h, 4w), about [-1, 1]; `refine=False` inverts encode exactly."""
         with torch.autocast(z.device.type, enabled=False):
@@ -472,9 +485,18 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
             coefficients = (z.float() * std + mean).unflatten(1, (3, 16))
             packets = torch.einsum("kp,bckhw->bcphw", _walsh_patterns().to(z.device), coefficients).flatten(1, 2)
             pixels = F.pixel_shuffle(packets, 4)
-        if refine:
-            pixels = pixels + self.refiner(pixels.to(next(self.refiner.parameters()).dtype)).float()
-        return DecoderOutput(sample=pixels)
+        return DecoderOutput(sample=pixels + self._refinement(pixels) if refine else pixels)
+
+    def _refinement(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the refiner adds, a strip of rows at a time: its features are five times the picture."""
+        halo = sum(isinstance(layer, nn.Conv2d) for layer in self.refiner)  # rows that 3x3 convolutions look beyond
+        dtype, height = next(self.refiner.parameters()).dtype, pixels.shape[-2]
+        strips = []
+        for top in range(0, height, _STRIP_ROWS):
+            first = max(top - halo, 0)
+            strip = self.refiner(pixels[..., first : top + _STRIP_ROWS + halo, :].to(dtype))
+            strips.append(strip[..., top - first : top - first + _STRIP_ROWS, :].float())
+        return torch.cat(strips, -2)
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         # from the config, not from buffers: those would be rounded with the weights in half precision

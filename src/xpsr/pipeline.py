@@ -4,6 +4,7 @@
 """
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr.checkpoint import fetch_model, load_strict
 from xpsr.color import ColorMatch, match_color
-from xpsr.errors import InputError, XPSRError
+from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
 from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample
 from xpsr.prior import Prior
@@ -143,7 +144,10 @@ class XPSRPipeline(DiffusionPipeline):
             local_files_only=kwargs.pop("local_files_only", False),
         )
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or torch.float32
-        haar = cls.load_config(folder)["vae"][1] == HaarAutoencoder.__name__
+        try:
+            haar = cls.load_config(folder)["vae"][1] == HaarAutoencoder.__name__
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ModelError(f"{folder}: model_index.json cannot be read ({error}); fetch the model again.") from error
         for name, kind in (
             ("vae", HaarAutoencoder if haar else AutoencoderKL),
             ("text_encoder", CLIPTextModel),
@@ -151,8 +155,9 @@ class XPSRPipeline(DiffusionPipeline):
             ("controlnet", XPSRControlNet),
         ):
             if name not in kwargs:
-                options = {key: kwargs[key] for key in ("dtype", "variant") if key in kwargs}
-                kwargs[name] = load_strict(kind, folder, subfolder=name, **options)
+                kwargs[name] = load_strict(
+                    kind, folder, subfolder=name, dtype=kwargs["dtype"], variant=kwargs.get("variant")
+                )
         return super().from_pretrained(str(folder), **kwargs)
 
     @property
@@ -418,14 +423,48 @@ class XPSRPipeline(DiffusionPipeline):
         return negative + guidance_scale * (positive - negative)
 
     def _start_at(self, strength: float, num_inference_steps: int) -> torch.Tensor:
-        """Sets the scheduler's timesteps and returns the last `num_inference_steps`, the first of which is about
-        `strength` times the number of training timesteps."""
-        self.scheduler.set_timesteps(round(num_inference_steps / strength), device=self._execution_device)
-        order = getattr(self.scheduler, "order", 1)
-        start = max(len(self.scheduler.timesteps) - num_inference_steps * order, 0)
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(start)
-        return self.scheduler.timesteps[start:]
+        """Sets the scheduler up and returns the timesteps to take, the first about `strength` times those of training.
+
+        Raises:
+            InputError: the scheduler cannot start there.
+        """
+        scheduler, device = self.scheduler, self._execution_device
+        name = type(scheduler).__name__
+        if not all(hasattr(scheduler, attribute) for attribute in ("alphas_cumprod", "add_noise", "init_noise_sigma")):
+            raise InputError(
+                f"{name} is not a scheduler of discrete noise levels; use DDIMScheduler or another like it."
+            )
+        # LMS and PNDM's first steps draw on a past that a later start does not have
+        if strength < 1 and ("LMS" in name or scheduler.config.get("skip_prk_steps") is False):
+            raise InputError(f"{name} can only start from noise; use strength=1 or another scheduler.")
+        if strength == 1:
+            scheduler.set_timesteps(num_inference_steps, device=device)
+            return scheduler.timesteps
+        limit = scheduler.config.num_train_timesteps
+        remapped = any(scheduler.config.get(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta"))
+        if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters and not remapped:
+            fractions = torch.arange(num_inference_steps, 0, -1) / num_inference_steps
+            timesteps = (fractions * strength * limit).round().long() - 1
+            scheduler.set_timesteps(timesteps=timesteps.clamp_min(0).tolist(), device=device)
+            return scheduler.timesteps
+        # The others only know evenly spread timesteps: those of a longer run, from the nearest to the start on
+        guess, order = round(num_inference_steps / strength), scheduler.order
+        best = (math.inf, guess)
+        for longer in range(max(guess // 2, num_inference_steps), min(2 * guess, limit) + 1):
+            scheduler.set_timesteps(longer, device=device)
+            first = float(scheduler.timesteps[(longer - num_inference_steps) * order])
+            best = min(best, (abs(first + 1 - strength * limit), longer))
+        distance, longer = best
+        if distance > 0.1 * limit:
+            raise InputError(
+                f"{name} cannot start at strength={strength:g} with {num_inference_steps} steps; take more steps or"
+                " another scheduler."
+            )
+        scheduler.set_timesteps(longer, device=device)
+        start = (longer - num_inference_steps) * order
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(start)
+        return scheduler.timesteps[start:]
 
 
 def _one_each(value: Any, count: int, name: str) -> list[Any]:

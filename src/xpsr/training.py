@@ -10,6 +10,8 @@ import copy
 import json
 import logging
 import math
+import pickle
+import platform
 import signal
 import time
 from collections.abc import Callable
@@ -25,9 +27,11 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import DataLoader
 
+from xpsr import __version__
 from xpsr.config import LossConfig, ModelConfig, OptimizerConfig, TrainRunConfig, as_dict
 from xpsr.data import Batch, Collate, CropDataset, SequentialFrom, generator_for
 from xpsr.errors import MissingDependencyError, TrainingError
+from xpsr.image import write_text
 from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample
 
 if TYPE_CHECKING:
@@ -120,7 +124,7 @@ def build_components(config: ModelConfig, pixels: torch.Tensor) -> Components:
     vae = HaarAutoencoder.from_pixels(
         pixels * 2 - 1, refiner_channels=config.refiner_channels, refiner_layers=config.refiner_layers
     )
-    depth, channels = len(config.block_out_channels), vae.config.latent_channels
+    depth, channels = len(config.block_out_channels), vae.latent_channels
     unet = XPSRUNet(
         sample_size=config.tile_size,
         in_channels=channels,
@@ -209,7 +213,7 @@ class XPSRLoss(nn.Module):
         # antialias selects the same cubic (a = -0.5) as Pillow, which inference enlarges with
         condition = F.interpolate(batch.lr, size=hr.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
         with torch.no_grad():
-            clean, degraded = self._encode(hr), self._encode(condition * 2 - 1)
+            clean, degraded = self._encode(hr, generator), self._encode(condition * 2 - 1, generator)
 
         num_timesteps = parts.scheduler.config.num_train_timesteps
         timesteps = torch.randint(num_timesteps, (rows,), generator=generator).to(device)
@@ -245,9 +249,9 @@ class XPSRLoss(nn.Module):
                 losses.terms["feature"] = config.feature_weight * distance
         return losses
 
-    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _encode(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         vae = self.components.vae
-        return vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
+        return vae.encode(pixels).latent_dist.sample(generator) * vae.config.scaling_factor
 
     def _embed(self, ids: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:
         dropped = (torch.rand(len(ids), 1, generator=generator) < dropout).to(ids.device)
@@ -339,7 +343,8 @@ def train(
     """
     run = config.train
     run.output_dir.mkdir(parents=True, exist_ok=True)
-    (run.output_dir / "config.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
+    write_text(run.output_dir / "config.json", json.dumps(as_dict(config), indent=2) + "\n")
+    write_text(run.output_dir / "environment.json", json.dumps(_environment(device), indent=2) + "\n")
     state = _TrainState(config, components, device)
     checkpoint = run.output_dir / "checkpoint.pt"
     if run.resume == "auto" and checkpoint.is_file():
@@ -347,15 +352,11 @@ def train(
         logger.info("resumed at step %d", state.step)
 
     dataset = CropDataset(config.data, seed=run.seed)
-    tokenizer = components.tokenizer
-    collate = Collate(
-        lambda texts: tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-    )
     loader = DataLoader(
         dataset,
         batch_size=run.batch_size,
         sampler=SequentialFrom(state.step * run.batch_size, run.max_steps * run.batch_size),
-        collate_fn=collate,
+        collate_fn=Collate(components.tokenizer),
         num_workers=run.num_workers,
         pin_memory=device.type == "cuda",
     )
@@ -391,8 +392,9 @@ class _TrainState:
         self.optimizer = _adamw(self.parameters, config.optimizer)
         self.discriminator = self.adversary = None
         if config.loss.adversarial_weight:
-            torch.manual_seed(config.train.seed)  # the only module that starts here
-            self.discriminator = PatchDiscriminator().to(device)
+            with torch.random.fork_rng(devices=[]):  # modules are initialised from torch's global generator
+                torch.manual_seed(config.train.seed)
+                self.discriminator = PatchDiscriminator().to(device)
             self.adversary = _adamw(list(self.discriminator.parameters()), config.optimizer)
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -456,22 +458,22 @@ class _TrainState:
         part.replace(path)
 
     def load(self, path: Path) -> None:
-        content = torch.load(path, map_location=self.device, weights_only=True)
         try:
+            content = torch.load(path, map_location=self.device, weights_only=True)
             self.parts.load_state_dict(content["parts"])
             self.optimizer.load_state_dict(content["optimizer"])
             if self.discriminator is not None and self.adversary is not None:
                 self.discriminator.load_state_dict(content["discriminator"])
                 self.adversary.load_state_dict(content["adversary"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            with torch.no_grad():
+                for average, stored in zip(self.average, content["average"], strict=True):
+                    average.copy_(stored)
+            self.step = content["step"]
+        except (KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:300]
             raise TrainingError(
                 f"{path}: not a checkpoint of this run: {reason}; use another train.output_dir."
             ) from error
-        with torch.no_grad():
-            for average, stored in zip(self.average, content["average"], strict=True):
-                average.copy_(stored)
-        self.step = content["step"]
 
 
 class _StopSignal:
@@ -507,7 +509,11 @@ class _Log:
         )
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._task = self._progress.add_task("", total=max_steps, completed=step)
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        path = folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        # what a killed run wrote after its last checkpoint is done, and written, again
+        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        self._file = path.open("a", encoding="utf-8")
         self._last = (step, time.monotonic())
         self._board: Any = None
         with suppress(ImportError):
@@ -539,6 +545,21 @@ class _Log:
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
+
+
+def _environment(device: torch.device) -> dict[str, str]:
+    import diffusers
+    import transformers
+
+    return {
+        "xpsr": __version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+    }
 
 
 def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
