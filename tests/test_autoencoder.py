@@ -106,3 +106,15 @@ def test_autoencoder_loaded_in_half_precision_normalizes_as_before(tmp_path: Pat
     autoencoder.save_pretrained(tmp_path / "vae")
     loaded = load_strict(HaarAutoencoder, tmp_path, subfolder="vae", dtype=torch.bfloat16)
     assert torch.equal(loaded.encode(pixels).latent_dist.mean, autoencoder.encode(pixels).latent_dist.mean)
+
+
+def test_refining_in_strips_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    autoencoder = HaarAutoencoder(refiner_channels=4, refiner_layers=2)
+    for parameter in autoencoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    latents = torch.randn(1, 48, 9, 5)
+    with torch.no_grad():
+        whole = autoencoder.decode(latents).sample
+        for rows in (1, 5, 16, 36):
+            monkeypatch.setattr("xpsr.models._STRIP_ROWS", rows)
+            torch.testing.assert_close(autoencoder.decode(latents).sample, whole)

@@ -1,5 +1,7 @@
 """From a picture to a larger one, with a tiny untrained model."""
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,17 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr import Prior, XPSRPipeline
+from xpsr.checkpoint import load_reference
 from xpsr.errors import InputError, XPSRError
-from xpsr.image import resize
+from xpsr.image import Picture, resize, to_picture
 from xpsr.training import Components
 
 
@@ -83,35 +89,108 @@ def test_save_and_load_keep_the_result_and_the_models_defaults(pipe: XPSRPipelin
     assert np.array_equal(restore(pipe, noise_picture(9, 7)), restore(again, noise_picture(9, 7)))
 
 
-@pytest.mark.parametrize("strength", [0.4, 1.0])
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "DDIM",
-        "DPMSolverMultistep",
-        "EulerAncestralDiscrete",
-        "EulerDiscrete",
-        "HeunDiscrete",
-        "LMSDiscrete",
-        "PNDM",
-        "UniPCMultistep",
-    ],
+SCHEDULERS = (
+    *("DDPM", "DDIM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "EulerAncestralDiscrete"),
+    *("EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM"),
+    *("SASolver", "TCD", "UniPCMultistep"),
 )
+
+
+def scheduler(kind: str, pipe: XPSRPipeline) -> Any:
+    options = {"skip_prk_steps": True} if kind == "PNDM" else {}  # its first steps need a long past
+    return getattr(diffusers, f"{kind}Scheduler").from_config(pipe.scheduler.config, **options)
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+@pytest.mark.parametrize("kind", SCHEDULERS)
 @pytest.mark.filterwarnings("ignore")  # diffusers warns of options that a scheduler does not know
-def test_any_scheduler_works(tiny_model: Path, kind: str, strength: float) -> None:
+def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
+    tiny_model: Path, kind: str, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe = XPSRPipeline.from_pretrained(tiny_model)
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = getattr(diffusers, f"{kind}Scheduler").from_config(pipe.scheduler.config)
-    result = restore(pipe, noise_picture(8, 8), num_inference_steps=4, strength=strength, generator=seeded())
-    assert result.shape == (32, 32, 3)
-    assert 0.01 < result.std() < 0.5
+    pipe.scheduler = scheduler(kind, pipe)
+    clean = torch.randn(1, 48, 8, 8, generator=seeded(5))
+
+    def velocity(latents: torch.Tensor, timestep: torch.Tensor, *_: Any) -> torch.Tensor:
+        alpha = pipe.scheduler.alphas_cumprod[timestep.long()].clamp(1e-8, 1 - 1e-8)
+        noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+
+    monkeypatch.setattr(pipe, "_predict", velocity)
+    conditions = pipe.encode(to_picture(pipe_input(clean, pipe)), Prior(), None, scale=4)
+    settings = pipe.settings(num_inference_steps=4, strength=strength, tile_size=16)
+    if kind == "LMSDiscrete" and strength < 1:
+        with pytest.raises(InputError, match="can only start from noise"):
+            pipe.denoise(conditions, settings, generator=seeded())
+        return
+    latents = pipe.denoise(conditions, settings, generator=seeded())
+    assert (latents - clean).abs().mean() < 0.1
+    assert abs(float(pipe.scheduler.timesteps.max()) - 999) <= 1 or strength < 1
 
 
-def test_strength_is_the_start_timestep_and_steps_are_all_taken(pipe: XPSRPipeline) -> None:
-    for steps, strength in ((4, 0.4), (10, 0.5), (3, 1.0), (1, 0.25)):
-        timesteps = pipe._start_at(strength, steps)
-        assert len(timesteps) == steps
-        assert abs(timesteps[0].item() - strength * 1000) <= 2
+def pipe_input(latents: torch.Tensor, pipe: XPSRPipeline) -> Image.Image:
+    """Any picture whose latents have this size."""
+    side = latents.shape[-1] * pipe.vae_scale_factor // 4
+    return noise_picture(side, side)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.integers(1, 50), strength=st.floats(0.06, 1.0))
+def test_strength_is_the_start_timestep_and_all_steps_are_taken(
+    pipe: XPSRPipeline, steps: int, strength: float
+) -> None:
+    timesteps = pipe._start_at(strength, steps)
+    assert len(timesteps) == steps
+    assert abs(timesteps[0].item() + 1 - strength * 1000) <= 1
+    assert (timesteps.diff() < 0).all()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.integers(1, 20), strength=st.floats(0.1, 0.99))
+def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(
+    tiny_model: Path, pipe: XPSRPipeline, steps: int, strength: float
+) -> None:
+    other = copy.copy(pipe)
+    other.scheduler = scheduler("DDIM", pipe)
+    try:
+        timesteps = other._start_at(strength, steps)
+    except InputError:
+        assert steps < 5  # with n of n + 1 steps left, the start is 1 / (n + 1) below that with n of n
+        return
+    assert len(timesteps) == steps
+    assert abs(timesteps[0].item() + 1 - strength * 1000) <= 100
+
+
+@pytest.mark.parametrize("kind", ["IPNDM", "EDMEuler", "FlowMatchEulerDiscrete"])
+def test_schedulers_of_another_kind_are_refused_in_one_line(pipe: XPSRPipeline, kind: str) -> None:
+    other = copy.copy(pipe)
+    other.scheduler = getattr(diffusers, f"{kind}Scheduler")()
+    with pytest.raises(InputError, match=f"{kind}Scheduler is not a scheduler of discrete noise levels"):
+        other._start_at(1.0, 4)
+
+
+def test_guidance_and_both_texts_are_those_of_the_reference(golden: Path) -> None:
+    run, loop = json.loads((golden / "run.json").read_text()), load_file(golden / "loop.safetensors")
+    unet, controlnet = load_reference(golden)
+    pipe = XPSRPipeline(
+        vae=AutoencoderKL.from_pretrained(golden, subfolder="vae"),
+        text_encoder=CLIPTextModel.from_pretrained(golden, subfolder="text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(golden, subfolder="tokenizer"),
+        unet=unet,
+        controlnet=controlnet,
+        scheduler=diffusers.DDPMScheduler.from_pretrained(golden, subfolder="scheduler"),
+    )
+    pixels = loop["controlnet_cond"][0]
+    negative = Prior(run["neg"], run["low_negative_prompt_hardcoded"])
+    with torch.no_grad():
+        conditions = pipe.encode(Picture(pixels=pixels), Prior(run["prompt"], run["low"]), negative, scale=1)
+        assert torch.equal(conditions.crop.crop(conditions.pixels)[0], pixels)
+        output = pipe._predict(
+            loop["init_latents"], loop["timesteps"][0], pixels[None], conditions, run["guidance"], run["cond_scale"]
+        )
+    expected = loop["step/0/noise_pred"]
+    assert (output - expected).abs().max() / expected.abs().max() < 3e-5
 
 
 def test_starting_from_noise_forgets_the_latents_but_not_the_condition(pipe: XPSRPipeline) -> None:
@@ -138,13 +217,42 @@ def test_both_texts_and_guidance_change_the_result(pipe: XPSRPipeline) -> None:
     assert np.allclose(plain, same, atol=1e-5)
 
 
-def test_tiles_agree_with_the_whole_where_they_do_not_meet(pipe: XPSRPipeline) -> None:
+def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
+    pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(latents: torch.Tensor, timestep: torch.Tensor, pixels: torch.Tensor, *_: Any) -> torch.Tensor:
+        assert pixels.shape[-2:] == (latents.shape[-2] * 4, latents.shape[-1] * 4)
+        # what v makes of the one step: the picture that the ControlNet was shown
+        seen = pipe.vae.encode(pixels * 2 - 1).latent_dist.mean
+        alpha = pipe.scheduler.alphas_cumprod[250]
+        return (alpha.sqrt() * latents - seen) / (1 - alpha).sqrt()
+
+    monkeypatch.setattr(pipe, "_predict", look)
+    image = noise_picture(40, 24)
+    result = restore(pipe, image, tile_size=16, tile_overlap=8)
+    enlarged = resize(to_picture(image).pixels, (96, 160)).permute(1, 2, 0).numpy()
+    assert np.abs(result - enlarged).max() < 1e-4
+
+
+def test_tiles_change_little(pipe: XPSRPipeline) -> None:
     image = noise_picture(40, 24)
     whole = restore(pipe, image, tile_size=64)
-    tiled = restore(pipe, image, tile_size=16, tile_overlap=8)
+    tiled = restore(pipe, image, tile_size=16)  # group norms see a tile's own statistics: near, not equal
     assert tiled.shape == whole.shape
-    # group norms see a tile's own statistics: near, not equal
-    assert np.abs(whole - tiled).mean() < 0.05
+    assert 0 < np.abs(whole - tiled).mean() < 0.05
+
+
+def test_a_batch_equals_its_items_with_guidance_and_tiles(pipe: XPSRPipeline) -> None:
+    images = [noise_picture(20, 24, seed=1), noise_picture(30, 12, seed=2)]
+    options: dict[str, Any] = {
+        "guidance_scale": 2.0,
+        "num_inference_steps": 2,
+        "tile_size": 16,
+        "prior": Prior("a", "b"),
+    }
+    together = pipe(images, generator=[seeded(1), seeded(2)], **options).images
+    alone = [pipe(image, generator=seeded(i + 1), **options).images[0] for i, image in enumerate(images)]
+    assert [image.tobytes() for image in together] == [image.tobytes() for image in alone]
 
 
 def test_every_kind_of_input_gives_the_same_picture(pipe: XPSRPipeline, tmp_path: Path) -> None:
