@@ -27,7 +27,11 @@ def main() -> None:
     card = args.target / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else None
     shutil.rmtree(args.target, ignore_errors=True)
-    shutil.copytree(args.source, args.target)
+    shutil.copytree(args.source, args.target, copy_function=shutil.copyfile)
+    for config in args.target.rglob("*.json"):
+        content = json.loads(config.read_text(encoding="utf-8"))
+        if content.pop("_name_or_path", None) is not None:  # a path of the machine that trained it
+            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if text is not None:
         card.write_text(text, encoding="utf-8")
     (args.target / "checksums.json").write_text(json.dumps(checksums(args.target), indent=2) + "\n", encoding="utf-8")
