@@ -49,6 +49,7 @@ def test_folder_is_complete_and_at_most_32_megabytes() -> None:
 def test_it_restores_in_one_step_without_flags(pipe: XPSRPipeline, restored: Image.Image) -> None:
     settings = pipe.settings()
     assert (settings.num_inference_steps, settings.strength, settings.guidance_scale) == (1, 0.0, 1.0)
+    assert settings.num_shifts == 2
     assert restored.size == (512, 512)
 
 

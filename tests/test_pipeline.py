@@ -229,9 +229,10 @@ def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
 
     monkeypatch.setattr(pipe, "_predict", look)
     image = noise_picture(40, 24)
-    result = restore(pipe, image, tile_size=16, tile_overlap=8)
     enlarged = resize(to_picture(image).pixels, (96, 160)).permute(1, 2, 0).numpy()
-    assert np.abs(result - enlarged).max() < 1e-4
+    for num_shifts in (1, 2, 4):
+        result = restore(pipe, image, tile_size=16, tile_overlap=8, num_shifts=num_shifts)
+        assert np.abs(result - enlarged).max() < 1e-4
 
 
 def test_tiles_change_little(pipe: XPSRPipeline) -> None:
@@ -240,6 +241,14 @@ def test_tiles_change_little(pipe: XPSRPipeline) -> None:
     tiled = restore(pipe, image, tile_size=16)  # group norms see a tile's own statistics: near, not equal
     assert tiled.shape == whole.shape
     assert 0 < np.abs(whole - tiled).mean() < 0.05
+
+
+def test_shifts_are_the_mean_of_the_picture_on_each_grid(pipe: XPSRPipeline) -> None:
+    image = noise_picture(12, 12)
+    enlarged = resize(to_picture(image).pixels, (48, 48))
+    moved = torch.nn.functional.pad(enlarged, (2, 0, 2, 0), mode="reflect")
+    expected = (restore(pipe, enlarged, scale=1) + restore(pipe, moved, scale=1)[2:, 2:]) / 2
+    assert np.abs(restore(pipe, image, num_shifts=2) - expected).max() < 1e-5
 
 
 def test_a_batch_equals_its_items_with_guidance_and_tiles(pipe: XPSRPipeline) -> None:
@@ -306,6 +315,9 @@ def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> N
         ({"strength": 0.01, "num_inference_steps": 50}, "at most 10 steps"),
         ({"tile_size": 15}, "use 14"),
         ({"tile_overlap": 16}, "tile_overlap=16"),
+        ({"num_shifts": 3}, "num_shifts=3 does not divide 4 pixels"),
+        ({"num_shifts": 0}, "num_shifts=0"),
+        ({"num_shifts": 2, "num_inference_steps": 2}, "for the one step"),
         ({"output_type": "jpeg"}, "'pil', 'np' or 'pt'"),
         ({"prior": [Prior(), Prior()]}, "2 values of prior for 1 images"),
         ({"generator": [seeded(), seeded()]}, "2 values of generator"),

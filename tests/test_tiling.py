@@ -142,3 +142,15 @@ def test_padding_reflects_and_repeats_where_the_picture_is_too_small() -> None:
     assert padded[0, 0].tolist() == [1, 2, 3, 4, 5, 4, 3, 2]
     assert torch.equal(padded, padded[:, :1].expand(1, 8, 8))
     assert pad_to_multiple(row[..., :3], 8)[0][0, 0].tolist() == [1, 2, 3, 2, 1, 1, 1, 1]
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.integers(0, 7))
+def test_padding_with_an_offset_mirrors_at_every_side_and_crops_back(
+    height: int, width: int, multiple: int, offset: int
+) -> None:
+    pixels = torch.rand(3, height, width)
+    padded, crop = pad_to_multiple(pixels, multiple, offset=offset)
+    assert padded.shape[-2] % multiple == 0 and padded.shape[-1] % multiple == 0
+    assert torch.equal(crop.crop(padded), pixels)
+    for line in range(1, min(offset, height - 1) + 1):
+        assert torch.equal(padded[:, offset - line, offset : offset + width], pixels[:, line])

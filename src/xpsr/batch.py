@@ -63,6 +63,7 @@ class Restorer:
             strength=config.strength,
             tile_size=config.tile_size,
             tile_overlap=config.tile_overlap,
+            num_shifts=config.num_shifts,
             color_match=config.color_match,
         )
         self.settings = {"scale": config.scale, **dataclasses.asdict(resolved)}

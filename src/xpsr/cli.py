@@ -128,6 +128,13 @@ def _upscale_parser() -> _Parser:
         help="weight of the texts; above 1 is slower (default: the model's)",
     )
     add("--strength", type=float, metavar="S", help="where to start, 1 is pure noise (default: the model's)")
+    add(
+        "--shifts",
+        dest="num_shifts",
+        type=int,
+        metavar="N",
+        help="grids to average the one step over; 1 is fastest, more hide the grid (default: the model's)",
+    )
     add("--seed", type=int, metavar="S", help="the same for every picture (default: a random one for each)")
     add("--color-match", choices=("none", "adain", "wavelet"), help="to the input (default: the model's)")
     add = parser.add_argument_group("model and machine").add_argument

@@ -110,6 +110,7 @@ class ModelConfig:
     guidance_scale: float = 1.0
     tile_size: int = 128
     tile_overlap: int = 16
+    num_shifts: int = 2
     color_match: Literal["none", "adain", "wavelet"] = "none"
     negative_content: str = ""
     negative_quality: str = ""
@@ -127,6 +128,7 @@ _MODEL_DEFAULTS = (
     "one_step_timestep",
     "tile_size",
     "tile_overlap",
+    "num_shifts",
     "color_match",
     "negative_content",
     "negative_quality",
@@ -206,6 +208,7 @@ class UpscaleConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     tile_size: int | None = None
     tile_overlap: int | None = None
+    num_shifts: int | None = None
     color_match: Literal["none", "adain", "wavelet"] | None = None
 
     def __post_init__(self) -> None:

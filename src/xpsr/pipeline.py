@@ -3,6 +3,7 @@
 `__call__` reads as the method does: look up the prior, encode pixels and texts, denoise, decode.
 """
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,7 @@ class Settings:
     strength: float
     tile_size: int
     tile_overlap: int
+    num_shifts: int
     color_match: ColorMatch
 
 
@@ -62,6 +64,12 @@ class _Conditions:
     content: torch.Tensor  # (1 or 2, N, D)
     quality: torch.Tensor
     crop: Tile  # where the picture lies in the padded one
+    multiple: int  # of which the padded one's sides are multiples
+
+    def shifted(self, offset: int) -> "_Conditions":
+        """The same with the picture `offset` pixels further down and to the right, on another grid of latent pixels."""
+        pixels, crop = pad_to_multiple(self.crop.crop(self.pixels), self.multiple, offset=offset)
+        return dataclasses.replace(self, pixels=pixels, crop=crop)
 
 
 class XPSRPipeline(DiffusionPipeline):
@@ -80,6 +88,8 @@ class XPSRPipeline(DiffusionPipeline):
         strength: where denoising starts, as a fraction of the training timesteps; 1 is pure noise.
         one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
         tile_size, tile_overlap: in latent pixels; larger pictures are denoised in tiles.
+        num_shifts: the one step is taken on so many grids of latent pixels, each shifted against the last, and the
+            pictures averaged, which hides the grid (cycle spinning, Coifman and Donoho 1995).
         color_match: how colours are brought back to those of the input.
         negative_content, negative_quality: what guidance leads away from.
     """
@@ -100,6 +110,7 @@ class XPSRPipeline(DiffusionPipeline):
         one_step_timestep: int | None = None,
         tile_size: int = 64,
         tile_overlap: int = 8,
+        num_shifts: int = 1,
         color_match: str = "adain",  # a ColorMatch; upstream's loader reads this annotation and knows no Literal
         negative_content: str = "",
         negative_quality: str = "",
@@ -120,6 +131,7 @@ class XPSRPipeline(DiffusionPipeline):
             one_step_timestep=one_step_timestep,
             tile_size=tile_size,
             tile_overlap=tile_overlap,
+            num_shifts=num_shifts,
             color_match=color_match,
             negative_content=negative_content,
             negative_quality=negative_quality,
@@ -182,6 +194,7 @@ class XPSRPipeline(DiffusionPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         tile_size: int | None = None,
         tile_overlap: int | None = None,
+        num_shifts: int | None = None,
         color_match: ColorMatch | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
     ) -> XPSRPipelineOutput:
@@ -200,6 +213,7 @@ class XPSRPipeline(DiffusionPipeline):
             controlnet_conditioning_scale: factor of the ControlNet's residuals.
             generator: one for all, which each picture uses from its present state on, or one each. None: a random one.
             tile_size, tile_overlap: in latent pixels.
+            num_shifts: over how many shifted grids the one step is averaged; each takes as long as the first.
             color_match: "none", "adain" or "wavelet".
             output_type: "pil", "np" or "pt".
 
@@ -213,6 +227,7 @@ class XPSRPipeline(DiffusionPipeline):
             strength=strength,
             tile_size=tile_size,
             tile_overlap=tile_overlap,
+            num_shifts=num_shifts,
             color_match=color_match,
         )
         if not 0 < scale <= MAX_SCALE:
@@ -228,13 +243,18 @@ class XPSRPipeline(DiffusionPipeline):
             picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
             guided = settings.guidance_scale > 1
             conditions = self.encode(picture, item_prior, negative if guided else None, scale=scale)
-            latents = self.denoise(
-                conditions,
-                settings,
-                controlnet_conditioning_scale=controlnet_conditioning_scale,
-                generator=item_generator,
-            )
-            pixels = self.decode(latents, conditions, color_match=settings.color_match)
+            shares = []
+            for shift in range(settings.num_shifts):
+                moved = conditions.shifted(shift * self.vae_scale_factor // settings.num_shifts)
+                latents = self.denoise(
+                    moved,
+                    settings,
+                    controlnet_conditioning_scale=controlnet_conditioning_scale,
+                    generator=item_generator,
+                )
+                pixels = self.decode(latents, moved, color_match=settings.color_match)
+                shares.append(pixels / settings.num_shifts)
+            pixels = sum(shares[1:], shares[0])
             results.append(_as_output(pixels, picture, output_type))
         self.maybe_free_model_hooks()
         return XPSRPipelineOutput(images=results, priors=priors)
@@ -247,6 +267,7 @@ class XPSRPipeline(DiffusionPipeline):
         strength: float | None = None,
         tile_size: int | None = None,
         tile_overlap: int | None = None,
+        num_shifts: int | None = None,
         color_match: ColorMatch | None = None,
     ) -> Settings:
         """What a call with these arguments does: the model's own default stands where one is None.
@@ -286,6 +307,14 @@ class XPSRPipeline(DiffusionPipeline):
             )
         if not 0 <= tile_overlap < tile_size:
             raise InputError(f"tile_overlap={tile_overlap} is not in [0, tile_size={tile_size}); use {tile_size // 8}.")
+        if num_shifts is None:
+            num_shifts = config.num_shifts if strength == 0 else 1
+        if num_shifts < 1 or self.vae_scale_factor % num_shifts:
+            raise InputError(f"num_shifts={num_shifts} does not divide {self.vae_scale_factor} pixels; use 1 or 2.")
+        if num_shifts > 1 and strength > 0:
+            raise InputError(
+                f"num_shifts={num_shifts} would average pictures of different noise; it is for the one step, use 1."
+            )
         color_match = config.color_match if color_match is None else color_match
         if color_match not in get_args(ColorMatch):
             raise InputError(f"color_match={color_match!r} is unknown; use one of {', '.join(get_args(ColorMatch))}.")
@@ -295,6 +324,7 @@ class XPSRPipeline(DiffusionPipeline):
             strength=strength,
             tile_size=tile_size,
             tile_overlap=tile_overlap,
+            num_shifts=num_shifts,
             color_match=color_match,
         )
 
@@ -315,6 +345,7 @@ class XPSRPipeline(DiffusionPipeline):
             content=self.embed([p.content for p in priors]),
             quality=self.embed([p.quality for p in priors]),
             crop=crop,
+            multiple=multiple,
         )
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:

@@ -105,22 +105,23 @@ def blend_tiles(
     return total / norm
 
 
-def pad_to_multiple(pixels: torch.Tensor, multiple: int) -> tuple[torch.Tensor, Tile]:
-    """Pads right and bottom by reflection until both sides are multiples of `multiple`; nothing is stretched.
+def pad_to_multiple(pixels: torch.Tensor, multiple: int, *, offset: int = 0) -> tuple[torch.Tensor, Tile]:
+    """Pads by reflection until both sides are multiples of `multiple`; nothing is stretched.
 
     Where a picture is smaller than its padding, the reflection's last line is repeated.
 
     Args:
         pixels: (..., H, W) of any dtype.
         multiple: at least 1.
+        offset: lines added at the top and at the left; the rest is added at the bottom and at the right.
 
     Returns:
         (..., H', W') and the tile that crops it, or anything of its size, back to (..., H, W).
     """
     height, width = pixels.shape[-2:]
-    padded = pixels.index_select(-2, _reflection(height, multiple, pixels.device))
-    padded = padded.index_select(-1, _reflection(width, multiple, pixels.device))
-    return padded, Tile(top=0, left=0, height=height, width=width)
+    padded = pixels.index_select(-2, _reflection(height, multiple, offset, pixels.device))
+    padded = padded.index_select(-1, _reflection(width, multiple, offset, pixels.device))
+    return padded, Tile(top=offset, left=offset, height=height, width=width)
 
 
 def _starts(length: int, tile_size: int, overlap: int) -> list[int]:
@@ -133,8 +134,8 @@ def _gaussian(length: int, middle: float) -> torch.Tensor:
     return torch.exp(-(distances**2) / (2 * _VARIANCE)) / math.sqrt(2 * math.pi * _VARIANCE)
 
 
-def _reflection(length: int, multiple: int, device: torch.device) -> torch.Tensor:
-    """Indices 0, 1, ..., length - 1, length - 2, ... of the pixels that make a side up to the multiple."""
+def _reflection(length: int, multiple: int, offset: int, device: torch.device) -> torch.Tensor:
+    """Indices offset, ..., 1, 0, 1, ..., length - 1, length - 2, ... of pixels that make up a multiple."""
     last = length - 1
-    indices = torch.arange(-(-length // multiple) * multiple, device=device)
-    return (last - (indices - last).abs()).clamp_min(0)
+    indices = torch.arange(-(-(offset + length) // multiple) * multiple, device=device) - offset
+    return (last - (indices.abs() - last).abs()).clamp(0, last)
