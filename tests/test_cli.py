@@ -334,6 +334,7 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
             "strength": 0.0,
             "tile_size": 16,
             "tile_overlap": 4,
+            "num_shifts": 1,
             "color_match": "none",
             "device": str(device),
             "dtype": resolve_dtype("auto", device),
