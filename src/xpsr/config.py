@@ -106,7 +106,7 @@ class ModelConfig:
     refiner_layers: int = 2
     one_step_timestep: int = 250
     num_inference_steps: int = 1
-    strength: float = 0.4
+    strength: float = 0.1
     guidance_scale: float = 1.0
     tile_size: int = 128
     tile_overlap: int = 16
