@@ -108,7 +108,7 @@ class ModelConfig:
     num_inference_steps: int = 1
     strength: float = 0.1
     guidance_scale: float = 1.0
-    tile_size: int = 128
+    tile_size: int = 144  # a 128 x 128 picture on a shifted grid fits
     tile_overlap: int = 16
     num_shifts: int = 2
     color_match: Literal["none", "adain", "wavelet"] = "none"
