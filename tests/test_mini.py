@@ -53,7 +53,7 @@ def test_it_restores_in_one_step_without_flags(pipe: XPSRPipeline, restored: Ima
     assert restored.size == (512, 512)
 
 
-def test_restored_is_about_as_faithful_as_bicubic_and_far_sharper(lr: Image.Image, restored: Image.Image) -> None:
+def test_restored_is_about_as_faithful_as_bicubic_and_sharper(lr: Image.Image, restored: Image.Image) -> None:
     hr = luma(Image.open(ROOT / "tests" / "data" / "moose.jpg"))
     bicubic, sr = luma(lr.resize((512, 512), Image.Resampling.BICUBIC)), luma(restored)
 
@@ -63,9 +63,8 @@ def test_restored_is_about_as_faithful_as_bicubic_and_far_sharper(lr: Image.Imag
     def detail(image: np.ndarray) -> float:  # mean gradient
         return float(np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean())
 
-    assert error(sr) < 1.2 * error(bicubic)  # what looks sharp is never exactly right
-    assert detail(bicubic) < 0.75 * detail(hr)
-    assert 0.75 * detail(hr) < detail(sr) < 1.25 * detail(hr)
+    assert error(sr) < 1.1 * error(bicubic)  # what looks sharp is never exactly right
+    assert 1.25 * detail(bicubic) < detail(sr) < detail(hr)
 
 
 def test_colours_stay(lr: Image.Image, restored: Image.Image) -> None:
