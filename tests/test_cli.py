@@ -299,7 +299,12 @@ def test_output_that_is_a_file_is_refused(upscale: Run) -> None:
 def test_interrupt_ends_without_traceback_or_half_a_picture(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     save_photo("a.png")
     monkeypatch.setattr("xpsr.batch.write_text", lambda *_: signal.raise_signal(signal.SIGINT))
-    result = upscale("a.png")
+    # started in the background, a shell's child ignores Ctrl-C, and Python leaves it at that
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = upscale("a.png")
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert result.code == 130
     one_line(result, "interrupted")
     assert files() == []
