@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 parameter.add_(torch.randn(parameter.shape) * 0.02)
     pipeline = XPSRPipeline(
         **vars(components),
-        num_inference_steps=1,
-        guidance_scale=1.0,
-        strength=0.4,
         one_step_timestep=250,
-        tile_size=16,
-        tile_overlap=4,
-        color_match="none",
+        settings={
+            **dataclasses.asdict(config.settings),
+            "strength": 0.4,
+            "tile_size": 16,
+            "tile_overlap": 4,
+            "num_shifts": 1,
+        },
     )
     folder = tmp_path_factory.mktemp("tiny") / "model"
     pipeline.save_pretrained(folder)

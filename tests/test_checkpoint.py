@@ -18,12 +18,12 @@ from xpsr.checkpoint import (
     checksums,
     controlnet_from_reference,
     controlnet_to_reference,
-    load_reference,
     load_strict,
     resolve_model,
     unet_from_reference,
     unet_to_reference,
 )
+from xpsr.convert import load_reference
 from xpsr.errors import ModelError
 from xpsr.models import XPSRControlNet, XPSRUNet
 
@@ -233,10 +233,9 @@ def test_load_strict_lists_what_does_not_match(kind: str, name: str, ours: Path)
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_load_reference_lists_what_does_not_match(kind: str, name: str, reference: Path) -> None:
     change, expected = DAMAGES[kind]
-    path = reference / name / WEIGHTS
-    damage(path, change)
+    damage(reference / name / WEIGHTS, change)
     message = refusal(lambda: load_reference(reference))
-    assert message == f"{path}: the weights do not match the config: {'; '.join(expected)}."
+    assert message == f"{reference}/{name}: the weights do not match the config: {'; '.join(expected)}."
 
 
 def test_long_lists_of_keys_are_cut(ours: Path) -> None:
@@ -267,7 +266,7 @@ def test_damaged_files_are_refused(
         spoil(tmp_path / folder / name / file)
     strict = refusal(lambda: load_strict(KINDS[name][0], tmp_path / "ours", subfolder=name))
     assert strict.startswith(f"{tmp_path}/ours/{name}: ")
-    assert refusal(lambda: load_reference(tmp_path / "reference")).startswith(f"{tmp_path}/reference/{name}: ")
+    assert refusal(lambda: load_reference(tmp_path / "reference")).startswith(f"{tmp_path}/reference/{name}")
 
 
 def test_pickled_weights_are_not_read(ours: Path) -> None:

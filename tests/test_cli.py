@@ -1,5 +1,6 @@
 """The command line, from arguments to files, lines and exit codes, with a tiny untrained model."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -107,7 +108,9 @@ def one_line(result: Result, *parts: str) -> str:
 # Help and options
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["upscale", "--help"], ["train", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([name, "--help"] for name in ("upscale", "train", "convert", "doctor"))]
+)
 def test_help_answers_at_once(arguments: list[str]) -> None:
     times = []
     for _ in range(3):  # the machine may be busy; 0.5 s are promised
@@ -141,7 +144,7 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscale", "a.png", "--zzzz"], "xpsr: unknown option --zzzz; see xpsr upscale --help."),
         (["doctor", "--jsn"], "xpsr: unknown option --jsn; did you mean --json?"),
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
-        (["a.png"], "xpsr: unknown command a.png; there are: upscale, train, doctor."),
+        (["a.png"], "xpsr: unknown command a.png; there are: upscale, train, convert, doctor."),
         (["upscale"], "xpsr: no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg."),
         (["upscale", "a.png", "--scale"], "xpsr: argument --scale: expected one argument; see xpsr upscale --help."),
         (["upscale", "a.png", "--steps", "0"], "xpsr: steps=0 is less than one; use 1 to 50."),
@@ -332,18 +335,10 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
         "output_size": [18, 12],
         "prior": {"content": "a cat", "quality": "noisy"},
         "seed": 3,
-        "settings": {
-            "scale": 2.5,
-            "num_inference_steps": 1,
-            "guidance_scale": 1.0,
-            "strength": 0.0,
-            "tile_size": 16,
-            "tile_overlap": 4,
-            "num_shifts": 1,
-            "color_match": "none",
-            "device": str(device),
-            "dtype": resolve_dtype("auto", device),
-        },
+        "scale": 2.5,
+        "settings": dataclasses.asdict(XPSRPipeline.from_pretrained(tiny_model).settings()),
+        "device": str(device),
+        "dtype": resolve_dtype("auto", device),
         "model": {"name": str(tiny_model), "sha256": checksums(tiny_model)},
     }
 
@@ -355,10 +350,11 @@ def test_result_is_that_of_the_pipeline_with_the_settings_of_the_sidecar(upscale
     )
     sidecar = read_json("outputs/a_x4.json")
     assert sidecar["settings"]["strength"] == 0.4 and sidecar["settings"]["color_match"] == "none"
-    settings = {key: value for key, value in sidecar["settings"].items() if key not in ("device", "dtype")}
     pipe = XPSRPipeline.from_pretrained(tiny_model)
     generator = torch.Generator().manual_seed(sidecar["seed"])
-    expected = pipe("a.png", prior=xpsr.Prior(**sidecar["prior"]), generator=generator, **settings).images[0]
+    expected = pipe(
+        "a.png", prior=xpsr.Prior(**sidecar["prior"]), generator=generator, settings=sidecar["settings"]
+    ).images[0]
     np.testing.assert_array_equal(np.asarray(open_image("outputs/a_x4.png")), np.asarray(expected))
 
 
@@ -471,8 +467,7 @@ model:
   norm_num_groups: 8
   conditioning_channels: [4, 8, 16]
   text_width: 32
-  tile_size: 16
-  tile_overlap: 4
+  settings: {{tile_size: 16, tile_overlap: 4}}
   vocabulary: {vocabulary}
 data: {{hr_dir: photos, crop_size: 64}}
 train: {{output_dir: runs/tiny, max_steps: 3, batch_size: 2, precision: fp32, device: cpu}}

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ ORDER = (
     "degradation",
     "models",
     "checkpoint",
+    "convert",
     "prior",
     "pipeline",
     "data",
@@ -169,7 +171,7 @@ def test_all_is_sorted_and_available():
     assert {*xpsr._MODULE_OF, "__version__"} == set(xpsr.__all__)
     assert set(xpsr.__all__) <= set(dir(xpsr))
     for name, module in xpsr._MODULE_OF.items():
-        assert getattr(xpsr, name).__module__ == module
+        assert getattr(xpsr, name) is getattr(import_module(module), name)
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -80,7 +80,7 @@ def test_a_text_about_quality_and_one_about_content_matter(pipe: XPSRPipeline, l
 
 
 def test_tiles_do_not_show(pipe: XPSRPipeline, lr: Image.Image, restored: Image.Image) -> None:
-    tiled = luma(pipe(lr, tile_size=64, tile_overlap=16).images[0])
+    tiled = luma(pipe(lr, settings={"tile_size": 64}).images[0])
     assert np.abs(tiled - luma(restored)).mean() < 3
 
 

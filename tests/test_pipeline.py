@@ -1,7 +1,6 @@
 """From a picture to a larger one, with a tiny untrained model."""
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from xpsr import Prior, XPSRPipeline
-from xpsr.checkpoint import load_reference
+from xpsr import Prior, Settings, XPSRPipeline
 from xpsr.errors import InputError, XPSRError
-from xpsr.image import Picture, resize, to_picture
+from xpsr.image import resize, to_picture
 from xpsr.training import Components
 
 
@@ -41,6 +36,11 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def restore(pipe: XPSRPipeline, image: Any, **options: Any) -> np.ndarray:
     return np.asarray(pipe(image, output_type="np", **options).images[0])
+
+
+def prepared(pipe: XPSRPipeline, image: Any, **overrides: Any) -> tuple[Any, Settings]:
+    resolved = pipe.settings(overrides=overrides)
+    return pipe.encode(to_picture(image), Prior(), resolved, scale=4), resolved
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -118,8 +118,7 @@ def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
 
     monkeypatch.setattr(pipe, "_predict", velocity)
-    conditions = pipe.encode(to_picture(pipe_input(clean, pipe)), Prior(), None, scale=4)
-    settings = pipe.settings(num_inference_steps=4, strength=strength, tile_size=16)
+    conditions, settings = prepared(pipe, pipe_input(clean, pipe), num_inference_steps=4, strength=strength)
     if kind == "LMSDiscrete" and strength < 1:
         with pytest.raises(InputError, match="can only start from noise"):
             pipe.denoise(conditions, settings, generator=seeded())
@@ -170,33 +169,11 @@ def test_schedulers_of_another_kind_are_refused_in_one_line(pipe: XPSRPipeline, 
         other._start_at(1.0, 4)
 
 
-def test_guidance_and_both_texts_are_those_of_the_reference(golden: Path) -> None:
-    run, loop = json.loads((golden / "run.json").read_text()), load_file(golden / "loop.safetensors")
-    unet, controlnet = load_reference(golden)
-    pipe = XPSRPipeline(
-        vae=AutoencoderKL.from_pretrained(golden, subfolder="vae"),
-        text_encoder=CLIPTextModel.from_pretrained(golden, subfolder="text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(golden, subfolder="tokenizer"),
-        unet=unet,
-        controlnet=controlnet,
-        scheduler=diffusers.DDPMScheduler.from_pretrained(golden, subfolder="scheduler"),
-    )
-    pixels = loop["controlnet_cond"][0]
-    negative = Prior(run["neg"], run["low_negative_prompt_hardcoded"])
-    with torch.no_grad():
-        conditions = pipe.encode(Picture(pixels=pixels), Prior(run["prompt"], run["low"]), negative, scale=1)
-        assert torch.equal(conditions.crop.crop(conditions.pixels)[0], pixels)
-        output = pipe._predict(
-            loop["init_latents"], loop["timesteps"][0], pixels[None], conditions, run["guidance"], run["cond_scale"]
-        )
-    expected = loop["step/0/noise_pred"]
-    assert (output - expected).abs().max() / expected.abs().max() < 3e-5
-
-
 def test_starting_from_noise_forgets_the_latents_but_not_the_condition(pipe: XPSRPipeline) -> None:
     images = [noise_picture(8, 8, seed=s) for s in (1, 2)]
-    a, b = (restore(pipe, i, strength=1.0, num_inference_steps=1, generator=seeded()) for i in images)
-    c = restore(pipe, images[0], strength=1.0, num_inference_steps=1, generator=seeded(1))
+    options: dict[str, Any] = {"settings": {"start": "noise"}, "strength": 1.0, "num_inference_steps": 1}
+    a, b = (restore(pipe, i, generator=seeded(), **options) for i in images)
+    c = restore(pipe, images[0], generator=seeded(1), **options)
     assert not np.array_equal(a, c)  # noise matters
     assert not np.array_equal(a, b)  # so does the picture, through the ControlNet alone
 
@@ -213,7 +190,7 @@ def test_both_texts_and_guidance_change_the_result(pipe: XPSRPipeline) -> None:
     assert not np.array_equal(plain, restore(pipe, image, prior=Prior(quality="very noisy")))
     guided = restore(pipe, image, prior=Prior("a moose", "noisy"), guidance_scale=3.0)
     assert not np.array_equal(guided, restore(pipe, image, prior=Prior("a moose", "noisy")))
-    same = restore(pipe, image, guidance_scale=3.0, negative_prior=Prior())  # away from what it is
+    same = restore(pipe, image, guidance_scale=3.0)  # away from what it is
     assert np.allclose(plain, same, atol=1e-5)
 
 
@@ -231,14 +208,14 @@ def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
     image = noise_picture(40, 24)
     enlarged = resize(to_picture(image).pixels, (96, 160)).permute(1, 2, 0).numpy()
     for num_shifts in (1, 2, 4):
-        result = restore(pipe, image, tile_size=16, tile_overlap=8, num_shifts=num_shifts)
+        result = restore(pipe, image, settings={"tile_overlap": 8, "num_shifts": num_shifts})
         assert np.abs(result - enlarged).max() < 1e-4
 
 
 def test_tiles_change_little(pipe: XPSRPipeline) -> None:
     image = noise_picture(40, 24)
-    whole = restore(pipe, image, tile_size=64)
-    tiled = restore(pipe, image, tile_size=16)  # group norms see a tile's own statistics: near, not equal
+    whole = restore(pipe, image, settings={"tile_size": 64})
+    tiled = restore(pipe, image, settings={"tile_size": 16})  # group norms see a tile's own statistics: near, not equal
     assert tiled.shape == whole.shape
     assert 0 < np.abs(whole - tiled).mean() < 0.05
 
@@ -248,7 +225,7 @@ def test_shifts_are_the_mean_of_the_picture_on_each_grid(pipe: XPSRPipeline) -> 
     enlarged = resize(to_picture(image).pixels, (48, 48))
     moved = torch.nn.functional.pad(enlarged, (2, 0, 2, 0), mode="reflect")
     expected = (restore(pipe, enlarged, scale=1) + restore(pipe, moved, scale=1)[2:, 2:]) / 2
-    assert np.abs(restore(pipe, image, num_shifts=2) - expected).max() < 1e-5
+    assert np.abs(restore(pipe, image, settings={"num_shifts": 2}) - expected).max() < 1e-5
 
 
 def test_a_batch_equals_its_items_with_guidance_and_tiles(pipe: XPSRPipeline) -> None:
@@ -256,7 +233,7 @@ def test_a_batch_equals_its_items_with_guidance_and_tiles(pipe: XPSRPipeline) ->
     options: dict[str, Any] = {
         "guidance_scale": 2.0,
         "num_inference_steps": 2,
-        "tile_size": 16,
+        "settings": {"tile_size": 16},
         "prior": Prior("a", "b"),
     }
     together = pipe(images, generator=[seeded(1), seeded(2)], **options).images
@@ -297,7 +274,7 @@ def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> N
     target = np.array([200, 60, 30]) / 255
 
     def distance(color_match: Any) -> float:
-        result = restore(pipe, image, color_match=color_match, num_inference_steps=2, generator=seeded())
+        result = restore(pipe, image, settings={"color_match": color_match}, num_inference_steps=2, generator=seeded())
         return float(np.abs(result.mean((0, 1)) - target).max())
 
     assert distance(method) < min(distance("none"), 0.05)
@@ -313,12 +290,24 @@ def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> N
         ({"strength": 1.5}, "strength=1.5"),
         ({"strength": 0.0, "num_inference_steps": 4}, "num_inference_steps=1"),
         ({"strength": 0.01, "num_inference_steps": 50}, "at most 10 steps"),
-        ({"tile_size": 15}, "use 14"),
-        ({"tile_overlap": 16}, "tile_overlap=16"),
-        ({"num_shifts": 3}, "num_shifts=3 does not divide 4 pixels"),
-        ({"num_shifts": 0}, "num_shifts=0"),
-        ({"num_shifts": 2, "num_inference_steps": 2}, "for the one step"),
-        ({"output_type": "jpeg"}, "'pil', 'np' or 'pt'"),
+        ({"settings": {"tile_size": 15}}, "use 14"),
+        ({"settings": {"tile_overlap": 16}}, "tile_overlap=16"),
+        ({"settings": {"num_shifts": 3}}, "num_shifts=3 does not divide 4 pixels"),
+        ({"settings": {"num_shifts": 0}}, "num_shifts=0"),
+        ({"settings": {"num_shifts": 2}, "num_inference_steps": 2}, "for the one step"),
+        ({"output_type": "jpeg"}, "'pil', 'np', 'pt' or 'latent'"),
+        ({"output_type": "latent", "settings": {"num_shifts": 2}}, "averages pixels"),
+        ({"preset": "papre"}, "did you mean 'paper'"),
+        ({"settings": {"tile_sise": 16}}, "did you mean 'tile_size'"),
+        ({"settings": {"fit": "crop"}}, "use one of pad, stretch"),
+        ({"settings": {"start": "noise"}, "strength": 0.5, "num_inference_steps": 2}, "use start='lr'"),
+        ({"settings": {"offset_noise_scale": 0.1}}, "offset_noise_scale is for start='noise'"),
+        ({"settings": {"added_noise_level": 1000}}, "added_noise_level=1000"),
+        ({"settings": {"min_size": -1}}, "min_size=-1"),
+        ({"settings": {"fit": "stretch", "num_shifts": 2}}, "needs fit='pad'"),
+        ({"latents": torch.zeros(1, 48, 8, 8)}, "one step starts from the picture"),
+        ({"latents": torch.zeros(1, 48, 9, 8), "num_inference_steps": 2}, "needs .1, 48, 8, 8."),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callbacks get latents, noise_pred, not noise"),
         ({"prior": [Prior(), Prior()]}, "2 values of prior for 1 images"),
         ({"generator": [seeded(), seeded()]}, "2 values of generator"),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 from torch.nn.functional import interpolate
 
@@ -23,7 +24,8 @@ from xpsr.training import (
     XPSRLoss,
     build_components,
     build_tokenizer,
-    degradation_free_loss,
+    degradation_free_terms,
+    diffusion_loss,
     train,
 )
 
@@ -114,13 +116,34 @@ def test_any_text_can_be_told_and_known_words_are_single_tokens() -> None:
         assert tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
 
 
-def test_degradation_free_loss_is_the_sum_of_mean_absolute_errors() -> None:
+def test_degradation_free_terms_are_mean_absolute_errors() -> None:
     hr, latents = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 4, 4)
     perfect_images = [interpolate(hr, scale_factor=s, mode="bilinear") for s in (0.5, 0.25)]
     perfect_latents = [latents, interpolate(latents, scale_factor=0.5, mode="bilinear")]
-    assert degradation_free_loss(perfect_images, perfect_latents, hr, latents) == 0
-    off = degradation_free_loss([perfect_images[0] + 0.5], [latents - 0.25, perfect_latents[1]], hr, latents)
-    assert off.item() == pytest.approx(0.75, rel=1e-5)
+    assert not any(degradation_free_terms(perfect_images, perfect_latents, hr, latents))
+    off = degradation_free_terms([perfect_images[0] + 0.5], [latents - 0.25, perfect_latents[1]], hr, latents)
+    assert [term.item() for term in off] == pytest.approx([0.5, 0.25, 0], rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_network_that_predicts_what_the_scheduler_asks_for_has_no_loss(prediction: str) -> None:
+    scheduler = DDPMScheduler(prediction_type=prediction)
+    clean, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
+    timesteps = torch.tensor([10, 900])
+    targets = {"epsilon": noise, "sample": clean, "v_prediction": scheduler.get_velocity(clean, noise, timesteps)}
+    inputs = {"clean": clean, "noise": noise, "timesteps": timesteps}
+    assert diffusion_loss(scheduler, targets[prediction], **inputs) == 0
+    assert diffusion_loss(scheduler, targets[prediction] + 2, **inputs).item() == pytest.approx(4)
+
+
+def test_a_shifted_batch_lies_on_another_grid() -> None:
+    parts = components()
+    losses = XPSRLoss(parts, LossConfig(shift_probability=1.0, one_step_fraction=1.0), 250, None)(
+        batch(parts), generator_for(0)
+    )
+    hr = batch(parts).hr
+    assert losses.hr is not None and torch.equal(losses.hr, (hr * 2 - 1)[..., 2:-2, 2:-2] / 2 + 0.5)
+    assert losses.restored is not None and losses.restored.shape == losses.hr.shape
 
 
 @pytest.mark.parametrize("stream", ["content_ids", "quality_ids"])

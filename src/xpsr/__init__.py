@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from xpsr.config import PRESETS, Settings
     from xpsr.errors import XPSRError
     from xpsr.models import XPSRControlNet, XPSRUNet
     from xpsr.pipeline import XPSRPipeline, XPSRPipelineOutput
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "PRESETS",
     "Prior",
+    "Settings",
     "XPSRControlNet",
     "XPSRError",
     "XPSRPipeline",
@@ -30,7 +33,9 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "PRESETS": "xpsr.config",
     "Prior": "xpsr.prior",
+    "Settings": "xpsr.config",
     "XPSRControlNet": "xpsr.models",
     "XPSRError": "xpsr.errors",
     "XPSRPipeline": "xpsr.pipeline",

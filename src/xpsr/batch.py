@@ -40,11 +40,7 @@ _FAST_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x
 
 
 class Restorer:
-    """A loaded model with settings that it can follow.
-
-    Attributes:
-        pipe: the model, on its device.
-        settings: keyword arguments of `pipe`, with the model's own defaults where the config has None.
+    """A loaded model with settings that it can follow; `pipe` is the model, on its device.
 
     Raises:
         ModelError: the model cannot be found or loaded.
@@ -57,20 +53,15 @@ class Restorer:
         self._autocast = device.type == "cpu" and dtype == "bf16"
         weights = torch.float32 if self._autocast else _TORCH_DTYPES[dtype]
         self.pipe = XPSRPipeline.from_pretrained(folder, dtype=weights).to(device)
-        resolved = self.pipe.settings(
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            strength=config.strength,
-            tile_size=config.tile_size,
-            tile_overlap=config.tile_overlap,
-            num_shifts=config.num_shifts,
-            color_match=config.color_match,
-        )
-        self.settings = {"scale": config.scale, **dataclasses.asdict(resolved)}
-        self.pipe([], **self.settings)  # no picture yet, but the scale is checked
+        self._options = {"scale": config.scale, "preset": config.preset, "settings": config.overrides}
+        self.pipe([], **self._options)  # no picture yet, but every option is checked
+        settings = self.pipe.settings(config.preset, config.overrides)
         self._seed, self._prior = config.seed, Prior(config.content, config.quality)
         self._facts = {
-            "settings": {**self.settings, "device": str(device), "dtype": dtype},
+            "scale": config.scale,
+            "settings": dataclasses.asdict(settings),
+            "device": str(device),
+            "dtype": dtype,
             "model": {"name": config.model, "sha256": checksums(folder)},
             "versions": {
                 "xpsr": __version__,
@@ -94,7 +85,7 @@ class Restorer:
         # noise is drawn on the CPU, so that a seed means the same on every device
         generator = torch.Generator().manual_seed(seed)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            image = self.pipe(planes, prior=self._prior, generator=generator, **self.settings).images[0]
+            image = self.pipe(planes, prior=self._prior, generator=generator, **self._options).images[0]
         sidecar = {
             "input": str(source),
             "input_size": [picture.width, picture.height],

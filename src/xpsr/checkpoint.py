@@ -7,30 +7,31 @@ The reference stores what we call `attentions.N.content`, `.quality` and `.fusio
 
 import hashlib
 import importlib.resources
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from xpsr.config import suggest
 from xpsr.errors import ModelError
-from xpsr.models import XPSRControlNet, XPSRUNet
 
 __all__ = [
+    "StateDict",
+    "brief",
     "bundled_models",
     "checksums",
     "controlnet_from_reference",
     "controlnet_to_reference",
+    "download",
     "fetch_model",
-    "load_reference",
+    "listed",
     "load_strict",
+    "refuse_mismatch",
     "resolve_model",
     "unet_from_reference",
     "unet_to_reference",
@@ -39,15 +40,6 @@ __all__ = [
 Network = TypeVar("Network", bound=ModelMixin)
 StateDict = Mapping[str, torch.Tensor]
 
-_REFERENCE_FLAGS = {  # what the reference's configs hold beyond diffusers', with the only values that it ever uses
-    "down_use_lowlevel_prompt",
-    "mid_use_lowlevel_prompt",
-    "up_use_lowlevel_prompt",
-    "return_rgbs",
-    "use_latent_pred",
-    "use_lowlevel_prompt",
-    "use_rrdb",
-}
 _BRANCHES = {"attentions": "content", "attentions_lowlevel": "quality", "attentions_connect": "fusion"}
 
 
@@ -94,32 +86,6 @@ def controlnet_to_reference(state: StateDict) -> dict[str, torch.Tensor]:
     return {rename(key): value for key, value in state.items()}
 
 
-def load_reference(folder: Path) -> tuple[XPSRUNet, XPSRControlNet]:
-    """Both networks of a reference checkpoint: `folder/unet` and `folder/controlnet`, config and safetensors each.
-
-    Raises:
-        ModelError: a file is missing or damaged, or weights do not match the config.
-    """
-    networks: list[Any] = []
-    for kind, name, rename in (
-        (XPSRUNet, "unet", unet_from_reference),
-        (XPSRControlNet, "controlnet", controlnet_from_reference),
-    ):
-        path = folder / name / "diffusion_pytorch_model.safetensors"
-        try:
-            config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
-            state = rename(load_file(path))
-            network = kind.from_config({key: value for key, value in config.items() if key not in _REFERENCE_FLAGS})
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError(f"{folder / name}: not a reference checkpoint: {error}") from error
-        ours = network.state_dict()
-        misshapen = [key for key in ours.keys() & state.keys() if ours[key].shape != state[key].shape]
-        _refuse_mismatch(str(path), ours.keys() - state.keys(), state.keys() - ours.keys(), misshapen)
-        network.load_state_dict(state)
-        networks.append(network.eval())
-    return networks[0], networks[1]
-
-
 def load_strict(
     kind: type[Network],
     source: str | Path,
@@ -145,10 +111,9 @@ def load_strict(
             variant=variant,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:500].rstrip(".")
-        raise ModelError(f"{name}: cannot be loaded: {reason}; fetch or train the model again.") from error
+        raise ModelError(f"{name}: cannot be loaded: {brief(error)}; fetch or train the model again.") from error
     misshapen = [key for key, *_ in info["mismatched_keys"]]
-    _refuse_mismatch(name, info["missing_keys"], info["unexpected_keys"], misshapen)
+    refuse_mismatch(name, info["missing_keys"], info["unexpected_keys"], misshapen)
     return model
 
 
@@ -189,17 +154,13 @@ def fetch_model(name: str, *, revision: str | None = None, local_files_only: boo
     source = resolve_model(name)
     if Path(source).is_dir():
         return Path(source)
-    try:
-        # upstream's own download refuses components whose classes it does not know
-        folder = snapshot_download(
-            source,
-            revision=revision,
-            local_files_only=local_files_only,
-            allow_patterns=["*.json", "*.txt", "*/*.safetensors"],  # the components, not a copy of all in one file
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: cannot be fetched from the hub: {' '.join(str(error).split())[:300]}") from error
-    return Path(folder)
+    # upstream's own download refuses components whose classes it does not know
+    return download(
+        source,
+        ["*.json", "*.txt", "*/*.safetensors"],  # the components, not a copy of all in one file
+        revision=revision,
+        local_files_only=local_files_only,
+    )
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -215,14 +176,31 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _refuse_mismatch(
+def download(name: str, patterns: list[str], *, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """The hub's cache with those files of `owner/name`."""
+    try:
+        folder = snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=patterns)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: cannot be fetched from the hub: {brief(error)}") from error
+    return Path(folder)
+
+
+def refuse_mismatch(
     name: str, missing: Collection[str], unexpected: Collection[str], misshapen: Collection[str]
 ) -> None:
+    """Raises `ModelError` that lists keys of weights which do not match their config, if there are any."""
     faults = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-    found = [f"{fault}: {_listed(sorted(keys))}" for fault, keys in faults if keys]
+    found = [f"{fault}: {listed(sorted(keys))}" for fault, keys in faults if keys]
     if found:
         raise ModelError(f"{name}: the weights do not match the config: {'; '.join(found)}.")
 
 
-def _listed(keys: Sequence[str], most: int = 8) -> str:
+def listed(keys: Sequence[str], most: int = 8) -> str:
+    """The first of `keys` and how many more there are."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+def brief(error: Exception) -> str:
+    """What an error of another library says, on one line."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    return " ".join(text.split())[:300].rstrip(".")

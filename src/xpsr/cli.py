@@ -1,4 +1,4 @@
-"""The command line: `xpsr upscale`, `xpsr train` and `xpsr doctor`.
+"""The command line: `xpsr upscale`, `xpsr train`, `xpsr convert` and `xpsr doctor`.
 
 Results go to stdout, progress and complaints to stderr. torch is imported only when a command runs, so help is instant.
 Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xpsr import __version__
-from xpsr.config import ModelConfig, TrainRunConfig, UpscaleConfig, load_config, suggest
+from xpsr.config import PRESETS, ModelConfig, Settings, TrainRunConfig, UpscaleConfig, load_config, suggest
 from xpsr.errors import InputError, XPSRError
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, by default that of `sys.argv`, and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" not in arguments:
+        # diffusers imports torchao where it is installed, and both complain of devices that are not there
+        for name in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    commands = {"upscale": _upscale, "train": _train, "doctor": _doctor}
+    commands = {"upscale": _upscale, "train": _train, "convert": _convert, "doctor": _doctor}
     parser = _Parser(
         prog="xpsr",
         usage="xpsr [-h] [--version] COMMAND ...",
@@ -56,6 +61,7 @@ def _run(arguments: list[str]) -> int:
         epilog="commands:\n"
         "  upscale     restore and enlarge photographs\n"
         "  train       train a model, or go on with one\n"
+        "  convert     make a model of a checkpoint of the authors' code, or the reverse\n"
         "  doctor      say what is installed, which devices are there and whether the models are whole\n\n"
         "first steps:\n"
         "  xpsr upscale photo.jpg\n"
@@ -72,7 +78,7 @@ def _run(arguments: list[str]) -> int:
         nearest = suggest(name, list(commands)).replace("'", "") or f"; there are: {', '.join(commands)}."
         raise InputError(f"unknown command {name}{nearest}")
     _parse(parser, arguments[:1])  # help and version end here
-    raise InputError("a command comes first: xpsr upscale, xpsr train or xpsr doctor.")
+    raise InputError(f"a command comes first, one of: {', '.join(commands)}.")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,6 +126,7 @@ def _upscale_parser() -> _Parser:
     add = parser.add_argument_group("restoration").add_argument
     add("--content", metavar="TEXT", help="what is in the pictures (default: nothing is said)")
     add("--quality", metavar="TEXT", help="what is wrong with them (default: nothing is said)")
+    add("--preset", choices=tuple(PRESETS), help="settings that go before the model's own")
     add("--steps", dest="num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     add(
         "--guidance-scale",
@@ -137,6 +144,18 @@ def _upscale_parser() -> _Parser:
     )
     add("--seed", type=int, metavar="S", help="the same for every picture (default: a random one for each)")
     add("--color-match", choices=("none", "adain", "wavelet"), help="to the input (default: the model's)")
+    add("--min-size", type=int, metavar="N", help="pixels that the smaller side has while the model works; 0: any")
+    add("--content-suffix", metavar="TEXT", help="said after every content text")
+    add("--negative-content", metavar="TEXT", help="what guidance leads away from, in content")
+    add("--negative-quality", metavar="TEXT", help="and in quality")
+    add("--conditioning-scale", dest="controlnet_conditioning_scale", type=float, metavar="X", help="of the ControlNet")
+    add("--start", choices=("lr", "noise"), help="from the noised input, or (strength 1) from noise alone")
+    add = parser.add_argument_group("the authors' ways, all of them in --preset reference").add_argument
+    add("--fit", choices=("pad", "stretch"), help="to the model's multiple of pixels (default: pad)")
+    add("--added-noise-level", type=int, metavar="T", help="noise the input once more, at this timestep (default: not)")
+    add("--offset-noise-scale", type=float, metavar="X", help="noise that a channel shares, with --start noise")
+    add("--tile-weights", choices=("symmetric", "reference"), help="how tiles are laid and blended")
+    add("--no-reserve-suffix", dest="reserve_suffix", action="store_false", help="let long texts push the suffix out")
     add = parser.add_argument_group("model and machine").add_argument
     add("--model", help=f"bundled name, folder, or owner/name on the hub (default: {default.model})")
     add("--device", help=f"auto, cuda, cuda:1, mps or cpu (default: {default.device})")
@@ -251,8 +270,8 @@ def _train(arguments: Sequence[str]) -> int:
     device = resolve_device(config.train.device)
     if config.model.path is not None:
         pipe = XPSRPipeline.from_pretrained(config.model.path)
-        defaults = {name: pipe.config[name] for name in config.model.defaults}
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **defaults))
+        learned = {"one_step_timestep": pipe.config.one_step_timestep, "settings": Settings(**pipe.config.settings)}
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **learned))
         components = Components(**{f.name: getattr(pipe, f.name) for f in dataclasses.fields(Components)})
     else:
         torch.manual_seed(config.train.seed)
@@ -297,7 +316,8 @@ def _export(components: "Components", folder: Path, config: ModelConfig) -> None
         part.half()
     pipe = XPSRPipeline(
         **{f.name: getattr(components, f.name) for f in dataclasses.fields(components)},
-        **config.defaults,
+        one_step_timestep=config.one_step_timestep,
+        settings=dataclasses.asdict(config.settings),
     )
     new, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for leftover in (new, old):
@@ -307,6 +327,60 @@ def _export(components: "Components", folder: Path, config: ModelConfig) -> None
         folder.replace(old)  # a folder that is not empty cannot be replaced in one go
     new.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _convert(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="xpsr convert",
+        usage="xpsr convert REFERENCE --base BASE -o OUT [options]\n"
+        "       xpsr convert MODEL --reverse -o OUT [options]",
+        description="Makes a model of a checkpoint of the authors' code and the Stable Diffusion that it was trained\n"
+        "on, or writes a model's networks as the authors' code reads them. Tensors are not changed.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="REFERENCE",
+        nargs="?",
+        help="folder with unet/ and controlnet/; with --reverse a model: bundled name, folder, or owner/name",
+    )
+    add = parser.add_argument
+    add("-o", "--output", metavar="OUT", type=Path, help="new folder")
+    add("--base", metavar="BASE", help="Stable Diffusion: folder, .safetensors or .ckpt file, or owner/name on the hub")
+    add("--tokenizer", metavar="DIR", type=Path, help="CLIP's tokenizer, for a base in one file, which has none")
+    add("--config", metavar="DIR", type=Path, help="vae/config.json, ..., for a base in one file of unusual sizes")
+    add("--dtype", choices=("fp32", "fp16", "bf16"), help="of the weights (default: as they are stored)")
+    add("--max-shard-size", metavar="SIZE", help="of a file of weights (default: 2GB)")
+    add("--reverse", action="store_true", default=False, help="from a model to the authors' layout")
+    add("--quiet", action="store_true", default=False, help="no progress lines")
+    add("--debug", action="store_true", default=False, help="show where errors come from")
+    args = _parse(parser, arguments)
+    given = vars(args)
+    if given.get("source") is None:
+        raise InputError("nothing to convert; name a folder, as in: xpsr convert REFERENCE --base BASE -o OUT.")
+    if "output" not in given:
+        raise InputError("no OUT; name a new folder with -o OUT.")
+    options = [name for name in ("base", "tokenizer", "config", "max_shard_size") if name in given]
+    if args.reverse and options:
+        raise InputError(f"--{options[0].replace('_', '-')} means nothing with --reverse; leave it out.")
+    if not args.reverse and "base" not in given:
+        raise InputError("no --base; name the Stable Diffusion that the checkpoint was trained on, usually 1.5.")
+
+    import torch
+
+    from xpsr.convert import convert_reference, convert_to_reference
+
+    if not args.debug:
+        _hush()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("xpsr").setLevel(logging.WARNING if args.quiet else logging.INFO)
+    names = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    dtype = names[args.dtype] if "dtype" in given else None
+    if args.reverse:
+        convert_to_reference(args.source, args.output, dtype=dtype)
+    else:
+        convert_reference(Path(args.source), args.output, dtype=dtype, **{name: given[name] for name in options})
+    print(args.output)
+    return 0
 
 
 def _doctor(arguments: Sequence[str]) -> int:

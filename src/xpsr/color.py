@@ -11,13 +11,13 @@ import torch.nn.functional as F
 
 from xpsr.errors import InputError
 
-__all__ = ["ColorMatch", "match_adain", "match_color", "match_wavelet"]
+__all__ = ["ColorMatch", "binomial_blur", "match_adain", "match_color", "match_wavelet"]
 
 ColorMatch: TypeAlias = Literal["none", "adain", "wavelet"]
 
 
 def match_color(target: torch.Tensor, source: torch.Tensor, method: ColorMatch) -> torch.Tensor:
-    """Returns `target` (B, 3, H, W) in [0, 1] with the colours of `source`, of the same shape; "none" returns `target`.
+    """Returns `target` (B, 3, H, W) in [0, 1] with the colours of `source`, of the same shape, in [0, 1].
 
     Raises:
         InputError: unknown method, or "wavelet" with pictures of different sizes.
@@ -25,9 +25,9 @@ def match_color(target: torch.Tensor, source: torch.Tensor, method: ColorMatch) 
     if method == "none":
         return target
     if method == "adain":
-        return match_adain(target, source)
+        return match_adain(target, source).clamp(0, 1)
     if method == "wavelet":
-        return match_wavelet(target, source)
+        return match_wavelet(target, source).clamp(0, 1)
     raise InputError(f"color match {method!r} is unknown; use one of {', '.join(get_args(ColorMatch))}.")
 
 
@@ -39,12 +39,12 @@ def match_adain(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         source: (B, 3, H', W') floats in [0, 1].
 
     Returns:
-        (B, 3, H, W) clamped to [0, 1], in the dtype of `target`; statistics are float32.
+        (B, 3, H, W) in the dtype of `target`, a little beyond [0, 1] in places; statistics are float32.
     """
     target_mean, target_std = _statistics(target)
     source_mean, source_std = _statistics(source)
     matched = (target.float() - target_mean) / target_std * source_std + source_mean
-    return matched.clamp(0, 1).to(target.dtype)
+    return matched.to(target.dtype)
 
 
 def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = 5) -> torch.Tensor:
@@ -56,7 +56,7 @@ def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = 5
         levels: number of bands that stay the target's; each doubles the width of what counts as fine.
 
     Returns:
-        (B, 3, H, W) clamped to [0, 1], in the dtype of `target`; bands are float32.
+        (B, 3, H, W) in the dtype of `target`, a little beyond [0, 1] in places; bands are float32.
 
     Raises:
         InputError: the pictures have different sizes.
@@ -69,8 +69,8 @@ def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = 5
     # The bands telescope and blurring is linear: high(target) + low(source) = target + low(source - target)
     low = source.float() - target.float()
     for level in range(levels):
-        low = _blur(low, 2**level)
-    return (target.float() + low).clamp(0, 1).to(target.dtype)
+        low = binomial_blur(low, 2**level)
+    return (target.float() + low).to(target.dtype)
 
 
 def _statistics(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +80,8 @@ def _statistics(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, (variance + 1e-5).sqrt()
 
 
-def _blur(pixels: torch.Tensor, radius: int) -> torch.Tensor:
-    """Binomial (1, 2, 1) / 4 along both axes with its taps `radius` apart, edges repeated."""
+def binomial_blur(pixels: torch.Tensor, radius: int) -> torch.Tensor:
+    """Blurs (B, C, H, W) by the binomial (1, 2, 1) / 4 along both axes with its taps `radius` apart, edges repeated."""
     padded = F.pad(pixels, (radius, radius, radius, radius), mode="replicate")
     rows = (padded[..., : -2 * radius, :] + 2 * padded[..., radius:-radius, :] + padded[..., 2 * radius :, :]) / 4
     return (rows[..., : -2 * radius] + 2 * rows[..., radius:-radius] + rows[..., 2 * radius :]) / 4

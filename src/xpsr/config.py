@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from xpsr.errors import InputError
 
@@ -22,6 +22,9 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PRESETS",
+    "PresetName",
+    "Settings",
     "TrainConfig",
     "TrainRunConfig",
     "UpscaleConfig",
@@ -31,6 +34,69 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a picture is restored. The defaults are the preset `default`, for models of Stable Diffusion's kind.
+
+    Lengths are in latent pixels unless said otherwise; timesteps are those of training, usually 0 to 999.
+    """
+
+    num_inference_steps: int = 20
+    """Denoising steps; 1 is the one step, of a model that has learned it."""
+    guidance_scale: float = 4.5
+    """How strongly texts are followed; above 1 every step costs twice."""
+    controlnet_conditioning_scale: float = 1.0
+    """Factor of the ControlNet's residuals."""
+    strength: float = 1.0
+    """Where to start, as a fraction of the training timesteps; 0 (one step only) is the LR latents as they are."""
+    start: Literal["lr", "noise"] = "lr"
+    """From the noised LR latents, or (strength 1 only) from noise alone."""
+    added_noise_level: int = 0
+    """Timestep at which the LR latents are noised once more, as the reference does (800); 0: they are not."""
+    offset_noise_scale: float = 0.0
+    """Weight of noise that is the same in all of a channel, added to start="noise"; there for parity."""
+    tile_size: int = 128
+    """Larger pictures are denoised in square tiles of this side."""
+    tile_overlap: int = 32
+    tile_weights: Literal["symmetric", "reference"] = "symmetric"
+    """The reference's lie half a pixel low, and its tiles are no larger than the picture's smaller side."""
+    num_shifts: int = 1
+    """The one step is taken on so many grids, each shifted against the last, and averaged (cycle spinning, Coifman and
+    Donoho 1995), which hides the grid."""
+    fit: Literal["pad", "stretch"] = "pad"
+    """To the model's multiple of pixels: by reflection, cropped off again, or as the reference does by resizing (in 8
+    bits)."""
+    min_size: int = 512
+    """Pixels that the smaller side has at least while the model works; the result is reduced again."""
+    color_match: Literal["none", "adain", "wavelet"] = "adain"
+    """How colours are brought back to those of the input."""
+    content_suffix: str = "clean, high-resolution, 8k, high quality, clear text."
+    """Said after every content text."""
+    reserve_suffix: bool = True
+    """Long content texts are cut to leave room for the suffix; the reference cuts the suffix."""
+    negative_content: str = "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed."
+    """What guidance leads away from."""
+    negative_quality: str = "high resolution, best quality, clear"
+
+
+PresetName: TypeAlias = Literal["default", "paper", "reference"]
+
+PRESETS: dict[PresetName, Settings] = {
+    "default": Settings(),
+    # Guidance and negative text as the paper has them
+    "paper": Settings(guidance_scale=5.5, negative_content="blurry, dotted, noise, unclear, lowres, over-smoothed"),
+    # What the authors' test script does
+    "reference": Settings(
+        added_noise_level=800,
+        tile_size=320,
+        tile_overlap=8,
+        tile_weights="reference",
+        fit="stretch",
+        reserve_suffix=False,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,34 +171,19 @@ class ModelConfig:
     refiner_channels: int = 16
     refiner_layers: int = 2
     one_step_timestep: int = 250
-    num_inference_steps: int = 1
-    strength: float = 0.1
-    guidance_scale: float = 1.0
-    tile_size: int = 144  # a 128 x 128 picture on a shifted grid fits
-    tile_overlap: int = 16
-    num_shifts: int = 2
-    color_match: Literal["none", "adain", "wavelet"] = "none"
-    negative_content: str = ""
-    negative_quality: str = ""
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """What the model's folder tells a pipeline to do unless it is told otherwise."""
-        return {name: getattr(self, name) for name in _MODEL_DEFAULTS}
-
-
-_MODEL_DEFAULTS = (
-    "num_inference_steps",
-    "guidance_scale",
-    "strength",
-    "one_step_timestep",
-    "tile_size",
-    "tile_overlap",
-    "num_shifts",
-    "color_match",
-    "negative_content",
-    "negative_quality",
-)
+    settings: Settings = Settings(  # what its folder tells a pipeline to do unless it is told otherwise
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        strength=0.1,
+        tile_size=144,  # a 128 x 128 picture on a shifted grid fits
+        tile_overlap=16,
+        num_shifts=2,
+        color_match="none",
+        min_size=0,
+        content_suffix="",
+        negative_content="",
+        negative_quality="",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +198,7 @@ class LossConfig:
     feature_crop: int = 64
     adversarial_weight: float = 0.0
     adversarial_ramp_steps: int = 300
+    shift_probability: float = 0.0  # that a batch lies half a latent pixel further, as with num_shifts=2
     content_dropout: float = 0.15  # probability that a row's content text is left empty
     quality_dropout: float = 0.15
 
@@ -194,22 +246,44 @@ class TrainRunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleConfig:
-    """How `xpsr upscale` restores. None is the model's own default."""
+    """How `xpsr upscale` restores. What is None is what `preset` says, or else the model's own default.
 
-    scale: float = 4.0
+    The first part are `Settings`; they say what each one means.
+    """
+
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    controlnet_conditioning_scale: float | None = None
     strength: float | None = None
+    start: Literal["lr", "noise"] | None = None
+    added_noise_level: int | None = None
+    offset_noise_scale: float | None = None
+    tile_size: int | None = None
+    tile_overlap: int | None = None
+    tile_weights: Literal["symmetric", "reference"] | None = None
+    num_shifts: int | None = None
+    fit: Literal["pad", "stretch"] | None = None
+    min_size: int | None = None
+    color_match: Literal["none", "adain", "wavelet"] | None = None
+    content_suffix: str | None = None
+    reserve_suffix: bool | None = None
+    negative_content: str | None = None
+    negative_quality: str | None = None
+
+    preset: PresetName | None = None
+    scale: float = 4.0
     seed: int | None = None  # None: a random one for each picture
     content: str = ""
     quality: str = ""
     model: str = "mini"
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    tile_size: int | None = None
-    tile_overlap: int | None = None
-    num_shifts: int | None = None
-    color_match: Literal["none", "adain", "wavelet"] | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The `Settings` that are given here."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Settings)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def __post_init__(self) -> None:
         """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ControlNetModel, ModelMixin, Transformer2DModel, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import CROSS_ATTENTION_PROCESSORS, Attention, AttnProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKLOutput
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
@@ -116,6 +116,9 @@ class ImageEncoder(ControlNetConditioningEmbedding):
         return self.conv_out(hidden), images
 
 
+_GIVEN: Any = None  # no field is ever None, but accelerate's hooks make an output anew from a dict alone
+
+
 @dataclass
 class XPSRControlNetOutput(ControlNetOutput):
     """Residuals for the UNet, and the predictions that the Degradation-Free Constraint compares with the clean picture.
@@ -125,12 +128,36 @@ class XPSRControlNetOutput(ControlNetOutput):
     one per residual, the middle last; neither depends on the scale.
     """
 
-    images: list[torch.Tensor]
-    latents: list[torch.Tensor]
+    down_block_res_samples: tuple[torch.Tensor, ...] = _GIVEN
+    mid_block_res_sample: torch.Tensor = _GIVEN
+    images: list[torch.Tensor] = _GIVEN
+    latents: list[torch.Tensor] = _GIVEN
 
 
-class XPSRControlNet(ControlNetModel):
+class _Refusals:
+    """What diffusers offers and cannot do on these networks: each says so and names the way instead."""
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Raises: this kind of attention does not look at diffusers' back ends."""
+        raise NotImplementedError(
+            f"set_attention_backend({backend!r}) has no effect on UNets and ControlNets; choose a kernel with"
+            " torch.nn.attention.sdpa_kernel or a processor with set_attn_processor."
+        )
+
+    def enable_cache(self, config: Any) -> None:
+        """Raises: a cache would hand one tile's features to the next."""
+        raise NotImplementedError(
+            f"{type(config).__name__}: diffusers' caches are made for transformers that see one picture at a time, not"
+            " for UNets and tiles; use fewer num_inference_steps."
+        )
+
+
+class XPSRControlNet(_Refusals, ControlNetModel):
     """diffusers' `ControlNetModel` with Semantic-Fusion Attention, an image pyramid and latent heads."""
+
+    _repeated_blocks = UNet2DConditionModel._repeated_blocks  # for compile_repeated_blocks
+    fuse_qkv_projections = UNet2DConditionModel.fuse_qkv_projections  # a ControlNet's own does nothing
+    unfuse_qkv_projections = UNet2DConditionModel.unfuse_qkv_projections
 
     @register_to_config
     @_shows_signature_of(ControlNetModel.__init__)
@@ -221,8 +248,8 @@ class XPSRControlNet(ControlNetModel):
             residuals = [r * F.interpolate(weight, size=r.shape[-2:], mode="nearest") for r in residuals]
         else:
             count = len(residuals)
-            scales = torch.logspace(-1, 0, count) if guess_mode else torch.ones(count)
-            residuals = [r * s for r, s in zip(residuals, (scales * conditioning_scale).tolist(), strict=True)]
+            weights: Any = torch.logspace(-1, 0, count, device=sample.device) if guess_mode else [1.0] * count
+            residuals = [r * (w * conditioning_scale) for r, w in zip(residuals, weights, strict=True)]
         return XPSRControlNetOutput(
             down_block_res_samples=tuple(residuals[:-1]),
             mid_block_res_sample=residuals[-1],
@@ -231,7 +258,39 @@ class XPSRControlNet(ControlNetModel):
         )
 
 
-class XPSRUNet(UNet2DConditionModel):
+class ConditionalUpBlock(UpBlock2D):
+    """A decoder block with a conditional attention after every ResNet.
+
+    `XPSRUNet` turns diffusers' blocks, `UpBlock2D` and `CrossAttnUpBlock2D`, into this class. It has a call of its own,
+    because diffusers hangs hooks (group offloading) on the calls of blocks.
+    """
+
+    def forward(  # upstream's blocks are given no residuals apart from the skips
+        self,
+        hidden: torch.Tensor,
+        temb: torch.Tensor,
+        text: torch.Tensor,
+        skips: Sequence[torch.Tensor],
+        residuals: Sequence[torch.Tensor],
+        upsample_size: tuple[int, int] | None,
+    ) -> torch.Tensor:
+        """Maps (B, C, H, W) to (B, C', H', W'); one skip and one residual for every ResNet."""
+        recompute = torch.is_grad_enabled() and self.gradient_checkpointing  # the attentions see to themselves
+        for index, (resnet, skip, residual) in enumerate(zip(self.resnets, skips, residuals, strict=True)):
+            hidden = torch.cat([hidden, skip + residual], 1)
+            hidden = self._gradient_checkpointing_func(resnet, hidden, temb) if recompute else resnet(hidden, temb)
+            if getattr(self, "has_cross_attention", False):
+                (hidden,) = self.attentions[index](hidden, text, return_dict=False)
+            attention = self.conditional_attentions[index]
+            windowed = isinstance(attention.transformer_blocks[0].attn1, WindowAttention)
+            grid = {"height": hidden.shape[-2], "width": hidden.shape[-1]} if windowed else None
+            (hidden,) = attention(hidden, _as_tokens(residual), cross_attention_kwargs=grid, return_dict=False)
+        for upsampler in self.upsamplers or []:
+            hidden = upsampler(hidden, upsample_size)
+        return hidden
+
+
+class XPSRUNet(_Refusals, UNet2DConditionModel):
     """diffusers' `UNet2DConditionModel` with a conditional attention after every ResNet of the decoder.
 
     Each is a `Transformer2DModel` whose keys and values are the ControlNet's residual of that skip connection. With
@@ -239,6 +298,8 @@ class XPSRUNet(UNet2DConditionModel):
     second one shifted by half: linear instead of quadratic in the picture's size (ours; the paper looks at the whole
     grid).
     """
+
+    _no_split_modules = (*UNet2DConditionModel._no_split_modules, ConditionalUpBlock.__name__)
 
     @register_to_config
     @_shows_signature_of(UNet2DConditionModel.__init__, conditional_attention_window=None)
@@ -253,6 +314,7 @@ class XPSRUNet(UNet2DConditionModel):
                 raise ValueError(
                     f"up_block_types holds {type(block).__name__}; XPSRUNet knows UpBlock2D and CrossAttnUpBlock2D."
                 )
+            block.__class__ = ConditionalUpBlock
             block.conditional_attentions = nn.ModuleList()
             for index, resnet in enumerate(block.resnets):
                 attention = Transformer2DModel(
@@ -267,8 +329,9 @@ class XPSRUNet(UNet2DConditionModel):
                 if conditional_attention_window:
                     shift = index % 2 * (conditional_attention_window // 2)
                     for layer in attention.transformer_blocks:
-                        layer.attn1.set_processor(WindowAttnProcessor(conditional_attention_window, shift))
-                        layer.attn2.set_processor(WindowAttnProcessor(conditional_attention_window, shift))
+                        for part in (layer.attn1, layer.attn2):
+                            part.__class__ = WindowAttention
+                            part.set_processor(WindowAttnProcessor(conditional_attention_window, shift))
                 block.conditional_attentions.append(attention)
 
     @classmethod
@@ -294,6 +357,19 @@ class XPSRUNet(UNet2DConditionModel):
     def conditional_parameters(self) -> list[nn.Parameter]:
         """What XPSR trains of a pretrained UNet: the conditional attentions."""
         return [p for name, p in self.named_parameters() if ".conditional_attentions." in name]
+
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        """Raises: FreeU scales the skips inside the stock blocks' calls."""
+        raise NotImplementedError(
+            "FreeU is not part of XPSR's decoder, whose skips carry the picture; change controlnet_conditioning_scale."
+        )
+
+    def set_default_attn_processor(self) -> None:
+        """As upstream, which would refuse the windows among the processors to be replaced; they stay."""
+        if {type(p) for p in self.attn_processors.values()} <= {WindowAttnProcessor, *CROSS_ATTENTION_PROCESSORS}:
+            self.set_attn_processor(AttnProcessor())
+        else:
+            super().set_default_attn_processor()  # raises, or knows the older kind of attention
 
     def forward(  # the residuals are required here
         self,
@@ -339,28 +415,23 @@ class XPSRUNet(UNet2DConditionModel):
 
         residuals = list(down_block_additional_residuals)
         for block in self.up_blocks:
-            recompute = torch.is_grad_enabled() and block.gradient_checkpointing  # the attentions see to themselves
-            for index, resnet in enumerate(block.resnets):
-                residual = residuals.pop()
-                hidden = torch.cat([hidden, skips.pop() + residual], 1)
-                hidden = block._gradient_checkpointing_func(resnet, hidden, temb) if recompute else resnet(hidden, temb)
-                if isinstance(block, CrossAttnUpBlock2D):
-                    (hidden,) = block.attentions[index](hidden, text, return_dict=False)
-                hidden = self._attend_to_residual(block.conditional_attentions[index], hidden, residual)
-            for upsampler in block.upsamplers or []:
-                hidden = upsampler(hidden, skips[-1].shape[-2:])
+            seen = [(skips.pop(), residuals.pop()) for _ in block.resnets]
+            upsample_size = skips[-1].shape[-2:] if skips else None  # the last block is of the output's size
+            hidden = block(hidden, temb, text, *zip(*seen, strict=True), upsample_size)
 
         if self.conv_norm_out is not None:
             hidden = self.conv_act(self.conv_norm_out(hidden))
         output = self.conv_out(hidden)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
-    def _attend_to_residual(
-        self, attention: Transformer2DModel, hidden: torch.Tensor, residual: torch.Tensor
-    ) -> torch.Tensor:
-        windowed = self.config.conditional_attention_window
-        grid = {"height": hidden.shape[-2], "width": hidden.shape[-1]} if windowed else None
-        return attention(hidden, _as_tokens(residual), cross_attention_kwargs=grid, return_dict=False)[0]
+
+class WindowAttention(Attention):
+    """Keeps its windows, whatever processor is set for all attentions of a network."""
+
+    def set_processor(self, processor: Any) -> None:
+        """Takes a `WindowAttnProcessor` and leaves any other."""
+        if isinstance(processor, WindowAttnProcessor):
+            super().set_processor(processor)
 
 
 class WindowAttnProcessor:
@@ -388,7 +459,7 @@ class WindowAttnProcessor:
         assert attention_mask is None
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         queries, keys, values = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        (rows, top, tall), (columns, left, wide) = self._lines(height), self._lines(width)
+        (rows, top, tall), (columns, left, wide) = (self._lines(n, context.device) for n in (height, width))
         counts = len(rows) // tall, len(columns) // wide
 
         def split(tokens: torch.Tensor) -> torch.Tensor:  # (B, H*W, C) -> (B*windows, heads, tall*wide, C/heads)
@@ -403,10 +474,10 @@ class WindowAttnProcessor:
         grid = grid.flatten(3, 4).flatten(1, 2)[:, top : top + height, left : left + width]
         return attn.to_out[1](attn.to_out[0](grid.flatten(1, 2)))
 
-    def _lines(self, length: int) -> tuple[torch.Tensor, int, int]:
+    def _lines(self, length: int, device: torch.device) -> tuple[torch.Tensor, int, int]:
         """Which rows (or columns) the windows hold, how many of them stand before the first, and a window's size."""
         size, shift = (self.size, self.shift) if length >= self.size else (length, 0)
-        lines = torch.arange(-shift, -(-(length + shift) // size) * size - shift)
+        lines = torch.arange(-shift, -(-(length + shift) // size) * size - shift, device=device)
         return lines.clamp(0, length - 1), shift, size
 
 
@@ -490,7 +561,7 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
     def _refinement(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the refiner adds, a strip of rows at a time: its features are five times the picture."""
         halo = sum(isinstance(layer, nn.Conv2d) for layer in self.refiner)  # rows that 3x3 convolutions look beyond
-        dtype, height = next(self.refiner.parameters()).dtype, pixels.shape[-2]
+        dtype, height = self.dtype, pixels.shape[-2]
         strips = []
         for top in range(0, height, _STRIP_ROWS):
             first = max(top - halo, 0)

@@ -6,7 +6,7 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,9 +20,10 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr.checkpoint import fetch_model, load_strict
-from xpsr.color import ColorMatch, match_color
+from xpsr.color import match_color
+from xpsr.config import PRESETS, PresetName, Settings, suggest
 from xpsr.errors import InputError, ModelError, XPSRError
-from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
+from xpsr.image import ImageLike, Picture, resize, stretched_sizes, to_picture, to_pil
 from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample
 from xpsr.prior import Prior
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, pad_to_multiple, tile_grid
@@ -31,43 +32,35 @@ __all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
 
 MAX_SCALE = 16.0
 MAX_OUTPUT_PIXELS = 2**27
-"""Largest result, 134 megapixels; at about 90 bytes each (measured with the mini) that takes 12 GB."""
+"""Largest picture, 134 megapixels; at about 90 bytes each (measured with the mini) that takes 12 GB."""
+
+StepCallback = Callable[["XPSRPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
 
 @dataclass
 class XPSRPipelineOutput(BaseOutput):
     """`images`: one per input, PIL images, or arrays (H, W, C) or tensors (C, H, W) in [0, 1]; C is 4 where there was
-    alpha. `priors`: the texts that were used, one per input."""
+    alpha; or latents (1, C, h, w). `priors`: the texts that were used, one per input."""
 
     images: list[Any]
     priors: list[Prior]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a picture is restored, every default resolved; `XPSRPipeline.__call__` says what each one means."""
-
-    num_inference_steps: int
-    guidance_scale: float
-    strength: float
-    tile_size: int
-    tile_overlap: int
-    num_shifts: int
-    color_match: ColorMatch
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Conditions:
     """What the networks look at. The two rows of the texts are the negative and the positive one under guidance."""
 
-    pixels: torch.Tensor  # (1, 3, H, W) in [0, 1], enlarged and padded
+    pixels: torch.Tensor  # (1, 3, H, W) in [0, 1], enlarged and fitted
     content: torch.Tensor  # (1 or 2, N, D)
     quality: torch.Tensor
     crop: Tile  # where the picture lies in the padded one
     multiple: int  # of which the padded one's sides are multiples
+    size: tuple[int, int]  # height and width of the result
 
     def shifted(self, offset: int) -> "_Conditions":
         """The same with the picture `offset` pixels further down and to the right, on another grid of latent pixels."""
+        if offset == 0:
+            return self
         pixels, crop = pad_to_multiple(self.crop.crop(self.pixels), self.multiple, offset=offset)
         return dataclasses.replace(self, pixels=pixels, crop=crop)
 
@@ -75,26 +68,23 @@ class _Conditions:
 class XPSRPipeline(DiffusionPipeline):
     """Restores and enlarges photographs.
 
-    The keyword arguments of the constructor are the model's own defaults; they are stored in `model_index.json`, so
-    that a model needs no flags.
+    `one_step_timestep` and `settings` are the model's own defaults; they are stored in `model_index.json`, so that a
+    model needs no flags.
 
     Args:
         vae: `AutoencoderKL` or `HaarAutoencoder`.
         text_encoder, tokenizer: CLIP; both texts go through them.
         unet, controlnet: the networks.
         scheduler: any diffusers scheduler.
-        num_inference_steps: 1 means the one step, if the model has learned it (`one_step_timestep`).
-        guidance_scale: 1 or less is no guidance.
-        strength: where denoising starts, as a fraction of the training timesteps; 1 is pure noise.
         one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
-        tile_size, tile_overlap: in latent pixels; larger pictures are denoised in tiles.
-        num_shifts: the one step is taken on so many grids of latent pixels, each shifted against the last, and the
-            pictures averaged, which hides the grid (cycle spinning, Coifman and Donoho 1995).
-        color_match: how colours are brought back to those of the input.
-        negative_content, negative_quality: what guidance leads away from.
+        settings: fields of `xpsr.Settings` that differ from the preset "default".
+
+    Raises:
+        ModelError: an unknown setting.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"  # the ControlNet alternates with the UNet: it stays
+    _callback_tensor_inputs = ("latents", "noise_pred")
 
     def __init__(
         self,
@@ -104,16 +94,8 @@ class XPSRPipeline(DiffusionPipeline):
         unet: XPSRUNet,
         controlnet: XPSRControlNet,
         scheduler: SchedulerMixin,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 4.5,
-        strength: float = 1.0,
         one_step_timestep: int | None = None,
-        tile_size: int = 64,
-        tile_overlap: int = 8,
-        num_shifts: int = 1,
-        color_match: str = "adain",  # a ColorMatch; upstream's loader reads this annotation and knows no Literal
-        negative_content: str = "",
-        negative_quality: str = "",
+        settings: dict | None = None,  # type: ignore[type-arg]  # upstream's loader reads this annotation
     ):
         super().__init__()
         self.register_modules(
@@ -124,18 +106,11 @@ class XPSRPipeline(DiffusionPipeline):
             controlnet=controlnet,
             scheduler=scheduler,
         )
-        self.register_to_config(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            strength=strength,
-            one_step_timestep=one_step_timestep,
-            tile_size=tile_size,
-            tile_overlap=tile_overlap,
-            num_shifts=num_shifts,
-            color_match=color_match,
-            negative_content=negative_content,
-            negative_quality=negative_quality,
-        )
+        try:
+            complete = dataclasses.asdict(_override(Settings(), settings or {}))
+        except InputError as error:
+            raise ModelError(f"model_index.json: {error}") from error
+        self.register_to_config(one_step_timestep=one_step_timestep, settings=complete)
 
     @classmethod
     def from_pretrained(  # upstream's signature needs **kwargs
@@ -186,17 +161,16 @@ class XPSRPipeline(DiffusionPipeline):
         *,
         scale: float = 4,
         prior: Prior | Sequence[Prior] | None = None,
-        negative_prior: Prior | None = None,
+        preset: PresetName | None = None,
+        settings: Mapping[str, Any] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         strength: float | None = None,
-        controlnet_conditioning_scale: float = 1.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        tile_size: int | None = None,
-        tile_overlap: int | None = None,
-        num_shifts: int | None = None,
-        color_match: ColorMatch | None = None,
-        output_type: Literal["pil", "np", "pt"] = "pil",
+        latents: torch.Tensor | None = None,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> XPSRPipelineOutput:
         """Restores one picture or a list of them. What is left out is the model's own default.
 
@@ -205,222 +179,298 @@ class XPSRPipeline(DiffusionPipeline):
                 picture is restored by itself, so a list gives what its items give alone.
             scale: how much larger the result is, along a side; may be fractional.
             prior: what is in the picture and what is wrong with it; one for all or one each. None: empty texts.
-            negative_prior: what guidance leads away from.
-            num_inference_steps: denoising steps.
-            guidance_scale: how strongly texts are followed; above 1 every step costs twice.
-            strength: where to start: 1 from noise, less from the noised LR latents at that fraction of the training
-                timesteps, 0 (one step only) from the LR latents as they are.
-            controlnet_conditioning_scale: factor of the ControlNet's residuals.
+            preset: "default", "paper" or "reference" instead of the model's own settings; see `xpsr.PRESETS`.
+            settings: fields of `xpsr.Settings`, which says what each one means, over those of the preset or the model.
+            num_inference_steps, guidance_scale, strength: the three of them that are used most.
             generator: one for all, which each picture uses from its present state on, or one each. None: a random one.
-            tile_size, tile_overlap: in latent pixels.
-            num_shifts: over how many shifted grids the one step is averaged; each takes as long as the first.
-            color_match: "none", "adain" or "wavelet".
-            output_type: "pil", "np" or "pt".
+            latents: what to start from instead of latents drawn here, (1, C, h, w) of the fitted picture, as noisy as
+                the scheduler's first timestep.
+            output_type: "pil", "np", "pt" or "latent".
+            callback_on_step_end: called after every step with the pipeline, the step's index, its timestep and the
+                tensors that `callback_on_step_end_tensor_inputs` names, of "latents" (1, C, h, w) and "noise_pred", the
+                guided output of that step; "latents" in what it returns go on. The one step has no scheduler and no
+                callback.
 
         Raises:
             InputError: a picture or an argument that cannot be used.
             XPSRError: the result is not finite.
         """
-        settings = self.settings(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            strength=strength,
-            tile_size=tile_size,
-            tile_overlap=tile_overlap,
-            num_shifts=num_shifts,
-            color_match=color_match,
-        )
+        named = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "strength": strength}
+        given = {name: value for name, value in named.items() if value is not None}
+        resolved = self.settings(preset, {**(settings or {}), **given})
         if not 0 < scale <= MAX_SCALE:
             raise InputError(f"scale={scale:g} is not in (0, {MAX_SCALE:g}]; 4 is what models are trained for.")
-        if output_type not in ("pil", "np", "pt"):
-            raise InputError(f"output_type={output_type!r} is unknown; use 'pil', 'np' or 'pt'.")
-        negative = negative_prior or Prior(self.config.negative_content, self.config.negative_quality)
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise InputError(f"output_type={output_type!r} is unknown; use 'pil', 'np', 'pt' or 'latent'.")
+        if output_type == "latent" and resolved.num_shifts > 1:
+            raise InputError(f"num_shifts={resolved.num_shifts} averages pixels; use 1 with output_type='latent'.")
+        if latents is not None and resolved.strength == 0:
+            raise InputError("the one step starts from the picture; leave latents out or take several steps.")
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise InputError(f"callbacks get {', '.join(self._callback_tensor_inputs)}, not {', '.join(unknown)}.")
+
+        def on_step_end(index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+            if callback_on_step_end is None:
+                return tensors["latents"]
+            shown = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+            return callback_on_step_end(self, index, timestep, shown).get("latents", tensors["latents"])
 
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         priors = _one_each(prior or Prior(), len(images), "prior")
-        results = []
+        results: list[Any] = []
         for item, item_prior, item_generator in zip(images, priors, _generators(generator, len(images)), strict=True):
             picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
-            guided = settings.guidance_scale > 1
-            conditions = self.encode(picture, item_prior, negative if guided else None, scale=scale)
+            conditions = self.encode(picture, item_prior, resolved, scale=scale)
             shares = []
-            for shift in range(settings.num_shifts):
-                moved = conditions.shifted(shift * self.vae_scale_factor // settings.num_shifts)
-                latents = self.denoise(
-                    moved,
-                    settings,
-                    controlnet_conditioning_scale=controlnet_conditioning_scale,
-                    generator=item_generator,
+            for shift in range(resolved.num_shifts):
+                moved = conditions.shifted(shift * self.vae_scale_factor // resolved.num_shifts)
+                clean = self.denoise(
+                    moved, resolved, generator=item_generator, latents=latents, on_step_end=on_step_end
                 )
-                pixels = self.decode(latents, moved, color_match=settings.color_match)
-                shares.append(pixels / settings.num_shifts)
-            pixels = sum(shares[1:], shares[0])
-            results.append(_as_output(pixels, picture, output_type))
+                if output_type == "latent":
+                    break
+                shares.append(self.decode(clean, moved, resolved) / resolved.num_shifts)
+            if output_type == "latent":
+                results.append(clean)
+            else:
+                results.append(_as_output(sum(shares[1:], shares[0]), picture, output_type))
         self.maybe_free_model_hooks()
         return XPSRPipelineOutput(images=results, priors=priors)
 
-    def settings(
-        self,
-        *,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        strength: float | None = None,
-        tile_size: int | None = None,
-        tile_overlap: int | None = None,
-        num_shifts: int | None = None,
-        color_match: ColorMatch | None = None,
-    ) -> Settings:
-        """What a call with these arguments does: the model's own default stands where one is None.
+    def settings(self, preset: PresetName | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """What a call with these arguments does: `overrides` over those of the preset, or else over the model's own.
 
         Raises:
-            InputError: an argument is out of its range.
+            InputError: an unknown preset or setting, or one out of its range.
         """
-        config = self.config
-        steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        one_step = steps == 1 and config.one_step_timestep is not None
-        if strength is None:
-            strength = 0.0 if one_step else config.strength
-        tile_size = config.tile_size if tile_size is None else tile_size
-        if tile_overlap is None:
-            tile_overlap = min(config.tile_overlap, tile_size // 2)
-
-        limit = self.scheduler.config.num_train_timesteps
+        given = overrides or {}
+        if preset is not None and preset not in PRESETS:
+            raise InputError(
+                f"preset={preset!r} is unknown{suggest(preset, list(PRESETS))}; use one of {list(PRESETS)}."
+            )
+        base = Settings(**self.config.settings) if preset is None else PRESETS[preset]
+        settings = _override(base, given)
+        steps, limit = settings.num_inference_steps, self.scheduler.config.num_train_timesteps
         if not 1 <= steps <= limit:
             raise InputError(f"num_inference_steps={steps} is not in [1, {limit}]; 1 to 50 is usual.")
-        if not 0 <= strength <= 1:
-            raise InputError(f"strength={strength:g} is not in [0, 1]; 1 starts from noise.")
-        if strength == 0 and not one_step:
+        one_step = steps == 1 and self.config.one_step_timestep is not None
+        if one_step and "strength" not in given:
+            settings = dataclasses.replace(settings, strength=0.0)
+        if settings.strength < 1 and "start" not in given:
+            settings = dataclasses.replace(settings, start="lr")
+        if "tile_overlap" not in given:
+            settings = dataclasses.replace(settings, tile_overlap=min(settings.tile_overlap, settings.tile_size // 2))
+        if settings.strength > 0 and "num_shifts" not in given:
+            settings = dataclasses.replace(settings, num_shifts=1)
+        if settings.strength == 0 and not one_step:
             raise InputError(
                 "strength=0 starts from the picture as it is, which is the one step of a model that has learned it; use"
                 " num_inference_steps=1 with such a model or strength above 0."
             )
-        if strength and round(steps / strength) > limit:
+        self._check(settings)
+        return settings
+
+    def _check(self, settings: Settings) -> None:
+        """Raises `InputError` for what is out of range."""
+        limit, strength = self.scheduler.config.num_train_timesteps, settings.strength
+        if not 0 <= strength <= 1:
+            raise InputError(f"strength={strength:g} is not in [0, 1]; 1 starts from noise.")
+        if strength and round(settings.num_inference_steps / strength) > limit:
             raise InputError(
-                f"strength={strength:g} leaves fewer than {steps} of {limit} timesteps; use at most"
-                f" {int(limit * strength)} steps."
+                f"strength={strength:g} leaves fewer than {settings.num_inference_steps} of {limit} timesteps; use at"
+                f" most {int(limit * strength)} steps."
             )
-        multiple = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if settings.start == "noise" and strength < 1:
+            raise InputError(f"start='noise' is at strength=1, not {strength:g}; use start='lr'.")
+        if not 0 <= settings.added_noise_level < limit:
+            raise InputError(f"added_noise_level={settings.added_noise_level} is not in [0, {limit}); 0 adds none.")
+        if settings.offset_noise_scale and settings.start != "noise":
+            raise InputError("offset_noise_scale is for start='noise'; use 0.")
+        multiple, tile_size = 2 ** (len(self.unet.config.block_out_channels) - 1), settings.tile_size
+        if settings.tile_weights == "reference":
+            multiple = 1
         if tile_size < multiple or tile_size % multiple:
             raise InputError(
                 f"tile_size={tile_size} is not a positive multiple of {multiple}; use"
                 f" {max(tile_size // multiple, 1) * multiple}."
             )
-        if not 0 <= tile_overlap < tile_size:
-            raise InputError(f"tile_overlap={tile_overlap} is not in [0, tile_size={tile_size}); use {tile_size // 8}.")
-        if num_shifts is None:
-            num_shifts = config.num_shifts if strength == 0 else 1
-        if num_shifts < 1 or self.vae_scale_factor % num_shifts:
-            raise InputError(f"num_shifts={num_shifts} does not divide {self.vae_scale_factor} pixels; use 1 or 2.")
-        if num_shifts > 1 and strength > 0:
+        if not 0 <= settings.tile_overlap < tile_size:
             raise InputError(
-                f"num_shifts={num_shifts} would average pictures of different noise; it is for the one step, use 1."
+                f"tile_overlap={settings.tile_overlap} is not in [0, tile_size={tile_size}); use {tile_size // 8}."
             )
-        color_match = config.color_match if color_match is None else color_match
-        if color_match not in get_args(ColorMatch):
-            raise InputError(f"color_match={color_match!r} is unknown; use one of {', '.join(get_args(ColorMatch))}.")
-        return Settings(
-            num_inference_steps=steps,
-            guidance_scale=config.guidance_scale if guidance_scale is None else guidance_scale,
-            strength=strength,
-            tile_size=tile_size,
-            tile_overlap=tile_overlap,
-            num_shifts=num_shifts,
-            color_match=color_match,
-        )
+        if settings.num_shifts < 1 or self.vae_scale_factor % settings.num_shifts:
+            raise InputError(
+                f"num_shifts={settings.num_shifts} does not divide {self.vae_scale_factor} pixels; use 1 or 2."
+            )
+        if settings.num_shifts > 1 and strength > 0:
+            raise InputError(
+                f"num_shifts={settings.num_shifts} would average pictures of different noise; it is for the one step,"
+                " use 1."
+            )
+        if settings.num_shifts > 1 and settings.fit != "pad":
+            raise InputError(f"num_shifts={settings.num_shifts} needs fit='pad'; use it, or one grid.")
+        if settings.min_size < 0:
+            raise InputError(f"min_size={settings.min_size} is negative; 0 asks for nothing.")
 
-    def encode(self, picture: Picture, prior: Prior, negative: Prior | None, *, scale: float) -> _Conditions:
-        """Enlarges the picture bicubically, pads it to the model's multiple and embeds the texts."""
+    def encode(self, picture: Picture, prior: Prior, settings: Settings, *, scale: float) -> _Conditions:
+        """Enlarges the picture, fits it to the model's multiple of pixels and embeds the texts."""
         height, width = max(round(picture.height * scale), 1), max(round(picture.width * scale), 1)
-        if height * width > MAX_OUTPUT_PIXELS:
+        larger = max(settings.min_size / min(height, width), 1)
+        if height * width * larger**2 > MAX_OUTPUT_PIXELS:
             raise InputError(
-                f"{picture.width} x {picture.height} times {scale:g} is {width} x {height} pixels, more than"
-                f" {MAX_OUTPUT_PIXELS}; use a smaller scale."
+                f"{picture.width} x {picture.height} times {scale * larger:g} is {width * larger:.0f} x"
+                f" {height * larger:.0f} pixels, more than {MAX_OUTPUT_PIXELS}; use a smaller scale."
             )
-        enlarged = resize(picture.pixels, (height, width), method="bicubic")[None]
-        multiple = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        pixels, crop = pad_to_multiple(enlarged, multiple)
-        priors = [prior] if negative is None else [negative, prior]
+        multiple = self.vae_scale_factor
+        if settings.fit == "stretch":
+            pixels = _stretched(picture.pixels, (height, width), settings.min_size, multiple)[None]
+            crop = Tile(top=0, left=0, height=pixels.shape[-2], width=pixels.shape[-1])
+        else:
+            multiple *= 2 ** (len(self.unet.config.block_out_channels) - 1)
+            enlarged = resize(picture.pixels, (round(height * larger), round(width * larger)), method="bicubic")
+            pixels, crop = pad_to_multiple(enlarged[None], multiple)
+        content = [self._token_ids(prior.content, settings.content_suffix, reserve=settings.reserve_suffix)]
+        quality = [self._token_ids(prior.quality)]
+        if settings.guidance_scale > 1:
+            content.insert(0, self._token_ids(settings.negative_content))
+            quality.insert(0, self._token_ids(settings.negative_quality))
         return _Conditions(
             pixels=pixels.to(self._execution_device, self.unet.dtype),
-            content=self.embed([p.content for p in priors]),
-            quality=self.embed([p.quality for p in priors]),
+            content=self._embed(content),
+            quality=self._embed(quality),
             crop=crop,
             multiple=multiple,
+            size=(height, width),
         )
 
-    def embed(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embeds texts: (B, N, D), cut after the encoder's number of tokens."""
-        ids = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            max_length=self.text_encoder.config.max_position_embeddings,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return self.text_encoder(ids.to(self._execution_device))[0].to(self.unet.dtype)
+    def _token_ids(self, text: str, suffix: str = "", *, reserve: bool = True) -> list[int]:
+        """As many tokens as the text encoder has places, the suffix kept whole if `reserve`."""
+        places = self.text_encoder.config.max_position_embeddings
+        text = " ".join([text.lstrip(), suffix] if suffix else [text.lstrip()])
+        ids = self.tokenizer(text, verbose=False).input_ids
+        if len(ids) > places:  # with <start> in front and <end> behind
+            kept = self.tokenizer(suffix, add_special_tokens=False).input_ids if suffix and reserve else []
+            kept = [*kept, ids[-1]][-places + 1 :]
+            ids = ids[: places - len(kept)] + kept
+        return ids + [self.tokenizer.pad_token_id] * (places - len(ids))
+
+    def _embed(self, ids: Sequence[list[int]]) -> torch.Tensor:
+        return self.text_encoder(torch.tensor(ids, device=self._execution_device))[0].to(self.unet.dtype)
+
+    def prepare_latents(
+        self,
+        pixels: torch.Tensor,
+        timestep: torch.Tensor,
+        settings: Settings,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """What denoising starts from: (1, C, H/f, W/f).
+
+        Noise is drawn in this order: for the autoencoder's sample, at `timestep`, at `added_noise_level`; with
+        start="noise" only the start itself and the offset.
+
+        Args:
+            pixels: (1, 3, H, W) in [0, 1].
+            timestep: (1,), the first that is denoised.
+            settings: its `start`, `added_noise_level` and `offset_noise_scale`.
+            generator: None: torch's own.
+        """
+        noise_like = {"generator": generator, "device": self._execution_device, "dtype": self.unet.dtype}
+        factor, channels = self.vae_scale_factor, self.unet.config.in_channels
+        shape = (len(pixels), channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
+        if settings.start == "noise":
+            noise = randn_tensor(shape, **noise_like)
+            if settings.offset_noise_scale:
+                noise = noise + settings.offset_noise_scale * randn_tensor((*shape[:2], 1, 1), **noise_like)
+            return noise * self.scheduler.init_noise_sigma
+        latents = self._lr_latents(pixels, generator)
+        latents = self.scheduler.add_noise(latents, randn_tensor(shape, **noise_like), timestep)
+        if settings.added_noise_level:
+            alpha = self.scheduler.alphas_cumprod[settings.added_noise_level].to(latents)
+            latents = alpha.sqrt() * latents + (1 - alpha).sqrt() * randn_tensor(shape, **noise_like)
+        return latents
+
+    def _lr_latents(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        latents = self.vae.encode((pixels * 2 - 1).to(self.vae.dtype)).latent_dist.sample(generator)
+        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
 
     def denoise(
         self,
         conditions: _Conditions,
         settings: Settings,
         *,
-        controlnet_conditioning_scale: float = 1.0,
         generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        on_step_end: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Returns clean latents (1, C, H/f, W/f) of the padded picture."""
-        lr_latents = self.vae.encode((conditions.pixels * 2 - 1).to(self.vae.dtype)).latent_dist.sample(generator)
-        lr_latents = (lr_latents * self.vae.config.scaling_factor).to(self.unet.dtype)
-        tiles = tile_grid(*lr_latents.shape[-2:], tile_size=settings.tile_size, overlap=settings.tile_overlap)
-        weights = gaussian_weights(tiles[0].height, tiles[0].width, device=lr_latents.device)
+        """Returns clean latents (1, C, H/f, W/f) of the fitted picture."""
+        height, width = (side // self.vae_scale_factor for side in conditions.pixels.shape[-2:])
+        tiles = self.tiles(height, width, settings)
+        symmetric = settings.tile_weights == "symmetric"
+        weights = gaussian_weights(
+            tiles[0].height,
+            tiles[0].width,
+            symmetric=symmetric,
+            dtype=torch.float32 if symmetric else torch.float64,
+            device=conditions.pixels.device,
+        )
 
         def predict(latents: torch.Tensor, timestep: torch.Tensor, progress: Any) -> torch.Tensor:
             def predictions() -> Iterator[tuple[Tile, torch.Tensor]]:
                 for tile in tiles:
-                    yield (
-                        tile,
-                        self._predict(
-                            tile.crop(latents),
-                            timestep,
-                            tile.scaled(self.vae_scale_factor).crop(conditions.pixels),
-                            conditions,
-                            settings.guidance_scale,
-                            controlnet_conditioning_scale,
-                        ),
-                    )
+                    pixels = tile.scaled(self.vae_scale_factor).crop(conditions.pixels)
+                    output = self._predict(tile.crop(latents), timestep, pixels, conditions, settings)
                     progress.update()
+                    yield tile, output
 
+            if len(tiles) == 1:
+                return next(predictions())[1].to(latents.dtype)
             return blend_tiles(predictions(), latents.shape, weights=weights).to(latents.dtype)
 
         if settings.strength == 0:
-            timestep = torch.tensor(self.config.one_step_timestep, device=lr_latents.device)
+            latents = self._lr_latents(conditions.pixels, generator)
+            timestep = torch.tensor(self.config.one_step_timestep, device=latents.device)
             with self.progress_bar(total=len(tiles)) as progress:
-                return predict_original_sample(
-                    self.scheduler, predict(lr_latents, timestep, progress), timestep, lr_latents
-                )
+                output = predict(latents, timestep, progress)
+            return predict_original_sample(self.scheduler, output, timestep, latents)
 
         timesteps = self._start_at(settings.strength, settings.num_inference_steps)
-        noise = randn_tensor(lr_latents.shape, generator=generator, device=lr_latents.device, dtype=lr_latents.dtype)
-        if settings.strength == 1:
-            latents = noise * self.scheduler.init_noise_sigma
-        else:
-            latents = self.scheduler.add_noise(lr_latents, noise, timesteps[:1])
+        if latents is None:
+            latents = self.prepare_latents(conditions.pixels, timesteps[:1], settings, generator=generator)
+        shape = (1, self.unet.config.in_channels, height, width)
+        if latents.shape != shape:
+            raise InputError(f"latents are of shape {tuple(latents.shape)}; this picture needs {shape}.")
+        latents = latents.to(conditions.pixels)
         accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator} if accepts_generator else {}
         with self.progress_bar(total=len(timesteps) * len(tiles)) as progress:
-            for timestep in timesteps:
-                model_input = self.scheduler.scale_model_input(latents, timestep)
-                output = predict(model_input, timestep, progress)
+            for index, timestep in enumerate(timesteps):
+                output = predict(self.scheduler.scale_model_input(latents, timestep), timestep, progress)
                 latents = self.scheduler.step(output, timestep, latents, **options).prev_sample.to(latents.dtype)
+                if on_step_end is not None:
+                    latents = on_step_end(index, timestep, {"latents": latents, "noise_pred": output})
         return latents
 
-    def decode(self, latents: torch.Tensor, conditions: _Conditions, *, color_match: ColorMatch) -> torch.Tensor:
-        """Returns pixels (3, H, W) in [0, 1], cropped, their colours matched to the input's."""
+    def decode(self, latents: torch.Tensor, conditions: _Conditions, settings: Settings) -> torch.Tensor:
+        """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
         latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         pixels = conditions.crop.crop(self.vae.decode(latents).sample.float() / 2 + 0.5)
         if not torch.isfinite(pixels).all():
             raise XPSRError(f"the result is not finite in {self.unet.dtype}; use float32 or bfloat16.")
         source = conditions.crop.crop(conditions.pixels.float())
-        return match_color(pixels.clamp(0, 1), source, color_match)[0].clamp(0, 1)
+        matched = match_color(pixels.clamp(0, 1), source, settings.color_match)[0].clamp(0, 1)
+        if matched.shape[-2:] == conditions.size:
+            return matched
+        return resize(matched, conditions.size, method="bicubic", eight_bit=settings.fit == "stretch")
+
+    @staticmethod
+    def tiles(height: int, width: int, settings: Settings) -> list[Tile]:
+        """The tiles, in order, in which latents of this size are denoised; one where they are small enough."""
+        side = settings.tile_size
+        if settings.tile_weights == "reference":  # it decides by the area, and its tiles are squares
+            side = max(height, width) if height * width <= side**2 else min(side, height, width)
+        return tile_grid(height, width, tile_size=side, overlap=min(settings.tile_overlap, side - 1))
 
     def _predict(
         self,
@@ -428,8 +478,7 @@ class XPSRPipeline(DiffusionPipeline):
         timestep: torch.Tensor,
         pixels: torch.Tensor,
         conditions: _Conditions,
-        guidance_scale: float,
-        controlnet_conditioning_scale: float,
+        settings: Settings,
     ) -> torch.Tensor:
         rows = len(conditions.content)
         latents, pixels = latents.expand(rows, -1, -1, -1), pixels.expand(rows, -1, -1, -1)
@@ -438,7 +487,7 @@ class XPSRPipeline(DiffusionPipeline):
             timestep,
             conditions.content,
             pixels,
-            controlnet_conditioning_scale,
+            settings.controlnet_conditioning_scale,
             quality_hidden_states=conditions.quality,
         )
         output = self.unet(
@@ -451,7 +500,7 @@ class XPSRPipeline(DiffusionPipeline):
         if rows == 1:
             return output
         negative, positive = output.chunk(2)
-        return negative + guidance_scale * (positive - negative)
+        return negative + settings.guidance_scale * (positive - negative)
 
     def _start_at(self, strength: float, num_inference_steps: int) -> torch.Tensor:
         """Sets the scheduler up and returns the timesteps to take, the first about `strength` times those of training.
@@ -496,6 +545,27 @@ class XPSRPipeline(DiffusionPipeline):
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(start)
         return scheduler.timesteps[start:]
+
+
+def _override(base: Settings, changes: Mapping[str, Any]) -> Settings:
+    """`base` with some fields changed; choices are checked, ranges are the pipeline's business."""
+    kinds = {f.name: f.type for f in dataclasses.fields(Settings)}
+    for name, value in changes.items():
+        if name not in kinds:
+            raise InputError(f"setting {name!r} is unknown{suggest(name, list(kinds)) or '.'}")
+        choices = get_args(kinds[name])
+        if choices and value not in choices:
+            raise InputError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}.")
+    return dataclasses.replace(base, **changes)
+
+
+def _stretched(pixels: torch.Tensor, size: tuple[int, int], min_size: int, multiple: int) -> torch.Tensor:
+    """(3, H, W) brought to `size` and on to one that the model takes, all in 8 bits as the reference does."""
+    first, *between, last = stretched_sizes(size, min_size=min_size, multiple=multiple)
+    pixels = resize(pixels, first, eight_bit=True)
+    for larger in between:
+        pixels = resize(pixels, larger, method="bilinear", eight_bit=True)
+    return resize(pixels, last, eight_bit=True)
 
 
 def _one_each(value: Any, count: int, name: str) -> list[Any]:

@@ -43,8 +43,11 @@ __all__ = [
     "VGGFeatures",
     "XPSRLoss",
     "build_components",
+    "build_optimizer",
     "build_tokenizer",
-    "degradation_free_loss",
+    "degradation_free_terms",
+    "diffusion_loss",
+    "optimizer_step",
     "train",
 ]
 
@@ -126,7 +129,7 @@ def build_components(config: ModelConfig, pixels: torch.Tensor) -> Components:
     )
     depth, channels = len(config.block_out_channels), vae.latent_channels
     unet = XPSRUNet(
-        sample_size=config.tile_size,
+        sample_size=config.settings.tile_size,
         in_channels=channels,
         out_channels=channels,
         block_out_channels=config.block_out_channels,
@@ -167,20 +170,43 @@ def build_components(config: ModelConfig, pixels: torch.Tensor) -> Components:
     return Components(vae, text_encoder, tokenizer, unet, controlnet, scheduler)
 
 
-def degradation_free_loss(
+def degradation_free_terms(
     images: list[torch.Tensor], latents: list[torch.Tensor], hr: torch.Tensor, clean_latents: torch.Tensor
-) -> torch.Tensor:
-    """The Degradation-Free Constraint: the sum over all predictions of the mean absolute error.
+) -> list[torch.Tensor]:
+    """The Degradation-Free Constraint: the mean absolute error of every prediction, a scalar each.
 
     `images` are compared with `hr` (B, 3, H, W) in [-1, 1] and `latents` with `clean_latents` (B, C, h, w), reduced
-    bilinearly to each prediction's size. The reference weighs the sum by 0.05.
+    bilinearly to each prediction's size. The reference adds the sum of them all, times 0.05, to its loss.
     """
     pairs = [(image, hr) for image in images] + [(latent, clean_latents) for latent in latents]
-    errors = [
+    return [
         (prediction.float() - F.interpolate(target.float(), size=prediction.shape[-2:], mode="bilinear")).abs().mean()
         for prediction, target in pairs
     ]
-    return torch.stack(errors).sum()
+
+
+def diffusion_loss(
+    scheduler: SchedulerMixin,
+    output: torch.Tensor,
+    *,
+    clean: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+) -> torch.Tensor:
+    """Mean squared error of a network's output against what the scheduler's `prediction_type` asks for.
+
+    All (B, C, H, W) but `timesteps` (B,); a float32 scalar.
+    """
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            target = noise
+        case "v_prediction":
+            target = scheduler.get_velocity(clean, noise, timesteps)
+        case "sample":
+            target = clean
+        case other:
+            raise TrainingError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")
+    return F.mse_loss(output.float(), target.float())
 
 
 @dataclass
@@ -212,6 +238,10 @@ class XPSRLoss(nn.Module):
         hr = batch.hr * 2 - 1
         # antialias selects the same cubic (a = -0.5) as Pillow, which inference enlarges with
         condition = F.interpolate(batch.lr, size=hr.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
+        if torch.rand((), generator=generator) < config.shift_probability:
+            stride = 2 ** (len(parts.controlnet.image_encoder.blocks) // 2)
+            inner = (..., slice(stride // 2, -stride // 2), slice(stride // 2, -stride // 2))
+            hr, condition = hr[inner], condition[inner]
         with torch.no_grad():
             clean, degraded = self._encode(hr, generator), self._encode(condition * 2 - 1, generator)
 
@@ -230,17 +260,20 @@ class XPSRLoss(nn.Module):
         ).sample.float()
 
         losses = Losses()
-        constraint = degradation_free_loss(control.images, control.latents, hr, clean)
+        constraint = torch.stack(degradation_free_terms(control.images, control.latents, hr, clean)).sum()
         losses.terms["degradation_free"] = config.degradation_free_weight * constraint
         if one_step < rows:
-            target = _target(parts.scheduler, clean, noise, timesteps)
-            losses.terms["diffusion"] = config.diffusion_weight * F.mse_loss(output[one_step:], target[one_step:])
+            noisy = slice(one_step, None)
+            loss = diffusion_loss(
+                parts.scheduler, output[noisy], clean=clean[noisy], noise=noise[noisy], timesteps=timesteps[noisy]
+            )
+            losses.terms["diffusion"] = config.diffusion_weight * loss
         if one_step:
             latents = predict_original_sample(
                 parts.scheduler, output[:one_step], timesteps[:one_step], sample[:one_step]
             )
             restored = parts.vae.decode(latents / parts.vae.config.scaling_factor).sample.float() / 2 + 0.5
-            losses.restored, losses.hr = restored, batch.hr[:one_step]
+            losses.restored, losses.hr = restored, hr[:one_step] / 2 + 0.5
             losses.terms["pixel"] = config.pixel_weight * F.l1_loss(restored, losses.hr)
             if self._features[0] is not None:
                 top, left = torch.randint(hr.shape[-1] - config.feature_crop + 1, (2,), generator=generator).tolist()
@@ -389,13 +422,13 @@ class _TrainState:
         self.parts.train()
         self.parameters = [p for p in self.parts.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
-        self.optimizer = _adamw(self.parameters, config.optimizer)
+        self.optimizer = build_optimizer(self.parameters, config.optimizer)
         self.discriminator = self.adversary = None
         if config.loss.adversarial_weight:
             with torch.random.fork_rng(devices=[]):  # modules are initialised from torch's global generator
                 torch.manual_seed(config.train.seed)
                 self.discriminator = PatchDiscriminator().to(device)
-            self.adversary = _adamw(list(self.discriminator.parameters()), config.optimizer)
+            self.adversary = build_optimizer(list(self.discriminator.parameters()), config.optimizer)
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One update of everything; returns the terms of the loss."""
@@ -414,7 +447,7 @@ class _TrainState:
         if not torch.isfinite(total):
             terms = ", ".join(f"{name}={value.item():.3g}" for name, value in losses.terms.items())
             raise TrainingError(f"the loss is not finite at step {self.step} ({terms}); lower optimizer.learning_rate.")
-        norm = _update(self.optimizer, self.parameters, total, rate, config.optimizer.max_grad_norm)
+        norm = optimizer_step(self.optimizer, self.parameters, total, rate, config.optimizer.max_grad_norm)
         metrics = {name: value.detach() for name, value in losses.terms.items()}
         metrics |= {"loss": total.detach(), "grad_norm": norm, "learning_rate": torch.tensor(rate)}
 
@@ -423,7 +456,9 @@ class _TrainState:
             with autocast:
                 real, fake = self.discriminator(losses.hr), self.discriminator(losses.restored.detach())
                 hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-            _update(self.adversary, list(self.discriminator.parameters()), hinge, rate, config.optimizer.max_grad_norm)
+            optimizer_step(
+                self.adversary, list(self.discriminator.parameters()), hinge, rate, config.optimizer.max_grad_norm
+            )
             metrics["discriminator"] = hinge.detach()
 
         self.step += 1
@@ -562,19 +597,21 @@ def _environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with an epsilon of 1e-8."""
     return torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
 
 
-def _update(
+def optimizer_step(
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
     loss: torch.Tensor,
     learning_rate: float,
     max_grad_norm: float,
 ) -> torch.Tensor:
+    """One update of `parameters` after clipping their joint gradient; returns its norm before that."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
@@ -590,15 +627,3 @@ def _learning_rate(config: OptimizerConfig, step: int, max_steps: int) -> float:
     progress = (step - config.warmup_steps) / max(max_steps - config.warmup_steps, 1)
     cosine = (1 + math.cos(math.pi * min(progress, 1))) / 2
     return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
-
-
-def _target(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return noise
-        case "v_prediction":
-            return scheduler.get_velocity(clean, noise, timesteps)
-        case "sample":
-            return clean
-        case other:
-            raise TrainingError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")

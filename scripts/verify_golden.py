@@ -1,0 +1,102 @@
+"""Runs a folder of the reference's numbers through xpsr and compares every one.
+
+    python scripts/verify_golden.py tests/golden/A
+
+The folder holds a whole small system of the reference with its inputs and outputs (tests/golden/README.md describes the
+format). It is converted as a user would (`xpsr convert`) and then only the public path is used. One row a tensor: name,
+largest error relative to the largest golden value, tolerance, ok. Exit code 1: something is off, missing or not known.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import diffusers.utils.logging
+import transformers.utils.logging
+from golden_rows import EXACT, Row, compare
+from golden_system import System, colorfix, debug, forward, loop, prepare_latents, preprocess, scheduler, texts
+from golden_training import from_unet, loss
+
+from xpsr.convert import convert_reference
+from xpsr.pipeline import XPSRPipeline
+
+Section = Callable[[System], Iterator[Row]]
+
+
+def sections(folder: Path) -> dict[str, Section]:
+    """Every comparison that the folder asks for, by the file it is about."""
+    found: dict[str, Section] = {
+        "run": texts,
+        "forward": forward,
+        "debug": debug,
+        "scheduler": scheduler,
+        "prepare_latents": prepare_latents,
+        "colorfix": colorfix,
+    }
+    runs = {path.stem for pattern in ("loop*", "tiled*") for path in folder.glob(f"{pattern}.safetensors")}
+    announced = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    runs |= {name for name in announced if re.fullmatch(r"tiled\d*", name)}
+    found |= {name: partial(loop, name=name) for name in sorted({"loop", "loop_nocfg", "loop_noise", "tiled", *runs})}
+    found |= {"preprocess": preprocess, "loss": loss, "from_unet": from_unet}
+    strangers = {path.stem for path in folder.glob("*.safetensors")} - set(found)
+    return found | {name: partial(unknown, name=name) for name in sorted(strangers)}
+
+
+def unknown(system: System, name: str) -> Iterator[Row]:
+    """A file that the format does not know."""
+    yield from compare(name, {}, system.load(name), EXACT)
+
+
+def load(folder: Path) -> System:
+    """The folder's system, converted as a user would."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch, "model")
+        convert_reference(folder, base=folder, out=model)
+        return System(folder, XPSRPipeline.from_pretrained(model))
+
+
+def verify(folder: Path) -> Iterator[Row]:
+    """Converts the folder's system and yields one row for everything in it."""
+    try:
+        system, asked = load(folder), sections(folder)
+    except Exception as error:  # whatever a damaged folder causes; the row says so and the exit code tells
+        yield failure("system", error)
+        return
+    for name, section in asked.items():
+        try:
+            yield from section(system)
+        except Exception as error:  # the other files can still be compared
+            yield failure(name, error)
+
+
+def failure(name: str, error: Exception) -> Row:
+    return Row(name, math.inf, EXACT, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="such as tests/golden/A")
+    folder = parser.parse_args().folder
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    rows = []
+    for row in verify(folder):
+        rows.append(row)
+        state = "ok" if row.ok else "OFF"
+        print(f"{row.name:110} {row.error:9.1e} {row.tolerance:8.0e}  {state}  {row.note}".rstrip())
+    wrong = [row for row in rows if not row.ok]
+    print(f"{len(rows) - len(wrong)} of {len(rows)} ok")
+    for row in wrong:
+        print(f"OFF: {row.name}: {row.error:.1e} > {row.tolerance:.0e} {row.note}".rstrip(), file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

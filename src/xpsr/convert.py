@@ -1,0 +1,476 @@
+"""Conversion: from the reference's checkpoints to a model folder, and back.
+
+No network is made: tensors stay mapped from their files until they are written, shard by shard.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import logging
+import pickle
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
+from diffusers import __version__ as diffusers_version
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from xpsr.checkpoint import (
+    StateDict,
+    brief,
+    controlnet_from_reference,
+    controlnet_to_reference,
+    download,
+    fetch_model,
+    listed,
+    refuse_mismatch,
+    unet_from_reference,
+    unet_to_reference,
+)
+from xpsr.config import PRESETS
+from xpsr.errors import InputError, ModelError
+from xpsr.models import XPSRControlNet, XPSRUNet
+
+__all__ = ["convert_reference", "convert_to_reference", "load_reference"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """One of the two networks in the reference's layout."""
+
+    kind: type[ModelMixin]
+    class_name: str
+    flags: dict[str, Any]  # beyond diffusers' config, with the only values that XPSR is trained with
+    later: dict[str, Any]  # what the reference's config does not know yet, with the values that it works as
+    from_reference: Callable[[StateDict], dict[str, torch.Tensor]]
+    to_reference: Callable[[StateDict], dict[str, torch.Tensor]]
+
+
+_LAYOUTS = {
+    "unet": _Layout(
+        kind=XPSRUNet,
+        class_name="UNet2DConditionModel",
+        flags={f"{where}_use_lowlevel_prompt": False for where in ("down", "mid")}
+        | {"up_use_lowlevel_prompt": [False] * 4},
+        later={"conditional_attention_window": None, "dropout": 0.0, "reverse_transformer_layers_per_block": None},
+        from_reference=unet_from_reference,
+        to_reference=unet_to_reference,
+    ),
+    "controlnet": _Layout(
+        kind=XPSRControlNet,
+        class_name="ControlNetModel",
+        flags={"return_rgbs": True, "use_latent_pred": True, "use_lowlevel_prompt": True, "use_rrdb": False},
+        later={"mid_block_type": "UNetMidBlock2DCrossAttn"},
+        from_reference=controlnet_from_reference,
+        to_reference=controlnet_to_reference,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A network of a model folder; its weights are still where they were read."""
+
+    name: str
+    config: dict[str, Any]
+    state: StateDict
+    stem: str = "diffusion_pytorch_model"
+
+
+def load_reference(folder: Path) -> tuple[XPSRUNet, XPSRControlNet]:
+    """Both networks of a reference checkpoint, `folder/unet` and `folder/controlnet`.
+
+    Raises:
+        ModelError: a file is missing or damaged, or weights do not match the config.
+    """
+    networks: list[Any] = []
+    for name, layout in _LAYOUTS.items():
+        part = _read_reference(folder, name)
+        network = layout.kind.from_config(part.config)
+        network.load_state_dict(part.state)
+        networks.append(network.eval())
+    return networks[0], networks[1]
+
+
+def convert_reference(
+    reference: Path,
+    out: Path,
+    *,
+    base: str | Path,
+    tokenizer: Path | None = None,
+    config: Path | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str = "2GB",
+) -> None:
+    """Writes a model folder for `XPSRPipeline.from_pretrained`, whole or not at all.
+
+    Args:
+        reference: a checkpoint of the reference, with `unet/` and `controlnet/`.
+        out: the new folder; it must not exist, or be empty.
+        base: the Stable Diffusion that the reference was trained on, which gives VAE, text encoder, tokenizer and
+            scheduler: a folder of diffusers' layout, `owner/name` on the hub, or one .safetensors or .ckpt file of
+            LDM's layout.
+        tokenizer: a folder with CLIP's vocabulary, instead of the base's; one file holds none.
+        config: a folder with `vae/config.json`, `text_encoder/config.json` and, if wanted,
+            `scheduler/scheduler_config.json`, for a base in one file whose sizes its tensors do not tell.
+        dtype: of the written weights; None: as they are stored.
+        max_shard_size: of a weight file, such as "2GB".
+
+    Raises:
+        InputError: `out` is in use, or an argument does not fit.
+        ModelError: a file is missing or damaged, weights do not match their config to the last key (listed), or the
+            base does not fit the reference.
+    """
+    if not re.fullmatch(r"\d+(\.\d+)?[KMGT]B", max_shard_size):
+        raise InputError(f"max_shard_size={max_shard_size!r} is not a size; use 2GB, for example.")
+    _refuse_used(out)
+    parts = [_read_reference(reference, name) for name in _LAYOUTS]
+    unet, controlnet = (part.config for part in parts)
+    if Path(base).is_file():
+        if tokenizer is None:
+            raise InputError(f"{base}: one file holds no tokenizer; give a folder with CLIP's (--tokenizer).")
+        extra, scheduler = _read_single_file(Path(base), config, tokenizer, latent_size=unet["sample_size"])
+    else:
+        if config is not None:
+            raise InputError(f"{base}: no file, but a config is for a base in one file; leave it out.")
+        folder = _fetch_base(str(base))
+        extra = [_read_vae(folder / "vae"), _read_text_encoder(folder / "text_encoder")]
+        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        tokenizer = tokenizer or folder / "tokenizer"
+    vae, text_encoder = (part.config for part in extra)
+    vocabulary = len(_load_tokenizer(tokenizer))
+    if vocabulary > text_encoder["vocab_size"]:
+        raise ModelError(
+            f"{tokenizer}: {vocabulary} tokens, but the text encoder knows {text_encoder['vocab_size']}; give its own."
+        )
+    halvings = len(controlnet["conditioning_embedding_out_channels"]) - 1
+    for what, found, needed in (
+        ("width of the text encoder (hidden_size)", text_encoder["hidden_size"], unet["cross_attention_dim"]),
+        ("number of the VAE's latent_channels", vae["latent_channels"], unet["in_channels"]),
+        ("VAE's reduction", 2 ** (len(vae["block_out_channels"]) - 1), 2**halvings),
+    ):
+        if found != needed:
+            raise ModelError(
+                f"{base}: the {what} is {found}, but {reference} was trained with {needed}; give the Stable Diffusion"
+                " that it was trained on."
+            )
+    parts += extra
+    del extra
+    with _whole(out) as target:
+        while parts:  # what is written is let go, and its memory with it
+            _write_part(target, parts.pop(0), dtype=dtype, max_shard_size=max_shard_size)
+        known = inspect.signature(DDPMScheduler).parameters  # the reference reads whatever the base has as DDPM's
+        sampler = DDPMScheduler.from_config({key: value for key, value in scheduler.items() if key in known})
+        sampler.save_config(target / "scheduler")
+        (target / "tokenizer").mkdir()
+        for path in (*tokenizer.glob("*.json"), *tokenizer.glob("*.txt")):
+            shutil.copyfile(path, target / "tokenizer" / path.name)
+        index = {
+            "_class_name": "XPSRPipeline",
+            "_diffusers_version": diffusers_version,
+            "vae": ["diffusers", "AutoencoderKL"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["xpsr.models", "XPSRUNet"],
+            "controlnet": ["xpsr.models", "XPSRControlNet"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "one_step_timestep": None,
+            "settings": dataclasses.asdict(PRESETS["default"]),
+        }
+        _write_json(target / "model_index.json", index)
+
+
+def convert_to_reference(model: str | Path, out: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Writes a model's networks in the reference's layout, `out/unet` and `out/controlnet`, whole or not at all.
+
+    `model` is what `fetch_model` takes; `out` and `dtype` are as above.
+
+    Raises:
+        InputError: `out` is in use.
+        ModelError: the model cannot be read, or the reference has no such network.
+    """
+    _refuse_used(out)
+    source = fetch_model(str(model))
+    parts = []
+    for name, layout in _LAYOUTS.items():
+        folder = source / name
+        config = _read_json(folder / "config.json")
+        for key, only in layout.later.items():
+            if config.pop(key, only) != only:
+                raise ModelError(f"{folder}: the reference has no {key}, so it cannot represent this model.")
+        network = _on_meta(folder, layout.kind.from_config, config)
+        state = _read_weights(folder, "diffusion_pytorch_model")
+        _compare(folder, state, network.state_dict())
+        for key, value in state.items():
+            block = re.match(r"up_blocks\.(\d+)\.conditional_attentions\..*\.attn2\.to_k\.weight", key)
+            if block and config["up_block_types"][int(block[1])] == "UpBlock2D" and value.shape[0] != value.shape[1]:
+                raise ModelError(f"{folder}: the reference has no UpBlock2D that reads skips of another width ({key}).")
+        config = {**config, **layout.flags, "_class_name": layout.class_name}
+        parts.append(_Part(name=name, config=config, state=layout.to_reference(state)))
+    with _whole(out) as target:
+        while parts:
+            _write_part(target, parts.pop(0), dtype=dtype, max_shard_size=sys.maxsize)  # it knows no shards
+
+
+def _fetch_base(base: str) -> Path:
+    """The folder of a Stable Diffusion in diffusers' layout; of one on the hub, what XPSR takes from it."""
+    if base and Path(base).is_dir():
+        return Path(base)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or Path(base).parent.is_dir():
+        raise ModelError(
+            f"{base}: no such base; give a folder or one file of Stable Diffusion 1.5, or owner/name on the hub."
+        )
+    weights = ("vae/diffusion_pytorch_model", "text_encoder/model")
+    patterns = [f"{stem}{rest}" for stem in weights for rest in (".safetensors*", "-*.safetensors")]
+    return download(base, [*patterns, "*/config.json", "tokenizer/*", "scheduler/*"])
+
+
+def _read_reference(reference: Path, name: str) -> _Part:
+    """A network of a reference checkpoint under our names, its weights compared with its config."""
+    layout, folder = _LAYOUTS[name], reference / name
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json there; give a folder with the reference's unet/ and controlnet/.")
+    config = _read_json(folder / "config.json")
+    for flag, only in layout.flags.items():
+        value = config.pop(flag, only)
+        if value != only and (any(value) if isinstance(value, list) else value) != (only is True):
+            reason = f"{flag} is {json.dumps(value)}, but XPSR is trained with {json.dumps(only)}"
+            raise ModelError(f"{folder}: {reason}; weights of another architecture cannot be converted.")
+    unknown = [key for key in config if key[:1] != "_" and key not in inspect.signature(layout.kind).parameters]
+    if unknown:
+        raise ModelError(
+            f"{folder}: config.json holds {listed(unknown)}, which {layout.kind.__name__} does not know; delete there"
+            " what changes nothing."
+        )
+    network = _on_meta(folder, layout.kind.from_config, config)
+    state = _read_weights(folder, "diffusion_pytorch_model")
+    _compare(folder, state, layout.to_reference(network.state_dict()))
+    config = {**json.loads(network.to_json_string()), **config, "_class_name": layout.kind.__name__}
+    return _Part(name=name, config=config, state=layout.from_reference(state))
+
+
+def _read_vae(folder: Path) -> _Part:
+    network = _on_meta(folder, AutoencoderKL.from_config, _read_json(folder / "config.json"))
+    names = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # until diffusers 0.17
+    state = {
+        re.sub(r"\.(query|key|value|proj_attn)\.", lambda match: f".{names[match[1]]}.", key): value
+        for key, value in _read_weights(folder, "diffusion_pytorch_model").items()
+    }
+    _compare(folder, state, network.state_dict())
+    return _Part(name="vae", config=json.loads(network.to_json_string()), state=state)
+
+
+def _read_text_encoder(folder: Path) -> _Part:
+    config = _read_json(folder / "config.json")
+    return _text_encoder(folder, config, _read_weights(folder, "model", pickled="pytorch_model"))
+
+
+def _text_encoder(source: Path, config: dict[str, Any], stored: StateDict) -> _Part:
+    state = {key.removeprefix("text_model."): value for key, value in stored.items()}  # until transformers 5
+    state.pop("embeddings.position_ids", None)  # 0, 1, 2, …, until transformers 4.31
+    full = _on_meta(source, CLIPTextConfig.from_dict, config)
+    full.architectures = ["CLIPTextModel"]
+    _compare(source, state, _on_meta(source, CLIPTextModel, full).state_dict())
+    return _Part(name="text_encoder", config=json.loads(full.to_json_string()), state=state, stem="model")
+
+
+def _read_single_file(
+    path: Path, config: Path | None, tokenizer: Path, *, latent_size: int | None
+) -> tuple[list[_Part], dict[str, Any]]:
+    """VAE and text encoder, and the scheduler's config, of a Stable Diffusion in one file of LDM's layout.
+
+    Configs that are not given follow from the tensors' shapes and, where those do not tell, Stable Diffusion 1's
+    conventions.
+    """
+    stored = _read_file(path)
+    vae, text = (
+        {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+        for prefix in ("first_stage_model.", "cond_stage_model.transformer.")
+    )
+    scheduler: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler |= {"num_train_timesteps": 1000, "steps_offset": 1, "clip_sample": False}
+    if "betas" in stored:
+        usual, betas = DDPMScheduler(**scheduler).betas, stored["betas"].float()
+        if betas.shape != usual.shape or not torch.allclose(betas, usual, rtol=1e-3):  # half precision is that coarse
+            scheduler |= {"num_train_timesteps": len(betas), "trained_betas": betas.tolist()}
+    if config is not None:
+        vae_config, text_config = (_read_json(config / name / "config.json") for name in ("vae", "text_encoder"))
+        if (config / "scheduler").is_dir():
+            scheduler = _read_json(config / "scheduler" / "scheduler_config.json")
+    else:
+        try:
+            vae_config, text_config = _infer_vae_config(vae), _infer_text_config(text)
+        except KeyError as error:
+            reason = f"no {error.args[0]} there; give a whole Stable Diffusion 1.5 in LDM's layout"
+            raise ModelError(f"{path}: {reason}.") from error
+        except ValueError as error:
+            remedy = "give a folder with its vae/config.json and text_encoder/config.json (--config)"
+            raise ModelError(f"{path}: {error}; {remedy}.") from error
+        if latent_size is not None:  # of which diffusers makes the VAE's tiles
+            vae_config["sample_size"] = latent_size * 2 ** (len(vae_config["block_out_channels"]) - 1)
+        scale = stored.get("scale_factor", torch.tensor(0.18215))
+        vae_config["scaling_factor"] = float(f"{scale.item():.6g}")  # not 0.1821500062942505
+        vocabulary = _load_tokenizer(tokenizer)
+        text_config |= {f"{name}_token_id": getattr(vocabulary, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    network = _on_meta(path, AutoencoderKL.from_config, vae_config)
+    converted = convert_ldm_vae_checkpoint(vae, vae_config)
+    kept = {value.data_ptr() for value in converted.values()}  # upstream drops in silence what it does not know
+    unknown = {key: value for key, value in vae.items() if value.data_ptr() not in kept}
+    _compare(path, {**converted, **unknown}, network.state_dict())
+    part = _Part(name="vae", config=json.loads(network.to_json_string()), state=converted)
+    return [part, _text_encoder(path, text_config, text)], scheduler
+
+
+def _infer_vae_config(state: StateDict) -> dict[str, Any]:
+    found = [re.fullmatch(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight", key) for key in state]
+    blocks = {(int(match[1]), int(match[2])): len(state[match[0]]) for match in found if match}
+    widths = [blocks[level, block] for level, block in sorted(blocks) if block == 0]
+    if any(width % 32 for width in widths):
+        raise ValueError(f"{widths} channels in the VAE are no multiples of LDM's 32 groups a norm")
+    return {
+        "in_channels": state["encoder.conv_in.weight"].shape[1],
+        "out_channels": len(state["decoder.conv_out.weight"]),
+        "latent_channels": state["decoder.conv_in.weight"].shape[1],
+        "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "layers_per_block": sum(level == 0 for level, _ in blocks),
+        "norm_num_groups": 32,
+    }
+
+
+def _infer_text_config(state: StateDict) -> dict[str, Any]:
+    state = {key.removeprefix("text_model."): value for key, value in state.items()}
+    vocabulary, width = state["embeddings.token_embedding.weight"].shape
+    if width % 64:
+        raise ValueError(f"{width} channels in the text encoder are no multiple of CLIP's 64 a head")
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_attention_heads": width // 64,
+        "max_position_embeddings": len(state["embeddings.position_embedding.weight"]),
+        "intermediate_size": len(state["encoder.layers.0.mlp.fc1.weight"]),
+        "num_hidden_layers": len({key.split(".")[2] for key in state if key.startswith("encoder.layers.")}),
+    }
+
+
+def _load_tokenizer(folder: Path) -> CLIPTokenizer:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):  # upstream's would be empty
+        raise ModelError(f"{folder}: neither tokenizer.json nor vocab.json there; give a folder with CLIP's tokenizer.")
+    try:
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: the tokenizer cannot be read: {brief(error)}; fetch it again.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path}: cannot be read: {brief(error)}; fetch it again.") from error
+
+
+def _read_weights(folder: Path, stem: str, *, pickled: str | None = None) -> dict[str, torch.Tensor]:
+    """All tensors of a network, of one file or of shards; safetensors go before pickles."""
+    names = [f"{stem}.safetensors", f"{pickled or stem}.bin"]
+    for name in names:
+        if (folder / name).is_file():
+            return _read_file(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            files = _read_json(index).get("weight_map")
+            if not isinstance(files, dict):
+                raise ModelError(f"{index}: no weight_map in it; fetch it again.")
+            shards = [_read_file(folder / Path(file).name) for file in sorted(set(files.values()))]
+            return {key: value for shard in shards for key, value in shard.items()}
+    raise ModelError(f"{folder}: neither {names[0]} nor {names[1]} there, nor an index of shards; fetch it again.")
+
+
+def _read_file(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a file, mapped into memory. Pickles are read as tensors only: nothing in them is run."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = content.get("state_dict", content)
+        return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{path}: a damaged pickle, or more than tensors in it; give it as .safetensors.") from error
+    except (OSError, ValueError, RuntimeError, EOFError, AttributeError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read: {brief(error)}; fetch it again.") from error
+
+
+def _on_meta(source: Path, make: Callable[[Any], Any], config: Any) -> Any:
+    """What `make` makes of a config, its tensors without memory."""
+    try:
+        with torch.device("meta"):
+            return make(config)
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+        raise ModelError(f"{source}: the config cannot be used: {brief(error)}; fetch it again.") from error
+
+
+def _refuse_used(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not empty; remove it or choose another.")
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when all is written."""
+    out = out.resolve()
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if out.is_dir():
+            out.rmdir()
+        part.replace(out)
+    except SafetensorError as error:
+        raise InputError(f"{out}: cannot be written: {brief(error)}; make room or choose another.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_part(folder: Path, part: _Part, *, dtype: torch.dtype | None, max_shard_size: str | int) -> None:
+    target = folder / part.name
+    target.mkdir()
+    _write_json(target / "config.json", part.config)
+    sizes = {
+        key: torch.empty(value.shape, dtype=dtype or value.dtype, device="meta") for key, value in part.state.items()
+    }
+    plan = split_torch_state_dict_into_shards(
+        sizes, filename_pattern=f"{part.stem}{{suffix}}.safetensors", max_shard_size=max_shard_size
+    )
+    for file, keys in plan.filename_to_tensors.items():
+        shard = {key: part.state[key].to(sizes[key].dtype).contiguous() for key in keys}
+        lost = [key for key in keys if dtype is torch.float16 and not shard[key].isfinite().all()]
+        if lost:
+            raise InputError(f"{part.name}: {listed(lost)} too large for float16; use bfloat16 or float32.")
+        save_file(shard, target / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        _write_json(target / f"{part.stem}.safetensors.index.json", index)
+    logger.info("%s: %d tensors, files: %d", part.name, len(part.state), len(plan.filename_to_tensors))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _compare(source: Path, state: StateDict, expected: StateDict) -> None:
+    misshapen = [key for key in state.keys() & expected.keys() if state[key].shape != expected[key].shape]
+    refuse_mismatch(str(source), expected.keys() - state.keys(), state.keys() - expected.keys(), misshapen)
