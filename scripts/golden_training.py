@@ -125,8 +125,12 @@ def loss(system: System) -> Iterator[Row]:
     norms, stored_norms = {n: float(g.norm()) for n, g in gradients.items() if g is not None}, info["grad_norms"]
     yield equal("loss_info.json:grad_norms (names)", sorted(norms), sorted(stored_norms))
     # a gradient that is zero but for rounding, as of a bias before a norm, has a norm of which no digit is right
-    least = 1e-4 * max(stored_norms.values())
-    errors = {n: abs(norms[n] - stored_norms[n]) / max(stored_norms[n], least) for n in norms if n in stored_norms}
+    zero = 1e-6 * max(stored_norms.values())
+    errors = {
+        name: 0.0 if norm <= zero and stored_norms[name] <= zero else abs(norm / max(stored_norms[name], zero) - 1)
+        for name, norm in norms.items()
+        if name in stored_norms
+    }
     worst = max(errors, key=lambda n: errors[n] if errors[n] == errors[n] else math.inf)
     yield Row(f"loss_info.json:grad_norms ({len(errors)})", errors[worst], GRADIENT, f"worst: {worst}")
 

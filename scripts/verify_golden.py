@@ -69,23 +69,23 @@ def verify(folder: Path) -> Iterator[Row]:
         yield failure("system", error)
         return
     for name, section in asked.items():
-        try:
-            yield from section(system)
-        except Exception as error:  # the other files can still be compared
-            yield failure(name, error)
+        yield from guarded(name, section, system)
+
+
+def guarded(name: str, section: Section, system: System) -> Iterator[Row]:
+    """The section's rows, the last of them its error if a damaged file causes one: the others can still be compared."""
+    try:
+        yield from section(system)
+    except Exception as error:
+        yield failure(name, error)
 
 
 def failure(name: str, error: Exception) -> Row:
     return Row(name, math.inf, EXACT, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="such as tests/golden/A")
-    folder = parser.parse_args().folder
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+def report(folder: Path) -> int:
+    """Prints what `verify` says; returns 1 if something is off."""
     rows = []
     for row in verify(folder):
         rows.append(row)
@@ -96,6 +96,16 @@ def main() -> int:
     for row in wrong:
         print(f"OFF: {row.name}: {row.error:.1e} > {row.tolerance:.0e} {row.note}".rstrip(), file=sys.stderr)
     return 1 if wrong else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="such as tests/golden/A")
+    folder = parser.parse_args().folder
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    return report(folder)
 
 
 if __name__ == "__main__":

@@ -3,26 +3,29 @@
 The comparisons are those of `scripts/verify_golden.py`; what the files hold is in `golden/README.md`.
 """
 
-import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import DDPMScheduler
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from golden_rows import Tensors, relative_error
 from golden_system import CASES, LOOP, NETWORK, System, debug, forward_inputs, forward_pass, restore
 from torch import nn
 from verify_golden import load, sections
 
 from xpsr import pipeline
-from xpsr.models import SemanticFusionAttention, XPSRUNet
+from xpsr.models import SemanticFusionAttention
 from xpsr.tiling import gaussian_weights
 
 ROWS = {
@@ -49,9 +52,10 @@ def system(golden: Path) -> System:
 
 
 @pytest.fixture
-def spoilt(system: System) -> System:
-    """The system with networks and a scheduler that a test may spoil."""
-    return System(system.folder, copy.deepcopy(system.pipe))
+def undo() -> Iterator[ExitStack]:
+    """Puts the system right again after a test."""
+    with ExitStack() as stack:
+        yield stack
 
 
 def test_every_file_of_the_folder_has_its_section(golden: Path) -> None:
@@ -82,47 +86,47 @@ def test_noise_of_the_steps_is_torch_s_global_one(system: System) -> None:
 
 # Mistakes within one pass of the networks, made by changing the system or the inputs of the pass. What each of them
 # changes in the reference is in `mutants.json`.
-Injection = Callable[[System, Tensors, pytest.MonkeyPatch], None]
+Injection = Callable[[System, Tensors, ExitStack], None]
 
 
 def tokens(hidden_states: torch.Tensor) -> torch.Tensor:
     return hidden_states.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H*W, C)
 
 
-def swap_texts(_: System, inputs: Tensors, __: pytest.MonkeyPatch) -> None:
+def swap_texts(system: System, inputs: Tensors, undo: ExitStack) -> None:
     content, quality = inputs["encoder_hidden_states"], inputs["lowlevel_encoder_hidden_states"]
     inputs |= {"encoder_hidden_states": quality, "lowlevel_encoder_hidden_states": content}
     inputs["unet_encoder_hidden_states"] = content
 
 
-def read_content_twice(_: System, inputs: Tensors, __: pytest.MonkeyPatch) -> None:
+def read_content_twice(system: System, inputs: Tensors, undo: ExitStack) -> None:
     inputs["lowlevel_encoder_hidden_states"] = inputs["encoder_hidden_states"]
 
 
-def read_no_quality(_: System, inputs: Tensors, __: pytest.MonkeyPatch) -> None:
+def read_no_quality(system: System, inputs: Tensors, undo: ExitStack) -> None:
     del inputs["lowlevel_encoder_hidden_states"]
 
 
-def paint_from_quality(_: System, inputs: Tensors, __: pytest.MonkeyPatch) -> None:
+def paint_from_quality(system: System, inputs: Tensors, undo: ExitStack) -> None:
     inputs["unet_encoder_hidden_states"] = inputs["lowlevel_encoder_hidden_states"]
 
 
-def stretch_pixels(_: System, inputs: Tensors, __: pytest.MonkeyPatch) -> None:
+def stretch_pixels(system: System, inputs: Tensors, undo: ExitStack) -> None:
     inputs["controlnet_cond"] = inputs["controlnet_cond"] * 2 - 1
 
 
-def reverse_colours(_: System, inputs: Tensors, __: pytest.MonkeyPatch) -> None:
+def reverse_colours(system: System, inputs: Tensors, undo: ExitStack) -> None:
     inputs["controlnet_cond"] = inputs["controlnet_cond"].flip(1)
 
 
-def count_timesteps_from_one(_: System, inputs: Tensors, __: pytest.MonkeyPatch) -> None:
+def count_timesteps_from_one(system: System, inputs: Tensors, undo: ExitStack) -> None:
     inputs["timestep"] = inputs["timestep"] + 1
 
 
 Fusion = Callable[[SemanticFusionAttention, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def fuse(wrong: Fusion, _: System, __: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+def fuse(wrong: Fusion, system: System, inputs: Tensors, undo: ExitStack) -> None:
     def forward(
         layer: SemanticFusionAttention,
         hidden_states: torch.Tensor,
@@ -133,7 +137,7 @@ def fuse(wrong: Fusion, _: System, __: Tensors, monkeypatch: pytest.MonkeyPatch)
         content = layer.content(hidden_states, encoder_hidden_states, return_dict=False)[0]
         return (wrong(layer, hidden_states, content, cross_attention_kwargs["quality_hidden_states"]),)
 
-    monkeypatch.setattr(SemanticFusionAttention, "forward", forward)
+    undo.enter_context(mock.patch.object(SemanticFusionAttention, "forward", forward))
 
 
 def with_roles_swapped(
@@ -156,60 +160,73 @@ def by_sum(
     return content + layer.quality(hidden, text, return_dict=False)[0]
 
 
-def decoder_layers(unet: XPSRUNet) -> Iterator[tuple[nn.Module, nn.Module]]:
+def hook_inputs(undo: ExitStack, module: nn.Module, change: Callable[[tuple[Any, ...]], Any]) -> None:
+    """`module` gets what `change` makes of its arguments, if it returns any."""
+    undo.callback(module.register_forward_pre_hook(lambda _, arguments: change(arguments)).remove)
+
+
+def hook_output(undo: ExitStack, module: nn.Module, change: Callable[[tuple[Any, ...], Any], Any]) -> None:
+    """`module` gives what `change` makes of its arguments and its output, if it returns any."""
+    undo.callback(module.register_forward_hook(lambda _, arguments, output: change(arguments, output)).remove)
+
+
+def decoder_layers(system: System) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Every ResNet of the decoder with its conditional attention, in the order of the computation."""
-    for block in unet.up_blocks:
+    for block in system.pipe.unet.up_blocks:
         yield from zip(block.resnets, block.conditional_attentions, strict=True)
 
 
-def attend_to_nothing(system: System, _: Tensors, __: pytest.MonkeyPatch) -> None:
-    system.pipe.unet.zero_conditional_attentions()
+def attend_to_nothing(system: System, inputs: Tensors, undo: ExitStack) -> None:
+    for _, attention in decoder_layers(system):
+        hook_output(undo, attention, lambda given, output: (given[0],))
 
 
-def attend_to_unscaled_residuals(system: System, _: Tensors, __: pytest.MonkeyPatch) -> None:
-    for _, attention in decoder_layers(system.pipe.unet):
-        attention.register_forward_pre_hook(lambda module, args: (args[0], args[1] / 0.7))
+def attend_to_unscaled_residuals(system: System, inputs: Tensors, undo: ExitStack) -> None:
+    for _, attention in decoder_layers(system):
+        hook_inputs(undo, attention, lambda given: (given[0], given[1] / 0.7))
 
 
-def attend_to_skip_and_residual(system: System, _: Tensors, __: pytest.MonkeyPatch) -> None:
-    for resnet, attention in decoder_layers(system.pipe.unet):
+def attend_to_skip_and_residual(system: System, inputs: Tensors, undo: ExitStack) -> None:
+    for resnet, attention in decoder_layers(system):
         width = attention.config.cross_attention_dim
         seen: list[torch.Tensor] = []
-        resnet.register_forward_pre_hook(lambda module, args, s=seen, w=width: s.append(args[0][:, -w:]))
-        attention.register_forward_pre_hook(lambda module, args, s=seen: (args[0], tokens(s.pop())))
+        hook_inputs(undo, resnet, lambda given, s=seen, w=width: s.append(given[0][:, -w:]))
+        hook_inputs(undo, attention, lambda given, s=seen: (given[0], tokens(s.pop())))
 
 
-def attend_without_adding(system: System, _: Tensors, __: pytest.MonkeyPatch) -> None:
-    given: list[torch.Tensor] = []
+def attend_without_adding(system: System, inputs: Tensors, undo: ExitStack) -> None:
+    residuals: list[torch.Tensor] = []
 
-    def take_residuals(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        given[:] = args[3]
-        return (*args[:3], [torch.zeros_like(residual) for residual in args[3]], args[4])
+    def take(given: tuple[Any, ...]) -> tuple[Any, ...]:
+        residuals[:] = given[3]
+        return (*given[:3], [torch.zeros_like(residual) for residual in given[3]], given[4])
 
-    system.pipe.unet.register_forward_pre_hook(take_residuals)
-    for _, attention in decoder_layers(system.pipe.unet):
-        attention.register_forward_pre_hook(lambda module, args: (args[0], tokens(given.pop())))
+    hook_inputs(undo, system.pipe.unet, take)
+    for _, attention in decoder_layers(system):
+        hook_inputs(undo, attention, lambda given: (given[0], tokens(residuals.pop())))
 
 
-def attend_before_the_text(system: System, _: Tensors, __: pytest.MonkeyPatch) -> None:
+def attend_before_the_text(system: System, inputs: Tensors, undo: ExitStack) -> None:
     for block in system.pipe.unet.up_blocks:
         if not getattr(block, "has_cross_attention", False):
             continue
-        given: dict[str, Any] = {}
-        block.register_forward_pre_hook(lambda module, args, g=given: g.update(text=args[2], residuals=args[4]))
-        for index, (text, pixel) in enumerate(zip(block.attentions, block.conditional_attentions, strict=True)):
-            block.attentions[index], block.conditional_attentions[index] = pixel, text
-            text.register_forward_pre_hook(lambda module, args, g=given: (args[0], g["text"]))
-            pixel.register_forward_pre_hook(lambda module, args, g=given, i=index: (args[0], tokens(g["residuals"][i])))
+        seen: dict[str, Any] = {}
+        hook_inputs(undo, block, lambda given, s=seen: s.update(text=given[2], residuals=given[4]))
+        texts, pixels = dict(block.attentions.named_children()), dict(block.conditional_attentions.named_children())
+        undo.enter_context(mock.patch.dict(block.attentions._modules, pixels))
+        undo.enter_context(mock.patch.dict(block.conditional_attentions._modules, texts))
+        for index in texts:
+            hook_inputs(undo, texts[index], lambda given, s=seen: (given[0], s["text"]))
+            hook_inputs(undo, pixels[index], lambda given, s=seen, i=int(index): (given[0], tokens(s["residuals"][i])))
 
 
-def approximate_gelu(_: System, __: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GEGLU, "gelu", lambda layer, gate: F.gelu(gate, approximate="tanh"))
+def approximate_gelu(system: System, inputs: Tensors, undo: ExitStack) -> None:
+    undo.enter_context(mock.patch.object(GEGLU, "gelu", lambda layer, gate: F.gelu(gate, approximate="tanh")))
 
 
-def swap_sine_and_cosine(system: System, _: Tensors, __: pytest.MonkeyPatch) -> None:
+def swap_sine_and_cosine(system: System, inputs: Tensors, undo: ExitStack) -> None:
     for network in (system.pipe.unet, system.pipe.controlnet):
-        network.time_proj.flip_sin_to_cos = False
+        undo.enter_context(mock.patch.object(network.time_proj, "flip_sin_to_cos", False))
 
 
 def attentions_of(system: System) -> Iterator[Attention]:
@@ -217,15 +234,14 @@ def attentions_of(system: System) -> Iterator[Attention]:
         yield from (module for module in network.modules() if isinstance(module, Attention))
 
 
-def double_head_count(system: System, _: Tensors, __: pytest.MonkeyPatch) -> None:
+def double_head_count(system: System, inputs: Tensors, undo: ExitStack) -> None:
     for attention in attentions_of(system):
-        attention.heads *= 2
+        undo.enter_context(mock.patch.object(attention, "heads", attention.heads * 2))
 
 
-@torch.no_grad()
-def scale_by_all_channels(system: System, _: Tensors, __: pytest.MonkeyPatch) -> None:
+def scale_by_all_channels(system: System, inputs: Tensors, undo: ExitStack) -> None:
     for attention in attentions_of(system):
-        attention.to_q.weight /= attention.heads**0.5
+        hook_output(undo, attention.to_q, lambda given, queries, heads=attention.heads: queries / heads**0.5)
 
 
 PASSES: dict[str, tuple[Injection, str]] = {
@@ -256,13 +272,13 @@ PASSES: dict[str, tuple[Injection, str]] = {
 
 @pytest.mark.parametrize("mistake", PASSES)
 def test_mistake_in_the_networks_changes_what_it_changes_in_the_reference(
-    mistake: str, spoilt: System, monkeypatch: pytest.MonkeyPatch
+    mistake: str, system: System, undo: ExitStack
 ) -> None:
     inject, case = PASSES[mistake]
-    golden, recorded = spoilt.load("forward"), spoilt.json("mutants.json")[mistake]
+    golden, recorded = system.load("forward"), system.json("mutants.json")[mistake]
     inputs, options = forward_inputs(golden, case)
-    inject(spoilt, inputs, monkeypatch)
-    outputs = forward_pass(spoilt, inputs, options)
+    inject(system, inputs, undo)
+    outputs = forward_pass(system, inputs, options)
     errors = {name: relative_error(outputs[name], golden[f"{case}/{name}"]) for name in ("unet_sample", "mid_res")}
     assert errors["unet_sample"] > NETWORK
     assert errors == pytest.approx(recorded, rel=0.02, abs=NETWORK)
@@ -276,13 +292,13 @@ EPSILONS = {
 
 
 @pytest.mark.parametrize("mistake", EPSILONS)
-def test_probes_tell_a_wrong_epsilon(mistake: str, spoilt: System) -> None:
+def test_probes_tell_a_wrong_epsilon(mistake: str, system: System, undo: ExitStack) -> None:
     kind, epsilon = EPSILONS[mistake]
-    for block in spoilt.pipe.unet.down_blocks:
+    for block in system.pipe.unet.down_blocks:
         for module in getattr(block, kind, nn.ModuleList()).modules():
             if isinstance(module, nn.GroupNorm):
-                module.eps = epsilon
-    errors = {row.name: row.error for row in debug(spoilt)}
+                undo.enter_context(mock.patch.object(module, "eps", epsilon))
+    errors = {row.name: row.error for row in debug(system)}
     assert errors[f"debug:probe/unet.down_blocks.0.{kind}.0"] > 100 * NETWORK
 
 
@@ -290,18 +306,16 @@ def test_probes_tell_a_wrong_epsilon(mistake: str, spoilt: System) -> None:
 # reference is in `mutants_loop.json`.
 
 
-def swap_halves(system: System, _: pytest.MonkeyPatch) -> None:
-    def flip(module: nn.Module, args: Any, output: Any) -> None:
-        output.sample = output.sample.flip(0)
-
-    system.pipe.unet.register_forward_hook(flip)
+def swap_halves(system: System, undo: ExitStack) -> None:
+    hook_output(undo, system.pipe.unet, lambda given, output: UNet2DConditionOutput(sample=output.sample.flip(0)))
 
 
-def skip_first_noising(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.pipe.scheduler, "add_noise", lambda latents, noise, timesteps: latents)
+def skip_first_noising(system: System, undo: ExitStack) -> None:
+    keep = mock.patch.object(system.pipe.scheduler, "add_noise", lambda latents, noise, timesteps: latents)
+    undo.enter_context(keep)
 
 
-def exchange_noises(_: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def exchange_noises(system: System, undo: ExitStack) -> None:
     draw, kept = pipeline.randn_tensor, []
 
     def exchanged(shape: tuple[int, ...], **options: Any) -> torch.Tensor:
@@ -310,45 +324,41 @@ def exchange_noises(_: System, monkeypatch: pytest.MonkeyPatch) -> None:
             return draw(shape, **options)
         return kept.pop()
 
-    monkeypatch.setattr(pipeline, "randn_tensor", exchanged)
+    undo.enter_context(mock.patch.object(pipeline, "randn_tensor", exchanged))
 
 
-def take_posterior_mean(_: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def take_posterior_mean(system: System, undo: ExitStack) -> None:
     sample = DiagonalGaussianDistribution.sample
 
     def mean(posterior: DiagonalGaussianDistribution, generator: torch.Generator) -> torch.Tensor:
         sample(posterior, generator)  # all noise after it stays the same
         return posterior.mean
 
-    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", mean)
+    undo.enter_context(mock.patch.object(DiagonalGaussianDistribution, "sample", mean))
 
 
-def reconfigure(option: dict[str, Any], system: System, _: pytest.MonkeyPatch) -> None:
-    system.pipe.scheduler.register_to_config(**option)
+def configure_scheduler(option: dict[str, Any], system: System, undo: ExitStack) -> None:
+    changed = DDPMScheduler.from_config({**system.pipe.scheduler.config, **option})
+    undo.enter_context(mock.patch.object(system.pipe, "scheduler", changed))
 
 
-def silence_steps(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def silence_steps(system: System, undo: ExitStack) -> None:
     def load_silent(name: str) -> Tensors:
         stored = System.load(system, name)
-        return {
-            key: torch.zeros_like(value) if key.startswith("noise/step/") else value for key, value in stored.items()
-        }
+        return {k: torch.zeros_like(v) if k.startswith("noise/step/") else v for k, v in stored.items()}
 
-    monkeypatch.setattr(system, "load", load_silent)
+    undo.enter_context(mock.patch.object(system, "load", load_silent))
 
 
-def condition_one_half(system: System, _: pytest.MonkeyPatch) -> None:
-    def keep_second(residual: torch.Tensor) -> torch.Tensor:
+def condition_one_half(system: System, undo: ExitStack) -> None:
+    def second(residual: torch.Tensor) -> torch.Tensor:
         return torch.cat([torch.zeros_like(residual[:1]), residual[1:]])
 
-    def blind(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (*args[:3], tuple(keep_second(residual) for residual in args[3]), keep_second(args[4]))
-
-    system.pipe.unet.register_forward_pre_hook(blind)
+    hook_inputs(undo, system.pipe.unet, lambda given: (*given[:3], [second(r) for r in given[3]], second(given[4])))
 
 
-def weigh(weights: Callable[..., torch.Tensor], _: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "gaussian_weights", weights)
+def weigh(weights: Callable[..., torch.Tensor], system: System, undo: ExitStack) -> None:
+    undo.enter_context(mock.patch.object(pipeline, "gaussian_weights", weights))
 
 
 def symmetric(height: int, width: int, *, symmetric: bool, dtype: torch.dtype, device: Any) -> torch.Tensor:
@@ -359,18 +369,14 @@ def uniform(height: int, width: int, *, symmetric: bool, dtype: torch.dtype, dev
     return torch.ones(height, width, dtype=dtype, device=device)
 
 
-def change_nothing(_: System, __: pytest.MonkeyPatch) -> None:
-    """A setting makes the mistake."""
-
-
-RUNS: dict[str, Callable[[System, pytest.MonkeyPatch], None]] = {
+RUNS: dict[str, Callable[[System, ExitStack], None]] = {
     "CFG halves swapped": swap_halves,
     "only the second noising": skip_first_noising,
     "two noisings with the noises exchanged": exchange_noises,
     "VAE posterior mean instead of sample": take_posterior_mean,
-    "timesteps without steps_offset": partial(reconfigure, {"steps_offset": 0}),
+    "timesteps without steps_offset": partial(configure_scheduler, {"steps_offset": 0}),
     "DDIM-like (no variance noise)": silence_steps,
-    "fixed_large variance": partial(reconfigure, {"variance_type": "fixed_large"}),
+    "fixed_large variance": partial(configure_scheduler, {"variance_type": "fixed_large"}),
     "UNet residuals of the conditional half only (guess-mode-like)": condition_one_half,
     "tile weights: y midpoint (T-1)/2": partial(weigh, symmetric),
     "tile weights uniform": partial(weigh, uniform),
@@ -393,12 +399,13 @@ def final_latents(system: System, name: str, changes: dict[str, Any]) -> torch.T
 
 @pytest.mark.parametrize("mistake", [*RUNS, *SETTINGS])
 def test_mistake_in_a_run_changes_what_it_changes_in_the_reference(
-    mistake: str, spoilt: System, monkeypatch: pytest.MonkeyPatch
+    mistake: str, system: System, undo: ExitStack
 ) -> None:
-    ((name, recorded),) = spoilt.json("mutants_loop.json")[mistake].items()
-    changes = SETTINGS[mistake](spoilt) if mistake in SETTINGS else {}
-    RUNS.get(mistake, change_nothing)(spoilt, monkeypatch)
-    error = relative_error(final_latents(spoilt, name, changes), spoilt.load(name)["final_latents"])
+    ((name, recorded),) = system.json("mutants_loop.json")[mistake].items()
+    if mistake in RUNS:
+        RUNS[mistake](system, undo)
+    changes = SETTINGS[mistake](system) if mistake in SETTINGS else {}
+    error = relative_error(final_latents(system, name, changes), system.load(name)["final_latents"])
     assert error > 100 * LOOP
     assert error == pytest.approx(recorded, rel=0.02)
 

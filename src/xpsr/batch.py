@@ -91,7 +91,7 @@ class Restorer:
             "input_size": [picture.width, picture.height],
             "output": target.name,
             "output_size": list(image.size),
-            "prior": dataclasses.asdict(self._prior),
+            "prior": self._prior.as_dict(),
             "seed": seed,
             **self._facts,
             "seconds": round(time.perf_counter() - start, 3),

@@ -33,6 +33,7 @@ __all__ = [
     "load_strict",
     "refuse_mismatch",
     "resolve_model",
+    "sha256",
     "unet_from_reference",
     "unet_to_reference",
 ]
@@ -165,10 +166,11 @@ def fetch_model(name: str, *, revision: str | None = None, local_files_only: boo
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every weight file in a model folder, by relative path."""
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

@@ -28,9 +28,11 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 __all__ = [
+    "ConditionalUpBlock",
     "HaarAutoencoder",
     "ImageEncoder",
     "SemanticFusionAttention",
+    "WindowAttention",
     "WindowAttnProcessor",
     "XPSRControlNet",
     "XPSRControlNetOutput",

@@ -88,7 +88,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: Any,
+        vae: AutoencoderKL | HaarAutoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: XPSRUNet,

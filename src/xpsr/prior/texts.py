@@ -1,0 +1,143 @@
+"""Two texts about a picture: what they are, what is asked for them, and which answers are none."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from xpsr.config import PresetName
+from xpsr.errors import InputError
+
+__all__ = ["QUESTIONS", "Level", "Levels", "Prior", "Questions", "clean_answer", "quality_text"]
+
+Level = Literal["clean", "slight", "strong"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """How much is wrong with a picture, seen at its own resolution."""
+
+    blur: Level
+    noise: Level
+    compression: Level
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Two texts about one picture. An empty text says nothing; the model then relies on the pixels alone.
+
+    `levels` is what the quality text was written from, where a describer knows it.
+    """
+
+    content: str = ""
+    quality: str = ""
+    levels: Levels | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values; `levels` only where they are known."""
+        return {key: value for key, value in asdict(self).items() if key != "levels" or value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Prior":
+        """What `as_dict` gave, or a person wrote; other keys are passed over.
+
+        Raises:
+            InputError: a text or a level is of another kind.
+        """
+        texts = {key: values.get(key, "") for key in ("content", "quality")}
+        for key, text in texts.items():
+            if not isinstance(text, str):
+                raise InputError(f"{key} is {json.dumps(text)[:40]}, not a text; put it in quotes.")
+        levels = values.get("levels")
+        if levels is None:
+            return cls(**texts)
+        names = [f.name for f in fields(Levels)]
+        if not isinstance(levels, dict) or any(levels.get(name) not in get_args(Level) for name in names):
+            choices = ", ".join(get_args(Level))
+            raise InputError(f"levels need {', '.join(names)}, each one of {choices}; or leave them out.")
+        return cls(**texts, levels=Levels(**{name: levels[name] for name in names}))
+
+
+def quality_text(levels: Levels) -> str:
+    """One sentence that says what is wrong, e.g. "a slightly blurry photograph with strong noise and no compression
+    artifacts"."""
+    sharpness = {"clean": "sharp", "slight": "slightly blurry", "strong": "very blurry"}[levels.blur]
+    amount = {"clean": "no", "slight": "slight", "strong": "strong"}
+    return (
+        f"a {sharpness} photograph with {amount[levels.noise]} noise"
+        f" and {amount[levels.compression]} compression artifacts"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """What a describer is asked, and what it is shown: the whole picture or parts of it at their own resolution.
+
+    Shrinking a picture hides its noise, its blur and its JPEG blocks.
+    """
+
+    content: str = "Please provide a descriptive summary of the content of this image."
+    quality: str = (
+        "Please describe the quality of this image and evaluate it based on factors such as clarity, color, noise, and"
+        " lighting."
+    )
+    content_view: Literal["whole", "crops"] = "whole"
+    quality_view: Literal["whole", "crops"] = "crops"
+
+
+QUESTIONS: dict[PresetName, Questions] = {
+    "default": Questions(),
+    "paper": Questions(),
+    "reference": Questions(quality="Describe and evaluate the quality of the image.", quality_view="whole"),
+}
+"""The paper's questions, and those of the authors' scripts."""
+
+MAX_CHARACTERS = 1000
+_REFUSALS = re.compile(
+    r"^\W*(?:i(?:'|’)?m sorry|i am sorry|sorry,|as an ai\b|unable to (?:see|view|process|describe)"
+    r"|i (?:can(?:no|'|’)t|am not able to|am unable to|won(?:'|’)t) (?:help|assist|see|view|access|describe|provide"
+    r"|process|analy|identify|fulfil|comply|do |determine)|i(?:'|’)m (?:unable|not able) to"
+    r"|no image (?:was|is|has been)|there is no image|i (?:don(?:'|’)t|do not|cannot) see (?:an|any|the) image)",
+    re.IGNORECASE,
+)
+_ORDERS = re.compile(
+    r"ignore (?:all |any |the |your )*(?:previous|prior|above|earlier) (?:instructions|prompts?|rules)"
+    r"|disregard (?:all |any |the |your )*(?:previous|prior|above) |system prompt|you are now |<\|[^|>]{1,40}\|>"
+    r"|\[/?INST\]"
+    r"|</?(?:system|assistant|user)>",
+    re.IGNORECASE,
+)
+
+
+def clean_answer(answer: str) -> str:
+    """A model's answer as one line of plain text; empty where it is none.
+
+    None are refusals, loops, and answers that repeat orders written in the picture. Control and invisible characters
+    are taken out; what is longer than 1,000 characters ends with the last whole sentence or word before.
+    """
+    kept = "".join(" " if unicodedata.category(c) in ("Zl", "Zp") or c.isspace() else c for c in answer)
+    kept = "".join(c for c in kept if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs", "Cn"))
+    text = " ".join(kept.split()).strip("\"'` ")
+    if not any(c.isalpha() for c in text) or _REFUSALS.search(text) or _ORDERS.search(text) or _loops(text):
+        return ""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    text = text[:MAX_CHARACTERS]
+    end = max(text.rfind(mark) for mark in (". ", "! ", "? "))
+    return text[: end + 1] if end > MAX_CHARACTERS // 2 else text.rsplit(" ", 1)[0]
+
+
+def _loops(text: str) -> bool:
+    """Whether a word or phrase comes four times or more in a row."""
+    words = text.lower().split()
+    if len(words) == 1:
+        return len(text) > 60 or re.search(r"(.{1,12})\1{5,}", text) is not None
+    for length in range(1, len(words) // 4 + 1):
+        run = 0
+        for index in range(length, len(words)):
+            run = run + 1 if words[index] == words[index - length] else 0
+            if run >= 3 * length:
+                return True
+    return False
