@@ -38,14 +38,17 @@ class System:
 
     def __init__(self, folder: Path, pipe: XPSRPipeline):
         self.folder, self.pipe = folder, pipe
-        self.run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        self.run: dict[str, Any] = self.json("run.json")
         pipe.set_progress_bar_config(disable=True)
 
     def load(self, name: str) -> Tensors:
         return load_file(self.folder / f"{name}.safetensors")
 
     def json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.folder / name}: not JSON: {error}") from error
 
     def prior(self) -> tuple[Prior, dict[str, Any]]:
         """The texts, and the settings that say the rest of them."""
@@ -364,7 +367,7 @@ def restore(
 ) -> torch.Tensor:
     """The run `name` of the pipeline, with other settings where `changes` says so; its steps draw `step_noise`."""
     image = read_image(system.folder / f"{'loop' if name.startswith('loop') else name}_image.png").pixels
-    # the reference's steps drew from another generator than the one that they were given
+    # the reference's steps drew from torch's global generator
     with mock.patch.object(scheduling_ddpm, "randn_tensor", side_effect=step_noise):
         return system.pipe(
             image,

@@ -179,6 +179,9 @@ def restore(model: Path, dtype: torch.dtype) -> dict[str, float]:
         # they are stored, arithmetic is float32
         for network in (pipe.unet, pipe.controlnet, pipe.vae):
             network.enable_layerwise_casting(storage_dtype=dtype, compute_dtype=torch.float32)
+            for name, module in network.named_modules():
+                if "norm" in name:  # which upstream leaves as they are loaded
+                    module.float()
         pipe.text_encoder.float()
     times = [time.perf_counter()]
 

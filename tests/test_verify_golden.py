@@ -290,7 +290,6 @@ VALUES: list[tuple[str, dict[str, Any], str, list[str]]] = [
         ["low_negative_prompt_hardcoded", "token_ids.low_neg"],
     ),
     ("run.json", {"steps": 4}, "loop_nocfg", []),
-    ("run.json", {"added_noise_level": 801}, "loop_nocfg", []),
     ("run.json", {"guidance": 4.6}, "loop_noise", []),
     ("run.json", {"generator_seeds/prepare_latents": 8}, "prepare_latents", []),
     (
@@ -334,7 +333,6 @@ def test_changed_values_are_told(
 CONFIGS: dict[str, tuple[str, str, Any, str]] = {
     "UNet's heads": ("unet", "attention_head_dim", 8, "debug"),
     "UNet's groups": ("unet", "norm_num_groups", 4, "debug"),
-    "text encoder's heads": ("text_encoder", "num_attention_heads", 2, "loop_nocfg"),
     "noise schedule": ("scheduler", "beta_end", 0.0121, "scheduler"),
 }
 
@@ -401,11 +399,9 @@ def test_dropped_case_and_unknown_file_are_told(folder: Path, pipe: XPSRPipeline
 DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "cut UNet": (f"unet/{WEIGHTS_FILE}", cut, f"unet/{WEIGHTS_FILE}: cannot be read"),
     "no ControlNet": ("controlnet/config.json", Path.unlink, "controlnet: no config.json there"),
-    "cut text encoder": ("text_encoder/model.safetensors", cut, "model.safetensors: cannot be read"),
     "cut config": ("vae/config.json", cut, "vae/config.json: cannot be read"),
     "no vocabulary": ("tokenizer/vocab.json", Path.unlink, "tokenizer: neither tokenizer.json nor vocab.json there"),
-    "cut settings": ("run.json", cut, "JSONDecodeError"),
-    "no settings": ("run.json", Path.unlink, "run.json"),
+    "cut settings": ("run.json", cut, "run.json: not JSON"),
     "unknown noise schedule": (
         "scheduler/scheduler_config.json",
         lambda path: write_json(path, {"beta_schedule": "strange"}),
@@ -437,12 +433,13 @@ def test_folder_that_is_not_there_is_refused_in_one_line(tmp_path: Path, capsys:
 
 
 def test_damaged_numbers_leave_the_other_files_compared(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut(folder / "debug.safetensors")
     few = {name: section for name, section in sections(folder).items() if name in ("debug", "scheduler")}
     monkeypatch.setattr("verify_golden.sections", lambda _: few)
+    monkeypatch.setattr("verify_golden.load", lambda _: System(folder, pipe))
     assert report(folder) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1] == "25 of 26 ok"
-    assert [line for line in captured.err.splitlines() if line.startswith("OFF: debug: inf > 0e+00 SafetensorError")]
+    assert captured.err.startswith("OFF: debug: inf > 0e+00 SafetensorError")
