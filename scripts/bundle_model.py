@@ -1,6 +1,6 @@
 """Puts a trained model into the package: `python scripts/bundle_model.py runs/mini-sharp/model src/xpsr/weights/mini`.
 
-The model card (README.md) that stands in the target is kept; everything else is replaced. Writes `checksums.json`,
+The card and the describer that stand in the target are kept, all else is replaced. Writes `checksums.json`,
 which `xpsr doctor` compares with.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xpsr.checkpoint import checksums
 
-MAX_MEGABYTES = 32
+MAX_MEGABYTES = 40
 
 
 def main() -> None:
@@ -24,6 +24,9 @@ def main() -> None:
     megabytes = sum(path.stat().st_size for path in args.source.rglob("*") if path.is_file()) / 2**20
     if megabytes > MAX_MEGABYTES:
         parser.error(f"{args.source}: {megabytes:.1f} MB, more than the {MAX_MEGABYTES} MB that may be bundled")
+    described = args.target / "describer"
+    if described.is_dir():
+        shutil.copytree(described, args.source / "describer", dirs_exist_ok=True, copy_function=shutil.copyfile)
     card = args.target / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else None
     shutil.rmtree(args.target, ignore_errors=True)

@@ -58,8 +58,8 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def upscale(run: Run, tiny_model: Path) -> Run:
-    """Runs `xpsr upscale --model TINY ARGUMENTS`."""
-    return lambda *arguments: run("upscale", "--model", tiny_model, *arguments)
+    """Runs `xpsr upscale --model TINY --describer none ARGUMENTS`."""
+    return lambda *arguments: run("upscale", "--model", tiny_model, "--describer", "none", *arguments)
 
 
 def save_photo(path: Path | str, mode: str = "RGB", size: tuple[int, int] = (7, 5), seed: int = 0) -> Path:
@@ -144,7 +144,7 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscale", "a.png", "--zzzz"], "xpsr: unknown option --zzzz; see xpsr upscale --help."),
         (["doctor", "--jsn"], "xpsr: unknown option --jsn; did you mean --json?"),
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
-        (["a.png"], "xpsr: unknown command a.png; there are: upscale, train, convert, doctor."),
+        (["a.png"], "xpsr: unknown command a.png; there are: upscale, describe, train, convert, doctor."),
         (["upscale"], "xpsr: no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg."),
         (["upscale", "a.png", "--scale"], "xpsr: argument --scale: expected one argument; see xpsr upscale --help."),
         (["upscale", "a.png", "--steps", "0"], "xpsr: steps=0 is less than one; use 1 to 50."),

@@ -64,7 +64,7 @@ def test_presets_differ_from_the_default_where_they_say() -> None:
     assert PRESETS["default"] == Settings()
     assert changes("paper") == {"guidance_scale", "negative_content"}
     assert changes("reference") == {
-        *("added_noise_level", "fit", "reserve_suffix", "tile_overlap", "tile_size", "tile_weights"),
+        *("added_noise_level", "fit", "long_texts", "reserve_suffix", "tile_overlap", "tile_size", "tile_weights"),
     }
 
 
@@ -114,7 +114,8 @@ WORDS = st.lists(st.sampled_from(["a", "dog", "cat's", "12", "blüh", "🙂", ",
 def test_tokens_fill_the_encoder_and_the_suffix_survives_if_room_is_kept(
     pipe: XPSRPipeline, text: str, suffix: str, reserve: bool
 ) -> None:
-    ids = pipe._token_ids(text, suffix, reserve=reserve)
+    resolved = pipe.settings(overrides={"long_texts": "cut", "reserve_suffix": reserve})
+    (ids,) = pipe._token_ids(text, resolved, suffix=suffix)
     tokenizer, places = pipe.tokenizer, pipe.text_encoder.config.max_position_embeddings
     joined = f"{text} {suffix}" if suffix else text
     plain = tokenizer(joined, padding="max_length", max_length=places, truncation=True).input_ids
@@ -123,8 +124,30 @@ def test_tokens_fill_the_encoder_and_the_suffix_survives_if_room_is_kept(
     if not (suffix and reserve) or len(tokenizer(joined, verbose=False).input_ids) <= places:
         assert ids == plain
     else:
-        kept = tokenizer(suffix, add_special_tokens=False, verbose=False).input_ids
-        assert ids[-1 - len(kept[-places + 2 :]) : -1] == kept[-places + 2 :]
+        kept = tokenizer(suffix, add_special_tokens=False, verbose=False).input_ids[-places + 2 :]
+        assert ids[-1 - len(kept) : -1] == kept
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=WORDS, times=st.integers(1, 4))
+def test_long_texts_are_embedded_whole_in_chunks(pipe: XPSRPipeline, text: str, times: int) -> None:
+    text = " ".join([text] * times)
+    rows = pipe._token_ids(text, pipe.settings())
+    tokenizer, special = pipe.tokenizer, set(pipe.tokenizer.all_special_ids)
+    whole = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    assert [token for row in rows for token in row if token not in special] == whole
+    assert all(len(row) == 77 and row[0] == tokenizer.bos_token_id for row in rows)
+    assert len(rows) == max(-(-len(whole) // 75), 1)
+
+
+def test_the_end_of_a_long_text_counts_unless_it_is_cut(pipe: XPSRPipeline) -> None:
+    def result(text: str, **changes: Any) -> bytes:
+        options = {"prior": Prior(text, "dark"), "guidance_scale": 2.0, "settings": changes}
+        return pipe(picture(6, 6), **options).images[0].tobytes()
+
+    one, other = (" ".join(["a dog"] * 60 + [end]) for end in ("barks", "sleeps"))
+    assert result(one) != result(other)
+    assert result(one, long_texts="cut") == result(other, long_texts="cut")
 
 
 def test_the_suffix_and_the_negative_texts_reach_the_networks(pipe: XPSRPipeline) -> None:

@@ -6,7 +6,7 @@ import json
 import platform
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,9 @@ from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.image import atomic_write, read_image, write_text
 from xpsr.pipeline import XPSRPipeline
-from xpsr.prior import Prior
+from xpsr.prior import FileDescriber, Prior, PriorFile, describe_files, open_describer
+from xpsr.prior.mini import MiniDescriber
+from xpsr.prior.mllm import MLLMDescriber
 
 __all__ = [
     "Dtype",
@@ -28,6 +30,7 @@ __all__ = [
     "devices",
     "fast_dtypes",
     "name_targets",
+    "open_eyes",
     "real_path",
     "resolve_device",
     "resolve_dtype",
@@ -56,7 +59,7 @@ class Restorer:
         self._options = {"scale": config.scale, "preset": config.preset, "settings": config.overrides}
         self.pipe([], **self._options)  # no picture yet, but every option is checked
         settings = self.pipe.settings(config.preset, config.overrides)
-        self._seed, self._prior = config.seed, Prior(config.content, config.quality)
+        self._seed = config.seed
         self._facts = {
             "scale": config.scale,
             "settings": dataclasses.asdict(settings),
@@ -72,7 +75,7 @@ class Restorer:
             },
         }
 
-    def __call__(self, source: Path, target: Path) -> dict[str, Any]:
+    def __call__(self, source: Path, target: Path, prior: Prior) -> dict[str, Any]:
         """Restores `source` into the PNG `target`, with a sidecar beside it whose content is returned.
 
         Raises:
@@ -85,13 +88,13 @@ class Restorer:
         # noise is drawn on the CPU, so that a seed means the same on every device
         generator = torch.Generator().manual_seed(seed)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            image = self.pipe(planes, prior=self._prior, generator=generator, **self._options).images[0]
+            image = self.pipe(planes, prior=prior, generator=generator, **self._options).images[0]
         sidecar = {
             "input": str(source),
             "input_size": [picture.width, picture.height],
             "output": target.name,
             "output_size": list(image.size),
-            "prior": self._prior.as_dict(),
+            "prior": prior.as_dict(),
             "seed": seed,
             **self._facts,
             "seconds": round(time.perf_counter() - start, 3),
@@ -101,6 +104,57 @@ class Restorer:
             # before the picture takes its name: a picture never lacks its sidecar
             write_text(target.with_suffix(".json"), json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
         return sidecar
+
+
+def open_eyes(
+    config: UpscaleConfig, sources: Sequence[Path], cache: Path, *, device: torch.device
+) -> Callable[[Path], Prior]:
+    """How the prior of a picture is found: a text of the config, else the file of priors, else the describer.
+
+    The mini's describer looks when it is asked. A larger one looks at all of `sources` now, keeps what it says in
+    `cache` and is gone before a model for restoration needs the memory.
+
+    Raises:
+        InputError: priors that cannot be read; from the result, a picture without a prior or one that cannot be read.
+        ModelError: a describer that cannot be loaded.
+    """
+    content, quality = config.content, config.quality
+    if config.priors is not None:
+        found = open_describer(config.priors)
+        if not isinstance(found, FileDescriber):
+            raise InputError(f"{config.priors}: no priors there; name a JSONL, a sidecar or a folder of sidecars.")
+        look: Callable[[Path], Prior] = lambda source: found.describe([source])[0]  # noqa: E731
+    elif (content is not None and quality is not None) or config.describer == "none":
+        look = lambda source: Prior()  # noqa: E731
+    elif config.describer == "mini":
+        mini = MiniDescriber.bundled()
+        look = lambda source: mini.describe([source])[0]  # noqa: E731
+    else:
+        look = _look_at_all(config.describer, sources, cache, device)
+
+    def prior(source: Path) -> Prior:
+        seen = look(source)
+        given = {"content": content, "quality": quality}
+        changed = {name: text for name, text in given.items() if text is not None}
+        return dataclasses.replace(seen, **changed, **({"levels": None} if quality is not None else {}))  # type: ignore[arg-type]
+
+    return prior
+
+
+def _look_at_all(name: str, sources: Sequence[Path], cache: Path, device: torch.device) -> Callable[[Path], Prior]:
+    failed: dict[Path, Exception] = {}
+    is_server = name.lower().startswith(("http://", "https://"))
+    describer = open_describer(name) if is_server else open_describer(name, device=str(device))
+    seen = dict(describe_files(describer, sources, PriorFile(cache), on_error=failed.__setitem__))
+    if isinstance(describer, MLLMDescriber):
+        describer.release()
+
+    def look(source: Path) -> Prior:
+        if source in failed:
+            raise failed[source]
+        return seen[source]
+
+    return look
 
 
 def name_targets(sources: Sequence[Path], out: Path, *, scale: float) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The command line: `xpsr upscale`, `xpsr train`, `xpsr convert` and `xpsr doctor`.
+"""The command line: `xpsr upscale`, `xpsr describe`, `xpsr train`, `xpsr convert` and `xpsr doctor`.
 
 Results go to stdout, progress and complaints to stderr. torch is imported only when a command runs, so help is instant.
 Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
@@ -53,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    commands = {"upscale": _upscale, "train": _train, "convert": _convert, "doctor": _doctor}
+    commands = {"upscale": _upscale, "describe": _describe, "train": _train, "convert": _convert, "doctor": _doctor}
     parser = _Parser(
         prog="xpsr",
         usage="xpsr [-h] [--version] COMMAND ...",
         description="Restores and enlarges photographs by diffusion that reads what is in them and what is wrong.",
         epilog="commands:\n"
         "  upscale     restore and enlarge photographs\n"
+        "  describe    write what is in pictures and what is wrong with them\n"
         "  train       train a model, or go on with one\n"
         "  convert     make a model of a checkpoint of the authors' code, or the reverse\n"
         "  doctor      say what is installed, which devices are there and whether the models are whole\n\n"
@@ -110,6 +111,9 @@ def _parse(parser: _Parser, arguments: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+_DESCRIBERS = "mini, none, http://HOST/v1#MODEL, a model's folder or owner/name (default: mini)"
+
+
 def _upscale_parser() -> _Parser:
     default = UpscaleConfig()
     parser = _Parser(
@@ -124,8 +128,10 @@ def _upscale_parser() -> _Parser:
     add("-o", "--output", metavar="OUT", type=Path, help="folder, made if missing (default: outputs)")
     add("--scale", type=float, metavar="X", help=f"how much larger; 2.5 is fine too (default: {default.scale:g})")
     add = parser.add_argument_group("restoration").add_argument
-    add("--content", metavar="TEXT", help="what is in the pictures (default: nothing is said)")
-    add("--quality", metavar="TEXT", help="what is wrong with them (default: nothing is said)")
+    add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
+    add("--quality", metavar="TEXT", help="what is wrong with them (default: what the describer says)")
+    add("--priors", type=Path, metavar="PATH", help="texts written before: a JSONL, a sidecar or a folder of sidecars")
+    add("--describer", metavar="NAME", help=_DESCRIBERS)
     add("--preset", choices=tuple(PRESETS), help="settings that go before the model's own")
     add("--steps", dest="num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     add(
@@ -155,6 +161,7 @@ def _upscale_parser() -> _Parser:
     add("--added-noise-level", type=int, metavar="T", help="noise the input once more, at this timestep (default: not)")
     add("--offset-noise-scale", type=float, metavar="X", help="noise that a channel shares, with --start noise")
     add("--tile-weights", choices=("symmetric", "reference"), help="how tiles are laid and blended")
+    add("--long-texts", choices=("chunk", "cut"), help="what the text encoder has no places for (default: chunk)")
     add("--no-reserve-suffix", dest="reserve_suffix", action="store_false", help="let long texts push the suffix out")
     add = parser.add_argument_group("model and machine").add_argument
     add("--model", help=f"bundled name, folder, or owner/name on the hub (default: {default.model})")
@@ -182,7 +189,7 @@ def _upscale(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import Restorer, name_targets, real_path, resolve_device, resolve_dtype
+    from xpsr.batch import Restorer, name_targets, open_eyes, real_path, resolve_device, resolve_dtype
     from xpsr.image import list_images
 
     device = resolve_device(config.device)
@@ -212,6 +219,7 @@ def _upscale(arguments: Sequence[str]) -> int:
 
     if not args.debug:
         _hush()
+    prior_of = open_eyes(config, list(sources.values()), out / "priors.jsonl", device=device)
     restore = Restorer(config, device=device, dtype=dtype)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -231,7 +239,7 @@ def _upscale(arguments: Sequence[str]) -> int:
         targets = name_targets(list(sources.values()), out, scale=config.scale)
         for source, target in progress.track(list(zip(sources.values(), targets, strict=True))):
             try:
-                sidecar = restore(source, target)
+                sidecar = restore(source, target, prior_of(source))
             except Exception as error:  # every picture is tried; the exit code tells
                 fail(source, error)
                 continue
@@ -240,6 +248,97 @@ def _upscale(arguments: Sequence[str]) -> int:
             elif not args.quiet:
                 width, height = sidecar["output_size"]
                 print(f"{target}  {width} x {height}  {sidecar['seconds']:.1f} s", flush=True)
+                if any(sidecar["prior"].values()):
+                    print(*_sayings(sidecar["prior"]), sep="\n", end="", file=sys.stderr, flush=True)
+    return 1 if failures else 0
+
+
+def _sayings(prior: dict[str, Any]) -> Iterator[str]:
+    """Lines of both texts."""
+    for name in ("content", "quality"):
+        yield f"    {name + ':':9}{prior[name] or '(nothing)'}"
+    yield ""
+
+
+def _describe(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="xpsr describe",
+        usage="xpsr describe INPUT [INPUT ...] [-o priors.jsonl] [options]",
+        description="Looks at pictures and writes what is in them and what is wrong with them, a JSON object a line.\n"
+        "What the file holds already is not asked again. Edit it and give it to xpsr upscale --priors.",
+    )
+    parser.add_argument("inputs", metavar="INPUT", nargs="*", type=Path, help="pictures, or folders of pictures")
+    add = parser.add_argument
+    add("-o", "--output", metavar="FILE", type=Path, default=Path("priors.jsonl"), help="default: priors.jsonl")
+    add("--pairs", metavar="DIR", type=Path, help="training pairs instead: content of DIR/hr, quality of DIR/lr")
+    add("--refresh", action="store_true", default=False, help="ask again about every picture")
+    add("--describer", metavar="NAME", default="mini", help=_DESCRIBERS.replace("none, ", ""))
+    add("--quality-model", metavar="NAME", help="another model for the second question")
+    add("--preset", choices=tuple(PRESETS), default="default", help="whose questions: paper is the default's")
+    add("--content-question", metavar="TEXT", help="instead of the preset's")
+    add("--quality-question", metavar="TEXT", help="instead of the preset's")
+    add("--content-view", choices=("whole", "crops"), help="what a model is shown: the picture, or parts unscaled")
+    add("--quality-view", choices=("whole", "crops"), help="(default: crops, because shrinking hides what is wrong)")
+    add("--device", default="auto", help="auto, cuda, cuda:1, mps or cpu (default: auto)")
+    add("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="number type of a model")
+    add("--quantization", choices=("none", "int8", "int4"), default="none", help="of a model, to save memory")
+    add("--revision", help="of a model on the hub")
+    add("--quiet", action="store_true", default=False, help="only the file's name at the end")
+    add("--debug", action="store_true", default=False, help="show where errors come from")
+    args = _parse(parser, arguments)
+    given = vars(args)
+    if ("pairs" in given) == bool(given.get("inputs")):
+        raise InputError("name pictures or folders, or else --pairs DIR; as in: xpsr describe photos/.")
+
+    from xpsr.image import list_images
+    from xpsr.prior import QUESTIONS, PriorFile, describe_files, open_describer
+    from xpsr.prior.mini import MiniDescriber
+
+    if not args.debug:
+        _hush()
+    changes = {name: given[key] for name in ("content", "quality") if (key := f"{name}_question") in given}
+    changes |= {name: given[name] for name in ("content_view", "quality_view") if name in given}
+    questions = dataclasses.replace(QUESTIONS[args.preset], **changes)
+    failures = 0
+
+    def fail(path: Path, error: Exception) -> None:
+        nonlocal failures
+        failures += 1
+        message = _explain(error)
+        _complain(message if message.startswith(str(path)) else f"{path}: {message}")
+
+    images: list[Path] = []
+    for path in [args.pairs / "lr"] if "pairs" in given else args.inputs:
+        try:
+            images += [image for image in list_images(path) if image not in images]
+        except InputError as error:
+            fail(path, error)
+    if not images:
+        return 1
+    of_models = {"quality_model", "quantization", "revision", "dtype", "device"}
+    if args.describer == "mini":
+        describer: Any = MiniDescriber.bundled()
+    else:
+        is_server = args.describer.lower().startswith(("http://", "https://"))
+        options = {} if is_server else {name: given[name] for name in of_models if name in given}
+        describer = open_describer(args.describer, questions=questions, **options)
+
+    def clean(image: Path) -> Path | None:
+        candidate = args.pairs / "hr" / image.name
+        return candidate if candidate.is_file() else None
+
+    seen = describe_files(
+        describer,
+        images,
+        PriorFile(args.output),
+        content_from=clean if "pairs" in given else None,
+        refresh=args.refresh,
+        on_error=fail,
+    )
+    for image, prior in seen:
+        if not args.quiet:
+            print(image, *_sayings(prior.as_dict()), sep="\n", end="", file=sys.stderr, flush=True)
+    print(args.output)
     return 1 if failures else 0
 
 

@@ -75,7 +75,9 @@ class Settings:
     content_suffix: str = "clean, high-resolution, 8k, high quality, clear text."
     """Said after every content text."""
     reserve_suffix: bool = True
-    """Long content texts are cut to leave room for the suffix; the reference cuts the suffix."""
+    """Content texts that are cut leave room for the suffix; the reference cuts the suffix."""
+    long_texts: Literal["chunk", "cut"] = "chunk"
+    """What is longer than the text encoder's places is embedded in further chunks, or cut off as the reference does."""
     negative_content: str = "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed."
     """What guidance leads away from."""
     negative_quality: str = "high resolution, best quality, clear"
@@ -95,6 +97,7 @@ PRESETS: dict[PresetName, Settings] = {
         tile_weights="reference",
         fit="stretch",
         reserve_suffix=False,
+        long_texts="cut",
     ),
 }
 
@@ -267,14 +270,17 @@ class UpscaleConfig:
     color_match: Literal["none", "adain", "wavelet"] | None = None
     content_suffix: str | None = None
     reserve_suffix: bool | None = None
+    long_texts: Literal["chunk", "cut"] | None = None
     negative_content: str | None = None
     negative_quality: str | None = None
 
     preset: PresetName | None = None
     scale: float = 4.0
     seed: int | None = None  # None: a random one for each picture
-    content: str = ""
-    quality: str = ""
+    content: str | None = None  # None: what the describer, or the file of priors, says
+    quality: str | None = None
+    describer: str = "mini"  # "none", "mini", a server's address, a model's folder or its name on the hub
+    priors: Path | None = None  # priors that were written before, instead of a describer
     model: str = "mini"
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

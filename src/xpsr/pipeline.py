@@ -329,11 +329,11 @@ class XPSRPipeline(DiffusionPipeline):
             multiple *= 2 ** (len(self.unet.config.block_out_channels) - 1)
             enlarged = resize(picture.pixels, (round(height * larger), round(width * larger)), method="bicubic")
             pixels, crop = pad_to_multiple(enlarged[None], multiple)
-        content = [self._token_ids(prior.content, settings.content_suffix, reserve=settings.reserve_suffix)]
-        quality = [self._token_ids(prior.quality)]
+        content = [self._token_ids(prior.content, settings, suffix=settings.content_suffix)]
+        quality = [self._token_ids(prior.quality, settings)]
         if settings.guidance_scale > 1:
-            content.insert(0, self._token_ids(settings.negative_content))
-            quality.insert(0, self._token_ids(settings.negative_quality))
+            content.insert(0, self._token_ids(settings.negative_content, settings))
+            quality.insert(0, self._token_ids(settings.negative_quality, settings))
         return _Conditions(
             pixels=pixels.to(self._execution_device, self.unet.dtype),
             content=self._embed(content),
@@ -343,19 +343,28 @@ class XPSRPipeline(DiffusionPipeline):
             size=(height, width),
         )
 
-    def _token_ids(self, text: str, suffix: str = "", *, reserve: bool = True) -> list[int]:
-        """As many tokens as the text encoder has places, the suffix kept whole if `reserve`."""
+    def _token_ids(self, text: str, settings: Settings, *, suffix: str = "") -> list[list[int]]:
+        """One or more rows of as many tokens as the text encoder has places."""
         places = self.text_encoder.config.max_position_embeddings
         text = " ".join([text.lstrip(), suffix] if suffix else [text.lstrip()])
-        ids = self.tokenizer(text, verbose=False).input_ids
-        if len(ids) > places:  # with <start> in front and <end> behind
-            kept = self.tokenizer(suffix, add_special_tokens=False).input_ids if suffix and reserve else []
-            kept = [*kept, ids[-1]][-places + 1 :]
-            ids = ids[: places - len(kept)] + kept
-        return ids + [self.tokenizer.pad_token_id] * (places - len(ids))
+        first, *body, last = self.tokenizer(text, verbose=False).input_ids  # <start> in front and <end> behind
+        room = places - 2
+        if settings.long_texts == "cut" and len(body) > room:
+            kept: list[int] = []
+            if suffix and settings.reserve_suffix:
+                kept = self.tokenizer(suffix, add_special_tokens=False, verbose=False).input_ids[-room:]
+            body = body[: room - len(kept)] + kept
+        rows = [[first, *body[start : start + room], last] for start in range(0, max(len(body), 1), room)]
+        return [row + [self.tokenizer.pad_token_id] * (places - len(row)) for row in rows]
 
-    def _embed(self, ids: Sequence[list[int]]) -> torch.Tensor:
-        return self.text_encoder(torch.tensor(ids, device=self._execution_device))[0].to(self.unet.dtype)
+    def _embed(self, texts: list[list[list[int]]]) -> torch.Tensor:
+        """Embeds texts of one or more rows of tokens each, as many for all: (B, rows * N, D)."""
+        most = max(len(rows) for rows in texts)
+        empty = self.tokenizer("", padding="max_length", max_length=len(texts[0][0])).input_ids
+        ids = [rows + [empty] * (most - len(rows)) for rows in texts]
+        flat = torch.tensor(ids, device=self._execution_device).flatten(0, 1)
+        embeddings = self.text_encoder(flat)[0].to(self.unet.dtype)
+        return embeddings.unflatten(0, (len(texts), most)).flatten(1, 2)  # (B * rows, N, D) -> (B, rows * N, D)
 
     def prepare_latents(
         self,

@@ -1,0 +1,195 @@
+"""Priors on disk: one JSON object a line, which a person may edit.
+
+A line is `{"image", "sha256", "content", "quality", "describer", "revision", "question", "view"}`, and `"levels"` where
+the describer knows them; `image` is relative to the file's folder. Only `image` and the texts are needed, and unknown
+keys stay. A later line goes before an earlier one.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from xpsr.errors import InputError
+from xpsr.prior.describers import Describer
+from xpsr.prior.texts import Prior
+
+__all__ = ["PriorFile", "describe_files"]
+
+_GROUP = 8  # pictures that are described before anything is written
+
+
+class PriorFile:
+    """A JSONL of priors that several processes may write to; a line is there whole or not at all."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every line, the oldest first; none where there is no file. A last line that a crash cut off is passed over.
+
+        Raises:
+            InputError: another line is not what it should be.
+        """
+        if not self.path.exists():
+            return []
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path}: cannot be read ({error}); name a JSONL of priors.") from error
+        lines, entries = text.split("\n"), []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+                    raise InputError('a JSON object with "image" is needed')
+                Prior.from_dict(entry)
+            except ValueError as error:
+                if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                    continue
+                raise InputError(f"{self.path}, line {number}: {error}; mend or delete the line.") from error
+            entries.append(entry)
+        return entries
+
+    def append(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Adds lines, all of them or none."""
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock, self.path.open("ab+") as file:
+                end = file.seek(0, os.SEEK_END)
+                if end:
+                    file.seek(end - 1)
+                    if file.read(1) != b"\n":  # a person's editor, or a process that was killed
+                        lines = "\n" + lines
+                try:
+                    file.write(lines.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another with -o.") from error
+
+    def relative(self, image: Path) -> str:
+        """How a line calls a picture."""
+        return Path(os.path.relpath(image.resolve(), self.path.parent.resolve())).as_posix()
+
+
+def describe_files(
+    describer: Describer,
+    images: Sequence[Path],
+    file: PriorFile,
+    *,
+    content_from: Callable[[Path], Path | None] | None = None,
+    refresh: bool = False,
+    on_error: Callable[[Path, Exception], None] | None = None,
+) -> Iterator[tuple[Path, Prior]]:
+    """Describes pictures that the file does not hold yet and adds them to it, a few at a time; yields every prior.
+
+    A line counts for a picture if it has its SHA-256 (or, without one, its path) and was written by this describer with
+    these questions, or says not who wrote it. What a person changed in a line is kept.
+
+    Args:
+        describer: who looks.
+        images: files.
+        file: what is already known, and where the rest goes.
+        content_from: another picture that the content is asked of, such as the clean one of a training pair.
+        refresh: asks again about every picture.
+        on_error: is told of a picture that cannot be described, and the rest goes on; None: the error is raised.
+    """
+    from xpsr.checkpoint import sha256  # it loads torch
+
+    identity = _identity(describer)
+    known = {} if refresh else _known(file, identity)
+    waiting: list[tuple[Path, str]] = []
+
+    def describe() -> Iterator[tuple[Path, Prior]]:
+        group, waiting[:] = list(waiting), []
+        done = []
+        for image, digest, prior in _describe_group(describer, group, content_from, on_error):
+            entry = {"image": file.relative(image), "sha256": digest, **prior.as_dict(), **identity}
+            done.append((entry, image, prior))
+        # a picture of which nothing could be said is asked about again next time
+        if entries := [entry for entry, _, prior in done if prior.content or prior.quality]:
+            file.append(entries)
+        yield from ((image, prior) for _, image, prior in done)
+
+    for image in images:
+        try:
+            digest = sha256(image)
+        except OSError as error:
+            problem = InputError(f"{image}: cannot be read ({error.strerror}); check the path and its permissions.")
+            if on_error is None:
+                raise problem from error
+            on_error(image, problem)
+            continue
+        prior = known.get(digest) or known.get(file.relative(image))
+        if prior is not None:
+            yield image, prior
+            continue
+        waiting.append((image, digest))
+        if len(waiting) == _GROUP:
+            yield from describe()
+    yield from describe()
+
+
+def _describe_group(
+    describer: Describer,
+    group: Sequence[tuple[Path, str]],
+    content_from: Callable[[Path], Path | None] | None,
+    on_error: Callable[[Path, Exception], None] | None,
+) -> Iterator[tuple[Path, str, Prior]]:
+    def look(images: Sequence[tuple[Path, str]]) -> list[Prior]:
+        priors = describer.describe([image for image, _ in images])
+        if content_from is None:
+            return priors
+        sources = [content_from(image) for image, _ in images]
+        clean = [source for source in sources if source is not None]
+        contents = iter(describer.describe(clean) if clean else [])
+        return [
+            prior if source is None else Prior(next(contents).content, prior.quality, prior.levels)
+            for prior, source in zip(priors, sources, strict=True)
+        ]
+
+    try:
+        priors = look(group) if group else []
+    except Exception as error:
+        if on_error is None:
+            raise
+        if len(group) == 1:
+            on_error(group[0][0], error)
+            return
+        for one in group:  # the others are not to suffer
+            yield from _describe_group(describer, [one], content_from, on_error)
+        return
+    for (image, digest), prior in zip(group, priors, strict=True):
+        yield image, digest, prior
+
+
+def _identity(describer: Describer) -> dict[str, Any]:
+    questions = None if describer.questions is None else asdict(describer.questions)
+    return {
+        "describer": describer.name,
+        "revision": describer.revision,
+        "question": questions and {"content": questions["content"], "quality": questions["quality"]},
+        "view": questions and {"content": questions["content_view"], "quality": questions["quality_view"]},
+    }
+
+
+def _known(file: PriorFile, identity: dict[str, Any]) -> dict[str, Prior]:
+    """Priors of the lines that count, by SHA-256 or else by what the line calls the picture."""
+    known = {}
+    for entry in file.read():
+        if "describer" not in entry or {key: entry.get(key) for key in identity} == identity:
+            prior = Prior.from_dict(entry)
+            known[entry.get("sha256") or entry["image"]] = prior
+    return known

@@ -1,0 +1,221 @@
+"""The describer that comes with the mini: two small convolutional networks, offline, a fraction of a second a picture.
+
+What is wrong is told by `LevelsNetwork`, which looks at the pixels as they are; it learned on synthetic degradations,
+where the truth is known (`scripts/train_describer.py`). What is in the picture is told by EfficientNet-Lite0, trained
+on ImageNet by Google; where it is not sure, it names the kind of thing, or nothing.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from xpsr.checkpoint import bundled_models
+from xpsr.errors import ModelError
+from xpsr.image import ImageLike, Picture, resize, to_picture, to_uint8
+from xpsr.prior.texts import Level, Levels, Prior, Questions, quality_text
+
+__all__ = ["EfficientNetLite0", "LevelsNetwork", "MiniDescriber"]
+
+FAULTS = ("blur", "noise", "compression")
+_CROP = 128  # pixels, a multiple of JPEG's blocks of 8
+_MOST_CROPS = 9
+_CONTENT_SIDE = 224  # pixels: a picture is brought to about so many squared
+
+
+class LevelsNetwork(nn.Module):
+    """How blurred, noisy and compressed a picture is.
+
+    Averages and deviations of features over the whole crop, so any size will do. For each fault two logits: worse than
+    clean, worse than slight.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width_in, width_out, stride in (
+            (3, 24, 1),
+            (24, 32, 2),
+            (32, 48, 1),
+            (48, 64, 2),
+            (64, 64, 1),
+            (64, 96, 2),
+        ):
+            layers += [nn.Conv2d(width_in, width_out, 3, stride, 1), nn.BatchNorm2d(width_out), nn.ReLU()]
+            width_in = width_out
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Linear(2 * 96, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 2 * len(FAULTS)))
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Maps (B, 3, H, W) in [0, 1], at least 16 x 16, to (B, 192)."""
+        hidden = self.body(pixels - 0.5).float()
+        return torch.cat([hidden.mean((-2, -1)), hidden.flatten(2).std(-1)], 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Maps (B, 3, H, W) in [0, 1] to logits (B, 3, 2)."""
+        return self.head(self.features(pixels)).unflatten(1, (len(FAULTS), 2))
+
+
+class _SameConv(nn.Module):
+    """A convolution padded as TensorFlow's "SAME": by what the stride leaves over, more below and to the right."""
+
+    def __init__(self, width_in: int, width_out: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.conv = nn.Conv2d(width_in, width_out, kernel, stride, groups=groups)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        padding: list[int] = []
+        for side in (hidden.shape[-1], hidden.shape[-2]):
+            total = max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0)
+            padding += [total // 2, total - total // 2]
+        return self.conv(F.pad(hidden, padding))
+
+
+class _MobileBlock(nn.Module):
+    def __init__(self, width_in: int, width_out: int, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        width = width_in * expansion
+        self.expand = _SameConv(width_in, width, 1) if expansion > 1 else None
+        self.depthwise = _SameConv(width, width, kernel, stride, groups=width)
+        self.project = _SameConv(width, width_out, 1)
+        self.residual = stride == 1 and width_in == width_out
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        inner = hidden if self.expand is None else F.relu6(self.expand(hidden))
+        inner = self.project(F.relu6(self.depthwise(inner)))
+        return hidden + inner if self.residual else inner
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le 2019; the Lite variants 2020) with batch norms folded into the convolutions."""
+
+    STAGES = (  # repeats, kernel, stride, expansion, width
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+
+    def __init__(self, num_classes: int = 1000):
+        super().__init__()
+        self.stem = _SameConv(3, 32, 3, 2)
+        blocks, width_in = [], 32
+        for repeats, kernel, stride, expansion, width in self.STAGES:
+            for index in range(repeats):
+                blocks.append(_MobileBlock(width_in, width, kernel, stride if index == 0 else 1, expansion))
+                width_in = width
+        self.blocks = nn.Sequential(*blocks)
+        self.last = _SameConv(width_in, 1280, 1)
+        self.classifier = nn.Linear(1280, num_classes)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Maps (B, 3, H, W) in [0, 1] to logits (B, num_classes)."""
+        hidden = F.relu6(self.stem((pixels * 255 - 127) / 128))
+        hidden = F.relu6(self.last(self.blocks(hidden)))
+        return self.classifier(hidden.mean((-2, -1)))
+
+
+class MiniDescriber:
+    """Describes pictures with the two networks of a folder: `config.json`, `levels.safetensors`, `content.safetensors`.
+
+    Raises:
+        ModelError: a file is missing or does not fit.
+    """
+
+    name = "mini"
+    questions: Questions | None = None  # it is asked nothing
+
+    def __init__(self, folder: Path):
+        try:
+            self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            self.levels, self.content = LevelsNetwork().eval(), EfficientNetLite0(len(self.config["classes"])).eval()
+            for network, file in ((self.levels, "levels"), (self.content, "content")):
+                state = load_file(folder / f"{file}.safetensors")
+                network.load_state_dict({key: value.float() for key, value in state.items()})
+            self.revision: str | None = self.config["revision"]
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{folder}: not a describer: {reason}; install xpsr again.") from error
+
+    @classmethod
+    def bundled(cls) -> "MiniDescriber":
+        """The one that comes with xpsr."""
+        return cls(bundled_models()["mini"] / "describer")
+
+    @torch.no_grad()
+    def describe(self, images: Sequence[ImageLike], *, progress: Callable[[int], None] | None = None) -> list[Prior]:
+        """One prior for each picture, its `levels` with it; pictures are looked at one by one."""
+        priors = []
+        for image in images:
+            picture = to_picture(image)
+            levels = self.see_levels(picture)
+            priors.append(Prior(self.see_content(picture), quality_text(levels), levels))
+            if progress is not None:
+                progress(1)
+        return priors
+
+    def see_levels(self, picture: Picture) -> Levels:
+        """What is wrong, by the mean of the logits over crops at the picture's own resolution."""
+        logits = torch.stack([self.levels(crop[None])[0] for crop in native_crops(picture.pixels)]).mean(0)
+        worse = (logits > 0).long().cumprod(1).sum(1).tolist()
+        names: tuple[Level, ...] = get_args(Level)
+        return Levels(**{fault: names[index] for fault, index in zip(FAULTS, worse, strict=True)})
+
+    def see_content(self, picture: Picture) -> str:
+        """A name where the network is sure of one, a kind where several of a kind add up, else nothing."""
+        height, width = picture.height, picture.width
+        factor = _CONTENT_SIDE / (height * width) ** 0.5
+        sides = [min(max(round(side * factor / 32), 2), 21) * 32 for side in (height, width)]
+        probabilities = self.content(resize(picture.pixels, (sides[0], sides[1]), method="bilinear")[None])[0].softmax(
+            0
+        )
+        best = int(probabilities.argmax())
+        if probabilities[best] >= self.config["sure"]:
+            return f"a photograph of {self.config['classes'][best]}"
+        kinds = dict.fromkeys(self.config["kinds"], 0.0)
+        for kind, probability in zip(self.config["kind_of"], probabilities.tolist(), strict=True):
+            if kind is not None:
+                kinds[self.config["kinds"][kind]] += probability
+        kind = max(kinds, key=lambda name: kinds[name])
+        return f"a photograph of {kind}" if kinds[kind] >= self.config["kind_sure"] else ""
+
+
+def native_crops(pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Up to nine crops of at most 128 x 128 pixels, unscaled, on the grid of JPEG's blocks, those with most detail.
+
+    `pixels` (3, H, W); each crop is (3, h, w) with sides of at least 16, mirrored if need be.
+    """
+    pixels = (to_uint8(pixels).float() / 255).cpu()
+    height, width = pixels.shape[-2:]
+    if min(height, width) < 16:
+        rows = _mirrored(height, max(height, 16))
+        pixels = pixels[:, rows][:, :, _mirrored(width, max(width, 16))]
+        height, width = pixels.shape[-2:]
+    tops, lefts = _starts(height), _starts(width)
+    crops = [pixels[:, top : top + _CROP, left : left + _CROP] for top in tops for left in lefts]
+    if len(crops) > _MOST_CROPS:
+        detail = [float(crop.std((-2, -1)).mean()) for crop in crops]
+        best = sorted(range(len(crops)), key=lambda index: -detail[index])[:_MOST_CROPS]
+        crops = [crops[index] for index in sorted(best)]
+    return crops
+
+
+def _starts(length: int) -> list[int]:
+    last = max(length - _CROP, 0)
+    count = min(-(-length // _CROP), 6)
+    return sorted({round(last * index / max(count - 1, 1)) // 8 * 8 for index in range(count)})
+
+
+def _mirrored(length: int, target: int) -> torch.Tensor:
+    indices = torch.arange(target) % max(2 * length - 2, 1)
+    return torch.minimum(indices, (2 * length - 2 - indices).abs())

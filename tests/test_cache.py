@@ -1,0 +1,265 @@
+"""Priors on disk, and the commands that write and read them."""
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from xpsr.cli import main
+from xpsr.errors import InputError
+from xpsr.prior import Prior, PriorFile, Questions, describe_files
+from xpsr.prior.mini import MiniDescriber
+
+
+class Parrot:
+    """Says its own name and the picture's, and counts how often it is asked; a picture named bad.png it cannot see."""
+
+    def __init__(self, name: str = "parrot", questions: Questions | None = None):
+        self.name, self.revision, self.questions, self.asked = name, None, questions, 0
+
+    def describe(self, images: Sequence[Any], *, progress: Callable[[int], None] | None = None) -> list[Prior]:
+        self.asked += len(images)
+        if any(Path(image).name == "bad.png" for image in images):
+            raise InputError("bad.png: damaged")
+        return [Prior(f"{self.name} sees {Path(image).name}", "sharp") for image in images]
+
+
+def save_photo(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    return [save_photo(tmp_path / "photos" / f"{index}.png", index) for index in range(10)]
+
+
+def test_what_is_known_is_not_asked_again(photos: list[Path], tmp_path: Path) -> None:
+    file, parrot = PriorFile(tmp_path / "priors.jsonl"), Parrot()
+    first = dict(describe_files(parrot, photos[:4], file))
+    again = dict(describe_files(parrot, photos, file))
+    assert parrot.asked == 10 and len(file.read()) == 10
+    assert {path: again[path] for path in first} == first
+    assert [Path(entry["image"]).as_posix() for entry in file.read()] == [f"photos/{index}.png" for index in range(10)]
+
+
+def test_another_describer_question_or_view_asks_anew(photos: list[Path], tmp_path: Path) -> None:
+    file = PriorFile(tmp_path / "priors.jsonl")
+    for describer in (
+        Parrot("a"),
+        Parrot("b"),
+        Parrot("b", Questions()),
+        Parrot("b", Questions(quality="How is it?")),
+        Parrot("b", Questions(quality_view="whole")),
+    ):
+        list(describe_files(describer, photos[:1], file))
+        assert describer.asked == 1
+    assert len(file.read()) == 5
+
+
+def test_an_edited_text_and_a_line_of_a_person_are_kept(photos: list[Path], tmp_path: Path) -> None:
+    path, parrot = tmp_path / "priors.jsonl", Parrot()
+    list(describe_files(parrot, photos[:2], PriorFile(path)))
+    path.write_text(path.read_text().replace("parrot sees 0.png", "an owl"))
+    with path.open("a") as file:
+        file.write('{"image": "photos/2.png", "content": "a hawk", "quality": "", "note": 7}')  # without a line's end
+    seen = dict(describe_files(parrot, photos[:4], PriorFile(path)))
+    assert [seen[photo].content for photo in photos[:4]] == [
+        "an owl",
+        "parrot sees 1.png",
+        "a hawk",
+        "parrot sees 3.png",
+    ]
+    assert parrot.asked == 3
+    assert [entry.get("note") for entry in PriorFile(path).read()] == [None, None, 7, None]
+
+
+def test_a_moved_picture_is_known_by_its_content_and_a_changed_one_is_not(photos: list[Path], tmp_path: Path) -> None:
+    file, parrot = PriorFile(tmp_path / "priors.jsonl"), Parrot()
+    list(describe_files(parrot, photos[:1], file))
+    moved = shutil.move(photos[0], tmp_path / "elsewhere.png")
+    assert dict(describe_files(parrot, [moved], file))[moved].content == "parrot sees 0.png"
+    list(describe_files(parrot, [save_photo(photos[0], 99)], file))
+    assert parrot.asked == 2
+
+
+def test_refresh_asks_again_and_the_last_line_counts(photos: list[Path], tmp_path: Path) -> None:
+    file = PriorFile(tmp_path / "priors.jsonl")
+    file.append([{"image": "photos/0.png", "content": "old", "quality": ""}])
+    assert dict(describe_files(Parrot(), photos[:1], file))[photos[0]].content == "old"
+    assert dict(describe_files(Parrot(), photos[:1], file, refresh=True))[photos[0]].content == "parrot sees 0.png"
+    assert dict(describe_files(Parrot(), photos[:1], file))[photos[0]].content == "parrot sees 0.png"
+
+
+def test_a_bad_picture_costs_nothing_but_itself(photos: list[Path], tmp_path: Path) -> None:
+    bad, file, failed = save_photo(tmp_path / "photos" / "bad.png", 50), PriorFile(tmp_path / "priors.jsonl"), []
+    gone = tmp_path / "gone.png"
+    seen = dict(
+        describe_files(
+            Parrot(), [*photos[:3], bad, gone, *photos[3:5]], file, on_error=lambda path, error: failed.append(path)
+        )
+    )
+    assert list(seen) == photos[:5] and sorted(failed) == sorted([bad, gone]) and len(file.read()) == 5
+    with pytest.raises(InputError, match="damaged"):
+        list(describe_files(Parrot(), [bad], file))
+
+
+def test_a_picture_of_which_nothing_is_said_is_asked_about_again(photos: list[Path], tmp_path: Path) -> None:
+    class Silent(Parrot):
+        def describe(self, images: Sequence[Any], *, progress: Any = None) -> list[Prior]:
+            self.asked += len(images)
+            return [Prior() for _ in images]
+
+    silent, file = Silent(), PriorFile(tmp_path / "priors.jsonl")
+    for _ in range(2):
+        assert dict(describe_files(silent, photos[:1], file)) == {photos[0]: Prior()}
+    assert silent.asked == 2 and file.read() == []
+
+
+def test_content_is_asked_of_the_clean_picture_of_a_pair(photos: list[Path], tmp_path: Path) -> None:
+    hr = save_photo(tmp_path / "hr.png", 7)
+    seen = dict(
+        describe_files(
+            Parrot(),
+            photos[:2],
+            PriorFile(tmp_path / "p.jsonl"),
+            content_from=lambda image: hr if image == photos[0] else None,
+        )
+    )
+    assert [prior.content for prior in seen.values()] == ["parrot sees hr.png", "parrot sees 1.png"]
+
+
+def test_a_line_that_was_cut_off_is_passed_over_and_mended(tmp_path: Path) -> None:
+    path = tmp_path / "priors.jsonl"
+    path.write_text('{"image": "a.png", "content": "x", "quality": ""}\n{"image": "b.png", "con')
+    assert len(PriorFile(path).read()) == 1
+
+
+@pytest.mark.parametrize("line", ['{"image": 3}', "[1]", "no json", '{"image": "a.png", "content": 4}'])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "priors.jsonl"
+    path.write_text('{"image": "a.png"}\n' + line + '\n{"image": "b.png"}\n')
+    with pytest.raises(InputError, match=r"priors.jsonl, line 2: .*mend or delete the line"):
+        PriorFile(path).read()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.tuples(st.text(), st.text()), max_size=5))
+def test_any_text_comes_back_as_it_was(tmp_path: Path, texts: list[tuple[str, str]]) -> None:
+    path = tmp_path / "priors.jsonl"
+    path.unlink(missing_ok=True)
+    entries = [{"image": f"{i}.png", "content": a, "quality": b} for i, (a, b) in enumerate(texts)]
+    entries = [entry for entry in entries if all(ord(c) < 0xD800 or ord(c) > 0xDFFF for c in str(entry))]
+    PriorFile(path).append(entries)
+    assert PriorFile(path).read() == entries
+
+
+def write_many(path: Path, process: int) -> None:
+    for index in range(20):
+        PriorFile(path).append([{"image": f"{process}-{index}.png", "content": "x" * 5000, "quality": ""}])
+
+
+def test_several_processes_write_whole_lines(tmp_path: Path) -> None:
+    path, context = tmp_path / "priors.jsonl", multiprocessing.get_context("spawn")
+    processes = [context.Process(target=write_many, args=(path, index)) for index in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert len({entry["image"] for entry in PriorFile(path).read()}) == 40
+
+
+def test_describe_and_upscale_work_together(
+    photos: list[Path],
+    tmp_path: Path,
+    tiny_model: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["describe", "photos/0.png", "photos/1.png"]) == 0
+    captured = capfd.readouterr()
+    assert captured.out == "priors.jsonl\n" and "quality: " in captured.err
+    first, _ = lines = [json.loads(line) for line in Path("priors.jsonl").read_text().splitlines()]
+    assert set(first) >= {
+        "image",
+        "sha256",
+        "content",
+        "quality",
+        "levels",
+        "describer",
+        "revision",
+        "question",
+        "view",
+    }
+    assert first["describer"] == "mini" and set(first["levels"]) == {"blur", "noise", "compression"}
+    Path("priors.jsonl").write_text("".join(json.dumps({**line, "content": "a blue jay"}) + "\n" for line in lines))
+    options = ["upscale", "photos/0.png", "--model", str(tiny_model), "--scale", "2"]
+
+    def prior_of(*more: str) -> dict[str, Any]:
+        assert main([*options, *more]) == 0
+        return json.loads(Path("outputs/0_x2.json").read_text())["prior"]
+
+    edited = prior_of("--priors", "priors.jsonl")
+    assert edited == {"content": "a blue jay", "quality": first["quality"], "levels": first["levels"]}
+    assert prior_of("--priors", "outputs/0_x2.json") == edited
+    assert prior_of("--priors", "outputs", "--quality", "very dark") == {
+        "content": "a blue jay",
+        "quality": "very dark",
+    }
+    seen = prior_of()
+    assert seen["quality"] == first["quality"] and seen["levels"] == first["levels"]
+    assert prior_of("--describer", "none") == {"content": "", "quality": ""}
+    capfd.readouterr()
+    assert main([*options[:1], "photos/5.png", *options[2:], "--priors", "priors.jsonl"]) == 1
+    assert "5.png" in capfd.readouterr().err
+
+
+def test_pairs_take_content_from_hr_and_quality_from_lr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for index in range(2):
+        save_photo(tmp_path / "pairs" / "lr" / f"{index}.png", index)
+    save_photo(tmp_path / "pairs" / "hr" / "0.png", 5)
+    assert main(["describe", "--pairs", "pairs", "-o", "pairs/priors.jsonl", "--quiet"]) == 0
+    entries = PriorFile(Path("pairs/priors.jsonl")).read()
+    assert [entry["image"] for entry in entries] == ["lr/0.png", "lr/1.png"]
+    describer = MiniDescriber.bundled()
+    clean, degraded = describer.describe([Path("pairs/hr/0.png"), Path("pairs/lr/0.png")])
+    assert (entries[0]["content"], entries[0]["quality"]) == (clean.content, degraded.quality)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name pictures or folders"),
+        (["photos", "--pairs", "pairs"], "or else --pairs DIR"),
+        (["photos", "--presett", "paper"], "unknown option --presett; did you mean --preset?"),
+        (["photos", "--describer", "http://localhost:1/v1"], "#"),
+        (["photos", "--describer", "no-such/folder/model"], "no-such/folder/model"),
+    ],
+)
+def test_describe_refuses_in_one_line(
+    photos: list[Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["describe", *arguments]) in (1, 2)
+    captured = capfd.readouterr()
+    assert captured.out in ("", "priors.jsonl\n") and message in captured.err
+    assert not Path("priors.jsonl").exists()
