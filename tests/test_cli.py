@@ -319,7 +319,7 @@ def test_interrupt_ends_without_traceback_or_half_a_picture(upscale: Run, monkey
 def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
     save_photo("photos/a.png", size=(7, 5))
     result = upscale("photos", "--scale", "2.5", "-o", "out", "--seed", "3", "--content", "a cat", "--quality", "noisy")
-    assert result.code == 0 and result.err == []
+    assert result.code == 0 and result.err == ["    content: a cat", "    quality: noisy"]
     assert files("out") == ["a_x2.5.json", "a_x2.5.png"]
     assert open_image("out/a_x2.5.png").size == (18, 12)
     sidecar = read_json("out/a_x2.5.json")
