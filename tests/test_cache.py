@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr.cli import main
-from xpsr.errors import InputError
+from xpsr.errors import InputError, ModelError
 from xpsr.prior import Prior, PriorFile, Questions, describe_files
 from xpsr.prior.mini import MiniDescriber
 
@@ -111,6 +111,24 @@ def test_a_bad_picture_costs_nothing_but_itself(photos: list[Path], tmp_path: Pa
     assert list(seen) == photos[:5] and sorted(failed) == sorted([bad, gone]) and len(file.read()) == 5
     with pytest.raises(InputError, match="damaged"):
         list(describe_files(Parrot(), [bad], file))
+
+
+def test_a_describer_that_fails_ends_the_run_and_what_is_done_is_kept(photos: list[Path], tmp_path: Path) -> None:
+    class Dying(Parrot):
+        def describe(self, images: Sequence[Any], *, progress: Any = None) -> list[Prior]:
+            if self.asked:
+                raise ModelError("gone")
+            return super().describe(images)
+
+    file, dying = PriorFile(tmp_path / "priors.jsonl"), Dying()
+    with pytest.raises(ModelError, match="gone"):
+        list(describe_files(dying, photos, file, on_error=lambda path, error: None))
+    assert len(file.read()) == dying.asked == 8
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"image": "a.png", "content": "x"}\n', encoding="utf-8-sig")
+    assert len(PriorFile(tmp_path / "p.jsonl").read()) == 1
 
 
 def test_a_picture_of_which_nothing_is_said_is_asked_about_again(photos: list[Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from xpsr.errors import InputError
+from xpsr.errors import InputError, ModelError
 from xpsr.prior.describers import Describer
 from xpsr.prior.texts import Prior
 
@@ -39,7 +39,7 @@ class PriorFile:
         if not self.path.exists():
             return []
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self.path}: cannot be read ({error}); name a JSONL of priors.") from error
         lines, entries = text.split("\n"), []
@@ -162,6 +162,8 @@ def _describe_group(
 
     try:
         priors = look(group) if group else []
+    except ModelError:  # the describer is at fault, not a picture
+        raise
     except Exception as error:
         if on_error is None:
             raise
