@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from xpsr.batch import open_eyes
 from xpsr.cli import main
+from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError, ModelError
-from xpsr.prior import Prior, PriorFile, Questions, describe_files
+from xpsr.prior import QUESTIONS, Prior, PriorFile, Questions, describe_files
 from xpsr.prior.mini import MiniDescriber
 
 
@@ -81,6 +84,32 @@ def test_an_edited_text_and_a_line_of_a_person_are_kept(photos: list[Path], tmp_
     ]
     assert parrot.asked == 3
     assert [entry.get("note") for entry in PriorFile(path).read()] == [None, None, 7, None]
+
+
+def test_a_line_that_a_person_adds_goes_before_the_describer_s(photos: list[Path], tmp_path: Path) -> None:
+    path, parrot = tmp_path / "priors.jsonl", Parrot()
+    list(describe_files(parrot, photos[:1], PriorFile(path)))
+    PriorFile(path).append([{"image": "photos/0.png", "content": "a hawk", "quality": ""}])
+    assert dict(describe_files(parrot, photos[:1], PriorFile(path)))[photos[0]].content == "a hawk"
+    list(describe_files(parrot, photos[:1], PriorFile(path), refresh=True))  # the newest line is the describer's now
+    assert dict(describe_files(parrot, photos[:1], PriorFile(path)))[photos[0]].content == "parrot sees 0.png"
+
+
+def test_upscale_asks_a_model_the_questions_of_its_preset(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Questions] = []
+
+    def opened(name: str, *, questions: Questions, device: str) -> Parrot:
+        asked.append(questions)
+        return Parrot(name, questions)
+
+    monkeypatch.setattr("xpsr.batch.open_describer", opened)
+    for preset in (None, "paper", "reference"):
+        config = UpscaleConfig(describer="owner/parrot", preset=preset)  # type: ignore[arg-type]
+        prior_of = open_eyes(config, photos[:1], tmp_path / "p.jsonl", device=torch.device("cpu"))
+        assert prior_of(photos[0]).content == "owner/parrot sees 0.png"
+    assert asked == [QUESTIONS["default"], QUESTIONS["paper"], QUESTIONS["reference"]]
 
 
 def test_a_moved_picture_is_known_by_its_content_and_a_changed_one_is_not(photos: list[Path], tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_setting_that_the_model_refuses_is_told_once(upscale: Run, options: list
 def test_unknown_model_is_suggested(run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xpsr.checkpoint.bundled_models", lambda: {"mini": tiny_model})
     save_photo("a.png")
-    result = run("upscale", "a.png", "--model", "minni")
+    result = run("upscale", "a.png", "--model", "minni", "--describer", "none")
     assert result.code == 1
     one_line(result, "minni: no such model; did you mean", "mini")
     assert files() == []

@@ -5,9 +5,6 @@ import json
 import logging
 import random
 import shutil
-import subprocess
-import sys
-import unicodedata
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,8 +15,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -30,13 +25,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from xpsr.errors import InputError, MissingDependencyError, ModelError
-from xpsr.image import Picture, to_picture, to_pil
-from xpsr.prior import QUESTIONS, Prior, Questions
-from xpsr.prior.asking import crops_view, usable_text, whole_view
-from xpsr.prior.describers import Describer, open_describer
-from xpsr.prior.files import FileDescriber
+from xpsr.image import to_picture
+from xpsr.prior import Prior, Questions
+from xpsr.prior.asking import crops_view
 from xpsr.prior.mllm import MLLMDescriber
-from xpsr.prior.server import ServerDescriber
 
 VOCABULARY = (
     "a an the photograph of red panda house sharp blurry noise with strong slight no compression artifacts and is in it"
@@ -302,77 +294,6 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
 
 def change_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
-# --- views -----------------------------------------------------------------------------------------------------------
-
-
-def numbered(width: int, height: int) -> Picture:
-    """Every pixel has a colour of its own: its number."""
-    number = np.arange(width * height, dtype=np.uint32).reshape(height, width)
-    return to_picture(np.stack([number >> 16 & 255, number >> 8 & 255, number & 255], -1).astype(np.uint8))
-
-
-def numbers(view: Image.Image) -> np.ndarray:
-    red, green, blue = (np.asarray(plane).astype(int) for plane in view.split())
-    return red << 16 | green << 8 | blue
-
-
-@settings(max_examples=60, deadline=None)
-@given(width=st.integers(1, 150), height=st.integers(1, 150), size=st.sampled_from([16, 48, 64]))
-def test_crops_are_windows_of_the_pictures_own_pixels(width: int, height: int, size: int) -> None:
-    view = numbers(crops_view(numbered(width, height), size=size))
-    columns = [view.shape[1]] if width <= size else [size // 2] * 2
-    rows = [view.shape[0]] if height <= size else [size // 2] * 2
-    assert view.shape == (sum(rows), sum(columns)) == (min(height, size), min(width, size))
-    for i, tall in enumerate(rows):
-        for j, wide in enumerate(columns):
-            window = view[i * tall : (i + 1) * tall, j * wide : (j + 1) * wide]
-            top, left = divmod(window[0, 0], width)
-            assert top % 8 == left % 8 == 0  # the grid of a JPEG goes on from window to window
-            assert top + tall <= height and left + wide <= width
-            whole = np.arange(width * height).reshape(height, width)
-            assert (window == whole[top : top + tall, left : left + wide]).all()
-
-
-def test_crops_of_a_small_picture_are_the_picture() -> None:
-    picture = to_picture(noise(0, 448, 40))
-    assert crops_view(picture).tobytes() == to_pil(picture.pixels).tobytes()
-
-
-def test_crops_show_the_most_detailed_window_of_each_quarter() -> None:
-    stripes = np.tile(np.array([0, 255], np.uint8), (32, 16))
-    patches = [np.asarray(noise(seed, 32, 32)) for seed in range(2)]
-    patches += [np.stack([lines] * 3, -1) for lines in (stripes, stripes.T)]
-    pixels = np.full((640, 640, 3), 128, np.uint8)
-    for patch, (top, left) in zip(patches, [(64, 128), (0, 512), (512, 0), (480, 352)], strict=True):
-        pixels[top : top + 32, left : left + 32] = patch
-    view = np.asarray(crops_view(to_picture(pixels), size=64))
-    windows = [view[top : top + 32, left : left + 32] for top in (0, 32) for left in (0, 32)]
-    assert all((window == patch).all() for window, patch in zip(windows, patches, strict=True))
-
-
-def test_a_flat_picture_shows_the_first_window_of_each_quarter() -> None:
-    view = numbers(crops_view(to_picture(np.full((1000, 1000), 7, np.uint8))))
-    assert view.shape == (448, 448) and (view == 0x070707).all()
-
-
-def test_size_of_crops_is_checked() -> None:
-    with pytest.raises(InputError, match="size=100 is not a positive multiple of 16"):
-        crops_view(numbered(8, 8), size=100)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [((60, 40), (60, 40)), ((4000, 1000), (1536, 384)), ((5000, 1), (1536, 1))]
-)
-def test_whole_view_is_shrunk_only_where_it_is_long(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert whole_view(Picture(pixels=torch.zeros(3, size[1], size[0]))).size == expected
-
-
-def test_thoughts_are_no_part_of_the_text() -> None:
-    assert usable_text("<think>Is it a dog? No.</think>\n\nA red panda.") == "A red panda."
-    assert usable_text("<think>Is it a dog? No. Then it") == ""
-    assert usable_text("A red panda.") == "A red panda."
 
 
 # --- models of transformers ------------------------------------------------------------------------------------------
@@ -647,7 +568,7 @@ def test_smolvlm_answers_or_says_which_package_is_missing(saved: Callable[[str],
 
 def test_a_processor_that_needs_torchvision_is_told(llava: Path) -> None:
     if transformers.utils.is_torchvision_available():
-        pytest.skip("torchvision is installed")
+        pytest.skip("torchvision is installed here, so no processor lacks it")
     pictures = {"image_processor_type": "Sam2ImageProcessor"}  # there is none without it
     change_json(llava / "processor_config.json", image_processor=pictures)
     message = refusal(open_model(llava))
@@ -688,241 +609,3 @@ def test_missing_quantizers_are_told(saved: Callable[[str], Path], monkeypatch: 
     for quantization in ("int8", "int4"):
         describer = open_model(saved("llava"), quantization=quantization)
         assert refusal(describer, MissingDependencyError).endswith("pip install bitsandbytes")
-
-
-# --- priors in files -------------------------------------------------------------------------------------------------
-
-
-def write_lines(path: Path, *entries: dict[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
-    return path
-
-
-def test_a_line_with_path_and_texts_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    levels = {"blur": "clean", "noise": "slight", "compression": "strong"}
-    path = write_lines(
-        tmp_path / "priors.jsonl",
-        {"image": "photos/a.png", "content": "a house", "quality": "blurry"},
-        {"image": "../elsewhere/b.png", "content": "a panda", "quality": "", "levels": levels, "mine": 1},
-    )
-    finished: list[int] = []
-    describer = FileDescriber(path)
-    priors = describer.describe(
-        [tmp_path / "photos/a.png", str(tmp_path.parent / "elsewhere/b.png")], progress=finished.append
-    )
-    assert priors == [Prior("a house", "blurry"), Prior.from_dict({"content": "a panda", "levels": levels})]
-    assert finished == [1, 1]
-    monkeypatch.chdir(tmp_path / "..")
-    assert describer.describe([Path(tmp_path.name) / "photos" / ".." / "photos" / "a.png"]) == priors[:1]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    names=st.lists(
-        st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
-            lambda name: name not in (".", "..")
-        ),
-        min_size=1,
-        max_size=5,
-        unique_by=lambda name: unicodedata.normalize("NFC", name),
-    ),
-    texts=st.text(max_size=20),
-)
-def test_pictures_of_any_name_are_found(names: list[str], texts: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.getbasetemp() / "names"
-    entries = [
-        {"image": f"x/{name}.png", "content": f"{place} {texts}", "quality": texts} for place, name in enumerate(names)
-    ]
-    describer = FileDescriber(write_lines(folder / "priors.jsonl", *entries))
-    for form in ("NFC", "NFD"):  # as Linux writes names, and as macOS does
-        images = [folder / "x" / unicodedata.normalize(form, f"{name}.png") for name in names]
-        assert describer.describe(images) == [Prior(entry["content"], entry["quality"]) for entry in entries]
-
-
-def test_a_moved_picture_is_found_by_its_bytes_then_by_its_name(tmp_path: Path) -> None:
-    from xpsr.checkpoint import sha256
-
-    noise(0).save(tmp_path / "a.png")
-    path = write_lines(
-        tmp_path / "priors.jsonl",
-        {"image": "a.png", "sha256": sha256(tmp_path / "a.png"), "content": "by bytes", "quality": ""},
-        {"image": "other/renamed.png", "content": "by name", "quality": ""},
-    )
-    renamed = (tmp_path / "a.png").rename(tmp_path / "renamed.png")
-    describer = FileDescriber(path)
-    assert describer.describe([renamed])[0].content == "by bytes"
-    noise(1).save(renamed)
-    assert describer.describe([renamed])[0].content == "by name"
-    assert describer.describe([tmp_path / "renamed.tif"])[0].content == "by name"
-    assert describer.describe([tmp_path / "a.png"])[0].content == "by bytes"  # by path, though no file is there
-
-
-def test_names_that_several_pictures_have_need_their_folder(tmp_path: Path) -> None:
-    entries = [{"image": f"{folder}/0001.png", "content": folder, "quality": ""} for folder in ("urban", "manga")]
-    describer = FileDescriber(write_lines(tmp_path / "priors.jsonl", *entries))
-    assert describer.describe([Path("/else/manga/0001.jpg")])[0].content == "manga"
-    with pytest.raises(InputError, match=r"has 2 pictures of that name; give their full paths"):
-        describer.describe([Path("/else/0001.jpg")])
-
-
-def test_the_last_line_counts(tmp_path: Path) -> None:
-    entries = [
-        {"image": image, "content": str(place), "quality": ""} for place, image in enumerate(["a.png", "x/../a.png"])
-    ]
-    describer = FileDescriber(write_lines(tmp_path / "priors.jsonl", *entries))
-    assert describer.describe([tmp_path / "a.png", "/else/a.png"]) == [Prior("1")] * 2
-
-
-def test_pictures_without_a_prior_are_refused_by_name(tmp_path: Path) -> None:
-    describer = FileDescriber(write_lines(tmp_path / "priors.jsonl", {"image": "a.png", "content": "x", "quality": ""}))
-    with pytest.raises(InputError, match=r"b\.png: .*priors\.jsonl says nothing about it"):
-        describer.describe([tmp_path / "a.png", tmp_path / "b.png"])
-    with pytest.raises(InputError, match="looked up by path, not for a Image"):
-        describer.describe([PICTURES[0]])
-
-
-@pytest.mark.parametrize(
-    "line", ['{"image": "a.png", "content": ', '["a.png"]', '{"content": "x"}', '{"image": "a.png", "content": 3}']
-)
-def test_damaged_lines_are_told_by_number(line: str, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "priors.jsonl", {"image": "a.png", "content": "x", "quality": ""})
-    path.write_text(path.read_text() + "\n" + line + "\n" + path.read_text())
-    with pytest.raises(InputError, match=r"priors\.jsonl, line 3"):
-        FileDescriber(path)
-
-
-def write_sidecar(path: Path, image: str, **prior: Any) -> Path:
-    sidecar = {
-        "input": image,
-        "output": f"{path.stem}.png",
-        "prior": {"content": "", "quality": "", **prior},
-        "seed": 1,
-    }
-    path.write_text(json.dumps(sidecar), encoding="utf-8")
-    return path
-
-
-def test_sidecars_are_read_alone_and_by_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    monkeypatch.chdir(tmp_path)
-    Path("photos").mkdir()
-    Path("out").mkdir()
-    noise(0).save("photos/a.png")
-    edited = write_sidecar(Path("out/a_x2.json"), "photos/a.png", content="a red panda", quality="sharp")
-    other = write_sidecar(Path("out/a_x4.json"), "photos/a.png", content="as it was")
-    os.utime(other, (1, 1))
-    write_sidecar(Path("out/b_x4.json"), str(tmp_path / "photos/b.png"), content="a house")
-    Path("out/report.json").write_text("[1, 2]")
-    write_lines(Path("out/more.jsonl"), {"image": "../photos/c.png", "content": "a tree", "quality": ""})
-    for name in (edited, "out"):
-        assert open_describer(name).describe(["photos/a.png"]) == [Prior("a red panda", "sharp")]
-    contents = [prior.content for prior in FileDescriber("out").describe(["photos/b.png", "photos/c.png"])]
-    assert contents == ["a house", "a tree"]
-    monkeypatch.chdir("out")  # the paths in sidecars are those of another folder now
-    assert FileDescriber(edited.name).describe(["../photos/a.png"])[0].content == "a red panda"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "cannot be read"),
-        ("{}", 'has no "prior"'),
-        ('{"input": "a.png", "prior": "a panda"}', '"prior", an object'),
-        ('{"prior": {}}', '"input", a path'),
-        ('{"input": "a.png", "prior": {"content": 3}}', "content is 3, not a text"),
-    ],
-)
-def test_damaged_sidecars_are_told(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "a_x4.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=f"a_x4.json.*{message}"):
-        FileDescriber(path)
-
-
-def write_prompts(root: Path, **texts: str) -> None:
-    for name, text in texts.items():
-        path = root / name.replace("__", "/")
-        path = path.with_name(path.name + ".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-
-@pytest.mark.parametrize("source", ["", "DIV2K__"])
-def test_the_references_prompts_are_read(source: str, tmp_path: Path) -> None:
-    write_prompts(
-        tmp_path,
-        **{
-            f"highlevel_prompt__{source}1": " a panda \nsecond line",
-            f"highlevel_prompt__{source}2": "a house",
-            f"highlevel_prompt_GT__{source}1": "",  # a crash of the reference's script
-            f"highlevel_prompt_GT__{source}2": "a house, seen well",
-            f"lowlevel_prompt_q__{source}1": "very blurry",
-            f"lowlevel_prompt_q_GT__{source}1": "sharp",
-        },
-    )
-    describer = open_describer(tmp_path)
-    folder = tmp_path / "LR" / source.strip("_")
-    assert describer.describe([folder / "1.png", folder / "2.png"]) == [
-        Prior("a panda", "very blurry"),
-        Prior("a house, seen well", ""),
-    ]
-
-
-def test_prompts_of_several_sources_are_told_apart(tmp_path: Path) -> None:
-    write_prompts(tmp_path, highlevel_prompt__urban__1="a house", highlevel_prompt__manga__1="a drawing")
-    describer = FileDescriber(tmp_path)
-    contents = [
-        prior.content for prior in describer.describe([tmp_path / "LR/manga/1.png", tmp_path / "LR/urban/1.png"])
-    ]
-    assert contents == ["a drawing", "a house"]
-
-
-@pytest.mark.parametrize("name", ["missing.jsonl", "missing.json", "empty.jsonl", "."])
-def test_where_there_are_no_priors_is_told(name: str, tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(InputError, match=r"no such file or folder|holds no priors"):
-        FileDescriber(tmp_path / name)
-
-
-# --- by name ---------------------------------------------------------------------------------------------------------
-
-
-def test_names_stand_for_describers(saved: Callable[[str], Path], tmp_path: Path) -> None:
-    lines = write_lines(tmp_path / "priors.jsonl", {"image": "a.png", "content": "x", "quality": ""})
-    questions = QUESTIONS["reference"]
-    found: list[Describer] = [
-        open_describer("http://localhost:11434/v1#qwen2.5vl:7b", questions=questions),
-        open_describer("owner/name", questions=questions, revision="abc", quality_model="owner/other"),
-        open_describer(saved("llava"), questions=questions),
-        open_describer(lines),
-        open_describer(str(tmp_path)),
-    ]
-    kinds = [ServerDescriber, MLLMDescriber, MLLMDescriber, FileDescriber, FileDescriber]
-    assert [type(describer) for describer in found] == kinds
-    assert [describer.questions for describer in found] == [questions] * 3 + [None] * 2
-    assert [describer.name for describer in found[:2]] == [
-        "http://localhost:11434/v1#qwen2.5vl:7b",
-        "owner/name + owner/other",
-    ]
-    assert not any(describer.revision for describer in found if not isinstance(describer, MLLMDescriber))
-
-
-@pytest.mark.parametrize("name", ["http://localhost/v1#m", "priors.jsonl"])
-@pytest.mark.parametrize("options", [{"quality_model": "x"}, {"revision": "x"}, {"quantization": "int8"}])
-def test_options_for_models_do_not_go_with_servers_and_files(name: str, options: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{next(iter(options))} is for models"):
-        open_describer(name, **options)
-
-
-def test_a_server_needs_the_name_of_a_model() -> None:
-    with pytest.raises(InputError, match="name the model behind #"):
-        open_describer("http://localhost:11434/v1")
-
-
-def test_describers_are_imported_without_heavy_libraries() -> None:
-    names = ", ".join(f"xpsr.prior.{name}" for name in ("asking", "describers", "mllm", "server"))
-    code = f"import sys, {names}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"torch", "transformers", "diffusers", "numpy", "PIL"}.isdisjoint(loaded)

@@ -544,6 +544,12 @@ def test_what_would_do_nothing_or_harm_says_so(
         assert "\n" not in str(caught.value)
 
 
+def test_the_pipeline_does_not_offload_networks_to_one_folder(tiny_model: Path, tmp_path: Path) -> None:
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    with pytest.raises(NotImplementedError, match="each network to a folder of its own"):
+        pipe.enable_group_offload(torch.device("cpu"), offload_to_disk_path=str(tmp_path))
+
+
 def test_freeu_says_that_it_is_not_there(networks: Networks) -> None:
     unet, _ = networks
     with pytest.raises(NotImplementedError, match="FreeU is not part"):

@@ -8,7 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -147,6 +147,7 @@ def test_strength_is_the_start_timestep_and_all_steps_are_taken(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.integers(1, 20), strength=st.floats(0.1, 0.99))
+@example(steps=14, strength=0.23046875)  # 61 timesteps, which upstream's rounding makes 62
 def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(
     tiny_model: Path, pipe: XPSRPipeline, steps: int, strength: float
 ) -> None:
@@ -159,6 +160,15 @@ def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(
         return
     assert len(timesteps) == steps
     assert abs(timesteps[0].item() + 1 - strength * 1000) <= 100
+
+
+@pytest.mark.parametrize("steps", [20, 61, 103])
+@pytest.mark.parametrize("kind", ["DDPM", "DDIM"])
+def test_no_timestep_is_negative(pipe: XPSRPipeline, kind: str, steps: int) -> None:
+    other = copy.copy(pipe)
+    other.scheduler = scheduler(kind, pipe)
+    timesteps = other._start_at(1.0, steps)
+    assert len(timesteps) == steps and timesteps.min() >= 0
 
 
 @pytest.mark.parametrize("kind", ["IPNDM", "EDMEuler", "FlowMatchEulerDiscrete"])

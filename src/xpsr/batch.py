@@ -20,8 +20,7 @@ from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.image import atomic_write, read_image, write_text
 from xpsr.pipeline import XPSRPipeline
-from xpsr.prior import FileDescriber, Prior, PriorFile, describe_files, open_describer
-from xpsr.prior.mini import MiniDescriber
+from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, PriorFile, describe_files, open_describer
 from xpsr.prior.mllm import MLLMDescriber
 
 __all__ = [
@@ -127,10 +126,12 @@ def open_eyes(
     elif (content is not None and quality is not None) or config.describer == "none":
         look = lambda source: Prior()  # noqa: E731
     elif config.describer == "mini":
-        mini = MiniDescriber.bundled()
+        mini = open_describer("mini")
         look = lambda source: mini.describe([source])[0]  # noqa: E731
     else:
-        look = _look_at_all(config.describer, sources, cache, device)
+        questions = QUESTIONS[config.preset or "default"]
+        describer = open_describer(config.describer, questions=questions, device=str(device))
+        look = _look_at_all(describer, sources, cache)
 
     def prior(source: Path) -> Prior:
         seen = look(source)
@@ -141,10 +142,8 @@ def open_eyes(
     return prior
 
 
-def _look_at_all(name: str, sources: Sequence[Path], cache: Path, device: torch.device) -> Callable[[Path], Prior]:
+def _look_at_all(describer: Describer, sources: Sequence[Path], cache: Path) -> Callable[[Path], Prior]:
     failed: dict[Path, Exception] = {}
-    is_server = name.lower().startswith(("http://", "https://"))
-    describer = open_describer(name) if is_server else open_describer(name, device=str(device))
     seen = dict(describe_files(describer, sources, PriorFile(cache), on_error=failed.__setitem__))
     if isinstance(describer, MLLMDescriber):
         describer.release()

@@ -154,6 +154,15 @@ class XPSRPipeline(DiffusionPipeline):
             return self.vae.spatial_compression_ratio
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    def enable_group_offload(self, *args: Any, offload_to_disk_path: str | None = None, **kwargs: Any) -> None:
+        """As upstream, but not to disk: diffusers 0.42 would give layers of the same name in two networks one file."""
+        if offload_to_disk_path is not None:
+            raise NotImplementedError(
+                "offload_to_disk_path mixes up the networks' layers here; offload each network to a folder of its own:"
+                " pipe.unet.enable_group_offload(..., offload_to_disk_path=...), and so on."
+            )
+        super().enable_group_offload(*args, **kwargs)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -528,7 +537,9 @@ class XPSRPipeline(DiffusionPipeline):
             raise InputError(f"{name} can only start from noise; use strength=1 or another scheduler.")
         if strength == 1:
             scheduler.set_timesteps(num_inference_steps, device=device)
-            return scheduler.timesteps
+            timesteps = scheduler.timesteps
+            # upstream's rounding adds a last timestep of -1 to trailing runs of 61 and some other lengths
+            return timesteps if hasattr(scheduler, "sigmas") else timesteps[timesteps >= 0]
         limit = scheduler.config.num_train_timesteps
         remapped = any(scheduler.config.get(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta"))
         if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters and not remapped:
@@ -541,6 +552,8 @@ class XPSRPipeline(DiffusionPipeline):
         best = (math.inf, guess)
         for longer in range(max(guess // 2, num_inference_steps), min(2 * guess, limit) + 1):
             scheduler.set_timesteps(longer, device=device)
+            if scheduler.timesteps[-1] < 0:  # one too many, as above
+                continue
             first = float(scheduler.timesteps[(longer - num_inference_steps) * order])
             best = min(best, (abs(first + 1 - strength * limit), longer))
         distance, longer = best

@@ -132,9 +132,9 @@ def describe_files(
                 raise problem from error
             on_error(image, problem)
             continue
-        prior = known.get(digest) or known.get(file.relative(image))
-        if prior is not None:
-            yield image, prior
+        lines = [known[name] for name in (digest, file.relative(image)) if name in known]
+        if lines:
+            yield image, max(lines, key=lambda line: line[0])[1]
             continue
         waiting.append((image, digest))
         if len(waiting) == _GROUP:
@@ -187,11 +187,10 @@ def _identity(describer: Describer) -> dict[str, Any]:
     }
 
 
-def _known(file: PriorFile, identity: dict[str, Any]) -> dict[str, Prior]:
-    """Priors of the lines that count, by SHA-256 or else by what the line calls the picture."""
-    known = {}
-    for entry in file.read():
-        if "describer" not in entry or {key: entry.get(key) for key in identity} == identity:
-            prior = Prior.from_dict(entry)
-            known[entry.get("sha256") or entry["image"]] = prior
-    return known
+def _known(file: PriorFile, identity: dict[str, Any]) -> dict[str, tuple[int, Prior]]:
+    """The last line that counts, and its place, by SHA-256 or else by what the line calls the picture."""
+    return {
+        entry.get("sha256") or entry["image"]: (place, Prior.from_dict(entry))
+        for place, entry in enumerate(file.read())
+        if "describer" not in entry or {key: entry.get(key) for key in identity} == identity
+    }

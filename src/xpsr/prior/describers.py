@@ -61,8 +61,9 @@ def open_describer(
     """The describer that `name` stands for; models are loaded when they are first needed.
 
     Args:
-        name: a server's address with the model behind "#", as in http://localhost:11434/v1#qwen2.5vl; a .jsonl of
-            priors, a sidecar, a folder of these or of .txt prompts; or else a model's folder or its id on the hub.
+        name: "mini", which comes with xpsr; a server's address with the model behind "#", as in
+            http://localhost:11434/v1#qwen2.5vl; a .jsonl of priors, a sidecar, a folder of these or of .txt prompts; or
+            else a model's folder or its id on the hub.
         questions: what a model is asked, and what it is shown.
         quality_model: and what follows are for models on this machine: see `MLLMDescriber`.
 
@@ -70,6 +71,10 @@ def open_describer(
         InputError: an option that does not go with `name`, an address without a model, or priors that cannot be read.
     """
     text = os.fspath(name)
+    if text == "mini":
+        from xpsr.prior.mini import MiniDescriber
+
+        return MiniDescriber.bundled()
     given = {
         "quality_model": quality_model is not None,
         "revision": revision is not None,

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from xpsr.checkpoint import bundled_models
+from xpsr import checkpoint
 from xpsr.errors import ModelError
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_uint8
 from xpsr.prior.texts import Level, Levels, Prior, Questions, quality_text
@@ -150,7 +150,7 @@ class MiniDescriber:
     @classmethod
     def bundled(cls) -> "MiniDescriber":
         """The one that comes with xpsr."""
-        return cls(bundled_models()["mini"] / "describer")
+        return cls(checkpoint.bundled_models()["mini"] / "describer")
 
     @torch.no_grad()
     def describe(self, images: Sequence[ImageLike], *, progress: Callable[[int], None] | None = None) -> list[Prior]:

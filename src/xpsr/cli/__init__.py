@@ -1,0 +1,73 @@
+"""The command line: `xpsr upscale`, `xpsr describe`, `xpsr train`, `xpsr convert` and `xpsr doctor`.
+
+Results go to stdout, progress and complaints to stderr. torch is imported only when a command runs, so help is instant.
+Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from xpsr import __version__
+from xpsr.cli import convert, describe, doctor, train, upscale
+from xpsr.cli.terminal import Parser, complain, explain, parse, print_traceback
+from xpsr.config import suggest
+from xpsr.errors import InputError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command, by default that of `sys.argv`, and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" not in arguments:
+        # diffusers imports torchao where it is installed, and both complain of devices that are not there
+        for name in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        complain("interrupted.")
+        return 130
+    except BrokenPipeError:  # whoever read the results has gone, as in `xpsr upscale ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 1
+    except Exception as error:
+        if "--debug" in arguments:
+            print_traceback()
+        complain(explain(error))
+        return 2 if isinstance(error, InputError) else 1
+
+
+_COMMANDS = {
+    "upscale": (upscale.run, "restore and enlarge photographs"),
+    "describe": (describe.run, "write what is in pictures and what is wrong with them"),
+    "train": (train.run, "train a model, or go on with one"),
+    "convert": (convert.run, "make a model of a checkpoint of the authors' code, or the reverse"),
+    "doctor": (doctor.run, "say what is installed, which devices are there and whether the models are whole"),
+}
+
+
+def _run(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="xpsr",
+        usage="xpsr [-h] [--version] COMMAND ...",
+        description="Restores and enlarges photographs by diffusion that reads what is in them and what is wrong.",
+        epilog="commands:\n"
+        + "".join(f"  {name:11} {summary}\n" for name, (_, summary) in _COMMANDS.items())
+        + "\nfirst steps:\n  xpsr upscale photo.jpg\n  xpsr upscale --help\n",
+    )
+    parser.add_argument("--version", action="version", version=f"xpsr {__version__}")
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
+    name, *rest = arguments
+    if name in _COMMANDS:
+        return _COMMANDS[name][0](rest)
+    if not name.startswith("-"):
+        nearest = suggest(name, list(_COMMANDS)).replace("'", "") or f"; there are: {', '.join(_COMMANDS)}."
+        raise InputError(f"unknown command {name}{nearest}")
+    parse(parser, arguments[:1])  # help and version end here
+    raise InputError(f"a command comes first, one of: {', '.join(_COMMANDS)}.")

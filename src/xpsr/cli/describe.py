@@ -1,0 +1,90 @@
+"""`xpsr describe`."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, sayings
+from xpsr.config import PRESETS
+from xpsr.errors import InputError
+
+__all__ = ["run"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Describes pictures and returns the exit code."""
+    parser = Parser(
+        prog="xpsr describe",
+        usage="xpsr describe INPUT [INPUT ...] [-o priors.jsonl] [options]",
+        description="Looks at pictures and writes what is in them and what is wrong with them, a JSON object a line.\n"
+        "What the file holds already is not asked again. Edit it and give it to xpsr upscale --priors.",
+    )
+    parser.add_argument("inputs", metavar="INPUT", nargs="*", type=Path, help="pictures, or folders of pictures")
+    add = parser.add_argument
+    add("-o", "--output", metavar="FILE", type=Path, default=Path("priors.jsonl"), help="default: priors.jsonl")
+    add("--pairs", metavar="DIR", type=Path, help="training pairs instead: content of DIR/hr, quality of DIR/lr")
+    add("--refresh", action="store_true", default=False, help="ask again about every picture")
+    add("--describer", metavar="NAME", default="mini", help=DESCRIBERS)
+    add("--quality-model", metavar="NAME", help="another model for the second question")
+    add("--preset", choices=tuple(PRESETS), default="default", help="whose questions: paper is the default's")
+    add("--content-question", metavar="TEXT", help="instead of the preset's")
+    add("--quality-question", metavar="TEXT", help="instead of the preset's")
+    add("--content-view", choices=("whole", "crops"), help="what a model is shown: the picture, or parts unscaled")
+    add("--quality-view", choices=("whole", "crops"), help="(default: crops, because shrinking hides what is wrong)")
+    add("--device", default="auto", help="auto, cuda, cuda:1, mps or cpu (default: auto)")
+    add("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="number type of a model")
+    add("--quantization", choices=("none", "int8", "int4"), default="none", help="of a model, to save memory")
+    add("--revision", help="of a model on the hub")
+    add("--quiet", action="store_true", default=False, help="only the file's name at the end")
+    add("--debug", action="store_true", default=False, help="show where errors come from")
+    args = parse(parser, arguments)
+    given = vars(args)
+    if ("pairs" in given) == bool(given.get("inputs")):
+        raise InputError("name pictures or folders, or else --pairs DIR; as in: xpsr describe photos/.")
+
+    from xpsr.image import list_images
+    from xpsr.prior import QUESTIONS, PriorFile, describe_files, open_describer
+
+    if not args.debug:
+        hush()
+    changes = {name: given[key] for name in ("content", "quality") if (key := f"{name}_question") in given}
+    changes |= {name: given[name] for name in ("content_view", "quality_view") if name in given}
+    questions = dataclasses.replace(QUESTIONS[args.preset], **changes)
+    failures = 0
+
+    def fail(path: Path, error: Exception) -> None:
+        nonlocal failures
+        failures += 1
+        message = explain(error)
+        complain(message if message.startswith(str(path)) else f"{path}: {message}")
+
+    images: list[Path] = []
+    for path in [args.pairs / "lr"] if "pairs" in given else args.inputs:
+        try:
+            images += [image for image in list_images(path) if image not in images]
+        except InputError as error:
+            fail(path, error)
+    if not images:
+        return 1
+    of_models = ("quality_model", "quantization", "revision", "dtype", "device")
+    options = {name: given[name] for name in of_models if name in given}
+    describer = open_describer(args.describer, questions=questions, **options)
+
+    def clean(image: Path) -> Path | None:
+        candidate = args.pairs / "hr" / image.name
+        return candidate if candidate.is_file() else None
+
+    seen = describe_files(
+        describer,
+        images,
+        PriorFile(args.output),
+        content_from=clean if "pairs" in given else None,
+        refresh=args.refresh,
+        on_error=fail,
+    )
+    for image, prior in seen:
+        if not args.quiet:
+            print(image, *sayings(prior.as_dict()), sep="\n", end="", file=sys.stderr, flush=True)
+    print(args.output)
+    return 1 if failures else 0

@@ -1,0 +1,115 @@
+"""`xpsr doctor`."""
+
+import contextlib
+import json
+import platform
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from xpsr.cli.terminal import Parser, complain, hush, one_line, parse
+
+__all__ = ["run"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Says what is there and returns the exit code."""
+    parser = Parser(
+        prog="xpsr doctor",
+        usage="xpsr doctor [--json]",
+        description="Says what is installed, which number types are fast on which device, and whether the bundled\n"
+        "models are whole. Exit code 1: something is broken.",
+    )
+    parser.add_argument("--json", action="store_true", default=False, help="as JSON")
+    parser.add_argument("--debug", action="store_true", default=False, help="show where errors come from")
+    args = parse(parser, arguments)
+    facts = _examine()
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        rows = {
+            "versions": {name: version or "missing" for name, version in facts["versions"].items()},
+            f"devices ({facts['threads']} threads)": {
+                name: f"fast: {', '.join(device['fast_dtypes'])}; auto: {device['auto_dtype']}"
+                for name, device in facts["devices"].items()
+            },
+            "models": {
+                name: "\n    ".join(
+                    [model["state"], *(f"{sha256}  {file}" for file, sha256 in model["sha256"].items())]
+                )
+                for name, model in facts["models"].items()
+            },
+            "extras": {
+                name: f"missing {', '.join(extra['missing'])}: {extra['install']}" if extra["missing"] else "installed"
+                for name, extra in facts["extras"].items()
+            },
+        }
+        for title, entries in rows.items():
+            print(title, *(f"  {name:24} {entry}" for name, entry in entries.items()), sep="\n")
+        for problem in facts["problems"]:
+            complain(problem)
+    return 1 if facts["problems"] else 0
+
+
+def _examine() -> dict[str, Any]:
+    """Everything that `doctor` says. Nothing found broken may stop it."""
+    import importlib.metadata
+
+    core: list[str] = []
+    extras: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires("xpsr") or []:
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", requirement)
+        (extras.setdefault(extra[1], []) if extra else core).append(name)
+    versions = _versions("xpsr", *core)
+    problems = [f"{name} is missing; run: pip install {name}" for name in core if versions[name] is None]
+    facts: dict[str, Any] = {
+        "versions": {"python": platform.python_version(), "platform": platform.platform(), **versions},
+        "threads": 0,
+        "devices": {},
+        "models": {},
+        "extras": {
+            name: {
+                "missing": [package for package, version in _versions(*packages).items() if version is None],
+                "install": f"pip install 'xpsr[{name}]'",
+            }
+            for name, packages in extras.items()
+            if name != "dev"
+        },
+        "problems": problems,
+    }
+    try:
+        import torch
+
+        hush()
+        from xpsr.batch import devices, fast_dtypes, resolve_dtype
+        from xpsr.checkpoint import bundled_models, checksums
+    except Exception as error:  # whatever a library that does not fit raises
+        # Beside a CPU-only torch the usual torchvision breaks transformers
+        remedy = "pip uninstall torchvision" if _versions("torchvision")["torchvision"] else "pip install xpsr"
+        problems.append(f"the libraries cannot be imported ({type(error).__name__}: {one_line(error)}); run: {remedy}")
+        return facts
+    facts["threads"] = torch.get_num_threads()
+    for name in devices():
+        device = torch.device(name)
+        facts["devices"][name] = {"fast_dtypes": fast_dtypes(device), "auto_dtype": resolve_dtype("auto", device)}
+    for name, folder in bundled_models().items():
+        found, expected = checksums(folder), folder / "checksums.json"
+        same = expected.is_file() and json.loads(expected.read_text(encoding="utf-8")) == found
+        state = "ok" if same else "differs" if expected.is_file() else "no checksums.json"
+        facts["models"][name] = {"state": state, "sha256": found}
+        if state == "differs":
+            problems.append(f"{folder}: the weights are not those of checksums.json; install xpsr again.")
+    if "mini" not in facts["models"]:
+        problems.append("the bundled model mini is missing; install xpsr again, or give upscale another --model.")
+    return facts
+
+
+def _versions(*packages: str) -> dict[str, str | None]:
+    import importlib.metadata
+
+    versions: dict[str, str | None] = dict.fromkeys(packages)
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

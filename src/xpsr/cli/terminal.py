@@ -1,0 +1,91 @@
+"""What all commands share: options, one-line complaints, quiet libraries."""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from xpsr.config import suggest
+from xpsr.errors import InputError, XPSRError
+
+__all__ = ["DESCRIBERS", "Parser", "complain", "explain", "hush", "one_line", "parse", "print_traceback", "sayings"]
+
+
+DESCRIBERS = "mini, http://HOST/v1#MODEL, a model's folder or owner/name (default: mini)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Leaves options that are not given out of the result, takes no abbreviations and raises `InputError`."""
+
+    def __init__(self, *, prog: str, usage: str, description: str, epilog: str | None = None):
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Replaces upstream's usage text and exit."""
+        raise InputError(f"{message}; see {self.prog} --help.")
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Options and positionals in any order; an unknown option is refused with the nearest known one."""
+    args, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        option = unknown[0].partition("=")[0]
+        nearest = suggest(option, re.findall(r"--[\w-]+", parser.format_help())).replace("'", "")
+        raise InputError(f"unknown option {option}{nearest or f'; see {parser.prog} --help.'}")
+    return args
+
+
+def sayings(prior: dict[str, Any]) -> Iterator[str]:
+    """Lines of both texts."""
+    for name in ("content", "quality"):
+        yield f"    {name + ':':9}{prior[name] or '(nothing)'}"
+    yield ""
+
+
+def hush() -> None:
+    """Silences what diffusers and transformers say of their own accord; what matters is raised."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def explain(error: Exception) -> str:
+    """One line: what is wrong and what to do."""
+    text = one_line(error)
+    if isinstance(error, XPSRError):
+        return text
+    # torch raises RuntimeError on most devices, of a subclass only on some
+    if isinstance(error, MemoryError) or re.search("out of memory|not enough memory|can't allocate memory", text):
+        return "the memory does not suffice; use a smaller --tile-size, --scale or picture."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions."
+    return f"unexpected {type(error).__name__}: {text}; run again with --debug to see where."
+
+
+def one_line(error: Exception) -> str:
+    """An error's text without line breaks."""
+    return " ".join(str(error).split())
+
+
+def complain(message: str) -> None:
+    """A line on stderr."""
+    print(f"xpsr: {message}", file=sys.stderr, flush=True)
+
+
+def print_traceback() -> None:
+    """Where the error being handled comes from, on stderr."""
+    import traceback
+
+    traceback.print_exc()
