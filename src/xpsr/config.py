@@ -146,10 +146,17 @@ class DataConfig:
 
     hr_dir: Path = Path("photos")
     manifest: Path | None = None  # tab-separated with columns package, file, label; None: every picture below hr_dir
-    exclude: tuple[str, ...] = ()  # file names kept out of training (those that the project shows)
+    priors: Path | None = None  # JSONL of {"image", "content"}, images relative to hr_dir; goes before the labels
+    exclude: tuple[str, ...] = ()  # file names or patterns (White-*) that are kept out of training
     crop_size: int = 128
     scale: int = 4
     crop_scales: tuple[float, ...] = (1.0, 0.75, 0.5)  # a crop is cut from the picture reduced by one of these
+    min_detail: float = 0.0  # crops whose mean absolute Laplacian (of 0..255) is lower are flat
+    flat_crop_probability: float = 0.25  # that a flat crop is taken all the same
+    kept_fault_probability: float = 0.0
+    """That a crop is made blurry or grainy *before* it is degraded, where the degradation itself adds no such fault. The
+    quality text does not name it and the target keeps it, so that the text decides what is a fault."""
+    wrong_level_probability: float = 0.0  # that a level in the quality text is one off, as a describer may be
     degradation: DegradationConfig = DegradationConfig()
 
 

@@ -6,11 +6,13 @@ workers draws the same samples.
 
 import csv
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import cv2
 import numpy as np
@@ -59,7 +61,7 @@ class Batch:
 
 
 def list_photos(config: DataConfig) -> list[tuple[Path, str]]:
-    """Every training picture with its label, which may be empty.
+    """Every training picture with what is in it, which may be empty: its line in `priors`, or its label.
 
     Raises:
         TrainingError: there is no picture, or the manifest names files that are missing.
@@ -76,7 +78,11 @@ def list_photos(config: DataConfig) -> list[tuple[Path, str]]:
         if missing:
             count = f"{len(missing)} of {len(photos)} files are missing"
             raise TrainingError(f"{config.manifest}: {count}, first {missing[0]}; run scripts/fetch_photos.py.")
-    photos = [(path, label) for path, label in photos if path.name not in config.exclude]
+    if config.priors is not None:
+        lines = (json.loads(line) for line in config.priors.read_text(encoding="utf-8").splitlines())
+        content = {line["image"]: line["content"] for line in lines}
+        photos = [(path, content.get(path.relative_to(config.hr_dir).as_posix(), label)) for path, label in photos]
+    photos = [(path, text) for path, text in photos if not any(fnmatch(path.name, name) for name in config.exclude)]
     if not photos:
         raise TrainingError(f"{config.hr_dir}: holds no pictures to train on.")
     return photos
@@ -89,19 +95,36 @@ class CropDataset(Dataset[Sample]):
         self.config, self.seed, self.photos = config, seed, list_photos(config)
 
     def __getitem__(self, index: int) -> Sample:
-        generator = generator_for(self.seed, index)
-        size, scale = self.config.crop_size, self.config.scale
-        path, label = self.photos[_randint(len(self.photos), generator)]
-        picture = _read(path)
-        fitting = [s for s in self.config.crop_scales if min(picture.shape[:2]) >= round(size / s)]
-        reduction = fitting[_randint(len(fitting), generator)] if fitting else 1.0
-        hr = _crop(picture, round(size / reduction), generator)
-        if hr.shape[0] != size:
-            hr = cv2.resize(hr, (size, size), interpolation=cv2.INTER_AREA)
+        config, generator = self.config, generator_for(self.seed, index)
+        path, content = self.photos[_randint(len(self.photos), generator)]
+        hr = self._draw_crop(_read(path), generator)
         turns = _randint(8, generator)
-        hr = np.rot90(hr[:, ::-1] if turns >= 4 else hr, turns % 4)
-        degraded = degrade(np.ascontiguousarray(hr), self.config.degradation, generator, scale=scale)
-        return Sample(_as_tensor(hr), _as_tensor(degraded.image), Prior(label, quality_text(levels(degraded))))
+        hr = np.ascontiguousarray(np.rot90(hr[:, ::-1] if turns >= 4 else hr, turns % 4))
+        start = generator.get_state()
+        degraded = degrade(hr, config.degradation, generator, scale=config.scale)
+        others = generator_for(self.seed, index, 2)  # draws that leave those above as they are
+        clean = [fault for fault in ("blur", "noise") if getattr(levels(degraded), fault) == "clean"]
+        if clean and _chance(config.kept_fault_probability, others):
+            hr = _with_fault(hr, clean[_randint(len(clean), others)], others)
+            generator.set_state(start)
+            degraded = degrade(hr, config.degradation, generator, scale=config.scale)
+        told = levels(degraded)
+        for fault in (f.name for f in fields(Levels)):
+            if _chance(config.wrong_level_probability, others):
+                told = replace(told, **{fault: _neighbour(getattr(told, fault), others)})
+        return Sample(_as_tensor(hr), _as_tensor(degraded.image), Prior(content, quality_text(told)))
+
+    def _draw_crop(self, picture: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        size = self.config.crop_size
+        fitting = [s for s in self.config.crop_scales if min(picture.shape[:2]) >= round(size / s)]
+        while True:
+            reduction = fitting[_randint(len(fitting), generator)] if fitting else 1.0
+            hr = _crop(picture, round(size / reduction), generator)
+            if hr.shape[0] != size:
+                hr = cv2.resize(hr, (size, size), interpolation=cv2.INTER_AREA)
+            detail = float(np.abs(cv2.Laplacian(cv2.cvtColor(hr, cv2.COLOR_RGB2GRAY), cv2.CV_32F)).mean())
+            if detail >= self.config.min_detail or _chance(self.config.flat_crop_probability, generator):
+                return hr
 
 
 class SequentialFrom(Sampler[int]):
@@ -155,6 +178,33 @@ def levels(degraded: Degraded) -> Levels:
         noise=level(degraded.noise, 1.5, 5),
         compression=level(100 - degraded.jpeg_quality, 8.5, 25.5),
     )
+
+
+def _with_fault(hr: np.ndarray, fault: str, generator: torch.Generator) -> np.ndarray:
+    """A picture that is blurry or grainy by intent: what the text does not call a fault is to stay."""
+    if fault == "blur":
+        sigma = 1.0 + 3.5 * _uniform(generator)
+        return cv2.GaussianBlur(hr, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    height, width = hr.shape[:2]
+    grain = 1.5 + 2.5 * _uniform(generator)  # pixels; finer grain does not survive the reduction
+    amount, channels = 4 + 18 * _uniform(generator), 1 if _chance(0.5, generator) else 3
+    noise = torch.randn(round(height / grain), round(width / grain), channels, generator=generator).numpy() * amount
+    noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, channels)
+    return np.clip(np.round(hr + noise), 0, 255).astype(np.uint8)
+
+
+def _neighbour(level: Level, generator: torch.Generator) -> Level:
+    names: tuple[Level, ...] = get_args(Level)
+    place = names.index(level) + (1 if _chance(0.5, generator) else -1)
+    return names[min(max(place, 0), len(names) - 1)]
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return torch.rand((), generator=generator).item()
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    return _uniform(generator) < probability
 
 
 def _randint(stop: int, generator: torch.Generator) -> int:

@@ -344,12 +344,16 @@ class VGGFeatures(nn.Module):
 
     def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
-        x = torch.cat([restored, hr]).flip(1) * 255 - self.mean  # the network was trained on BGR
+        # the network was trained on BGR; no gradient is needed of the original
+        first, second = (pixels.flip(1) * 255 - self.mean for pixels in (restored, hr))
         distances = []
         for stage in self.stages:
-            x = stage(x)
-            first, second = x.float().chunk(2)
-            distances.append(1 - F.cosine_similarity(first, second, dim=1).mean())
+            first = stage(first)
+            with torch.no_grad():
+                second = stage(second)
+            a, b = first.float(), second.float()
+            norms = (a.square().sum(1) * b.square().sum(1)).clamp_min(1e-12).sqrt()
+            distances.append(1 - ((a * b).sum(1) / norms).mean())
         return torch.stack(distances).mean()
 
 
