@@ -154,8 +154,8 @@ class DataConfig:
     min_detail: float = 0.0  # crops whose mean absolute Laplacian (of 0..255) is lower are flat
     flat_crop_probability: float = 0.25  # that a flat crop is taken all the same
     kept_fault_probability: float = 0.0
-    """That a crop is made blurry or grainy *before* it is degraded, where the degradation itself adds no such fault. The
-    quality text does not name it and the target keeps it, so that the text decides what is a fault."""
+    """That a crop is made blurry or grainy *before* it is degraded, where the degradation adds no such fault itself:
+    the quality text does not name it and the target keeps it, so that the text decides what is a fault."""
     wrong_level_probability: float = 0.0  # that a level in the quality text is one off, as a describer may be
     degradation: DegradationConfig = DegradationConfig()
 

@@ -188,8 +188,8 @@ def _with_fault(hr: np.ndarray, fault: str, generator: torch.Generator) -> np.nd
     height, width = hr.shape[:2]
     grain = 1.5 + 2.5 * _uniform(generator)  # pixels; finer grain does not survive the reduction
     amount, channels = 4 + 18 * _uniform(generator), 1 if _chance(0.5, generator) else 3
-    noise = torch.randn(round(height / grain), round(width / grain), channels, generator=generator).numpy() * amount
-    noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, channels)
+    coarse = torch.randn(round(height / grain), round(width / grain), channels, generator=generator).numpy() * amount
+    noise = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, channels)
     return np.clip(np.round(hr + noise), 0, 255).astype(np.uint8)
 
 
