@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     photos = [
-        path for path, _ in list_photos(DataConfig(hr_dir=args.photos, manifest=args.manifest, exclude=NOT_SHOWN))
+        photo.path for photo in list_photos(DataConfig(hr_dir=args.photos, manifest=args.manifest, exclude=NOT_SHOWN))
     ]
     pictures, levels = make_pairs(photos, args.pictures, np.random.default_rng(args.seed))
     network = train(pictures, levels, args.minutes, args.seed)

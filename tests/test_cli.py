@@ -109,7 +109,8 @@ def one_line(result: Result, *parts: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([name, "--help"] for name in ("upscale", "train", "convert", "doctor"))]
+    "arguments",
+    [["--help"], *([name, "--help"] for name in ("upscale", "degrade", "data", "train", "convert", "doctor"))],
 )
 def test_help_answers_at_once(arguments: list[str]) -> None:
     times = []
@@ -144,7 +145,10 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscale", "a.png", "--zzzz"], "xpsr: unknown option --zzzz; see xpsr upscale --help."),
         (["doctor", "--jsn"], "xpsr: unknown option --jsn; did you mean --json?"),
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
-        (["a.png"], "xpsr: unknown command a.png; there are: upscale, describe, train, convert, doctor."),
+        (
+            ["a.png"],
+            "xpsr: unknown command a.png; there are: upscale, describe, degrade, data, train, convert, doctor.",
+        ),
         (["upscale"], "xpsr: no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg."),
         (["upscale", "a.png", "--scale"], "xpsr: argument --scale: expected one argument; see xpsr upscale --help."),
         (["upscale", "a.png", "--steps", "0"], "xpsr: steps=0 is less than one; use 1 to 50."),

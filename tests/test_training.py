@@ -97,7 +97,8 @@ def batch(parts: Components, rows: int = 4) -> Batch:
     def ids(text: str) -> torch.Tensor:
         return parts.tokenizer([text] * rows, padding="max_length", return_tensors="pt").input_ids
 
-    return Batch(hr, lr, ids("a red panda"), ids("a very blurry photograph"))
+    texts = ids("a red panda"), ids("a very blurry photograph")
+    return Batch(hr, lr, *texts, torch.zeros(rows, dtype=torch.bool), torch.arange(rows))
 
 
 def test_any_text_can_be_told_and_known_words_are_single_tokens() -> None:

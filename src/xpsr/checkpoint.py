@@ -5,7 +5,6 @@ The reference stores what we call `attentions.N.content`, `.quality` and `.fusio
 `controlnet_cond_embedding` with `to_rgbs`; and `to_latents` as `conv_degradation`, the last of them apart.
 """
 
-import hashlib
 import importlib.resources
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 
 from xpsr.config import suggest
 from xpsr.errors import ModelError
+from xpsr.image import sha256
 
 __all__ = [
     "StateDict",
@@ -33,7 +33,6 @@ __all__ = [
     "load_strict",
     "refuse_mismatch",
     "resolve_model",
-    "sha256",
     "unet_from_reference",
     "unet_to_reference",
 ]
@@ -167,15 +166,6 @@ def fetch_model(name: str, *, revision: str | None = None, local_files_only: boo
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every weight file in a model folder, by relative path."""
     return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def download(name: str, patterns: list[str], *, revision: str | None = None, local_files_only: bool = False) -> Path:

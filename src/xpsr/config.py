@@ -16,13 +16,16 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from xpsr.errors import InputError
 
 __all__ = [
+    "DEGRADATIONS",
     "DataConfig",
     "DegradationConfig",
+    "DegradationName",
     "DegradationStage",
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
     "PRESETS",
+    "PairsConfig",
     "PresetName",
     "Settings",
     "TrainConfig",
@@ -140,24 +143,94 @@ class DegradationConfig:
     )
 
 
+DegradationName: TypeAlias = Literal["xpsr", "realesrgan"]
+
+DEGRADATIONS: dict[DegradationName, DegradationConfig] = {
+    "xpsr": DegradationConfig(),
+    "realesrgan": DegradationConfig(
+        first=DegradationStage(
+            resize_range=(0.3, 1.5), gaussian_noise=(1.0, 15.0), poisson_noise=(0.05, 2.0), jpeg_quality=(60, 95)
+        ),
+        second=DegradationStage(
+            blur_probability=0.5,
+            blur_sigma=(0.2, 1.5),
+            resize_probabilities=(0.3, 0.4, 0.3),
+            resize_range=(0.6, 1.2),
+            gaussian_noise=(1.0, 12.0),
+            poisson_noise=(0.05, 1.0),
+            jpeg_quality=(60, 100),
+        ),
+    ),
+}
+"""What XPSR's training pairs were made with, and the milder one of Real-ESRGAN that its configuration files hold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the pictures are and how a training crop is cut from them."""
+    """Where the pictures are and how a training crop is cut from them.
+
+    Pictures of `hr_dir` are degraded anew in every sample, unless `pairs` or `shards` names pairs that were stored.
+    """
 
     hr_dir: Path = Path("photos")
-    manifest: Path | None = None  # tab-separated with columns package, file, label; None: every picture below hr_dir
-    priors: Path | None = None  # JSONL of {"image", "content"}, images relative to hr_dir; goes before the labels
+    manifest: Path | None = None
+    """The pictures in hr_dir: tab-separated columns package, file, label, or a .jsonl of {"image", "content"}; None:
+    every picture below hr_dir."""
+    pairs: Path | None = None  # a folder with hr/, lr/ and maybe manifest.jsonl, as xpsr degrade makes it
+    shards: tuple[str, ...] = ()  # folders, tars, or addresses of an index.json
+    shard_cache: Path | None = None  # where shards from elsewhere are kept; None: below the user's cache
+    priors: Path | None = None
+    """JSONL of {"image", "content", "quality"}, images relative to its folder or to hr_dir, or known by "sha256"; goes
+    before labels."""
+    require_priors: bool = False  # a picture without one is an error, not a warning
+    quality_from: Literal["auto", "degradation", "prior"] = "auto"
+    """Where the quality text comes from; auto: of stored pairs from the prior where there is one, else from the
+    parameters that were drawn."""
     exclude: tuple[str, ...] = ()  # file names or patterns (White-*) that are kept out of training
     crop_size: int = 128
     scale: int = 4
+    min_size: int = 16  # pictures with a shorter side are passed over
     crop_scales: tuple[float, ...] = (1.0, 0.75, 0.5)  # a crop is cut from the picture reduced by one of these
     min_detail: float = 0.0  # crops whose mean absolute Laplacian (of 0..255) is lower are flat
     flat_crop_probability: float = 0.25  # that a flat crop is taken all the same
+    clean_condition_probability: float = 0.0
+    """That the condition becomes the clean picture itself, with its own quality text."""
     kept_fault_probability: float = 0.0
     """That a crop is made blurry or grainy *before* it is degraded, where the degradation adds no such fault itself:
     the quality text does not name it and the target keeps it, so that the text decides what is a fault."""
     wrong_level_probability: float = 0.0  # that a level in the quality text is one off, as a describer may be
     degradation: DegradationConfig = DegradationConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig:
+    """How `xpsr degrade` makes pairs of pictures."""
+
+    seed: int = 0
+    num_per_image: int = 1
+    crop_size: int | None = None  # None: the whole picture, its sides cut to a multiple of the scale
+    scale: int = 4
+    min_size: int = 16  # pictures with a shorter side are passed over
+    min_detail: float = 0.0  # crops whose mean absolute Laplacian (of 0..255) is lower are drawn again
+    sharpen: bool = False  # the clean picture, as XPSR's authors do
+    shard_size: int | None = None  # pairs in a tar; None: PNGs in folders
+    degradation: DegradationConfig = DegradationConfig()
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be made."""
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed={self.seed} is not in [0, {2**63 - 1}]; use 0, for example.")
+        if self.num_per_image < 1:
+            raise InputError(f"num_per_image={self.num_per_image} makes no pairs; use 1 or more.")
+        if self.crop_size is not None and (self.crop_size < self.scale or self.crop_size % self.scale):
+            nearest = max(round(self.crop_size / self.scale), 1) * self.scale
+            raise InputError(f"crop_size={self.crop_size} is not a multiple of {self.scale}; use {nearest}.")
+        if self.min_size < self.scale:
+            raise InputError(f"min_size={self.min_size} leaves no LR pixel; use {self.scale} or more.")
+        if self.shard_size is not None and self.shard_size < self.num_per_image:
+            raise InputError(
+                f"shard_size={self.shard_size} holds not even one picture's pairs; use {self.num_per_image} or more."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,8 +383,12 @@ class UpscaleConfig:
             raise InputError(f"seed={self.seed} is not in [0, {2**63 - 1}]; use 0, for example.")
 
 
-def load_config(kind: type[T], path: Path | None = None, overrides: Sequence[str] = ()) -> T:
+def load_config(
+    kind: type[T], path: Path | None = None, overrides: Sequence[str] = (), *, default: T | None = None
+) -> T:
     """Builds a config of `kind` from its defaults, then the YAML at `path`, then overrides like `--train.max_steps=5`.
+
+    `default` is a config to start from instead.
 
     Raises:
         InputError: the file is missing, a key is unknown (the nearest known one is suggested) or a value does not fit.
@@ -330,6 +407,8 @@ def load_config(kind: type[T], path: Path | None = None, overrides: Sequence[str
     parser = ArgumentParser(exit_on_error=False, logger=False)
     parser.add_argument("--config", action=ActionConfigFile)
     parser.add_class_arguments(kind, None)
+    if default is not None:
+        parser.set_defaults(as_dict(default))
     try:
         values = parser.instantiate(
             parser.parse_args([*(["--config", str(path)] if path is not None else []), *overrides])

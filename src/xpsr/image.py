@@ -4,6 +4,8 @@ Every refusal is an `InputError` of one line that names the picture, what is wro
 """
 
 import errno
+import hashlib
+import io
 import os
 import secrets
 import warnings
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,9 +28,11 @@ __all__ = [
     "ImageLike",
     "Picture",
     "atomic_write",
+    "decode_rgb",
     "list_images",
     "read_image",
     "resize",
+    "sha256",
     "stretched_sizes",
     "to_picture",
     "to_pil",
@@ -58,6 +62,8 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_EIGHT_BIT_MODES = {"1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"}
 
 # A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour
 _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
@@ -131,19 +137,27 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
         raise _refusal(path, "cannot be read", error) from error
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on size, which is checked here, and on doubtful metadata
-        try:
-            image = Image.open(file)
-        except Image.DecompressionBombError as error:
-            raise _too_large(path, "its") from error
-        except UnidentifiedImageError as error:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise InputError(f"{path}: is empty (0 bytes); copy or download it again.") from error
-            raise InputError(f"{path}: is not an image that can be read; convert it to PNG or JPEG.") from error
-        except Exception as error:  # on a damaged header Pillow raises whatever the bytes lead to
-            raise _damaged(path, error) from error
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_large(path, f"{image.width} x {image.height}")
-        return _from_pil(image, str(path))
+        return _from_pil(_open(file, str(path)), str(path))
+
+
+def decode_rgb(content: bytes, name: str) -> NDArray[np.uint8]:
+    """The picture in the bytes of a file: uint8 (H, W, 3) RGB, upright, without its alpha.
+
+    The same bits as `to_uint8(read_image(path).pixels)`, three times as fast because 8 bits stay 8 bits.
+
+    Args:
+        content: a file's bytes.
+        name: how errors call the picture.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _open(io.BytesIO(content), name)
+        if image.mode in _EIGHT_BIT_MODES:
+            return np.array(_upright(image, name).convert("RGB"))
+        return to_uint8(_from_pil(image, name).pixels).permute(1, 2, 0).contiguous().numpy()
 
 
 def list_images(path: str | os.PathLike[str]) -> list[Path]:
@@ -228,6 +242,15 @@ def stretched_sizes(size: tuple[int, int], *, min_size: int, multiple: int) -> l
     return sizes
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; what is written there becomes `path` when the block ends well.
@@ -280,12 +303,33 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def _from_pil(image: Image.Image, name: str) -> Picture:
+def _open(file: BinaryIO, name: str) -> Image.Image:
+    """A picture whose pixels are not read yet."""
+    try:
+        image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "its") from error
+    except UnidentifiedImageError as error:
+        if file.seek(0, os.SEEK_END) == 0:
+            raise InputError(f"{name}: is empty (0 bytes); copy or download it again.") from error
+        raise InputError(f"{name}: is not an image that can be read; convert it to PNG or JPEG.") from error
+    except Exception as error:  # on a damaged header Pillow raises whatever the bytes lead to
+        raise _damaged(name, error) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name, f"{image.width} x {image.height}")
+    return image
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()  # orientation of a PNG may stand behind its pixels
-        image = ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead to
         raise _damaged(name, error) from error
+
+
+def _from_pil(image: Image.Image, name: str) -> Picture:
+    image = _upright(image, name)
     if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow's conversion to RGB would clip these at 255
         return _from_planes(np.asarray(image)[..., None], 65535.0, name)
     if image.mode == "F":
@@ -349,12 +393,12 @@ def _damaged(name: object, error: Exception) -> InputError:
     return InputError(f"{name}: is truncated or damaged ({_reason(error)}); copy or download it again.")
 
 
-def _too_large(path: Path, size: str) -> InputError:
-    return InputError(f"{path}: {size} pixels exceed the limit of {MAX_PIXELS} (8192 x 8192); crop or shrink it.")
+def _too_large(name: str, size: str) -> InputError:
+    return InputError(f"{name}: {size} pixels exceed the limit of {MAX_PIXELS} (8192 x 8192); crop or shrink it.")
 
 
 def _refusal(path: Path, what: str, error: OSError) -> InputError:
-    disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "free space or choose another disk" if disk_full else "check the path and its permissions"
     return InputError(f"{path}: {what} ({error.strerror or _reason(error)}); {remedy}.")
 

@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, SchedulerMixin
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.utils.data import DataLoader
 
 from xpsr import __version__
 from xpsr.config import LossConfig, ModelConfig, OptimizerConfig, TrainRunConfig, as_dict
-from xpsr.data import Batch, Collate, CropDataset, SequentialFrom, generator_for
+from xpsr.data import Batch, Collate, build_dataset, build_loader, generator_for
 from xpsr.errors import MissingDependencyError, TrainingError
 from xpsr.image import write_text
 from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample
@@ -238,6 +237,7 @@ class XPSRLoss(nn.Module):
         hr = batch.hr * 2 - 1
         # antialias selects the same cubic (a = -0.5) as Pillow, which inference enlarges with
         condition = F.interpolate(batch.lr, size=hr.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
+        condition = torch.where(batch.is_clean[:, None, None, None], batch.hr, condition)
         if torch.rand((), generator=generator) < config.shift_probability:
             stride = 2 ** (len(parts.controlnet.image_encoder.blocks) // 2)
             inner = (..., slice(stride // 2, -stride // 2), slice(stride // 2, -stride // 2))
@@ -388,12 +388,12 @@ def train(
         state.load(checkpoint)
         logger.info("resumed at step %d", state.step)
 
-    dataset = CropDataset(config.data, seed=run.seed)
-    loader = DataLoader(
-        dataset,
+    loader = build_loader(
+        build_dataset(config.data, seed=run.seed),
+        Collate(components.tokenizer),
         batch_size=run.batch_size,
-        sampler=SequentialFrom(state.step * run.batch_size, run.max_steps * run.batch_size),
-        collate_fn=Collate(components.tokenizer),
+        start=state.step * run.batch_size,
+        stop=run.max_steps * run.batch_size,
         num_workers=run.num_workers,
         pin_memory=device.type == "cuda",
     )

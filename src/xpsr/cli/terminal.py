@@ -3,13 +3,25 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from xpsr.config import suggest
 from xpsr.errors import InputError, XPSRError
 
-__all__ = ["DESCRIBERS", "Parser", "complain", "explain", "hush", "one_line", "parse", "print_traceback", "sayings"]
+__all__ = [
+    "DESCRIBERS",
+    "Parser",
+    "complain",
+    "counting",
+    "explain",
+    "hush",
+    "one_line",
+    "parse",
+    "print_traceback",
+    "sayings",
+]
 
 
 DESCRIBERS = "mini, http://HOST/v1#MODEL, a model's folder or owner/name (default: mini)"
@@ -59,6 +71,21 @@ def hush() -> None:
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+@contextmanager
+def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Shows how many of how many are done: a bar on a terminal, nothing elsewhere. None where it is to be `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def explain(error: Exception) -> str:

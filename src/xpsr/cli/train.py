@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     import torch
 
     from xpsr.batch import resolve_device
-    from xpsr.data import CropDataset
+    from xpsr.data import build_dataset
     from xpsr.pipeline import XPSRPipeline
     from xpsr.training import Components, build_components, train
 
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         components = Components(**{f.name: getattr(pipe, f.name) for f in dataclasses.fields(Components)})
     else:
         torch.manual_seed(config.train.seed)
-        crops = CropDataset(config.data, seed=config.train.seed)
+        crops = build_dataset(config.data, seed=config.train.seed)
         pixels = torch.stack([crops[index].hr for index in range(64)]).float() / 255
         components = build_components(config.model, pixels)
     for part in (components.vae, components.text_encoder, components.unet, components.controlnet):

@@ -106,7 +106,7 @@ def describe_files(
         refresh: asks again about every picture.
         on_error: is told of a picture that cannot be described, and the rest goes on; None: the error is raised.
     """
-    from xpsr.checkpoint import sha256  # it loads torch
+    from xpsr.image import sha256  # it loads torch
 
     identity = _identity(describer)
     known = {} if refresh else _known(file, identity)

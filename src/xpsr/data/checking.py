@@ -1,0 +1,267 @@
+"""Looks for what is wrong with pictures and stored pairs before they are trained on."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from xpsr.data.manifest import MANIFEST, read_lines
+from xpsr.data.pairs import priors_of
+from xpsr.data.photos import PriorTable
+from xpsr.data.pictures import Pixels, read_bytes
+from xpsr.data.shards import TarPairs, list_shards
+from xpsr.errors import InputError, XPSRError
+from xpsr.image import IMAGE_SUFFIXES, decode_rgb
+
+__all__ = ["Finding", "Kind", "Report", "check_folder", "perceptual_hash"]
+
+Kind = Literal["unreadable", "tiny", "mismatched", "duplicate", "changed", "missing", "unlisted", "no prior"]
+
+_MAX_DISTANCE = 3  # bits of 64; below the number of bands, so that near hashes share one
+_NUM_BANDS = 4
+_THUMBNAIL = 16
+_MAX_DIFFERENCE = 4.0  # mean absolute difference of duplicates' thumbnails, of 0..255
+_MIN_CORRELATION = 0.6  # of HR's and LR's thumbnails; severely degraded pairs stay above 0.8
+_MIN_CONTRAST = 4.0  # standard deviation of a thumbnail below which it has nothing to correlate
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with the picture or pair `name`."""
+
+    kind: Kind
+    name: str
+    problem: str
+
+
+@dataclass
+class Report:
+    """What was looked at and what was found; `layout` is pictures, pairs or shards."""
+
+    layout: Literal["pictures", "pairs", "shards"]
+    num_checked: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    def counts(self) -> dict[Kind, int]:
+        """How many findings there are of each kind that occurs."""
+        return {kind: n for kind in get_args(Kind) if (n := sum(f.kind == kind for f in self.findings))}
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A picture (then `lr` is None) or a pair; the readers raise InputError. `source` tells pairs of one picture."""
+
+    name: str
+    source: str
+    hr: Callable[[], bytes]
+    lr: Callable[[], bytes] | None
+    entry: Mapping[str, Any]
+
+
+def check_folder(
+    folder: Path,
+    *,
+    scale: int = 4,
+    min_size: int = 16,
+    priors: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Reads every picture below a folder of pictures, of pairs (`hr/`, `lr/`) or of shards.
+
+    Found are pictures that cannot be read, are smaller than `min_size`, look like another one (perceptual hash and
+    thumbnail) or are not what the manifest says; pairs that are not exactly `scale` : 1, show different pictures or
+    lack a part; and what has no prior, where `priors` is given or the folder has a `priors.jsonl`.
+
+    Args:
+        folder: what to look at.
+        scale: HR's width and height through LR's.
+        min_size: pixels that the shorter side of HR should have.
+        priors: a JSONL of priors.
+        progress: is told how many items of how many are done.
+
+    Raises:
+        InputError: nothing is there, or a damaged line in the manifest, an index or the priors.
+        TrainingError: there is no file `priors`.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name one with pictures, pairs or shards.")
+    priors = priors or (folder / "priors.jsonl" if (folder / "priors.jsonl").is_file() else None)
+    table = None if priors is None else PriorTable(priors, folder)
+    if (folder / "hr").is_dir() and (folder / "lr").is_dir():
+        report = Report("pairs")
+        items = _find_pairs(folder, report)
+    elif (folder / "shards").is_dir() or any(folder.glob("*.tar")):
+        report = Report("shards")
+        items = _find_shards(folder, report)
+    else:
+        report = Report("pictures")
+        items = _find_pictures(folder)
+    if not items and not report.findings:
+        raise InputError(f"{folder}: holds no pictures, pairs or shards; name another folder.")
+    looks = _Looks()
+    for item in items:
+        report.findings += _check(item, scale, min_size, looks)
+        if table is not None and _find_prior(table, item, folder) is None:
+            report.findings.append(Finding("no prior", item.name, f"{priors} says nothing about it"))
+        report.num_checked += 1
+        if progress is not None:
+            progress(report.num_checked, len(items))
+    return report
+
+
+def perceptual_hash(pixels: Pixels) -> int:
+    """64 bits that change little when a picture is scaled, compressed or brightened: its lowest frequencies' signs."""
+    gray = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(gray.astype(np.float32))[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _check(item: _Item, scale: int, min_size: int, looks: "_Looks") -> Iterator[Finding]:
+    pictures: dict[str, Pixels] = {}
+    for part, read in (("hr", item.hr), ("lr", item.lr)):
+        if read is None:
+            continue
+        try:
+            content = read()
+            pictures[part] = decode_rgb(content, item.name)
+        except InputError as error:
+            yield Finding("unreadable", item.name, f"{part}: {error}" if item.lr else str(error))
+            continue
+        digest = item.entry.get(f"{part}_sha256")
+        if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+            yield Finding("changed", item.name, f"{part} is not the file that the manifest tells of")
+    hr, lr = pictures.get("hr"), pictures.get("lr")
+    if hr is not None and min(hr.shape[:2]) < min_size:
+        yield Finding("tiny", item.name, f"{hr.shape[1]} x {hr.shape[0]} pixels, a side below {min_size}")
+    if hr is not None and lr is not None:
+        if hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
+            sizes = f"{hr.shape[1]} x {hr.shape[0]} and {lr.shape[1]} x {lr.shape[0]} pixels"
+            yield Finding("mismatched", item.name, f"{sizes} are not exactly {scale} : 1")
+        elif not _shows_same(_thumbnail(hr), _thumbnail(lr)):
+            yield Finding("mismatched", item.name, "hr and lr show different pictures")
+    if hr is not None:
+        other = looks.find_or_add(item.source, item.name, hr)
+        if other is not None:
+            yield Finding("duplicate", item.name, f"looks like {other}")
+
+
+class _Looks:
+    """Pictures by what they look like. Of one source only the first is kept."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[str, int, NDArray[np.uint8]]] = []
+        self._by_band: dict[tuple[int, int], list[int]] = defaultdict(list)
+        self._sources: set[str] = set()
+
+    def find_or_add(self, source: str, name: str, pixels: Pixels) -> str | None:
+        """The name of an earlier picture of another source that looks the same."""
+        if source in self._sources:
+            return None
+        self._sources.add(source)
+        code, thumbnail = perceptual_hash(pixels), _thumbnail(pixels)
+        bands = [(band, code >> 16 * band & 0xFFFF) for band in range(_NUM_BANDS)]
+        for place in sorted({place for band in bands for place in self._by_band[band]}):
+            other, other_code, other_thumbnail = self._seen[place]
+            difference = float(cv2.absdiff(thumbnail, other_thumbnail).mean())
+            if (code ^ other_code).bit_count() <= _MAX_DISTANCE and difference <= _MAX_DIFFERENCE:
+                return other
+        for band in bands:
+            self._by_band[band].append(len(self._seen))
+        self._seen.append((name, code, thumbnail))
+        return None
+
+
+def _thumbnail(pixels: Pixels) -> NDArray[np.uint8]:
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(gray, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def _shows_same(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> bool:
+    a, b = (thumbnail.astype(np.float64) - thumbnail.mean() for thumbnail in (first, second))
+    if min(a.std(), b.std()) < _MIN_CONTRAST:
+        return abs(float(first.mean()) - float(second.mean())) < 32
+    return float((a * b).mean() / (a.std() * b.std())) >= _MIN_CORRELATION
+
+
+def _find_pictures(folder: Path) -> list[_Item]:
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return [_Item(n, n, partial(read_bytes, path), None, {}) for n, path in zip(names, paths, strict=True)]
+
+
+def _find_pairs(folder: Path, report: Report) -> list[_Item]:
+    files: dict[str, dict[str, Path]] = {
+        part: {
+            path.stem: path
+            for path in sorted((folder / part).iterdir())
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        }
+        for part in ("hr", "lr")
+    }
+    entries = {str(entry.get("name")): entry for entry in read_lines(folder / MANIFEST)}
+    items = []
+    for name in sorted({*files["hr"], *files["lr"], *entries}):
+        absent = [part for part in ("hr", "lr") if name not in files[part]]
+        if absent:
+            report.findings.append(Finding("missing", name, f"there is no {' and no '.join(absent)} picture"))
+            continue
+        entry = entries.get(name, {})
+        if entries and not entry:
+            report.findings.append(Finding("unlisted", name, f"{MANIFEST} does not tell of it"))
+        hr, lr = (files[part][name] for part in ("hr", "lr"))
+        entry = {"hr": f"hr/{hr.name}", "lr": f"lr/{lr.name}", **entry}
+        source = str(entry.get("source", name))
+        items.append(_Item(name, source, partial(read_bytes, hr), partial(read_bytes, lr), entry))
+    return items
+
+
+def _find_shards(folder: Path, report: Report) -> list[_Item]:
+    items: list[_Item] = []
+    home = folder / "shards" if (folder / "shards").is_dir() else folder
+    for path in sorted(home.glob("*.tar")):
+        try:
+            tar = TarPairs(path)
+        except InputError as error:
+            report.findings.append(Finding("unreadable", path.name, str(error)))
+            continue
+        items += [_in_tar(tar, number) for number in range(len(tar))]
+    try:
+        list_shards([str(folder)])
+    except XPSRError as error:
+        if not report.findings:  # else it says the same again
+            report.findings.append(Finding("missing", home.name, str(error)))
+    return items
+
+
+def _in_tar(tar: TarPairs, number: int) -> _Item:
+    name = tar.names[number]
+    try:
+        entry = tar.read(number)[2]
+    except InputError:
+        entry = {}
+    return _Item(
+        f"{tar.path.name}: {name}",
+        str(entry.get("source", name)),
+        partial(_part, tar, number, 0),
+        partial(_part, tar, number, 1),
+        {"hr": f"hr/{name}.png", "lr": f"lr/{name}.png", **entry},
+    )
+
+
+def _part(tar: TarPairs, number: int, place: Literal[0, 1]) -> bytes:
+    return tar.read(number)[place]
+
+
+def _find_prior(table: PriorTable, item: _Item, folder: Path) -> object:
+    if item.lr is None:
+        return table.find(folder / item.name)
+    lr, hr = priors_of(table, dict(item.entry), folder)
+    return lr or hr

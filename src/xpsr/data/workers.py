@@ -1,0 +1,43 @@
+"""Worker processes: what they share with whoever started them, and how their errors come back."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from xpsr.errors import InputError, TrainingError
+
+__all__ = ["iterate", "start_worker"]
+
+
+def iterate(loader: "DataLoader[Any]") -> Iterator[Any]:
+    """What the loader gives; an error that a worker raised on purpose comes back as it was, in one line."""
+    try:
+        yield from loader
+    except (InputError, TrainingError) as error:
+        if loader.num_workers == 0:
+            raise
+        # torch puts the worker's traceback in front; the last line is "package.Class: message"
+        line = str(error).strip().splitlines()[-1]
+        raise type(error)(line.partition(": ")[2]) from error
+
+
+def start_worker(number: int) -> None:
+    """Settles a worker of a `DataLoader`: one thread, and no life without its parent."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else every worker complains that it was forked
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """torch looks for the parent only between tasks: a killed run would go on writing for a while."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
