@@ -1,10 +1,12 @@
 """Runs a folder of the reference's numbers through xpsr and compares every one.
 
     python scripts/verify_golden.py tests/golden/A
+    python scripts/verify_golden.py tests/golden/degradation/A
 
 The folder holds a whole small system of the reference with its inputs and outputs (tests/golden/README.md describes the
-format). It is converted as a user would (`xpsr convert`) and then only the public path is used. One row a tensor: name,
-largest error relative to the largest golden value, tolerance, ok. Exit code 1: something is off, missing or not known.
+format). It is converted as a user would (`xpsr convert`) and then only the public path is used. Or it holds the numbers
+of the degradation, with degradation.json. One row a tensor: name, largest error relative to the largest golden value
+(absolute for the degradation), tolerance, ok. Exit code 1: something is off, missing or not known.
 """
 
 import argparse
@@ -16,15 +18,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import diffusers.utils.logging
 import transformers.utils.logging
+from golden_degradation import Numbers, degradation_sections
 from golden_rows import EXACT, Row, compare
 from golden_system import System, colorfix, debug, forward, loop, prepare_latents, preprocess, scheduler, texts
 from golden_training import from_unet, loss
 
 from xpsr.convert import convert_reference
 from xpsr.pipeline import XPSRPipeline
+
+T = TypeVar("T")
 
 Section = Callable[[System], Iterator[Row]]
 
@@ -62,7 +68,23 @@ def load(folder: Path) -> System:
 
 
 def verify(folder: Path) -> Iterator[Row]:
-    """Converts the folder's system and yields one row for everything in it."""
+    """One row for everything in the folder."""
+    is_degradation = any((folder / f"degradation.{suffix}").is_file() for suffix in ("json", "safetensors"))
+    yield from verify_degradation(folder) if is_degradation else verify_system(folder)
+
+
+def verify_degradation(folder: Path) -> Iterator[Row]:
+    try:
+        numbers = Numbers(folder)
+    except Exception as error:  # as below
+        yield failure("degradation", error)
+        return
+    for name, section in degradation_sections(numbers).items():
+        yield from guarded(f"degradation:{name}", section, numbers)
+
+
+def verify_system(folder: Path) -> Iterator[Row]:
+    """Converts the folder's system first."""
     try:
         system, asked = load(folder), sections(folder)
     except Exception as error:  # whatever a damaged folder causes; the row says so and the exit code tells
@@ -72,7 +94,7 @@ def verify(folder: Path) -> Iterator[Row]:
         yield from guarded(name, section, system)
 
 
-def guarded(name: str, section: Section, system: System) -> Iterator[Row]:
+def guarded(name: str, section: Callable[[T], Iterator[Row]], system: T) -> Iterator[Row]:
     """The section's rows, the last of them its error if a damaged file causes one: the others can still be compared."""
     try:
         yield from section(system)
@@ -100,7 +122,7 @@ def report(folder: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="such as tests/golden/A")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="such as tests/golden/A or tests/golden/degradation/A")
     folder = parser.parse_args().folder
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()

@@ -105,6 +105,31 @@ PRESETS: dict[PresetName, Settings] = {
 }
 
 
+# Up here because defaults below are made, and so checked, while this module loads
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"{name}={value:g} is not in [0, 1]; use 0 for never and 1 for always.")
+
+
+def _check_weights(name: str, values: Sequence[float]) -> None:
+    if not all(0 <= value < math.inf for value in values) or not any(values):
+        raise InputError(
+            f"{name}={list(values)} are not all at least 0 with one above; use weights, such as 1 for each."
+        )
+
+
+def _check_range(
+    name: str, values: tuple[float, float], lowest: float, highest: float, *, holds: float | None = None
+) -> None:
+    low, high = values
+    if not lowest <= low <= high <= highest:
+        raise InputError(
+            f"{name}={list(values)} is not from low to high within [{lowest}, {highest}]; correct the two."
+        )
+    if holds is not None and not low <= holds <= high:
+        raise InputError(f"{name}={list(values)} does not hold {holds:g}; use a lower and a higher number than that.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DegradationStage:
     """One of the two stages of the second-order degradation; pixel values below are on the 0..255 scale."""
@@ -118,6 +143,17 @@ class DegradationStage:
     poisson_noise: tuple[float, float] = (0.05, 3.0)  # scale
     gray_noise_probability: float = 0.4
     jpeg_quality: tuple[int, int] = (30, 95)
+
+    def __post_init__(self) -> None:
+        """Refuses ranges and probabilities that cannot be drawn from."""
+        for name in ("blur_probability", "gaussian_noise_probability", "gray_noise_probability"):
+            _check_probability(name, getattr(self, name))
+        _check_weights("resize_probabilities", self.resize_probabilities)
+        _check_range("blur_sigma", self.blur_sigma, 0.01, 100.0)
+        _check_range("resize_range", self.resize_range, 0.01, 16.0, holds=1.0)
+        _check_range("gaussian_noise", self.gaussian_noise, 0.0, 255.0)
+        _check_range("poisson_noise", self.poisson_noise, 0.0, 100.0)
+        _check_range("jpeg_quality", self.jpeg_quality, 1, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +177,43 @@ class DegradationConfig:
         gaussian_noise=(1.0, 25.0),
         poisson_noise=(0.05, 2.5),
     )
+
+    def __post_init__(self) -> None:
+        """Refuses ranges and probabilities that cannot be drawn from."""
+        for name in ("plain_probability", "second_stage_probability", "sinc_probability", "final_sinc_probability"):
+            _check_probability(name, getattr(self, name))
+        _check_weights("kernel_probabilities", self.kernel_probabilities)
+        _check_range("generalized_beta", self.generalized_beta, 0.1, 20.0, holds=1.0)
+        _check_range("plateau_beta", self.plateau_beta, 0.1, 20.0, holds=1.0)
+        _check_range("kernel_sizes", self.kernel_sizes, 1, 99)
+        if any(size % 2 == 0 for size in self.kernel_sizes):
+            raise InputError(f"kernel_sizes={list(self.kernel_sizes)} are not odd; use [7, 21], for example.")
+
+
+DegradationName: TypeAlias = Literal["xpsr", "realesrgan"]
+
+DEGRADATIONS: dict[DegradationName, DegradationConfig] = {
+    # What made the authors' training pairs (make_train)
+    "xpsr": DegradationConfig(),
+    # Real-ESRGAN's, as the authors' params_realesrgan.yml has it
+    "realesrgan": DegradationConfig(
+        first=DegradationStage(
+            resize_range=(0.3, 1.5),
+            gaussian_noise=(1.0, 15.0),
+            poisson_noise=(0.05, 2.0),
+            jpeg_quality=(60, 95),
+        ),
+        second=DegradationStage(
+            blur_probability=0.5,
+            blur_sigma=(0.2, 1.5),
+            resize_probabilities=(0.3, 0.4, 0.3),
+            resize_range=(0.6, 1.2),
+            gaussian_noise=(1.0, 12.0),
+            poisson_noise=(0.05, 1.0),
+            jpeg_quality=(60, 100),
+        ),
+    ),
+}
 
 
 DegradationName: TypeAlias = Literal["xpsr", "realesrgan"]
