@@ -216,28 +216,6 @@ DEGRADATIONS: dict[DegradationName, DegradationConfig] = {
 }
 
 
-DegradationName: TypeAlias = Literal["xpsr", "realesrgan"]
-
-DEGRADATIONS: dict[DegradationName, DegradationConfig] = {
-    "xpsr": DegradationConfig(),
-    "realesrgan": DegradationConfig(
-        first=DegradationStage(
-            resize_range=(0.3, 1.5), gaussian_noise=(1.0, 15.0), poisson_noise=(0.05, 2.0), jpeg_quality=(60, 95)
-        ),
-        second=DegradationStage(
-            blur_probability=0.5,
-            blur_sigma=(0.2, 1.5),
-            resize_probabilities=(0.3, 0.4, 0.3),
-            resize_range=(0.6, 1.2),
-            gaussian_noise=(1.0, 12.0),
-            poisson_noise=(0.05, 1.0),
-            jpeg_quality=(60, 100),
-        ),
-    ),
-}
-"""What XPSR's training pairs were made with, and the milder one of Real-ESRGAN that its configuration files hold."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the pictures are and how a training crop is cut from them.

@@ -29,7 +29,7 @@ from xpsr.data.manifest import INDEX, JOURNAL, MANIFEST, SETTINGS, SKIPPED, read
 from xpsr.data.pictures import Pixels, detail, draw_window, read_bytes
 from xpsr.data.shards import Shard, read_index, shard_index
 from xpsr.data.workers import iterate, start_worker
-from xpsr.degradation import degrade
+from xpsr.degradation import degrade, sharpen
 from xpsr.errors import InputError
 from xpsr.image import IMAGE_SUFFIXES, atomic_write, decode_rgb, sha256, write_text
 
@@ -451,11 +451,6 @@ def _open_journal(path: Path) -> Iterator[Any]:
             yield file
     except OSError as error:
         raise _refusal(path, error) from error
-
-
-def sharpen(image: Pixels) -> Pixels:
-    pixels = image.astype("float32")
-    return cv2.addWeighted(pixels, 1.5, cv2.GaussianBlur(pixels, (51, 51), 0), -0.5, 0).clip(0, 255).astype("uint8")
 
 
 def _digest(path: Path) -> str | None:
