@@ -1,0 +1,412 @@
+"""Stored pairs, in folders and in shards: what is made is what is read."""
+
+import functools
+import http.server
+import json
+import logging
+import multiprocessing
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from xpsr.config import DataConfig, DegradationConfig, PairsConfig
+from xpsr.data import FolderStore, PairDataset, ShardStore, build_dataset, make_pairs
+from xpsr.data.crops import CLEAN
+from xpsr.data.pairs import cut_pair
+from xpsr.data.shards import TarPairs, fetch_shard, list_shards
+from xpsr.errors import InputError, TrainingError
+from xpsr.image import sha256
+from xpsr.prior import Levels, quality_text
+
+NUM_PICTURES, PER_PICTURE = 6, 2
+
+
+def photograph(seed: int, width: int, height: int) -> np.ndarray:
+    """Something with structure, so that a reduction still shows it."""
+    small = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clean")
+    for seed in range(NUM_PICTURES):
+        Image.fromarray(photograph(seed, 66 + 4 * seed, 81)).save(folder / f"p{seed}.png")
+    return folder
+
+
+def made(clean: Path, target: Path, **changes: Any) -> Path:
+    make_pairs(clean, target, PairsConfig(**({"num_per_image": PER_PICTURE, "seed": 1} | changes)))
+    return target
+
+
+@pytest.fixture(scope="session")
+def pairs(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(clean, tmp_path_factory.mktemp("made") / "pairs")
+
+
+@pytest.fixture(scope="session")
+def shards(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(clean, tmp_path_factory.mktemp("made") / "sharded", shard_size=4)
+
+
+def config(**changes: Any) -> DataConfig:
+    return DataConfig(**({"crop_size": 32} | changes))
+
+
+def entries(pairs: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (pairs / "manifest.jsonl").read_text().splitlines()]
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+# What is stored
+
+
+def test_pairs_are_exactly_four_to_one_and_the_manifest_tells_all(clean: Path, pairs: Path) -> None:
+    lines = entries(pairs)
+    assert [line["name"] for line in lines] == [f"p{i}_{k}" for i in range(NUM_PICTURES) for k in range(PER_PICTURE)]
+    for line in lines:
+        with Image.open(pairs / line["hr"]) as hr, Image.open(pairs / line["lr"]) as lr:
+            assert hr.size == tuple(line["hr_size"]) == (lr.width * 4, lr.height * 4)
+            assert lr.size == tuple(line["lr_size"])
+            with Image.open(clean / line["source"]) as source:
+                trimmed = source.crop((0, 0, *hr.size))
+            assert np.array_equal(np.asarray(hr), np.asarray(trimmed)), "the ground truth is not touched"
+        assert not line["sharpened"] and line["parameters"] and line["seed"] == 1
+        assert line["hr_sha256"] == sha256(pairs / line["hr"]) and line["lr_sha256"] == sha256(pairs / line["lr"])
+        assert line["source_sha256"] == sha256(clean / line["source"])
+    assert len({line["lr_sha256"] for line in lines}) == len(lines)
+
+
+def test_shards_hold_the_same_pairs(pairs: Path, shards: Path) -> None:
+    assert [path.name for path in sorted((shards / "shards").glob("*.tar"))] == [f"00000{i}.tar" for i in range(3)]
+    found = {}
+    for path in sorted((shards / "shards").glob("*.tar")):
+        tar = TarPairs(path)
+        for number, name in enumerate(tar.names):
+            hr, lr, line = tar.read(number)
+            assert (hr, lr) == (
+                (pairs / "hr" / f"{name}.png").read_bytes(),
+                (pairs / "lr" / f"{name}.png").read_bytes(),
+            )
+            found[name] = line
+    assert list(found.values()) == entries(shards)
+    assert [{k: v for k, v in line.items() if k != "shard"} for line in found.values()] == entries(pairs)
+
+
+def test_sharpening_is_recorded_and_changes_the_ground_truth(clean: Path, pairs: Path, tmp_path: Path) -> None:
+    sharp = made(clean, tmp_path / "sharp", sharpen=True)
+    assert all(line["sharpened"] for line in entries(sharp))
+    assert (sharp / "hr" / "p0_0.png").read_bytes() != (pairs / "hr" / "p0_0.png").read_bytes()
+
+
+def test_crops_are_drawn_for_each_pair(clean: Path, tmp_path: Path) -> None:
+    lines = entries(made(clean, tmp_path / "crops", crop_size=64, num_per_image=3))
+    assert all(line["hr_size"] == [64, 64] for line in lines)
+    assert len({(line["source"], *line["place"]) for line in lines}) > len(lines) // 2
+
+
+def test_webdataset_reads_the_shards(shards: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    samples = []
+    for path in sorted((shards / "shards").glob("*.tar")):
+        with path.open("rb") as file:
+            members = webdataset.tariterators.tar_file_expander([{"url": str(path), "stream": file}])
+            samples += list(webdataset.tariterators.group_by_keys(members))
+    assert [sample["__key__"] for sample in samples] == [line["name"] for line in entries(shards)]
+    assert all({"hr.png", "lr.png", "json"} <= sample.keys() for sample in samples)
+
+
+def test_shards_that_webdataset_wrote_are_read(pairs: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    with webdataset.TarWriter(str(tmp_path / "theirs.tar")) as writer:
+        for line in entries(pairs):
+            content = {"hr.png": (pairs / line["hr"]).read_bytes(), "lr.png": (pairs / line["lr"]).read_bytes()}
+            writer.write({"__key__": line["name"], **content, "json": {"content": "a wall"}})
+    dataset = build_dataset(config(shards=(str(tmp_path / "theirs.tar"),)), seed=0)
+    assert dataset[0].prior.content == "a wall" and dataset[0].prior.quality == ""
+
+
+# Crops of pairs
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 12), st.integers(0, 2**31))
+def test_both_crops_show_the_same_place(height: int, width: int, small: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    lr = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    hr = lr.repeat(4, axis=0).repeat(4, axis=1)
+    hr_crop, lr_crop = cut_pair(hr, lr, 4 * small, 4, generator)
+    assert lr_crop.shape == (small, small, 3)
+    assert np.array_equal(hr_crop, lr_crop.repeat(4, axis=0).repeat(4, axis=1))
+
+
+@pytest.mark.parametrize("kind", ["pairs", "shards"])
+def test_an_epoch_shows_every_pair_once_in_another_order(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind)
+    dataset = build_dataset(config(**({"pairs": folder} if kind == "pairs" else {"shards": (str(folder),)})), seed=3)
+    assert isinstance(dataset, PairDataset)
+    total = NUM_PICTURES * PER_PICTURE
+    orders = [dataset.store.order(torch.Generator().manual_seed(epoch)).tolist() for epoch in range(3)]
+    assert all(sorted(order) == list(range(total)) for order in orders) and orders[0] != orders[1]
+    forwards = [dataset[index] for index in range(2 * total)]
+    again = build_dataset(dataset.config, seed=3)
+    for index in reversed(range(2 * total)):  # depends on the index alone
+        sample = again[index]
+        assert torch.equal(sample.hr, forwards[index].hr) and torch.equal(sample.lr, forwards[index].lr)
+        assert sample.prior == forwards[index].prior and sample.index == index
+        assert sample.hr.shape == (3, 32, 32) and sample.lr.shape == (3, 8, 8)
+
+
+def test_shards_shuffle_a_few_at_a_time(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpsr.data.shards._MIXED_SHARDS", 1)
+    order = ShardStore(config(shards=(str(shards),))).order(torch.Generator().manual_seed(0)).tolist()
+    assert all(len({number // 4 for number in order[start : start + 4]}) == 1 for start in (0, 4, 8))
+
+
+def test_lr_is_that_of_hr_whichever_way_it_is_turned(clean: Path, tmp_path: Path) -> None:
+    reduced = made(clean, tmp_path / "pairs", degradation=DegradationConfig(plain_probability=1))
+    dataset = build_dataset(config(pairs=reduced), seed=0)
+    for index in range(12):
+        sample = dataset[index]
+        small = sample.hr.float().unflatten(2, (8, 4)).unflatten(1, (8, 4)).mean((2, 4))
+        assert (sample.lr.float() - small).abs().max() <= 1
+
+
+# Texts
+
+
+def test_texts_of_pairs_come_from_priors_or_from_the_parameters(
+    clean: Path, pairs: Path, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    lines = entries(folder)
+    priors = write_lines(
+        folder / "priors.jsonl",
+        [{"image": f"lr/{line['name']}.png", "content": line["name"], "quality": "bad"} for line in lines[:-2]]
+        + [{"image": "x.png", "content": "source", "quality": "fine", "sha256": sha256(clean / lines[-1]["source"])}],
+    )
+    by_name = {line["name"]: quality_text(Levels(**line["levels"])) for line in lines}
+
+    def texts(**changes: Any) -> dict[str, str]:
+        dataset = build_dataset(config(pairs=folder, priors=priors, **changes), seed=0)
+        return {s.prior.content: s.prior.quality for s in (dataset[i] for i in range(len(lines)))}
+
+    auto = texts()
+    assert auto.pop("source") in (by_name["p5_0"], by_name["p5_1"])  # of two pairs of one picture
+    assert set(auto) == {line["name"] for line in lines[:-2]} and set(auto.values()) == {"bad"}
+    told = texts(quality_from="degradation")
+    assert {name: text for name, text in told.items() if name != "source"} == {name: by_name[name] for name in auto}
+    assert texts(quality_from="prior")["source"] == ""
+    cleaned = texts(clean_condition_probability=1.0)
+    assert cleaned.pop("source") == "fine" and set(cleaned.values()) == {quality_text(CLEAN)}
+    assert not caplog.records
+
+    write_lines(priors, [{"image": "lr/p0_0.png", "content": "one"}])
+    texts()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "nothing about 11 of 12 pictures (lr/p0_1.png" in record.message
+    with pytest.raises(TrainingError, match="nothing about 11 of 12"):
+        texts(require_priors=True)
+
+    # shards are told by what they say of their pairs, wherever they lie
+    write_lines(priors, [{"image": "x.png", "content": "hash", "sha256": line["lr_sha256"]} for line in lines])
+    sharded = build_dataset(config(shards=(str(shards),), priors=priors, require_priors=True), seed=0)
+    assert {sharded[index].prior.content for index in range(len(lines))} == {"hash"}
+    write_lines(priors, [])
+    with pytest.raises(TrainingError, match="nothing about 12 of 12"):
+        build_dataset(config(shards=(str(shards),), priors=priors, require_priors=True), seed=0)
+
+
+def test_pairs_without_a_manifest_are_told_by_their_names(pairs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    (folder / "manifest.jsonl").unlink()
+    dataset = build_dataset(config(pairs=folder), seed=0)
+    assert dataset[0].prior.quality == ""
+    with pytest.raises(TrainingError, match=r"needs the levels of a manifest\.jsonl"):
+        build_dataset(config(pairs=folder, quality_from="degradation"), seed=0)
+    (folder / "lr" / "p0_0.png").unlink()
+    with pytest.raises(TrainingError, match="1 pictures have no partner in hr or lr, first p0_0"):
+        build_dataset(config(pairs=folder), seed=0)
+
+
+# Bad input
+
+
+def test_pairs_that_are_not_exactly_four_to_one_stop_in_one_line(pairs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    Image.fromarray(photograph(0, 17, 20)).save(folder / "lr" / "p0_0.png")
+    dataset = build_dataset(config(pairs=folder), seed=0)  # the manifest does not know yet
+    with pytest.raises(TrainingError, match=r"p0_0.png: 64 x 80 pixels with an LR of 17 x 20 is not exactly 4 : 1"):
+        [dataset[index] for index in range(12)]
+    (folder / "manifest.jsonl").unlink()
+    with pytest.raises(TrainingError, match="is not exactly 4 : 1; make the pair again with xpsr degrade"):
+        build_dataset(config(pairs=folder), seed=0)
+
+
+def test_a_damaged_pair_is_passed_over(pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    (folder / "lr" / "p0_0.png").write_bytes(b"")
+    dataset = build_dataset(config(pairs=folder), seed=0)
+    assert [dataset[index].index for index in range(24)] == list(range(24))
+    (record,) = caplog.records
+    assert "p0_0.png (lr): is empty (0 bytes)" in record.message
+    (folder / "lr" / "p0_1.png").unlink()
+    with pytest.raises(TrainingError, match=r"1 pictures of 12 pairs are missing, first lr/p0_1.png"):
+        FolderStore(folder, config())
+
+
+def test_hardly_any_usable_pair_stops_in_one_line(pairs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    for path in (folder / "hr").iterdir():
+        path.write_bytes(b"?")
+    with pytest.raises(
+        TrainingError, match=r"of 50 pairs in a row none can be used, the last because: .* See xpsr data"
+    ):
+        build_dataset(config(pairs=folder), seed=0)[0]
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+    return path
+
+
+def test_a_tar_is_refused_in_one_line(shards: Path, tmp_path: Path) -> None:
+    whole = (shards / "shards" / "000000.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "no.tar").write_bytes(b"no tar at all")
+    tar_of(tmp_path / "half.tar", {"a.hr.png": b"x", "a.json": b"{}"})
+    tar_of(tmp_path / "empty.tar", {"readme.txt": b"x"})
+    for name, message in (("cut", "not a whole tar"), ("no", "not a whole tar"), ("half", "a has no lr picture")):
+        with pytest.raises(InputError, match=message):
+            list_shards([str(tmp_path / f"{name}.tar")])
+    with pytest.raises(TrainingError, match="holds no pairs"):
+        ShardStore(config(shards=(str(tmp_path / "empty.tar"),)))
+    with pytest.raises(TrainingError, match="no such shard or folder"):
+        list_shards([str(tmp_path / "nowhere")])
+
+
+def test_an_index_that_does_not_fit_is_refused(shards: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shards, tmp_path / "sharded")) / "shards"
+    index = json.loads((folder / "index.json").read_text())
+    assert (index["__kind__"], index["wids_version"]) == ("wids-shard-index-v1", 1)
+    index["shardlist"][0]["nsamples"] = 5
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(TrainingError, match="holds 4 pairs, its index says 5"):
+        [ShardStore(config(shards=(str(folder),))).read(number) for number in range(5)]
+    (folder / "000001.tar").unlink()
+    with pytest.raises(TrainingError, match=r"000001.tar: is missing; run the same xpsr degrade again"):
+        list_shards([str(folder)])
+    (folder / "index.json").write_text("[]")
+    with pytest.raises(InputError, match="not an index of shards"):
+        list_shards([str(folder / "index.json")])
+
+
+# Elsewhere
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; the first `failures` requests for a tar are answered by 503 or cut off."""
+
+    asked: list[str] = []  # noqa: RUF012  # one server at a time
+    failures = 0
+
+    def do_GET(self) -> None:
+        Server.asked.append(self.path)
+        if self.path.endswith(".tar") and Server.failures:
+            Server.failures -= 1
+            if Server.failures % 2:
+                self.send_error(503)
+            else:
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"too little")
+            return
+        super().do_GET()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr("xpsr.data.shards.time.sleep", lambda seconds: None)
+    Server.asked, Server.failures = [], 0
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Server, directory=str(shards / "shards"))
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_remote_shards_give_the_same_samples_and_are_fetched_once(address: str, shards: Path, tmp_path: Path) -> None:
+    here = build_dataset(config(shards=(str(shards),)), seed=4)
+    there = build_dataset(config(shards=(f"{address}/index.json",), shard_cache=tmp_path), seed=4)
+    assert Server.asked == ["/index.json"], "nothing is downloaded before it is wanted"
+    for index in range(24):
+        assert torch.equal(here[index].hr, there[index].hr) and here[index].prior == there[index].prior
+    assert sorted(Server.asked) == ["/000000.tar", "/000001.tar", "/000002.tar", "/index.json"]
+    assert not list(tmp_path.glob("*.part"))
+    with pytest.raises(TrainingError, match="require_priors cannot be checked"):
+        build_dataset(config(shards=(f"{address}/index.json",), require_priors=True), seed=4)
+
+
+def test_a_download_that_fails_is_tried_again_and_never_half_kept(address: str, tmp_path: Path) -> None:
+    (shard, *_) = list_shards([f"{address}/index.json"])
+    Server.failures = 3
+    assert sha256(fetch_shard(shard, tmp_path / "a")) == shard.sha256
+    Server.failures = 9
+    with pytest.raises(TrainingError, match=r"cannot be downloaded: .*, 4 times; try again later"):
+        fetch_shard(shard, tmp_path / "b")
+    assert not [path for path in (tmp_path / "b").iterdir() if not path.name.startswith(".")]
+    Server.failures = 0
+    with pytest.raises(TrainingError, match="the server says 404"):
+        list_shards([f"{address}/nowhere.json"])
+    with pytest.raises(TrainingError, match="need an index"):
+        list_shards([f"{address}/000000.tar"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: cannot be written .*; set data.shard_cache"):
+        fetch_shard(shard, tmp_path / "file")
+
+
+def test_a_shard_that_is_not_what_was_promised_is_refused(address: str, tmp_path: Path) -> None:
+    (shard, *_) = list_shards([f"{address}/index.json"])
+    with pytest.raises(TrainingError, match="are not what its index promised"):
+        fetch_shard(replace(shard, sha256="0" * 64), tmp_path)
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_several_processes_fetch_a_shard_once(address: str, tmp_path: Path) -> None:
+    (shard, *_) = list_shards([f"{address}/index.json"])
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=fetch_shard, args=(shard, tmp_path)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert Server.asked == ["/index.json", "/000000.tar"]
