@@ -116,6 +116,26 @@ def test_sharpening_is_recorded_and_changes_the_ground_truth(clean: Path, pairs:
     assert (sharp / "hr" / "p0_0.png").read_bytes() != (pairs / "hr" / "p0_0.png").read_bytes()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    width=st.integers(16, 70),
+    height=st.integers(16, 70),
+    crop=st.none() | st.integers(4, 20).map(lambda n: 4 * n),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_any_picture_gives_pairs_of_four_to_one(
+    tmp_path_factory: pytest.TempPathFactory, width: int, height: int, crop: int | None, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    (line,) = entries(made(folder, folder / "pairs", num_per_image=1, crop_size=crop, seed=seed))
+    expected = [width - width % 4, height - height % 4] if crop is None else [crop, crop]
+    assert line["hr_size"] == expected and [4 * side for side in line["lr_size"]] == expected
+    dataset = build_dataset(config(pairs=folder / "pairs"), seed=seed)
+    assert dataset[0].hr.shape == (3, 32, 32)
+
+
 def test_crops_are_drawn_for_each_pair(clean: Path, tmp_path: Path) -> None:
     lines = entries(made(clean, tmp_path / "crops", crop_size=64, num_per_image=3))
     assert all(line["hr_size"] == [64, 64] for line in lines)
@@ -314,6 +334,10 @@ def test_an_index_that_does_not_fit_is_refused(shards: Path, tmp_path: Path) -> 
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(TrainingError, match="holds 4 pairs, its index says 5"):
         [ShardStore(config(shards=(str(folder),))).read(number) for number in range(5)]
+    (folder / "000000.tar").write_bytes(whole := (folder / "000000.tar").read_bytes()[:-30_000] + bytes(30_000))
+    assert len(whole) == index["shardlist"][0]["filesize"]
+    with pytest.raises(TrainingError, match=r"000000.tar: "):
+        [ShardStore(config(shards=(str(folder),))).read(number) for number in range(4)]
     (folder / "000001.tar").unlink()
     with pytest.raises(TrainingError, match=r"000001.tar: is missing; run the same xpsr degrade again"):
         list_shards([str(folder)])
@@ -389,7 +413,7 @@ def test_a_download_that_fails_is_tried_again_and_never_half_kept(address: str, 
     with pytest.raises(TrainingError, match="need an index"):
         list_shards([f"{address}/000000.tar"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file: cannot be written .*; set data.shard_cache"):
+    with pytest.raises(TrainingError, match=r"file: cannot be written .*; set data.shard_cache"):
         fetch_shard(shard, tmp_path / "file")
 
 

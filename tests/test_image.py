@@ -17,6 +17,7 @@ from xpsr.image import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     atomic_write,
+    decode_rgb,
     list_images,
     read_image,
     resize,
@@ -117,6 +118,28 @@ def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path: Path) -> None:
         pixels = read_image(tmp_path / name).pixels
         torch.testing.assert_close(pixels[0], torch.from_numpy(values / np.float32(65535)))
         assert torch.equal(pixels[0], pixels[2])
+
+
+@quick
+@given(height=sizes, width=sizes, mode=st.sampled_from(MODES), orientation=st.sampled_from([1, 3, 6, 8]))
+def test_eight_bits_that_stay_so_are_the_same_picture(
+    height: int, width: int, mode: str, orientation: int, tmp_path: Path
+) -> None:
+    kept_by_png = mode if mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "F") else "RGB"
+    image = Image.fromarray(noise(height, width)).convert(kept_by_png)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / ("a.tif" if mode in ("F", "I") else "a.png")
+    (image.point(lambda value: value / 255) if mode == "F" else image).save(path, exif=exif)
+    pixels = decode_rgb(path.read_bytes(), "a")
+    assert pixels.dtype == np.uint8 and pixels.flags.writeable
+    assert np.array_equal(pixels, to_uint8(read_image(path).pixels).permute(1, 2, 0).numpy())
+
+
+def test_undecodable_bytes_are_refused_by_name() -> None:
+    for content, message in ((b"", "there: is empty"), (b"GIF89a", "there: "), (b"text", "there: is not an image")):
+        with pytest.raises(InputError, match=message):
+            decode_rgb(content, "there")
 
 
 def test_palette_transparency_becomes_alpha(tmp_path: Path) -> None:

@@ -192,9 +192,13 @@ def _shows_same(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> bool:
 
 
 def _find_pictures(folder: Path) -> list[_Item]:
-    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return [_Item(n, n, partial(read_bytes, path), None, {}) for n, path in zip(names, paths, strict=True)]
+    items = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in relative.parts):
+            name = relative.as_posix()
+            items.append(_Item(name, name, partial(read_bytes, path), None, {}))
+    return items
 
 
 def _find_pairs(folder: Path, report: Report) -> list[_Item]:

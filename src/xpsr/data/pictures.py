@@ -26,7 +26,8 @@ Pixels: TypeAlias = np.ndarray
 class Pictures:
     """Reads pictures and keeps the last ones, up to `limit` bytes of pixels in each process.
 
-    A picture that cannot be used (it is damaged, or its shorter side is below `min_size`) is told once as a warning.
+    A picture that cannot be used (it is damaged, or its shorter side is below `min_size`) is told as a warning, once by
+    each process.
     """
 
     def __init__(self, *, min_size: int, limit: int = 2**30):

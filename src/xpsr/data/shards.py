@@ -154,7 +154,7 @@ class ShardStore:
 
         Raises:
             InputError: it cannot be read.
-            TrainingError: a shard cannot be downloaded, or holds fewer pairs than its index says.
+            TrainingError: its shard cannot be downloaded, is damaged, or holds other pairs than its index says.
         """
         tar, place = self._find(number)
         hr, lr, entry = tar.read(place)
@@ -180,7 +180,10 @@ class ShardStore:
         which = int(np.searchsorted(self._starts, number, side="right")) - 1
         if which not in self._open:
             shard = self.shards[which]
-            tar = TarPairs(fetch_shard(shard, self._cache) if shard.is_remote else Path(shard.url))
+            try:
+                tar = TarPairs(fetch_shard(shard, self._cache) if shard.is_remote else Path(shard.url))
+            except InputError as error:  # a thousand pairs are not passed over one by one
+                raise TrainingError(str(error)) from error
             if len(tar) != shard.num_pairs:
                 raise TrainingError(
                     f"{shard.url}: holds {len(tar)} pairs, its index says {shard.num_pairs}; make the index again."
@@ -258,8 +261,7 @@ def fetch_shard(shard: Shard, cache: Path) -> Path:
     """The local copy of a shard from elsewhere, downloaded whole or not at all, once by however many processes.
 
     Raises:
-        TrainingError: it cannot be downloaded, or is not what its index says.
-        InputError: `cache` cannot be written.
+        TrainingError: it cannot be downloaded, is not what its index says, or `cache` cannot be written.
     """
     digest = hashlib.sha256(shard.url.encode()).hexdigest()[:16]
     target = cache / f"{digest}-{Path(urlsplit(shard.url).path).name}"
@@ -268,14 +270,18 @@ def fetch_shard(shard: Shard, cache: Path) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{cache}: cannot be written ({error.strerror}); set data.shard_cache.") from error
+        raise TrainingError(f"{cache}: cannot be written ({error.strerror}); set data.shard_cache.") from error
     with FileLock(target.with_name(f".{target.name}.lock")):
-        if not target.is_file():
+        if target.is_file():  # another process was faster
+            return target
+        try:
             with atomic_write(target) as part:
                 _download(shard.url, part)
                 size, found = part.stat().st_size, shard.sha256 and sha256(part)
                 if (shard.size is not None and size != shard.size) or found != shard.sha256:
                     raise TrainingError(f"{shard.url}: {size} bytes are not what its index promised; make it again.")
+        except InputError as error:  # a full disk is no reason to try the next pair
+            raise TrainingError(str(error)) from error
     return target
 
 
