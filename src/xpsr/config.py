@@ -225,8 +225,7 @@ class DataConfig:
 
     hr_dir: Path = Path("photos")
     manifest: Path | None = None
-    """The pictures in hr_dir: tab-separated columns package, file, label, or a .jsonl of {"image", "content"}; None:
-    every picture below hr_dir."""
+    """Tab-separated columns package, file, label, or a .jsonl of {"image", "content"}; None: all pictures in hr_dir."""
     pairs: Path | None = None  # a folder with hr/, lr/ and maybe manifest.jsonl, as xpsr degrade makes it
     shards: tuple[str, ...] = ()  # folders, tars, or addresses of an index.json
     shard_cache: Path | None = None  # where shards from elsewhere are kept; None: below the user's cache
@@ -235,8 +234,7 @@ class DataConfig:
     before labels."""
     require_priors: bool = False  # a picture without one is an error, not a warning
     quality_from: Literal["auto", "degradation", "prior"] = "auto"
-    """Where the quality text comes from; auto: of stored pairs from the prior where there is one, else from the
-    parameters that were drawn."""
+    """Where the quality text comes from; auto: a stored pair's prior, or else the parameters that were drawn."""
     exclude: tuple[str, ...] = ()  # file names or patterns (White-*) that are kept out of training
     crop_size: int = 128
     scale: int = 4
@@ -244,8 +242,7 @@ class DataConfig:
     crop_scales: tuple[float, ...] = (1.0, 0.75, 0.5)  # a crop is cut from the picture reduced by one of these
     min_detail: float = 0.0  # crops whose mean absolute Laplacian (of 0..255) is lower are flat
     flat_crop_probability: float = 0.25  # that a flat crop is taken all the same
-    clean_condition_probability: float = 0.0
-    """That the condition becomes the clean picture itself, with its own quality text."""
+    clean_condition_probability: float = 0.0  # that the condition is the clean picture, with its own quality text
     kept_fault_probability: float = 0.0
     """That a crop is made blurry or grainy *before* it is degraded, where the degradation adds no such fault itself:
     the quality text does not name it and the target keeps it, so that the text decides what is a fault."""
@@ -279,9 +276,7 @@ class PairsConfig:
         if self.min_size < self.scale:
             raise InputError(f"min_size={self.min_size} leaves no LR pixel; use {self.scale} or more.")
         if self.shard_size is not None and self.shard_size < self.num_per_image:
-            raise InputError(
-                f"shard_size={self.shard_size} holds not even one picture's pairs; use {self.num_per_image} or more."
-            )
+            raise InputError(f"shard_size={self.shard_size} holds no picture's pairs; use {self.num_per_image} or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
