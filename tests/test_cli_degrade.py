@@ -298,7 +298,7 @@ def test_workers_give_the_same_bytes(finished: tuple[Path, Tree, list[str]], tmp
         (
             ["hr", "pairs", "--shards", "--shard-size", "1", "--num-per-image", "2"],
             2,
-            "shard_size=1 holds no picture",
+            "shard_size=1 is less than num_per_image; use 2 or more.",
         ),
         (["hr", "pairs", "--config", "no.yaml"], 2, "no.yaml: no such config file"),
         (["nowhere", "pairs"], 1, "nowhere: no such folder; name one with clean pictures."),

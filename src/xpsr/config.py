@@ -276,7 +276,9 @@ class PairsConfig:
         if self.min_size < self.scale:
             raise InputError(f"min_size={self.min_size} leaves no LR pixel; use {self.scale} or more.")
         if self.shard_size is not None and self.shard_size < self.num_per_image:
-            raise InputError(f"shard_size={self.shard_size} holds no picture's pairs; use {self.num_per_image} or more.")
+            raise InputError(
+                f"shard_size={self.shard_size} is less than num_per_image; use {self.num_per_image} or more."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
