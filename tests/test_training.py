@@ -97,7 +97,14 @@ def batch(parts: Components, rows: int = 4) -> Batch:
     def ids(text: str) -> torch.Tensor:
         return parts.tokenizer([text] * rows, padding="max_length", return_tensors="pt").input_ids
 
-    return Batch(hr, lr, ids("a red panda"), ids("a very blurry photograph"))
+    return Batch(
+        hr=hr,
+        lr=lr,
+        content_ids=ids("a red panda"),
+        quality_ids=ids("a very blurry photograph"),
+        is_clean=torch.zeros(rows, dtype=torch.bool),
+        indices=torch.arange(rows),
+    )
 
 
 def test_any_text_can_be_told_and_known_words_are_single_tokens() -> None:

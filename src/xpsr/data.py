@@ -38,16 +38,24 @@ class Sample:
     hr: torch.Tensor
     lr: torch.Tensor
     prior: Prior
+    index: int = 0
+    is_clean: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`hr` (B, 3, S, S) and `lr` (B, 3, S/scale, S/scale), float32 in [0, 1]; token ids of the texts, int64 (B, N)."""
+    """`hr` (B, 3, S, S) and `lr` (B, 3, S/scale, S/scale), float32 in [0, 1]; token ids of the texts, int64 (B, N).
+
+    Where `is_clean`, bool (B,), the condition is `hr` itself instead of the enlarged `lr`. `indices`, int64 (B,), are
+    the numbers of the samples.
+    """
 
     hr: torch.Tensor
     lr: torch.Tensor
     content_ids: torch.Tensor
     quality_ids: torch.Tensor
+    is_clean: torch.Tensor
+    indices: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -101,7 +109,8 @@ class CropDataset(Dataset[Sample]):
         turns = _randint(8, generator)
         hr = np.rot90(hr[:, ::-1] if turns >= 4 else hr, turns % 4)
         degraded = degrade(np.ascontiguousarray(hr), self.config.degradation, generator, scale=scale)
-        return Sample(_as_tensor(hr), _as_tensor(degraded.image), Prior(label, quality_text(levels(degraded))))
+        prior = Prior(label, quality_text(levels(degraded)))
+        return Sample(_as_tensor(hr), _as_tensor(degraded.image), prior, index)
 
 
 class SequentialFrom(Sampler[int]):
@@ -129,6 +138,8 @@ class Collate:
             lr=torch.stack([s.lr for s in samples]).float() / 255,
             content_ids=self._ids([s.prior.content for s in samples]),
             quality_ids=self._ids([s.prior.quality for s in samples]),
+            is_clean=torch.tensor([s.is_clean for s in samples]),
+            indices=torch.tensor([s.index for s in samples]),
         )
 
     def _ids(self, texts: list[str]) -> torch.Tensor:
