@@ -72,6 +72,8 @@ def train(
     """
     from accelerate.state import AcceleratorState
 
+    if config.validation.every and validate is None:
+        raise InputError("validation.every is set, but nothing was given that validates; pass validate.")
     accelerator = _accelerator(config, device)
     try:
         return _Run(config, components, accelerator, export=export, validate=validate).go()

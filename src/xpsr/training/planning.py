@@ -1,4 +1,4 @@
-"""What a run would take, found out on the meta device: no weights, no pictures."""
+"""What a run would take, found out without weights and pictures: on the meta device, a mini on the CPU."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -121,14 +121,14 @@ def plan_run(config: TrainRunConfig) -> str:
 def meta_components(config: TrainRunConfig) -> Components:
     """The components of a run on the meta device; of the tokenizer only that it is one.
 
+    Those of a mini are on the CPU: they are small, and torch has no autocast on the meta device to switch off.
+
     Raises:
         ModelError: the configs of `model.path` or `model.base` are not here.
     """
     model, fusion = config.model, not config.ablate.semantic_fusion
     if model.path is None and model.base is None:
-        # small, and its autoencoder wants to see pixels
-        parts = build_components(model, torch.rand(4, 3, 64, 64), semantic_fusion=fusion)
-        return parts.to(torch.device("meta"))
+        return build_components(model, torch.rand(4, 3, 64, 64), semantic_fusion=fusion)
     configs = _configs(model)
     if model.base is not None:
         configs["controlnet"] = {
@@ -138,7 +138,7 @@ def meta_components(config: TrainRunConfig) -> Components:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     haar = "latents_mean" in configs["vae"]
-    with torch.device("meta"):
+    with torch.device("cpu" if haar else "meta"):
         components = Components(
             vae=(HaarAutoencoder if haar else AutoencoderKL).from_config(configs["vae"]),
             text_encoder=CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
@@ -174,20 +174,22 @@ def _measure(config: TrainRunConfig, components: Components) -> tuple[float, flo
     run, size, scale = config.train, config.data.crop_size, config.data.scale
     timestep = config.model.one_step_timestep or 0
     # the feature network is small beside the others, and is not on the meta device
-    loss = XPSRLoss(components, replace(config.effective_loss, feature_weight=0.0), timestep, None).to("meta")
+    loss = XPSRLoss(components, replace(config.effective_loss, feature_weight=0.0), timestep, None)
+    device = next(components.unet.parameters()).device
+    loss.to(device)
     loss.train()
     for network in (components.unet, components.controlnet):
         if run.gradient_checkpointing:
             network.enable_gradient_checkpointing()
     rows = run.batch_size
-    ids = torch.zeros(rows, loss.empty_ids.shape[1], dtype=torch.long, device="meta")
+    ids = torch.zeros(rows, loss.empty_ids.shape[1], dtype=torch.long, device=device)
     batch = Batch(
-        hr=torch.zeros(rows, 3, size, size, device="meta"),
-        lr=torch.zeros(rows, 3, size // scale, size // scale, device="meta"),
+        hr=torch.zeros(rows, 3, size, size, device=device),
+        lr=torch.zeros(rows, 3, size // scale, size // scale, device=device),
         content_ids=ids,
         quality_ids=ids,
-        is_clean=torch.zeros(rows, dtype=torch.bool, device="meta"),
-        indices=torch.zeros(rows, dtype=torch.long, device="meta"),
+        is_clean=torch.zeros(rows, dtype=torch.bool, device=device),
+        indices=torch.zeros(rows, dtype=torch.long, device=device),
     )
     with FlopCounterMode(display=False) as counter:
         with _saved_bytes(loss) as saved:
