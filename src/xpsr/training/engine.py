@@ -85,6 +85,7 @@ def train(
 def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
     from accelerate import Accelerator
     from accelerate.utils import (
+        AutocastKwargs,
         GradientAccumulationPlugin,
         InitProcessGroupKwargs,
         ProjectConfiguration,
@@ -104,6 +105,8 @@ def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
             num_steps=run.gradient_accumulation_steps, sync_with_dataloader=False
         ),
         kwargs_handlers=[
+            # activations that are computed again leave no use for copies of all weights in half precision
+            AutocastKwargs(cache_enabled=not run.gradient_checkpointing),
             InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # the others wait while one validates
         ],
     )

@@ -232,5 +232,7 @@ def _memory(config: TrainRunConfig, components: Components) -> dict[str, float]:
         "gradients": 4.0 * trained,
         "optimizer": float(moments * trained),
         "average": 4.0 * trained if config.optimizer.ema_decay else 0.0,
-        "copies for half precision": 2.0 * trained if run.precision != "fp32" else 0.0,
+        "copies for half precision": 2.0 * trained
+        if run.precision != "fp32" and not run.gradient_checkpointing
+        else 0.0,
     }
