@@ -334,8 +334,9 @@ def test_two_processes_are_one_with_twice_the_batch(photos: Path, tmp_path: Path
     assert two.returncode == 0, two.stderr
     assert two.stdout.split() == ["two/model"]
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-4)
-    for name, value in weights(tmp_path / "one").items():
-        torch.testing.assert_close(weights(tmp_path / "two")[name], value, rtol=0, atol=3e-4)
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=3e-4)
     file = "model/unet/diffusion_pytorch_model.safetensors"
     assert load_file(tmp_path / "two" / file).keys() == load_file(tmp_path / "one" / file).keys()
 
