@@ -114,6 +114,14 @@ def test_adapters_are_trained_on_a_folder(xpsr_train: Train) -> None:
     assert changed and all(".to_" in name for name in changed)
 
 
+def test_a_step_from_noised_latents_is_what_the_model_does_by_default(xpsr_train: Train) -> None:
+    assert xpsr_train("tiny.yaml", "--loss.one_step_start=noised", "--train.batch_size=2")[0] == 0
+    pipe = XPSRPipeline.from_pretrained("run/model")
+    settings = pipe.settings()
+    assert pipe.config.one_step_timestep is None
+    assert (settings.num_inference_steps, settings.strength, settings.start) == (1, 0.25, "lr")
+
+
 def test_a_dry_run_trains_nothing(xpsr_train: Train) -> None:
     code, out, err = xpsr_train("tiny.yaml", "--dry-run")
     assert (code, err) == (0, [])

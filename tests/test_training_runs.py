@@ -144,6 +144,23 @@ def test_accumulated_passes_are_one_batch(photos: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(cut[name], value, rtol=0, atol=2e-4)  # Adam's first steps are signs
 
 
+def test_passes_are_made_smaller_until_they_fit(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, whole = run(run_config(photos, tmp_path / "whole", max_steps=2, batch_size=4))
+    original, sizes = XPSRLoss.forward, []
+
+    def forward(self: XPSRLoss, batch: Any, *args: Any) -> Any:
+        sizes.append(len(batch.hr))
+        if len(batch.hr) > 2:
+            raise torch.OutOfMemoryError("as of a GPU")
+        return original(self, batch, *args)
+
+    monkeypatch.setattr(XPSRLoss, "forward", forward)
+    _, cut = run(run_config(photos, tmp_path / "cut", max_steps=2, batch_size=4, fit_memory=True))
+    assert sizes == [4, 2, 2, 2, 2, 2]
+    assert losses_of(tmp_path / "cut") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-5)
+    assert whole.keys() == cut.keys()
+
+
 def test_passes_share_an_updates_samples() -> None:
     def numbers(process: int) -> list[list[int]]:
         return list(Passes(100, 2, size=3, num_passes=2, process=process, num_processes=2))

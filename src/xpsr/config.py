@@ -375,6 +375,8 @@ class TrainRunConfig:
             raise InputError(
                 f"optimizer.kind={self.optimizer.kind} cannot be sharded; use adamw, or train.parallel=ddp."
             )
+        if self.train.parallel == "fsdp" and self.train.fit_memory:
+            raise InputError("train.fit_memory tries on each GPU by itself, which shards cannot; use parallel=ddp.")
         if loss.one_step_fraction and model.path is None and model.one_step_timestep is None:
             raise InputError("loss.one_step_fraction needs model.one_step_timestep; set it, such as 250.")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xpsr.cli.terminal import Parser, complain, hush
-from xpsr.config import ModelConfig, Settings, TrainRunConfig, as_dict, load_config
+from xpsr.config import Settings, TrainRunConfig, as_dict, load_config
 from xpsr.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,9 +129,16 @@ def _components(config: TrainRunConfig) -> tuple["Components", TrainRunConfig]:
     return build_components(model, pixels, semantic_fusion=fusion), config
 
 
-def _pipeline(components: "Components", model: ModelConfig) -> "XPSRPipeline":
+def _pipeline(components: "Components", config: TrainRunConfig) -> "XPSRPipeline":
     from xpsr.pipeline import XPSRPipeline
 
+    model = config.model
+    if config.loss.one_step_fraction and config.loss.one_step_start == "noised":
+        # to a pipeline this is the last of several steps, not its one step, which starts from the picture as it is
+        assert model.one_step_timestep is not None
+        strength = model.one_step_timestep / components.scheduler.config.num_train_timesteps
+        settings = dataclasses.replace(model.settings, num_inference_steps=1, strength=strength, num_shifts=1)
+        model = dataclasses.replace(model, one_step_timestep=None, settings=settings)
     return XPSRPipeline(
         **{f.name: getattr(components, f.name) for f in dataclasses.fields(components)},
         one_step_timestep=model.one_step_timestep,
@@ -143,6 +150,8 @@ def _export(components: "Components", folder: Path, config: TrainRunConfig) -> N
     """Writes a model folder of float16 weights, whole or not at all; a former one is replaced."""
     import copy
 
+    from safetensors import SafetensorError
+
     from xpsr.errors import TrainingError
 
     components = copy.deepcopy(components)
@@ -152,9 +161,9 @@ def _export(components: "Components", folder: Path, config: TrainRunConfig) -> N
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        _pipeline(components, config.model).save_pretrained(new)
+        _pipeline(components, config).save_pretrained(new)
         (new / "README.md").write_text(_card(config), encoding="utf-8")
-    except Exception as error:  # safetensors and others have errors of their own for a full disk
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
         reason = " ".join(str(error).split())[:200]
         raise TrainingError(f"{folder}: cannot be written: {reason}; what was there is as it was.") from error
@@ -230,7 +239,7 @@ class _Validation:
         from xpsr.evaluation import mean_scores, score
         from xpsr.image import read_image, resize, to_pil, write_image
 
-        pipe = _pipeline(components, self.config.model)
+        pipe = _pipeline(components, self.config)
         pipe.set_progress_bar_config(disable=True)
         folder.mkdir(parents=True, exist_ok=True)
         ablate, scale, rows = self.config.ablate, self.config.data.scale, []

@@ -167,7 +167,7 @@ class _Run:
         self.dataset: Dataset[Sample] = CropDataset(config.data, seed=run.seed)
         self.collate = Collate(components.tokenizer)
         self.size, self.num_passes = run.batch_size, run.gradient_accumulation_steps
-        if run.fit_memory and accelerator.device.type == "cuda":
+        if run.fit_memory:
             self._fit_memory()
         self.batch_size = self.size * self.num_passes * accelerator.num_processes
         if config.loss.one_step_fraction > 0 and not round(self.batch_size * config.loss.one_step_fraction):
@@ -368,32 +368,34 @@ class _Run:
 
     def _fit_memory(self) -> None:
         """Fewer samples at once and more passes, until a pass and the optimizer fit; the same on all processes."""
-        state, accelerator = self.state, self.accelerator
         total = self.size * self.num_passes
-        sizes = [size for size in range(self.size, 0, -1) if total % size == 0]
-        for size in sizes:
-            fits = True
-            try:
-                moments = [torch.empty_like(p) for p in state.parameters for _ in range(2)]
-                samples = [self.dataset[index] for index in range(size)]
-                batch = self.collate(samples).to(accelerator.device)
-                with accelerator.autocast():
-                    losses = state.loss(batch, generator_for(0), Share(0, size, size))
-                losses.total().backward()
-                del moments, losses, batch
-            except torch.OutOfMemoryError:
-                fits = False
-            state.loss.zero_grad(set_to_none=True)
+        for size in [size for size in range(self.size, 0, -1) if total % size == 0]:
+            fits = self._fits(size)
+            self.state.loss.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             if not self._sum(not fits):
                 self.size, self.num_passes = size, total // size
-                accelerator.gradient_accumulation_steps = self.num_passes
+                self.accelerator.gradient_accumulation_steps = self.num_passes
                 logger.info("batch_size %d in %d passes", self.size, self.num_passes)
                 return
         raise TrainingError(
             "one sample at a time does not fit in the GPU's memory; use train.gradient_checkpointing, a smaller"
             " data.crop_size, optimizer.kind=torchao_8bit or fewer parts."
         )
+
+    def _fits(self, size: int) -> bool:
+        """Whether a pass of so many samples fits beside the optimizer's moments."""
+        state, accelerator = self.state, self.accelerator
+        batch = self.collate([self.dataset[index] for index in range(size)]).to(accelerator.device)
+        try:
+            moments = [torch.empty_like(p) for p in state.parameters for _ in range(2)]
+            with accelerator.autocast():
+                losses = state.loss(batch, generator_for(0), Share(0, size, size))
+            losses.total().backward()
+            del moments
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     def _sum(self, flag: bool) -> int:
         """How many processes say so."""

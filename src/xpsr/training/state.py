@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -54,6 +55,8 @@ class TrainState:
             self.parts.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
             if run.precision != "fp32":
                 self._shrink_frozen_weights()
+        if run.gradient_checkpointing and loss.one_step_fraction and isinstance(components.vae, AutoencoderKL):
+            components.vae.enable_gradient_checkpointing()  # the one step's gradient comes through its decoder
         for network in (components.unet, components.controlnet):
             if run.gradient_checkpointing:
                 network.enable_gradient_checkpointing()
