@@ -79,12 +79,18 @@ class Checkpoints:
 
 
 def is_finished(config: TrainRunConfig) -> bool:
-    """Whether the run has come to its end before, and its model is there. Looks at files alone."""
+    """Whether the run has come to its end before, and its model is there. Looks at files alone.
+
+    What is wrong with a checkpoint is said where it is loaded.
+    """
     run = config.train
     newest = Checkpoints(run.output_dir, keep=run.keep_checkpoints).newest()
     if run.resume == "never" or newest is None or not (run.output_dir / "model").is_dir():
         return False
-    step = read(newest, mmap=True).get("step")
+    try:
+        step = read(newest, mmap=True).get("step")
+    except TrainingError:
+        return False
     return isinstance(step, int) and step >= run.max_steps
 
 
