@@ -92,8 +92,13 @@ def training_step(system: System, golden: Tensors) -> tuple[Tensors, dict[str, t
     )
     config = OptimizerConfig(learning_rate=5e-5, betas=(0.9, 0.999), weight_decay=1e-2, max_grad_norm=1.0)
     optimizer = build_optimizer(list(parameters.values()), config)
+    optimizer.zero_grad(set_to_none=True)
+    (mse + constraint).backward()
     ours["grad_total_norm"] = optimizer_step(
-        optimizer, list(parameters.values()), mse + constraint, config.learning_rate, config.max_grad_norm
+        optimizer,
+        list(parameters.values()),
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
     )
     for name, parameter in parameters.items():
         # stored are the gradients after clipping; the norms are of those before

@@ -40,6 +40,7 @@ from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
 from xpsr.convert import convert_reference
 from xpsr.models import XPSRControlNet, XPSRUNet
 from xpsr.training import build_tokenizer
+from xpsr.training.planning import STABLE_DIFFUSION_1_5 as SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "examples" / "moose.png"
@@ -74,41 +75,8 @@ class System:
     text_encoder: dict[str, Any]
 
 
-_SHARED = {
-    "attention_head_dim": 8,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "cross_attention_dim": 768,
-    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-    "in_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-}
 STABLE_DIFFUSION_1_5 = System(
-    unet={
-        **_SHARED,
-        "out_channels": 4,
-        "sample_size": 64,
-        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
-    },
-    controlnet={**_SHARED, "conditioning_embedding_out_channels": [16, 32, 96, 256]},
-    vae={
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "latent_channels": 4,
-        "layers_per_block": 2,
-        "sample_size": 512,
-        "scaling_factor": 0.18215,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-    },
-    text_encoder={
-        "hidden_act": "quick_gelu",
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 77,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "vocab_size": 49408,
-    },
+    **{name: SIZES[name] for name in ("unet", "controlnet", "vae", "text_encoder")},
 )
 
 

@@ -7,19 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from PIL import Image
 from torch.nn.functional import interpolate
+from training_helpers import TINY, VOCABULARY, batch, components, losses_of, run, run_config, save_photos
 
-from xpsr.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRunConfig
-from xpsr.data import Batch, generator_for
+from xpsr.config import LossConfig, OptimizerConfig
+from xpsr.data import generator_for
 from xpsr.errors import TrainingError
 from xpsr.image import resize
 from xpsr.training import (
-    Components,
     PatchDiscriminator,
     XPSRLoss,
     build_components,
@@ -29,76 +27,10 @@ from xpsr.training import (
     train,
 )
 
-VOCABULARY = Path(__file__).parents[1] / "data" / "vocabulary.txt"
-TINY = ModelConfig(
-    block_out_channels=(8, 16),
-    num_attention_heads=(1, 1),
-    norm_num_groups=4,
-    conditioning_channels=(4, 4, 8),
-    text_width=16,
-    text_layers=1,
-    vocabulary=VOCABULARY,
-)
-
-
-def components(seed: int = 0) -> Components:
-    torch.manual_seed(seed)
-    return build_components(TINY, torch.rand(4, 3, 32, 32))
-
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(3):
-        pixels = np.random.default_rng(index).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((64, 48)).save(folder / f"p{index}.png")
-    return folder
-
-
-def run_config(photos: Path, output: Path, **changes: Any) -> TrainRunConfig:
-    settings: dict[str, Any] = {
-        "max_steps": 4,
-        "batch_size": 4,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "precision": "fp32",
-    }
-    return TrainRunConfig(
-        model=TINY,
-        data=DataConfig(hr_dir=photos, crop_size=32),
-        optimizer=OptimizerConfig(warmup_steps=1),
-        train=TrainConfig(output_dir=output, **(settings | changes)),
-    )
-
-
-def run(config: TrainRunConfig) -> tuple[bool, dict[str, torch.Tensor]]:
-    """Trains a fresh model and returns whether the run is complete, and the averaged weights as they were exported."""
-    exported: dict[str, torch.Tensor] = {}
-
-    def export(parts: Components, path: Path) -> None:
-        path.mkdir(exist_ok=True)
-        exported.update({k: v.clone() for k, v in parts.trainable().state_dict().items()})
-
-    complete = train(config, components(), export=export, device=torch.device("cpu"))
-    return complete, exported
-
-
-def losses_of(folder: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in rows}
-
-
-def batch(parts: Components, rows: int = 4) -> Batch:
-    generator = generator_for(0)
-    hr = torch.rand(rows, 3, 32, 32, generator=generator)
-    lr = interpolate(hr, scale_factor=0.25, mode="area")
-
-    def ids(text: str) -> torch.Tensor:
-        return parts.tokenizer([text] * rows, padding="max_length", return_tensors="pt").input_ids
-
-    texts = ids("a red panda"), ids("a very blurry photograph")
-    return Batch(hr, lr, *texts, torch.zeros(rows, dtype=torch.bool), torch.arange(rows))
+    return save_photos(tmp_path / "photos")
 
 
 def test_any_text_can_be_told_and_known_words_are_single_tokens() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from xpsr.errors import InputError
 
 __all__ = [
+    "AblateConfig",
     "DEGRADATIONS",
     "DataConfig",
     "DegradationConfig",
@@ -26,11 +27,14 @@ __all__ = [
     "OptimizerConfig",
     "PRESETS",
     "PairsConfig",
+    "PartName",
+    "PartsConfig",
     "PresetName",
     "Settings",
     "TrainConfig",
     "TrainRunConfig",
     "UpscaleConfig",
+    "ValidationConfig",
     "as_dict",
     "load_config",
     "suggest",
@@ -283,12 +287,17 @@ class PairsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model that is trained: a folder to go on from, or the sizes of a new one (the mini's by default).
+    """The model that is trained: a folder to go on from, a Stable Diffusion to build on, or the sizes of a new one.
 
-    With `path`, the folder's own sizes and defaults hold, and nothing else of this section counts.
+    With `path`, the folder's own sizes and defaults hold; with `base`, the sizes of its UNet. Else the mini's kind is
+    built, by default with the mini's sizes. `prediction_type` and `zero_terminal_snr` count everywhere.
     """
 
     path: Path | None = None
+    base: str | None = None  # a folder of Stable Diffusion 1.5's kind, or its name on the hub
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None  # None: the model's; v for a new one
+    zero_terminal_snr: bool | None = None  # rescale the betas so that t=999 is noise alone; None: as above, true
+    zero_init: bool = True  # with base: conditional attentions start at zero; the reference starts them at random
     block_out_channels: tuple[int, ...] = (64, 96, 160)
     num_attention_heads: tuple[int, ...] = (1, 2, 2)
     layers_per_block: int = 1
@@ -301,7 +310,7 @@ class ModelConfig:
     vocabulary_size: int = 2048
     refiner_channels: int = 16
     refiner_layers: int = 2
-    one_step_timestep: int = 250
+    one_step_timestep: int | None = 250  # None: a model without the one step
     settings: Settings = Settings(  # what its folder tells a pipeline to do unless it is told otherwise
         num_inference_steps=1,
         guidance_scale=1.0,
@@ -317,15 +326,53 @@ class ModelConfig:
     )
 
 
+PartName: TypeAlias = Literal[
+    "everything",
+    "controlnet",
+    "conditional_attentions",
+    "unet",
+    "text_encoder",
+    "refiner",
+    "unet_lora",
+    "controlnet_lora",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartsConfig:
+    """Which parameters are trained, by name, and adapters (LoRA) on those that are not."""
+
+    train: tuple[PartName, ...] = ("everything",)
+    lora_rank: int = 16
+    lora_alpha: int = 16
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")  # ends of the names of layers
+
+    def __post_init__(self) -> None:
+        if not self.train or ("everything" in self.train and len(self.train) > 1):
+            raise InputError(f"parts.train={list(self.train)} names nothing or too much; use everything, or parts.")
+        for part in ("unet", "controlnet"):
+            if {part, f"{part}_lora"} <= set(self.train):
+                raise InputError(f"parts.train trains {part} and an adapter on it; leave one of them out.")
+        if self.lora_rank < 1:
+            raise InputError(f"parts.lora_rank={self.lora_rank} is less than one; use 4 to 64.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """What a batch is asked for. `one_step_fraction` of its rows learn the single step, the others diffusion."""
 
     one_step_fraction: float = 0.5
+    one_step_start: Literal["lr", "noised"] = "lr"  # from the LR latents as they are, or noised to the step's timestep
     diffusion_weight: float = 1.0
+    min_snr_gamma: float | None = None  # weighs timesteps as Min-SNR (Hang et al. 2023) does; 5 is usual
     degradation_free_weight: float = 0.05  # of the sum over all terms, as the reference has it
+    degradation_free_image_weight: float = 1.0  # factor of the terms that compare pictures
+    degradation_free_latent_weight: float = 1.0  # factor of those that compare latents
+    degradation_free_images: tuple[int, ...] | None = None  # which pictures, the largest is 0; None: all
+    degradation_free_latents: tuple[int, ...] | None = None  # which residuals, the middle block's is the last (-1)
     pixel_weight: float = 2.0
     feature_weight: float = 0.0
+    feature_network: Literal["efficientnet", "vgg"] = "efficientnet"  # vgg needs another package
     feature_crop: int = 64
     adversarial_weight: float = 0.0
     adversarial_ramp_steps: int = 300
@@ -333,35 +380,98 @@ class LossConfig:
     content_dropout: float = 0.15  # probability that a row's content text is left empty
     quality_dropout: float = 0.15
 
+    def __post_init__(self) -> None:
+        for name in ("one_step_fraction", "shift_probability", "content_dropout", "quality_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"loss.{name}={getattr(self, name)} is not in [0, 1].")
+        if not self.one_step_fraction and (self.feature_weight or self.adversarial_weight):
+            raise InputError(
+                "loss.feature_weight and loss.adversarial_weight look at the one step, which no row takes; set"
+                " loss.one_step_fraction above 0."
+            )
+        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
+            raise InputError(f"loss.min_snr_gamma={self.min_snr_gamma:g} is not above 0; 5 is usual.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig:
+    """What is taken away, to see what it was good for."""
+
+    content: bool = False  # the content text is always empty
+    quality: bool = False  # the quality text is always empty
+    semantic_fusion: bool = False  # one attention reads both texts instead of Semantic-Fusion Attention
+    degradation_free: bool = False  # no Degradation-Free Constraint
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a cosine decay to `final_learning_rate`."""
+    """AdamW with a linear warm-up and then a schedule down to `final_learning_rate`."""
 
+    kind: Literal["adamw", "torchao_8bit", "bitsandbytes_8bit"] = "adamw"
     learning_rate: float = 5e-4
     final_learning_rate: float = 5e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 200
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    ema_decay: float = 0.998
+    ema_decay: float = 0.998  # 0: no average is kept, and the last weights are written
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"optimizer.ema_decay={self.ema_decay:g} is not in [0, 1); 0.999 is usual.")
+        if self.max_grad_norm <= 0:
+            raise InputError(f"optimizer.max_grad_norm={self.max_grad_norm:g} is not above 0; 1 is usual.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Pictures that are restored with the averaged weights now and then, and scored."""
+
+    every: int | None = None  # steps; None: never
+    hr_dir: Path | None = None
+    lr_dir: Path | None = None  # pictures of the same names; None: HR reduced bicubically by data.scale
+    priors: Path | None = None  # their texts, as `xpsr describe` writes them; None: empty texts
+    max_pictures: int = 8
+    best_by: Literal["psnr_y", "ssim_y", "niqe"] = "psnr_y"  # which checkpoint is kept as the best
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise InputError(f"validation.every={self.every} is less than one; leave it out for never.")
+        if self.every is not None and self.hr_dir is None:
+            raise InputError("validation.every needs pictures; set validation.hr_dir.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how often and where to."""
+    """How long, how often, on what and where to."""
 
     output_dir: Path = Path("runs/mini")
     max_steps: int = 1000
-    max_minutes: float | None = None  # checkpoint and stop after this long; the next start goes on
-    batch_size: int = 16
+    max_minutes: float | None = None  # checkpoint and stop before this is over; the next start goes on
+    batch_size: int = 16  # samples at once, in each process
+    gradient_accumulation_steps: int = 1  # passes per update: an update sees batch_size * this * processes samples
+    fit_memory: bool = False  # on a GPU: halve batch_size (and double the passes) until it fits
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # of several processes: whole copies, or shards (FSDP2)
+    gradient_checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third slower
+    compile: bool = False  # torch.compile of both networks; pays on a GPU
     checkpoint_every: int = 200
+    keep_checkpoints: int = 2
     log_every: int = 10
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] | None = None  # None: tensorboard if installed
+    cache_dir: Path | None = None  # keeps latents and text embeddings of frozen encoders; for pictures seen again
     num_workers: int = 0
     device: str = "auto"
     resume: Literal["auto", "never"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "gradient_accumulation_steps", "checkpoint_every", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train.{name}={getattr(self, name)} is less than one.")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"train.seed={self.seed} is not in [0, {2**63 - 1}]; use 0, for example.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,9 +480,42 @@ class TrainRunConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    parts: PartsConfig = field(default_factory=PartsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    ablate: AblateConfig = field(default_factory=AblateConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        """Refuses what does not go together, whatever the machine."""
+        model, loss, size = self.model, self.loss, self.data.crop_size
+        if model.path is not None and model.base is not None:
+            raise InputError("model.path goes on with a model, model.base builds a new one; leave one of them out.")
+        if model.prediction_type == "epsilon" and model.zero_terminal_snr:
+            raise InputError(
+                "model.zero_terminal_snr leaves nothing to predict noise from at the last timestep; use"
+                " model.prediction_type=v_prediction."
+            )
+        if loss.feature_weight and loss.feature_crop > size:
+            raise InputError(f"loss.feature_crop={loss.feature_crop} is more than data.crop_size={size}; use {size}.")
+        if self.train.parallel == "fsdp" and self.optimizer.kind != "adamw":
+            raise InputError(
+                f"optimizer.kind={self.optimizer.kind} cannot be sharded; use adamw, or train.parallel=ddp."
+            )
+        if self.train.parallel == "fsdp" and self.train.fit_memory:
+            raise InputError("train.fit_memory tries on each GPU by itself, which shards cannot; use parallel=ddp.")
+        if loss.one_step_fraction and model.path is None and model.one_step_timestep is None:
+            raise InputError("loss.one_step_fraction needs model.one_step_timestep; set it, such as 250.")
+
+    @property
+    def effective_loss(self) -> LossConfig:
+        """`loss` without what `ablate` takes away."""
+        changes: dict[str, float] = {}
+        changes |= {"content_dropout": 1.0} if self.ablate.content else {}
+        changes |= {"quality_dropout": 1.0} if self.ablate.quality else {}
+        changes |= {"degradation_free_weight": 0.0} if self.ablate.degradation_free else {}
+        return dataclasses.replace(self.loss, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

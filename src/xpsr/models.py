@@ -155,15 +155,18 @@ class _Refusals:
 
 
 class XPSRControlNet(_Refusals, ControlNetModel):
-    """diffusers' `ControlNetModel` with Semantic-Fusion Attention, an image pyramid and latent heads."""
+    """diffusers' `ControlNetModel` with Semantic-Fusion Attention, an image pyramid and latent heads.
+
+    With `semantic_fusion=False`, an ablation, the stock attentions read both texts, one after the other in one row.
+    """
 
     _repeated_blocks = UNet2DConditionModel._repeated_blocks  # for compile_repeated_blocks
     fuse_qkv_projections = UNet2DConditionModel.fuse_qkv_projections  # a ControlNet's own does nothing
     unfuse_qkv_projections = UNet2DConditionModel.unfuse_qkv_projections
 
     @register_to_config
-    @_shows_signature_of(ControlNetModel.__init__)
-    def __init__(self, *args: Any, **kwargs: Any):
+    @_shows_signature_of(ControlNetModel.__init__, semantic_fusion=True)
+    def __init__(self, *args: Any, semantic_fusion: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
         config = self.config
         if config.controlnet_conditioning_channel_order != "rgb":
@@ -174,7 +177,7 @@ class XPSRControlNet(_Refusals, ControlNetModel):
             config.block_out_channels[0], config.conditioning_channels, config.conditioning_embedding_out_channels
         )
         for block in (*self.down_blocks, self.mid_block):
-            if getattr(block, "has_cross_attention", False):
+            if semantic_fusion and getattr(block, "has_cross_attention", False):
                 block.attentions = nn.ModuleList(SemanticFusionAttention(stock) for stock in block.attentions)
         zero_convs = (*self.controlnet_down_blocks, self.controlnet_mid_block)
         self.to_latents = nn.ModuleList(
@@ -186,8 +189,10 @@ class XPSRControlNet(_Refusals, ControlNetModel):
         cls, unet: UNet2DConditionModel, load_weights_from_unet: bool = True, **kwargs: Any
     ) -> "XPSRControlNet":
         """A ControlNet of the same size as `unet`, its encoder copied; content, quality and fusion all start from the
-        UNet's attention wherever the shapes agree. Keywords are upstream's `ControlNetModel.from_unet`."""
+        UNet's attention wherever the shapes agree. Keywords are those of `ControlNetModel.from_unet`, and our own."""
+        fusing = kwargs.pop("semantic_fusion", True)
         controlnet = super().from_unet(unet, load_weights_from_unet=False, **kwargs)
+        controlnet = controlnet if fusing else cls.from_config(controlnet.config, semantic_fusion=False)
         if load_weights_from_unet:
             source = unet.state_dict()
             unfit = []
@@ -233,6 +238,9 @@ class XPSRControlNet(_Refusals, ControlNetModel):
                 `conditioning_scale` is then ignored (the reference has it and never uses it).
         """
         features, images = self.image_encoder(controlnet_cond)
+        fused = {"quality_hidden_states": quality_hidden_states} if self.config.semantic_fusion else {}
+        if not fused and quality_hidden_states is not None:
+            encoder_hidden_states = torch.cat([encoder_hidden_states, quality_hidden_states], 1)
         residuals, mid = super().forward(
             sample,
             timestep,
@@ -240,7 +248,7 @@ class XPSRControlNet(_Refusals, ControlNetModel):
             features,
             class_labels=class_labels,
             added_cond_kwargs=added_cond_kwargs,
-            cross_attention_kwargs={"quality_hidden_states": quality_hidden_states},
+            cross_attention_kwargs=fused,
             return_dict=False,
         )
         residuals = [*residuals, mid]

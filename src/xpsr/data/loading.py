@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from xpsr.config import DataConfig
@@ -105,6 +106,7 @@ def build_loader(
             num_workers=num_workers,
             pin_memory=pin_memory,
             worker_init_fn=start_worker,
+            generator=torch.Generator(),  # or it draws from the global generator, whose state a checkpoint holds
             multiprocessing_context=start_method if num_workers else None,
         )
     )

@@ -1,0 +1,71 @@
+"""Trains a config as it is and with each part taken away, and prints a table of what each run reached.
+
+    python scripts/ablations.py configs/train_mini.yaml OUTPUT_DIR --hr HR_DIR --lr LR_DIR --steps 400 [--priors FILE]
+
+Every run is the command `xpsr train CONFIG --ablate.PART=true ...` with the same seed and number of steps. A run that
+was finished before is not repeated; an unfinished one goes on. What follows `--` is given to every run.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+VARIANTS = {
+    "all of it": [],
+    "no content": ["--ablate.content=true"],
+    "no quality": ["--ablate.quality=true"],
+    "no SFA": ["--ablate.semantic_fusion=true"],
+    "no DFC": ["--ablate.degradation_free=true"],
+}
+
+
+def summary(folder: Path) -> dict[str, float]:
+    """Losses, meaned over the last quarter of the logged steps, and the last validation's scores."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    training = [row for row in rows if "loss" in row]
+    last = training[-max(len(training) // 4, 1) :]
+    found = {name: float(np.mean([row[name] for row in last])) for name in ("diffusion", "pixel") if name in last[0]}
+    scores = [row for row in rows if any(name.startswith("validation_") for name in row)]
+    found |= {name.removeprefix("validation_"): value for name, value in scores[-1].items() if "validation_" in name}
+    seconds = training[-1]["time"] - training[0]["time"]
+    return found | {"minutes": seconds / 60}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--hr", type=Path, required=True, help="validation pictures")
+    parser.add_argument("--lr", type=Path, required=True, help="the same, degraded")
+    parser.add_argument("--priors", type=Path, help="what is said of them, as `xpsr describe` writes it")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("rest", nargs="*", help="options for every run, after --")
+    args = parser.parse_args()
+    results = {}
+    for name, options in VARIANTS.items():
+        folder = args.output / name.replace(" ", "-")
+        command = [sys.executable, "-m", "xpsr", "train", str(args.config), *options, *args.rest]
+        command += [f"--train.output_dir={folder}", f"--train.max_steps={args.steps}"]
+        command += [
+            f"--validation.every={args.steps}",
+            f"--validation.hr_dir={args.hr}",
+            f"--validation.lr_dir={args.lr}",
+        ]
+        command += [f"--validation.priors={args.priors}"] if args.priors else []
+        print("$", *command, flush=True)
+        subprocess.run(command, check=True)
+        results[name] = summary(folder)
+    columns = list(dict.fromkeys(column for row in results.values() for column in row))
+    lines = [f"| {args.steps} steps | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in results.items():
+        lines.append(f"| {name} | {' | '.join(f'{row[c]:.4f}' if c in row else '' for c in columns)} |")
+    (args.output / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

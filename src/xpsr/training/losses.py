@@ -1,0 +1,273 @@
+"""From a batch to its losses.
+
+A batch is split. Some rows learn diffusion: noised clean latents, a random timestep. The others learn the *one step*:
+the LR latents labelled with a fixed timestep, to the picture in one pass.
+
+What is drawn for a row depends on the update's generator and the row's place in the update's whole batch, not on how
+that batch is cut into passes and processes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import torch
+import torch.nn.functional as F
+from diffusers import SchedulerMixin
+from torch import nn
+
+from xpsr.config import LossConfig
+from xpsr.data import Batch
+from xpsr.errors import InputError, TrainingError
+from xpsr.models import predict_original_sample
+from xpsr.training.cache import EncodingCache
+from xpsr.training.components import Components
+
+__all__ = ["Losses", "Share", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
+
+
+def degradation_free_terms(
+    images: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], hr: torch.Tensor, clean_latents: torch.Tensor
+) -> list[torch.Tensor]:
+    """The Degradation-Free Constraint: the mean absolute error of every prediction, a scalar each.
+
+    `images` are compared with `hr` (B, 3, H, W) in [-1, 1] and `latents` with `clean_latents` (B, C, h, w), reduced
+    bilinearly to each prediction's size. The reference adds the sum of them all, times 0.05, to its loss.
+    """
+    pairs = [(image, hr) for image in images] + [(latent, clean_latents) for latent in latents]
+    return [
+        (prediction.float() - F.interpolate(target.float(), size=prediction.shape[-2:], mode="bilinear")).abs().mean()
+        for prediction, target in pairs
+    ]
+
+
+def diffusion_loss(
+    scheduler: SchedulerMixin,
+    output: torch.Tensor,
+    *,
+    clean: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    min_snr_gamma: float | None = None,
+) -> torch.Tensor:
+    """Mean squared error of a network's output against what the scheduler's `prediction_type` asks for.
+
+    All (B, C, H, W) but `timesteps` (B,); a float32 scalar. With `min_snr_gamma` each row counts `min_snr_weights`.
+    """
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            target = noise
+        case "v_prediction":
+            target = scheduler.get_velocity(clean, noise, timesteps)
+        case "sample":
+            target = clean
+        case other:
+            raise TrainingError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")
+    if min_snr_gamma is None:
+        return F.mse_loss(output.float(), target.float())
+    errors = (output.float() - target.float()).square().flatten(1).mean(1)
+    return (errors * min_snr_weights(scheduler, timesteps, min_snr_gamma)).mean()
+
+
+def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Weights of timesteps (B,), float32: min(SNR, gamma) on the error of the sample (Hang et al. 2023).
+
+    The squared error of the noise is SNR times that of the sample, the velocity's SNR + 1 times.
+    """
+    alpha = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    clipped = (alpha / (1 - alpha)).clamp(max=gamma)
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return clipped * (1 - alpha) / alpha
+        case "v_prediction":
+            return clipped * (1 - alpha)  # SNR + 1 = 1 / (1 - alpha)
+        case _:
+            return clipped
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows of an update's whole batch a pass sees: `rows` of `total` from `first` on."""
+
+    first: int
+    rows: int
+    total: int
+
+    @property
+    def passes(self) -> int:
+        """How many passes of this size, over all processes, the update is made of."""
+        return self.total // self.rows
+
+    def one_step_rows(self, fraction: float) -> tuple[list[int], list[int], int]:
+        """Rows of this pass that take the one step, those that do not, and how many of the whole batch do.
+
+        They are spread evenly, so that passes hold about the same of both.
+        """
+        count = round(self.total * fraction)
+        taken = [(row + 1) * count // self.total > row * count // self.total for row in range(self.total)]
+        mine = taken[self.first : self.first + self.rows]
+        return [i for i, one in enumerate(mine) if one], [i for i, one in enumerate(mine) if not one], count
+
+
+@dataclass
+class Losses:
+    """Weighted terms of one pass by name, and what the adversary needs to see.
+
+    The mean over an update's passes, of all processes, is the loss of the whole batch, whatever rows each pass holds.
+    """
+
+    terms: dict[str, torch.Tensor] = field(default_factory=dict)
+    restored: torch.Tensor | None = None  # (b, 3, S, S), about [0, 1]
+    hr: torch.Tensor | None = None
+    one_step_weight: float = 1.0  # what a mean over the rows of `restored` counts in a pass
+
+    def total(self) -> torch.Tensor:
+        return torch.stack(list(self.terms.values())).sum()
+
+
+class XPSRLoss(nn.Module):
+    """Both networks and the text encoder in one module, from a batch to its losses."""
+
+    def __init__(
+        self,
+        components: Components,
+        config: LossConfig,
+        one_step_timestep: int | None,
+        features: nn.Module | None,
+        cache: EncodingCache | None = None,
+    ):
+        super().__init__()
+        if config.one_step_fraction and one_step_timestep is None:
+            raise InputError("loss.one_step_fraction needs a model with the one step; set model.one_step_timestep.")
+        self.parts = components.trainable()
+        self.components, self.config, self.one_step_timestep = components, config, one_step_timestep or 0
+        self._unregistered = [features]  # in a list: frozen, and no part of the state
+        self._cache = cache
+        empty = components.tokenizer("", padding="max_length", return_tensors="pt").input_ids
+        self.empty_ids: torch.Tensor
+        self.register_buffer("empty_ids", empty, persistent=False)
+
+    def forward(self, batch: Batch, generator: torch.Generator, share: Share | None = None) -> Losses:
+        """Draws timesteps, noise and dropped texts from `generator` (on the CPU) and computes every term.
+
+        Args:
+            batch: some rows of an update's batch, or all.
+            generator: the update's; every pass of it is given one in the same state.
+            share: which rows these are; None: the whole batch.
+        """
+        config, parts, device, rows = self.config, self.components, batch.hr.device, len(batch.hr)
+        share = share or Share(0, rows, rows)
+        shifted = torch.rand((), generator=generator) < config.shift_probability
+        corner = torch.rand(2, generator=generator)
+        seeds = torch.randint(2**32, (share.total,), generator=generator)[share.first : share.first + rows].tolist()
+
+        one_step_rows, other_rows, num_one_step = share.one_step_rows(config.one_step_fraction)
+        order, one_step = one_step_rows + other_rows, len(one_step_rows)
+        batch = Batch(**{f.name: getattr(batch, f.name)[order] for f in fields(batch)})
+        generators = [torch.Generator().manual_seed(seeds[row]) for row in order]
+
+        hr = batch.hr * 2 - 1
+        # antialias selects the same cubic (a = -0.5) as Pillow, which inference enlarges with
+        condition = F.interpolate(batch.lr, size=hr.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
+        condition = torch.where(batch.is_clean.view(-1, 1, 1, 1), batch.hr, condition)
+        if shifted:
+            stride = 2 ** (len(parts.controlnet.image_encoder.blocks) // 2)
+            inner = (..., slice(stride // 2, -stride // 2), slice(stride // 2, -stride // 2))
+            hr, condition = hr[inner], condition[inner]
+        with torch.no_grad():
+            clean = self._encode(hr, generators)
+            degraded = self._encode(condition[:one_step] * 2 - 1, generators[:one_step]) if one_step else clean[:0]
+
+        num_timesteps = parts.scheduler.config.num_train_timesteps
+        drawn = torch.stack([torch.randint(num_timesteps, (), generator=g) for g in generators])
+        drawn[:one_step] = self.one_step_timestep
+        timesteps = drawn.to(device)
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators]).to(device)
+        noised = parts.scheduler.add_noise(torch.cat([degraded, clean[one_step:]]), noise, timesteps)
+        sample = noised if config.one_step_start == "noised" else torch.cat([degraded, noised[one_step:]])
+
+        content = self._embed(batch.content_ids, config.content_dropout, generators)
+        quality = self._embed(batch.quality_ids, config.quality_dropout, generators)
+        control = parts.controlnet(sample, timesteps, content, condition, quality_hidden_states=quality)
+        output = parts.unet(
+            sample, timesteps, content, control.down_block_res_samples, control.mid_block_res_sample
+        ).sample.float()
+
+        losses = Losses(one_step_weight=one_step * share.passes / max(num_one_step, 1))
+        if config.degradation_free_weight:
+            losses.terms["degradation_free"] = self._degradation_free(control.images, control.latents, hr, clean)
+        if num_one_step < share.total:
+            noisy = slice(one_step, None)
+            weight = (rows - one_step) * share.passes / (share.total - num_one_step)
+            loss = output.sum() * 0  # a pass without such a row
+            if one_step < rows:
+                loss = diffusion_loss(
+                    parts.scheduler,
+                    output[noisy],
+                    clean=clean[noisy],
+                    noise=noise[noisy],
+                    timesteps=timesteps[noisy],
+                    min_snr_gamma=config.min_snr_gamma,
+                )
+            losses.terms["diffusion"] = config.diffusion_weight * weight * loss
+        if num_one_step:
+            self._add_one_step(losses, output[:one_step], timesteps[:one_step], sample[:one_step], hr, corner)
+        return losses
+
+    def _add_one_step(
+        self,
+        losses: Losses,
+        output: torch.Tensor,
+        timesteps: torch.Tensor,
+        sample: torch.Tensor,
+        hr: torch.Tensor,
+        corner: torch.Tensor,
+    ) -> None:
+        """Terms of the rows that take the one step; of none of them, terms that are zero."""
+        config, vae, features = self.config, self.components.vae, self._unregistered[0]
+        terms = {"pixel": config.pixel_weight}
+        if features is not None:
+            terms["feature"] = config.feature_weight
+        if not len(output):
+            # the refiner has a gradient all the same, of zeros: other processes wait for it
+            refiner = self.parts["refiner"].parameters() if "refiner" in self.parts else ()
+            nothing = output.sum() + sum(
+                (0 * parameter.sum() for parameter in refiner), torch.zeros((), device=output.device)
+            )
+            losses.terms |= dict.fromkeys(terms, nothing)
+            return
+        latents = predict_original_sample(self.components.scheduler, output, timesteps, sample)
+        restored = vae.decode(latents / vae.config.scaling_factor).sample.float() / 2 + 0.5
+        losses.restored, losses.hr = restored, hr[: len(output)] / 2 + 0.5
+        distances = {"pixel": F.l1_loss(restored, losses.hr)}
+        if features is not None:
+            size = min(config.feature_crop, *hr.shape[-2:])
+            top, left = (int(c * (side - size + 1)) for c, side in zip(corner, hr.shape[-2:], strict=True))
+            window = (..., slice(top, top + size), slice(left, left + size))
+            distances["feature"] = features(restored[window], losses.hr[window])
+        for name, distance in distances.items():
+            losses.terms[name] = terms[name] * losses.one_step_weight * distance
+
+    def _degradation_free(
+        self, images: list[torch.Tensor], latents: list[torch.Tensor], hr: torch.Tensor, clean: torch.Tensor
+    ) -> torch.Tensor:
+        config = self.config
+        if config.degradation_free_images is not None:
+            images = [images[index] for index in config.degradation_free_images]
+        if config.degradation_free_latents is not None:
+            latents = [latents[index] for index in config.degradation_free_latents]
+        terms = degradation_free_terms(images, latents, hr, clean)
+        weights = [config.degradation_free_image_weight] * len(images)
+        weights += [config.degradation_free_latent_weight] * len(latents)
+        weighted = [weight * term for weight, term in zip(weights, terms, strict=True)]
+        return config.degradation_free_weight * torch.stack(weighted).sum()
+
+    def _encode(self, pixels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        vae = self.components.vae
+        distribution = vae.encode(pixels).latent_dist if self._cache is None else self._cache.encode(vae, pixels)
+        return distribution.sample(generators).float() * vae.config.scaling_factor
+
+    def _embed(self, ids: torch.Tensor, dropout: float, generators: list[torch.Generator]) -> torch.Tensor:
+        dropped = torch.stack([torch.rand((), generator=g) < dropout for g in generators]).to(ids.device)
+        ids = torch.where(dropped[:, None], self.empty_ids, ids)
+        encoder = self.components.text_encoder
+        return encoder(ids)[0] if self._cache is None else self._cache.embed(encoder, ids)

@@ -1,0 +1,224 @@
+"""What a run has reached: weights, their average, optimizers. Knows how to be written and read, whole or in shards."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from xpsr.config import TrainRunConfig
+from xpsr.errors import InputError
+from xpsr.training.cache import EncodingCache
+from xpsr.training.checkpoints import read, refusal
+from xpsr.training.components import Components, choose_parts
+from xpsr.training.features import FEATURE_NETWORKS, PatchDiscriminator
+from xpsr.training.losses import XPSRLoss
+from xpsr.training.optimizers import build_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["TrainState", "keeps_half"]
+
+# Smaller frozen weights stay in float32: little to gain, and the networks' `dtype` is that of their first
+_LARGE = 2**16
+_SHARDED_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+
+
+class TrainState:
+    """Weights, their average, the optimizers, and the step and sample they have reached."""
+
+    def __init__(self, config: TrainRunConfig, components: Components, accelerator: "Accelerator"):
+        self.config, self.components, self.accelerator = config, components, accelerator
+        self.step = self.position = 0
+        self.saved_step: int | None = None
+        self.best: float | None = None
+        run, loss = config.train, config.effective_loss
+        choose_parts(components, config.parts, loss, seed=run.seed)
+        features = FEATURE_NETWORKS[loss.feature_network]().to(accelerator.device) if loss.feature_weight else None
+        cache = None if run.cache_dir is None else EncodingCache(run.cache_dir)
+        self.loss = XPSRLoss(components, loss, config.model.one_step_timestep, features, cache)
+        self.loss.to(accelerator.device)
+        self.parts = self.loss.parts
+        self.parts.train()
+        if not any(parameter.requires_grad for parameter in self.parts.parameters()):
+            raise InputError("nothing is trained; name parts in parts.train.")
+        self.sharded = run.parallel == "fsdp" and accelerator.num_processes > 1
+        # shards cannot be written as a model, so one process keeps whole modules to fill
+        self._whole = copy.deepcopy(components) if self.sharded and accelerator.is_main_process else components
+        if not self.sharded:
+            self.parts.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+            if run.precision != "fp32":
+                self._shrink_frozen_weights()
+        if run.gradient_checkpointing and loss.one_step_fraction and isinstance(components.vae, AutoencoderKL):
+            components.vae.enable_gradient_checkpointing()  # the one step's gradient comes through its decoder
+        for network in (components.unet, components.controlnet):
+            if run.gradient_checkpointing:
+                network.enable_gradient_checkpointing()
+            if run.compile:
+                network.compile()
+        self.module: nn.Module = self.loss
+        if self.sharded:
+            self._shard()
+        else:
+            self.module = accelerator.prepare(self.loss)
+        named = [(name, p) for name, p in self.parts.named_parameters() if p.requires_grad]
+        self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
+        self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
+        self.optimizer: Any = accelerator.prepare(build_optimizer(self.parameters, config.optimizer))
+        self.discriminator = self.adversary = None
+        if loss.adversarial_weight:
+            with torch.random.fork_rng(devices=[]):  # modules are initialised from torch's global generator
+                torch.manual_seed(run.seed)
+                self.discriminator = PatchDiscriminator().to(accelerator.device)
+            self.adversary = build_optimizer(list(self.discriminator.parameters()), config.optimizer)
+
+    def _shrink_frozen_weights(self) -> None:
+        """Large frozen weights as float16, the type they are written in at last, so that nothing is lost."""
+        for parameter in self.parts.parameters():
+            if keeps_half(parameter):
+                parameter.data = parameter.data.half()
+
+    def _shard(self) -> None:
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        # autocast computes in half precision; gathering in it halves what is sent, gradients are summed in float32
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.train.precision)
+        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+        for module in self.parts.modules():
+            if type(module).__name__ in _SHARDED_BLOCKS:
+                fully_shard(module, mp_policy=policy)
+        fully_shard(self.loss, mp_policy=policy)
+
+    def update_average(self) -> None:
+        """Moves the average towards the weights; to be called after `step` has been counted."""
+        if not self.average:
+            return
+        # a young average forgets its start
+        decay = min(self.config.optimizer.ema_decay, self.step / (self.step + 9))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[Components]:
+        """The components with the averaged weights, in evaluation mode, for as long as the block lasts.
+
+        All processes must come here. Of a sharded run only the main process gets whole components.
+        """
+        self._exchange()
+        self.parts.eval()
+        if self.sharded:
+            weights = {name: _whole(p.detach()) for name, p in zip(self.names, self.parameters, strict=True)}
+            if self.accelerator.is_main_process:
+                self._whole.trainable().eval().load_state_dict(weights, strict=False)
+        try:
+            yield self._whole
+        finally:
+            self.parts.train()
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for parameter, average in zip(self.parameters, self.average, strict=False):  # there may be no average
+            kept = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+    def content(self) -> dict[str, Any]:
+        """Everything to go on from, whole on the CPU or this device. All processes must come here."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        names, inner = self.names, self.optimizer.state_dict()["state"]
+        content: dict[str, Any] = {
+            "step": self.step,
+            "position": self.position,
+            "best": self.best,
+            "weights": {n: _whole(p.detach()) for n, p in zip(names, self.parameters, strict=True)},
+            "average": {n: _whole(a) for n, a in zip(names, self.average, strict=False)},
+            "optimizer": {names[i]: {k: _whole(v) for k, v in state.items()} for i, state in inner.items()},
+            "rng": _gathered(rng, self.accelerator),
+        }
+        if self.accelerator.scaler is not None:
+            content["scaler"] = self.accelerator.scaler.state_dict()
+        if self.discriminator is not None and self.adversary is not None:
+            content |= {"discriminator": self.discriminator.state_dict(), "adversary": self.adversary.state_dict()}
+        return content
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Goes back to what `content` said, in the file at `path`.
+
+        Raises:
+            TrainingError: it is damaged, or of another model or run.
+        """
+        content = read(path)
+        try:
+            _fill(dict(zip(self.names, self.parameters, strict=True)), content["weights"])
+            if self.average:
+                _fill(dict(zip(self.names, self.average, strict=True)), content["average"])
+            state = self.optimizer.state_dict()
+            state["state"] = {
+                self.names.index(name): {key: _like(self.parameters[self.names.index(name)], v) for key, v in s.items()}
+                for name, s in content["optimizer"].items()
+            }
+            self.optimizer.load_state_dict(state)
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(content["scaler"])
+            if self.discriminator is not None and self.adversary is not None:
+                self.discriminator.load_state_dict(content["discriminator"])
+                self.adversary.load_state_dict(content["adversary"])
+            self.step, self.position, self.best = content["step"], content["position"], content["best"]
+            self.saved_step = self.step
+            if len(content["rng"]) == self.accelerator.num_processes:
+                rng = content["rng"][self.accelerator.process_index]
+                torch.set_rng_state(rng["cpu"])
+                if "cuda" in rng and self.accelerator.device.type == "cuda":
+                    torch.cuda.set_rng_state(rng["cuda"], self.accelerator.device)
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise refusal(path, error) from error
+
+
+def keeps_half(parameter: nn.Parameter) -> bool:
+    """Whether a weight is kept in half precision where that is what is computed with."""
+    return not parameter.requires_grad and parameter.ndim > 1 and parameter.numel() >= _LARGE
+
+
+def _whole(value: Any) -> Any:
+    """A tensor without its shards; anything else as it is. Gathers, so all processes must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _like(parameter: torch.Tensor, value: Any) -> Any:
+    """An optimizer's whole tensor, cut like the parameter it belongs to."""
+    if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value
+
+
+def _fill(targets: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    missing, unexpected = sorted(targets.keys() - values.keys()), sorted(values.keys() - targets.keys())
+    if missing or unexpected:
+        raise ValueError(
+            f"it trains other parts: {len(missing)} weights are missing, {len(unexpected)} unexpected, first"
+            f" {(missing + unexpected)[0]}"
+        )
+    for name, target in targets.items():
+        if target.shape != values[name].shape:
+            raise ValueError(f"{name} is {tuple(values[name].shape)}, not {tuple(target.shape)}")
+    for name, target in targets.items():
+        target.copy_(_like(target, values[name]))
+
+
+def _gathered(value: Any, accelerator: "Accelerator") -> list[Any]:
+    """One value of every process."""
+    if accelerator.num_processes == 1:
+        return [value]
+    values: list[Any] = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(values, value)
+    return values

@@ -1,0 +1,157 @@
+"""`xpsr train` from a YAML to a folder, with a tiny model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from training_helpers import VOCABULARY, rows_of, save_photos
+
+from xpsr import XPSRPipeline
+from xpsr.cli import main
+
+CONFIG = f"""
+model:
+  block_out_channels: [8, 16]
+  num_attention_heads: [1, 1]
+  norm_num_groups: 4
+  conditioning_channels: [4, 4, 8]
+  text_width: 16
+  text_layers: 1
+  settings: {{tile_size: 16, tile_overlap: 4}}
+  vocabulary: {VOCABULARY}
+data: {{hr_dir: photos, crop_size: 32}}
+train: {{output_dir: run, max_steps: 1, batch_size: 2, precision: fp32, device: cpu, log_every: 1}}
+"""
+
+Train = Callable[..., tuple[int, list[str], list[str]]]
+
+
+@pytest.fixture
+def xpsr_train(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Runs `xpsr train ARGUMENTS` in a folder with photos and tiny.yaml: exit code, lines of stdout and of stderr."""
+    monkeypatch.chdir(tmp_path)
+    save_photos(tmp_path / "photos")
+    Path("tiny.yaml").write_text(CONFIG)
+
+    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
+        capfd.readouterr()
+        code = main(["train", *arguments])
+        captured = capfd.readouterr()
+        return code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def test_validation_writes_pictures_scores_the_best_and_a_card(
+    xpsr_train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("priors.jsonl").write_text(
+        "".join(
+            json.dumps({"image": f"photos/p{i}.png", "content": "noise", "quality": "a blurry photograph"}) + "\n"
+            for i in range(3)
+        )
+    )
+    code, out, err = xpsr_train(
+        "tiny.yaml",
+        "--validation.every=1",
+        "--validation.hr_dir=photos",
+        "--validation.priors=priors.jsonl",
+        "--validation.max_pictures=2",
+        "--loss.feature_weight=0.5",
+        "--loss.feature_crop=32",
+        "--ablate.quality=true",
+    )
+    assert (code, out) == (0, [str(Path("run", "model"))]), err
+    assert "checked: run/model loads and restores" in caplog.text
+    with Image.open("run/validation/step-00000001/p0.png") as image:
+        assert image.size == (64, 48)
+    scores = rows_of(Path("run"))[-1]
+    assert {"validation_psnr_y", "validation_ssim_y"} <= scores.keys()
+    assert load_file("run/best/unet/diffusion_pytorch_model.safetensors").keys()
+    card = Path("run/model/README.md").read_text()
+    assert "`efficientnet`" in card and "without: quality" in card
+    assert "feature" in rows_of(Path("run"))[0]
+
+    before = Path("run/metrics.jsonl").stat().st_mtime_ns
+    Path("photos/p0.png").unlink()  # a finished run looks at nothing any more
+    assert xpsr_train("tiny.yaml") == (0, [str(Path("run", "model"))], [])
+    assert Path("run/metrics.jsonl").stat().st_mtime_ns == before
+
+    code, out, _ = xpsr_train("--plot", "run")
+    assert (code, out) == (0, [str(Path("run", "curves.svg"))])
+
+
+def test_a_model_without_fusion_is_a_model_like_any_other(xpsr_train: Train) -> None:
+    assert xpsr_train("tiny.yaml", "--ablate.semantic_fusion=true", "--ablate.degradation_free=true")[0] == 0
+    pipe = XPSRPipeline.from_pretrained("run/model")
+    assert pipe.controlnet.config.semantic_fusion is False
+    assert "degradation_free" not in rows_of(Path("run"))[0]
+
+
+def test_adapters_are_trained_on_a_folder(xpsr_train: Train) -> None:
+    assert xpsr_train("tiny.yaml")[0] == 0
+    code, _, err = xpsr_train(
+        "tiny.yaml",
+        "--model.path=run/model",
+        "--train.output_dir=lora",
+        "--parts.train=[unet_lora, controlnet_lora]",
+        "--optimizer.ema_decay=0",
+        "--optimizer.warmup_steps=1",
+        "--optimizer.learning_rate=0.01",
+    )
+    assert code == 0, err
+    names = {path.relative_to("lora/lora").as_posix() for path in Path("lora/lora").rglob("*.safetensors")}
+    assert names == {f"{part}/pytorch_lora_weights.safetensors" for part in ("unet", "controlnet")}
+    plain, merged = (
+        load_file(f"{folder}/model/unet/diffusion_pytorch_model.safetensors") for folder in ("run", "lora")
+    )
+    assert plain.keys() == merged.keys()
+    changed = {name for name in plain if not torch.equal(plain[name], merged[name])}
+    assert changed and all(".to_" in name for name in changed)
+
+
+def test_a_step_from_noised_latents_is_what_the_model_does_by_default(xpsr_train: Train) -> None:
+    assert xpsr_train("tiny.yaml", "--loss.one_step_start=noised", "--train.batch_size=2")[0] == 0
+    pipe = XPSRPipeline.from_pretrained("run/model")
+    settings = pipe.settings()
+    assert pipe.config.one_step_timestep is None
+    assert (settings.num_inference_steps, settings.strength, settings.start) == (1, 0.25, "lr")
+
+
+def test_a_dry_run_trains_nothing(xpsr_train: Train) -> None:
+    code, out, err = xpsr_train("tiny.yaml", "--dry-run")
+    assert (code, err) == (0, [])
+    assert out[0].startswith("parameters") and any(line.split()[:1] == ["controlnet"] for line in out)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["tiny.yaml", "--train.precision=fp16"], 2, "needs a GPU"),
+        (["tiny.yaml", "--train.precision=fp8"], 2, "train.precision"),
+        (["tiny.yaml", "--validation.every=1"], 2, "validation.hr_dir"),
+        (["tiny.yaml", "--parts.train=[refinr]"], 2, "parts.train"),
+        (["tiny.yaml", "--data.hr_dir=nowhere"], 1, "nowhere: no such folder"),
+        (["--plot", "nowhere"], 2, "nowhere"),
+        (["tiny.yaml", "--plot", "run"], 2, "stands alone"),
+    ],
+)
+def test_bad_input_is_one_line(xpsr_train: Train, arguments: list[str], code: int, reason: str) -> None:
+    got, out, err = xpsr_train(*arguments)
+    assert (got, out, len(err)) == (code, [], 1), err
+    assert reason in err[0]
+    assert not Path("run").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_one_line_and_stays(xpsr_train: Train) -> None:
+    assert xpsr_train("tiny.yaml")[0] == 0
+    before = Path("run/checkpoint.pt").read_bytes()
+    code, out, err = xpsr_train("tiny.yaml", "--train.max_steps=2", "--model.text_width=32")
+    assert (code, out, len(err)) == (1, [], 1), err
+    assert "not a checkpoint of this run" in err[0]
+    assert Path("run/checkpoint.pt").read_bytes() == before

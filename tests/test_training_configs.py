@@ -1,0 +1,121 @@
+"""The configs that are shipped, and what a dry run says of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_helpers import TINY, batch, components
+
+from xpsr.config import LossConfig, ModelConfig, TrainRunConfig, load_config
+from xpsr.data import generator_for
+from xpsr.errors import InputError, ModelError
+from xpsr.training import XPSRLoss, build_from_base, choose_parts, plan_run
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_read(path: Path) -> None:
+    config = load_config(TrainRunConfig, path)
+    assert config.train.output_dir != TrainRunConfig().train.output_dir or path.stem == "train_mini"
+    assert config.loss.feature_network in ("efficientnet", "vgg")
+
+
+def test_there_is_a_config_for_every_kind_of_run() -> None:
+    assert {path.stem for path in CONFIGS} >= {
+        "finetune_lora",
+        "one_step",
+        "sharpen_mini",
+        "train_mini",
+        "train_sd15",
+    }
+
+
+def test_the_papers_run_builds_on_the_meta_device() -> None:
+    config = load_config(TrainRunConfig, next(path for path in CONFIGS if path.stem == "train_sd15"))
+    config = replace(config, data=replace(config.data, crop_size=64), train=replace(config.train, batch_size=1))
+    table = plan_run(config).partition("\n\n")[0].splitlines()[1:]
+    rows = {line.split()[0]: line.split()[-2:] for line in table}
+    # spec: 1107.76 M and 620.22 M, of which 248.23 M and all are trained
+    assert rows["unet"] == ["1107.76", "248.23"]
+    assert rows["controlnet"] == ["620.22", "620.22"]
+    assert rows["text_encoder"][1] == rows["vae"][1] == "0.00"
+
+
+def test_a_mini_is_planned_too() -> None:
+    said = plan_run(TrainRunConfig(model=replace(TINY, block_out_channels=(8, 16))))
+    assert "in all" in said and "days" in said
+    with pytest.raises(ModelError, match="a dry run knows"):
+        plan_run(TrainRunConfig(model=ModelConfig(base="nobody/nothing")))
+
+
+def test_a_base_becomes_a_system_that_trains_as_the_paper_does(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+
+    parts = components()
+    unet = UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=1)
+    saved = {"unet": unet, "vae": vae, "text_encoder": parts.text_encoder, "scheduler": scheduler}
+    for name, part in {**saved, "tokenizer": parts.tokenizer}.items():
+        part.save_pretrained(tmp_path / name)
+    model = ModelConfig(base=str(tmp_path), conditioning_channels=(4, 4, 8, 8))
+    built = build_from_base(model)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(unet.down_blocks.parameters(), built.unet.down_blocks.parameters(), strict=True)
+    )
+    last = [block.conditional_attentions[0].proj_out.weight for block in built.unet.up_blocks]
+    assert not any(weight.any() for weight in last)
+    at_random = build_from_base(replace(model, zero_init=False)).unet
+    assert at_random.up_blocks[0].conditional_attentions[0].proj_out.weight.any()
+    assert built.scheduler.config.prediction_type == "epsilon"
+    snr = build_from_base(replace(model, prediction_type="v_prediction", zero_terminal_snr=True)).scheduler
+    assert snr.alphas_cumprod[-1] < 1e-6
+    with pytest.raises(InputError, match="noise alone"):
+        build_from_base(replace(model, zero_terminal_snr=True))
+
+    config = TrainRunConfig(model=model)
+    loss = LossConfig(one_step_fraction=0.0)
+    choose_parts(built, replace(config.parts, train=("controlnet", "conditional_attentions")), loss, seed=0)
+    value = XPSRLoss(built, loss, None, None)(batch(built), generator_for(0)).total()
+    value.backward()
+    assert torch.isfinite(value)
+    with_gradient = {n for n, p in built.trainable().named_parameters() if p.grad is not None}
+    assert with_gradient == {n for n, p in built.trainable().named_parameters() if p.requires_grad}
+    with pytest.raises(InputError, match="one step"):
+        XPSRLoss(built, LossConfig(), None, None)
+
+
+def test_combinations_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    for text, reason in (
+        ("model: {path: a, base: b}", "leave one of them out"),
+        ("model: {prediction_type: epsilon, zero_terminal_snr: true}", "v_prediction"),
+        ("loss: {feature_weight: 1.0, feature_crop: 256}", "feature_crop=256"),
+        ("loss: {one_step_fraction: 2}", "not in"),
+        ("parts: {train: [everything, unet]}", "too much"),
+        ("parts: {train: [unett]}", "parts.train"),
+        ("optimizer: {schedule: cosin}", "schedule"),
+        ("validation: {every: 10}", "validation.hr_dir"),
+        ("train: {kep_checkpoints: 1}", "did you mean 'train.keep_checkpoints'"),
+    ):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(InputError) as caught:
+            load_config(TrainRunConfig, tmp_path / "c.yaml")
+        assert reason in str(caught.value) and "\n" not in str(caught.value)

