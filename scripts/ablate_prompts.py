@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from xpsr import Prior, XPSRPipeline
 from xpsr.evaluation import niqe, psnr_y, ssim_y
+from xpsr.image import read_image, to_picture
 from xpsr.prior import Level, Levels, PriorFile, quality_text
 from xpsr.prior.mini import MiniDescriber
 
@@ -38,7 +38,7 @@ def main() -> None:
     scores: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for index, name in enumerate(names):
         right, other = priors[name], priors[names[(index + 5) % len(names)]]
-        original = np.asarray(Image.open(args.hr / Path(name).name).convert("RGB"))
+        original = read_image(args.hr / Path(name).name).pixels
         lr = args.lr / name
         ways = {
             "none": Prior(),
@@ -52,15 +52,15 @@ def main() -> None:
         }
         none = None
         for way, prior in ways.items():
+            generator = torch.Generator().manual_seed(0)
             with torch.autocast("cpu", torch.bfloat16):
-                restored = np.asarray(
-                    pipe(lr, scale=4, prior=prior, generator=torch.Generator().manual_seed(0)).images[0]
-                )
+                image = pipe(lr, scale=4, prior=prior, generator=generator).images[0]
+            restored = to_picture(image).pixels
             none = restored if none is None else none
             target = args.out / way.replace(" ", "_") / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(restored).save(target)
-            moved = float(np.abs(restored.astype(float) - none).mean())
+            image.save(target)
+            moved = (restored - none).abs().mean().item() * 255
             score = psnr_y(restored, original), ssim_y(restored, original), niqe(restored), moved
             scores.setdefault((way, Path(name).parent.name), []).append(score)
     kinds = list(dict.fromkeys(kind for _, kind in scores))
