@@ -337,6 +337,50 @@ def test_describe_and_upscale_work_together(
     assert "5.png" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the file system takes only Unicode")
+def test_upscale_passes_over_a_name_that_is_not_utf_8(
+    photos: list[Path],
+    tmp_path: Path,
+    tiny_model: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(photos[0], bad)
+    arguments = ["--model", str(tiny_model), "--scale", "2", "--describer", "none"]
+    assert main(["upscale", bad, "photos/1.png", *arguments]) == 1
+    captured = capfd.readouterr()
+    assert "the name is not UTF-8; rename it" in captured.err and captured.out.startswith("outputs/1_x2.png")
+    assert sorted(path.name for path in Path("outputs").iterdir()) == ["1_x2.json", "1_x2.png"]
+
+
+def test_what_is_named_twice_is_described_once(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos[0].parent)
+    assert main(["describe", "0.png", "../photos/0.png", str(photos[0]), "../photos", "--quiet"]) == 0
+    assert len(PriorFile(Path("priors.jsonl")).read()) == len(photos)
+
+
+def test_a_describer_beside_priors_is_refused(
+    photos: list[Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos[0].parent)
+    assert main(["upscale", "0.png", "--priors", "p.jsonl", "--describer", "mini"]) != 0
+    assert "--describer mini does nothing beside priors (p.jsonl); leave one out" in capfd.readouterr().err
+
+
+def test_priors_given_as_the_describer_are_not_copied(photos: list[Path], tmp_path: Path) -> None:
+    path, copy = tmp_path / "mine.jsonl", tmp_path / "outputs" / "priors.jsonl"
+    config = UpscaleConfig(describer=str(path))
+    for content in ("an owl", "a hawk"):  # the second time it was edited
+        path.write_text(json.dumps({"image": "photos/0.png", "content": content, "quality": ""}) + "\n")
+        prior_of = open_eyes(config, photos[:2], copy, device=torch.device("cpu"))
+        assert prior_of(photos[0]).content == content
+        with pytest.raises(InputError, match="says nothing about it"):
+            prior_of(photos[1])
+    assert not copy.exists()
+
+
 def test_pairs_take_content_from_hr_and_quality_from_lr(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +405,10 @@ def test_pairs_take_content_from_hr_and_quality_from_lr(
         (["photos", "--presett", "paper"], "unknown option --presett; did you mean --preset?"),
         (["photos", "--describer", "http://localhost:1/v1"], "#"),
         (["photos", "--describer", "no-such/folder/model"], "no-such/folder/model"),
+        (["photos", "--describer", "none"], "--describer none describes nothing"),
+        (["photos", "--quantization", "int8"], "quantization is for models"),
+        (["photos", "--quality-question", "How?"], "--quality-question is for models that are asked, and mini is not"),
+        (["photos", "--content-view", "crops"], "--content-view is for models that are asked, and mini is not"),
     ],
 )
 def test_describe_refuses_in_one_line(

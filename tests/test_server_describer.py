@@ -352,27 +352,9 @@ def test_a_picture_that_the_server_refuses_fails_alone(code: int, server: Server
         list(describe_files(open_server(server), images, file))
 
 
-@pytest.mark.parametrize("code", [401, 403, 404])
-def test_a_server_that_refuses_all_ends_the_run(code: int, server: Server, tmp_path: Path) -> None:
-    noise(0).save(tmp_path / "0.png")
-    server.reply = lambda question, number: Reply(code=code)
-    failed: dict[Path, Exception] = {}
-    with pytest.raises(ModelError, match=f"answers {code}"):
-        list(
-            describe_files(
-                open_server(server),
-                [tmp_path / "0.png"],
-                PriorFile(tmp_path / "priors.jsonl"),
-                on_error=failed.__setitem__,
-            )
-        )
-    assert not failed
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
 def test_ctrl_c_does_not_wait_for_a_silent_server(server: Server) -> None:
-    released = threading.Event()
-    server.reply = lambda question, number: Reply(before=lambda: released.wait(30))
+    server.reply = lambda question, number: Reply(before=lambda: time.sleep(20))
     code = (
         "import sys; from PIL import Image; from xpsr.prior.server import ServerDescriber;"
         " ServerDescriber(sys.argv[1], 'm', timeout=60).describe([Image.new('RGB', (9, 9))] * 3)"
@@ -383,7 +365,6 @@ def test_ctrl_c_does_not_wait_for_a_silent_server(server: Server) -> None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in process.communicate(timeout=10)[1]
-    released.set()
 
 
 @pytest.mark.parametrize("pieces", [1, 100])

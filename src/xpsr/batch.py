@@ -81,6 +81,10 @@ class Restorer:
             InputError: `source` cannot be read, the result would be too large, or `target` cannot be written.
         """
         start = time.perf_counter()
+        try:
+            str(source).encode()  # the sidecar names it
+        except UnicodeEncodeError as error:
+            raise InputError(f"{source}: the name is not UTF-8; rename it.") from error
         seed = secrets.randbelow(2**32) if self._seed is None else self._seed
         picture = read_image(source)
         planes = picture.pixels if picture.alpha is None else torch.cat([picture.pixels, picture.alpha])
@@ -131,7 +135,10 @@ def open_eyes(
     else:
         questions = QUESTIONS[config.preset or "default"]
         describer = open_describer(config.describer, questions=questions, device=str(device))
-        look = _look_at_all(describer, sources, cache)
+        if isinstance(describer, FileDescriber):  # what is on disk already needs no copy
+            look = lambda source: describer.describe([source])[0]  # noqa: E731
+        else:
+            look = _look_at_all(describer, sources, cache)
 
     def prior(source: Path) -> Prior:
         seen = look(source)

@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     base = load_config(UpscaleConfig, args.config) if "config" in args else UpscaleConfig()
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(base) if f.name in args}
     config = dataclasses.replace(base, **given)
+    if "describer" in args and config.priors is not None:
+        raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
     out = args.output if "output" in args else Path("outputs")
 
     from rich.console import Console

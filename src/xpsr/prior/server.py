@@ -119,7 +119,7 @@ class ServerDescriber:
 
         Raises:
             InputError: a picture cannot be used, or the server refuses this one (400, 413, 415, 422).
-            ModelError: the server cannot be reached, refuses all, or answers with something else than a chat completion.
+            ModelError: the server cannot be reached, refuses, or answers with something else than a chat completion.
         """
         given_up = threading.Event()
         todo: SimpleQueue[tuple[int, ImageLike]] = SimpleQueue()
