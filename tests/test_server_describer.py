@@ -336,11 +336,10 @@ def test_a_picture_that_the_server_refuses_fails_alone(code: int, server: Server
     images = [tmp_path / f"{index}.png" for index in range(4)]
     for index, image in enumerate(images):
         noise(index).save(image)
-    refused = noise(1).tobytes()
 
     def reply(question: str, number: int) -> Reply | str:
-        mine = picture_of(server.requests[number]).tobytes()
-        return Reply(b'{"error": "too odd"}', code) if mine == refused else "a red panda"
+        is_odd = picture_of(server.requests[number]).tobytes() == noise(1).tobytes()
+        return Reply(b'{"error": "too odd"}', code) if is_odd else "a red panda"
 
     server.reply = reply
     file, failed = PriorFile(tmp_path / "priors.jsonl"), {}
@@ -355,10 +354,8 @@ def test_a_picture_that_the_server_refuses_fails_alone(code: int, server: Server
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
 def test_ctrl_c_does_not_wait_for_a_silent_server(server: Server) -> None:
     server.reply = lambda question, number: Reply(before=lambda: time.sleep(20))
-    code = (
-        "import sys; from PIL import Image; from xpsr.prior.server import ServerDescriber;"
-        " ServerDescriber(sys.argv[1], 'm', timeout=60).describe([Image.new('RGB', (9, 9))] * 3)"
-    )
+    code = "import sys; from PIL import Image; from xpsr.prior.server import ServerDescriber as Describer;"
+    code += " Describer(sys.argv[1], 'm').describe([Image.new('RGB', (9, 9))] * 3)"
     with subprocess.Popen([sys.executable, "-c", code, server.url], stderr=subprocess.PIPE, text=True) as process:
         while len(server.requests) < 3:
             assert process.poll() is None

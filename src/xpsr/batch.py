@@ -18,7 +18,7 @@ from xpsr import __version__
 from xpsr.checkpoint import checksums, fetch_model
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
-from xpsr.image import atomic_write, read_image, write_text
+from xpsr.image import atomic_write, read_image, real_path, write_text
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, PriorFile, describe_files, open_describer
 from xpsr.prior.mllm import MLLMDescriber
@@ -30,7 +30,6 @@ __all__ = [
     "fast_dtypes",
     "name_targets",
     "open_eyes",
-    "real_path",
     "resolve_device",
     "resolve_dtype",
 ]
@@ -182,11 +181,6 @@ def name_targets(sources: Sequence[Path], out: Path, *, scale: float) -> list[Pa
         taken.add(key)
         targets.append(target)
     return targets
-
-
-def real_path(path: Path) -> Path:
-    """Where an entry of a folder really is; of a link, where the link is."""
-    return path.parent.resolve() / path.name
 
 
 def devices() -> list[str]:

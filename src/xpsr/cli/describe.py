@@ -45,8 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     if args.describer == "none":
         raise InputError("--describer none describes nothing; name mini, a server or a model.")
 
-    from xpsr.batch import real_path
-    from xpsr.image import list_images
+    from xpsr.image import list_images, real_path
     from xpsr.prior import QUESTIONS, PriorFile, describe_files, open_describer
 
     if not args.debug:

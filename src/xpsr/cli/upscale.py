@@ -91,8 +91,8 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import Restorer, name_targets, open_eyes, real_path, resolve_device, resolve_dtype
-    from xpsr.image import list_images
+    from xpsr.batch import Restorer, name_targets, open_eyes, resolve_device, resolve_dtype
+    from xpsr.image import list_images, real_path
 
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
