@@ -1,8 +1,11 @@
 """Priors on disk, and the commands that write and read them."""
 
 import json
+import logging
 import multiprocessing
+import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +194,69 @@ def test_a_line_that_was_cut_off_is_passed_over_and_mended(tmp_path: Path) -> No
     assert len(PriorFile(path).read()) == 1
 
 
+@pytest.mark.parametrize("cut", [b'{"image": "b.png", "con', b'{"image": "b.png", "content": "\xe5', b"{"])
+def test_a_line_that_was_cut_off_is_taken_away_by_the_next(
+    cut: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "priors.jsonl"
+    whole, new = {"image": "a.png", "content": "x", "quality": ""}, {"image": "c.png", "content": "z", "quality": ""}
+    path.write_bytes(json.dumps(whole).encode() + b"\n" + cut)
+    assert PriorFile(path).read() == [whole]
+    PriorFile(path).append([new])
+    assert PriorFile(path).read() == [whole, new]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and f"{path}, line 2: was cut off" in record.getMessage()
+
+
+def test_a_file_of_another_kind_is_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\xff\xd8\nno line's end")
+    with pytest.raises(InputError, match=r"photo\.jpg, line 2: .*mend or delete the line"):
+        PriorFile(path).append([{"image": "a.png"}])
+    assert path.read_bytes() == b"\xff\xd8\nno line's end"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no limit on the size of files")
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    import resource
+
+    path, entry = tmp_path / "priors.jsonl", {"image": "a.png", "content": "x" * 3000, "quality": ""}
+    PriorFile(path).append([entry])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            PriorFile(path).append([entry])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert PriorFile(path).read() == [entry] and path.read_bytes().endswith(b"}\n")
+
+
+@pytest.mark.parametrize("image", ["./photos/0.png", "photos/../photos/0.png", "{folder}/photos/0.png", "link/0.png"])
+def test_a_picture_is_known_however_a_person_writes_its_path(image: str, photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    file, parrot = PriorFile(tmp_path / "priors.jsonl"), Parrot()
+    file.append([{"image": image.format(folder=tmp_path), "content": "an owl", "quality": ""}])
+    assert dict(describe_files(parrot, photos[:1], file))[photos[0]].content == "an owl" and parrot.asked == 0
+
+
+def test_letters_may_be_composed_or_not(tmp_path: Path) -> None:
+    photo, file = save_photo(tmp_path / "u\u0308.png", 1), PriorFile(tmp_path / "priors.jsonl")
+    file.append([{"image": "\u00fc.png", "content": "an owl", "quality": ""}])
+    assert dict(describe_files(Parrot(), [photo], file))[photo].content == "an owl"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file system takes only Unicode")
+def test_a_name_that_is_not_utf_8_fails_alone(photos: list[Path], tmp_path: Path) -> None:
+    bad, file = tmp_path / os.fsdecode(b"caf\xe9.png"), PriorFile(tmp_path / "priors.jsonl")
+    shutil.copy(photos[0], bad)
+    failed: dict[Path, Exception] = {}
+    assert list(dict(describe_files(Parrot(), [bad, photos[1]], file, on_error=failed.__setitem__))) == [photos[1]]
+    assert list(failed) == [bad] and "the name is not UTF-8; rename it" in str(failed[bad])
+    with pytest.raises(InputError, match="the name is not UTF-8"):
+        list(describe_files(Parrot(), [bad], file))
+
+
 @pytest.mark.parametrize("line", ['{"image": 3}', "[1]", "no json", '{"image": "a.png", "content": 4}'])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "priors.jsonl"
@@ -271,6 +337,50 @@ def test_describe_and_upscale_work_together(
     assert "5.png" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the file system takes only Unicode")
+def test_upscale_passes_over_a_name_that_is_not_utf_8(
+    photos: list[Path],
+    tmp_path: Path,
+    tiny_model: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(photos[0], bad)
+    arguments = ["--model", str(tiny_model), "--scale", "2", "--describer", "none"]
+    assert main(["upscale", bad, "photos/1.png", *arguments]) == 1
+    captured = capfd.readouterr()
+    assert "the name is not UTF-8; rename it" in captured.err and captured.out.startswith("outputs/1_x2.png")
+    assert sorted(path.name for path in Path("outputs").iterdir()) == ["1_x2.json", "1_x2.png"]
+
+
+def test_what_is_named_twice_is_described_once(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos[0].parent)
+    assert main(["describe", "0.png", "../photos/0.png", str(photos[0]), "../photos", "--quiet"]) == 0
+    assert len(PriorFile(Path("priors.jsonl")).read()) == len(photos)
+
+
+def test_a_describer_beside_priors_is_refused(
+    photos: list[Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos[0].parent)
+    assert main(["upscale", "0.png", "--priors", "p.jsonl", "--describer", "mini"]) != 0
+    assert "--describer mini does nothing beside priors (p.jsonl); leave one out" in capfd.readouterr().err
+
+
+def test_priors_given_as_the_describer_are_not_copied(photos: list[Path], tmp_path: Path) -> None:
+    path, copy = tmp_path / "mine.jsonl", tmp_path / "outputs" / "priors.jsonl"
+    config = UpscaleConfig(describer=str(path))
+    for content in ("an owl", "a hawk"):  # the second time it was edited
+        path.write_text(json.dumps({"image": "photos/0.png", "content": content, "quality": ""}) + "\n")
+        prior_of = open_eyes(config, photos[:2], copy, device=torch.device("cpu"))
+        assert prior_of(photos[0]).content == content
+        with pytest.raises(InputError, match="says nothing about it"):
+            prior_of(photos[1])
+    assert not copy.exists()
+
+
 def test_pairs_take_content_from_hr_and_quality_from_lr(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +405,10 @@ def test_pairs_take_content_from_hr_and_quality_from_lr(
         (["photos", "--presett", "paper"], "unknown option --presett; did you mean --preset?"),
         (["photos", "--describer", "http://localhost:1/v1"], "#"),
         (["photos", "--describer", "no-such/folder/model"], "no-such/folder/model"),
+        (["photos", "--describer", "none"], "--describer none describes nothing"),
+        (["photos", "--quantization", "int8"], "quantization is for models"),
+        (["photos", "--quality-question", "How?"], "--quality-question is for models that are asked, and mini is not"),
+        (["photos", "--content-view", "crops"], "--content-view is for models that are asked, and mini is not"),
     ],
 )
 def test_describe_refuses_in_one_line(

@@ -45,6 +45,12 @@ def test_options_for_models_do_not_go_with_servers_and_files(name: str, options:
         open_describer(name, **options)
 
 
+@pytest.mark.parametrize("options", [{"quality_model": "x"}, {"revision": "x"}, {"quantization": "int8"}])
+def test_options_for_models_do_not_go_with_mini(options: Any) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(options))} is for models .*mini is none; leave it out"):
+        open_describer("mini", **options)
+
+
 def test_mini_is_the_one_that_comes_with_xpsr() -> None:
     assert isinstance(open_describer("mini"), MiniDescriber)
 

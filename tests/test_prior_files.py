@@ -86,6 +86,21 @@ def test_a_moved_picture_is_found_by_its_bytes_then_by_its_name(tmp_path: Path) 
     assert describer.describe([tmp_path / "a.png"])[0].content == "by bytes"  # by path, though no file is there
 
 
+def test_a_line_about_another_picture_is_not_taken_for_its_name(tmp_path: Path) -> None:
+    noise(0).save(tmp_path / "a.png")
+    path = write_lines(
+        tmp_path / "priors.jsonl",
+        {"image": "a.png", "content": "a house", "quality": ""},
+        {"image": "gone/b.png", "sha256": "0" * 64, "content": "a panda", "quality": ""},
+        {"image": "x" * 300 + ".png", "content": "no path", "quality": ""},
+    )
+    (tmp_path / "other").mkdir()
+    for name in ("a.png", "b.png"):
+        noise(1).save(tmp_path / "other" / name)
+        with pytest.raises(InputError, match=rf"other/{name}: .* says nothing about it"):
+            FileDescriber(path).describe([tmp_path / "other" / name])
+
+
 def test_names_that_several_pictures_have_need_their_folder(tmp_path: Path) -> None:
     entries = [{"image": f"{folder}/0001.png", "content": folder, "quality": ""} for folder in ("urban", "manga")]
     describer = FileDescriber(write_lines(tmp_path / "priors.jsonl", *entries))
@@ -196,6 +211,12 @@ def test_the_references_prompts_are_read(source: str, tmp_path: Path) -> None:
         Prior("a panda", "very blurry"),
         Prior("a house, seen well", ""),
     ]
+
+
+def test_names_in_the_references_folders_may_have_dots(tmp_path: Path) -> None:
+    write_prompts(tmp_path, **{"highlevel_prompt__IMG.2020.01": "a house", "highlevel_prompt__IMG.2020.02": "a panda"})
+    images = [tmp_path / "LR" / f"IMG.2020.0{number}.png" for number in (1, 2)]
+    assert [prior.content for prior in FileDescriber(tmp_path).describe(images)] == ["a house", "a panda"]
 
 
 def test_prompts_of_several_sources_are_told_apart(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import io
 import json
 import logging
 import pickle
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +27,7 @@ from PIL import Image
 
 from xpsr.errors import InputError, ModelError
 from xpsr.image import to_picture
-from xpsr.prior import Prior, Questions
+from xpsr.prior import Prior, PriorFile, Questions, describe_files
 from xpsr.prior import server as server_module
 from xpsr.prior.asking import crops_view
 from xpsr.prior.server import ServerDescriber
@@ -213,7 +215,7 @@ def test_address_may_be_the_base_or_the_endpoint(end: str, server: Server) -> No
 
 
 def test_a_query_is_sent_but_not_shown(server: Server) -> None:
-    server.reply = lambda question, number: Reply(code=400)
+    server.reply = lambda question, number: Reply(code=404)
     describer = open_server(server.url + "?api-version=3&token=abc")
     with pytest.raises(ModelError) as raised:
         describer.describe([noise(0)])
@@ -319,7 +321,7 @@ def test_whatever_a_server_says_ends_in_a_prior_or_in_one_line(body: bytes, code
     assert message is None or message.isprintable()
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 422])
+@pytest.mark.parametrize("code", [401, 403, 404, 405])
 def test_a_refusal_is_told_at_once(code: int, server: Server) -> None:
     body = json.dumps({"error": {"message": "no\x1b[31m such " + "model " * 100, "type": "x"}}).encode()
     server.reply = lambda question, number: Reply(body, code)
@@ -327,6 +329,39 @@ def test_a_refusal_is_told_at_once(code: int, server: Server) -> None:
     assert f"answers {code} " in message and "no [31m such model model" in message and message.isprintable()
     assert ("set XPSR_API_KEY" in message) == (code in (401, 403))
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [400, 413, 415, 422])
+def test_a_picture_that_the_server_refuses_fails_alone(code: int, server: Server, tmp_path: Path) -> None:
+    images = [tmp_path / f"{index}.png" for index in range(4)]
+    for index, image in enumerate(images):
+        noise(index).save(image)
+
+    def reply(question: str, number: int) -> Reply | str:
+        is_odd = picture_of(server.requests[number]).tobytes() == noise(1).tobytes()
+        return Reply(b'{"error": "too odd"}', code) if is_odd else "a red panda"
+
+    server.reply = reply
+    file, failed = PriorFile(tmp_path / "priors.jsonl"), {}
+    seen = dict(describe_files(open_server(server), images, file, on_error=failed.__setitem__))
+    assert list(seen) == [images[0], *images[2:]] and len(file.read()) == 3
+    message = rf"1\.png: {server.url} answers {code} .*: too odd; leave the picture out, or check the address"
+    assert list(failed) == [images[1]] and re.search(message, str(failed[images[1]]))
+    with pytest.raises(InputError, match=message):
+        list(describe_files(open_server(server), images, file))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
+def test_ctrl_c_does_not_wait_for_a_silent_server(server: Server) -> None:
+    server.reply = lambda question, number: Reply(before=lambda: time.sleep(20))
+    code = "import sys; from PIL import Image; from xpsr.prior.server import ServerDescriber as Describer;"
+    code += " Describer(sys.argv[1], 'm').describe([Image.new('RGB', (9, 9))] * 3)"
+    with subprocess.Popen([sys.executable, "-c", code, server.url], stderr=subprocess.PIPE, text=True) as process:
+        while len(server.requests) < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=10)[1]
 
 
 @pytest.mark.parametrize("pieces", [1, 100])
@@ -394,11 +429,11 @@ def test_one_failure_ends_the_others_soon(server: Server, monkeypatch: pytest.Mo
     def reply(question: str, number: int) -> Reply:
         time.sleep(0.05)
         mine = picture_of(server.requests[number]).tobytes()
-        return Reply(code=400 if mine == refused else 500)
+        return Reply(code=404 if mine == refused else 500)
 
     server.reply = reply
     start = time.monotonic()
-    with pytest.raises(ModelError, match="answers 400"):
+    with pytest.raises(ModelError, match="answers 404"):
         open_server(server).describe([noise(seed) for seed in range(50)])
     assert time.monotonic() - start < 5
     assert len(server.requests) <= 8
@@ -555,6 +590,10 @@ def test_key_comes_from_the_environment(
         lambda: Reply(f"you sent {KEY}".encode()),
         lambda: Reply(code=418, reason=f"I am no {KEY}"),
         lambda: Reply(completion(f"I'm sorry, {KEY}")),
+        lambda: Reply(completion(f"a sign that reads {KEY}")),
+        lambda: Reply(completion(f"a sign that reads {KEY[:9]}\u200b{KEY[9:]}")),
+        lambda: Reply(completion(f"{'a' * 9} " * 98 + KEY)),
+        lambda: Reply(f"no {KEY}".encode(), 400),
         lambda: Reply(code=301, headers={"Location": f"http://elsewhere/?key={KEY}"}),
         lambda: None,
     ],
@@ -573,7 +612,7 @@ def test_key_is_never_told(
     told = repr(describer) + repr(vars(describer))
     try:
         told += repr(describer.describe([noise(0)]))
-    except ModelError as error:
+    except (InputError, ModelError) as error:
         told += everything_of(error) + repr(pickle.dumps(error))
     assert keys_seen(server) == {f"Bearer {KEY}"}
     assert KEY not in told + caplog.text + "".join(capfd.readouterr())

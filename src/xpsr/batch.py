@@ -18,7 +18,7 @@ from xpsr import __version__
 from xpsr.checkpoint import checksums, fetch_model
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
-from xpsr.image import atomic_write, read_image, write_text
+from xpsr.image import atomic_write, read_image, real_path, write_text
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, PriorFile, describe_files, open_describer
 from xpsr.prior.mllm import MLLMDescriber
@@ -30,7 +30,6 @@ __all__ = [
     "fast_dtypes",
     "name_targets",
     "open_eyes",
-    "real_path",
     "resolve_device",
     "resolve_dtype",
 ]
@@ -81,6 +80,10 @@ class Restorer:
             InputError: `source` cannot be read, the result would be too large, or `target` cannot be written.
         """
         start = time.perf_counter()
+        try:
+            str(source).encode()  # the sidecar names it
+        except UnicodeEncodeError as error:
+            raise InputError(f"{source}: the name is not UTF-8; rename it.") from error
         seed = secrets.randbelow(2**32) if self._seed is None else self._seed
         picture = read_image(source)
         planes = picture.pixels if picture.alpha is None else torch.cat([picture.pixels, picture.alpha])
@@ -131,7 +134,10 @@ def open_eyes(
     else:
         questions = QUESTIONS[config.preset or "default"]
         describer = open_describer(config.describer, questions=questions, device=str(device))
-        look = _look_at_all(describer, sources, cache)
+        if isinstance(describer, FileDescriber):  # what is on disk already needs no copy
+            look = lambda source: describer.describe([source])[0]  # noqa: E731
+        else:
+            look = _look_at_all(describer, sources, cache)
 
     def prior(source: Path) -> Prior:
         seen = look(source)
@@ -175,11 +181,6 @@ def name_targets(sources: Sequence[Path], out: Path, *, scale: float) -> list[Pa
         taken.add(key)
         targets.append(target)
     return targets
-
-
-def real_path(path: Path) -> Path:
-    """Where an entry of a folder really is; of a link, where the link is."""
-    return path.parent.resolve() / path.name
 
 
 def devices() -> list[str]:

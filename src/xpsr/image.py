@@ -31,6 +31,7 @@ __all__ = [
     "decode_rgb",
     "list_images",
     "read_image",
+    "real_path",
     "resize",
     "sha256",
     "stretched_sizes",
@@ -184,6 +185,11 @@ def list_images(path: str | os.PathLike[str]) -> list[Path]:
     if not images:
         raise InputError(f"{path}: holds no pictures; name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files.")
     return images
+
+
+def real_path(path: Path) -> Path:
+    """Where an entry of a folder really is; of a link, where the link is."""
+    return path.parent.resolve() / path.name
 
 
 def to_uint8(pixels: torch.Tensor) -> torch.Tensor:

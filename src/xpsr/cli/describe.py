@@ -42,14 +42,16 @@ def run(arguments: Sequence[str]) -> int:
     given = vars(args)
     if ("pairs" in given) == bool(given.get("inputs")):
         raise InputError("name pictures or folders, or else --pairs DIR; as in: xpsr describe photos/.")
+    if args.describer == "none":
+        raise InputError("--describer none describes nothing; name mini, a server or a model.")
 
-    from xpsr.image import list_images
+    from xpsr.image import list_images, real_path
     from xpsr.prior import QUESTIONS, PriorFile, describe_files, open_describer
 
     if not args.debug:
         hush()
-    changes = {name: given[key] for name in ("content", "quality") if (key := f"{name}_question") in given}
-    changes |= {name: given[name] for name in ("content_view", "quality_view") if name in given}
+    asked = ("content_question", "quality_question", "content_view", "quality_view")
+    changes = {name.removesuffix("_question"): given[name] for name in asked if name in given}
     questions = dataclasses.replace(QUESTIONS[args.preset], **changes)
     failures = 0
 
@@ -59,10 +61,11 @@ def run(arguments: Sequence[str]) -> int:
         message = explain(error)
         complain(message if message.startswith(str(path)) else f"{path}: {message}")
 
-    images: list[Path] = []
+    images: dict[Path, Path] = {}  # by where they really are: what is named twice is described once
     for path in [args.pairs / "lr"] if "pairs" in given else args.inputs:
         try:
-            images += [image for image in list_images(path) if image not in images]
+            for image in list_images(path):
+                images.setdefault(real_path(image), image)
         except InputError as error:
             fail(path, error)
     if not images:
@@ -70,6 +73,9 @@ def run(arguments: Sequence[str]) -> int:
     of_models = ("quality_model", "quantization", "revision", "dtype", "device")
     options = {name: given[name] for name in of_models if name in given}
     describer = open_describer(args.describer, questions=questions, **options)
+    if changes and describer.questions is None:
+        option = f"--{next(name for name in asked if name in given)}".replace("_", "-")
+        raise InputError(f"{option} is for models that are asked, and {describer.name} is not; leave it out.")
 
     def clean(image: Path) -> Path | None:
         candidate = args.pairs / "hr" / image.name
@@ -77,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
 
     seen = describe_files(
         describer,
-        images,
+        list(images.values()),
         PriorFile(args.output),
         content_from=clean if "pairs" in given else None,
         refresh=args.refresh,

@@ -84,13 +84,15 @@ def run(arguments: Sequence[str]) -> int:
     base = load_config(UpscaleConfig, args.config) if "config" in args else UpscaleConfig()
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(base) if f.name in args}
     config = dataclasses.replace(base, **given)
+    if "describer" in args and config.priors is not None:
+        raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
     out = args.output if "output" in args else Path("outputs")
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import Restorer, name_targets, open_eyes, real_path, resolve_device, resolve_dtype
-    from xpsr.image import list_images
+    from xpsr.batch import Restorer, name_targets, open_eyes, resolve_device, resolve_dtype
+    from xpsr.image import list_images, real_path
 
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)

@@ -5,10 +5,14 @@ the describer knows them; `image` is relative to the file's folder. Only `image`
 keys stay. A later line goes before an earlier one.
 """
 
+import codecs
 import json
+import logging
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,9 @@ from xpsr.errors import InputError, ModelError
 from xpsr.prior.describers import Describer
 from xpsr.prior.texts import Prior
 
-__all__ = ["PriorFile", "describe_files"]
+__all__ = ["PriorFile", "describe_files", "path_key"]
+
+logger = logging.getLogger(__name__)
 
 _GROUP = 8  # pictures that are described before anything is written
 
@@ -39,10 +45,10 @@ class PriorFile:
         if not self.path.exists():
             return []
         try:
-            text = self.path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
-        except (OSError, UnicodeDecodeError) as error:
+            data = self.path.read_bytes()
+        except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error}); name a JSONL of priors.") from error
-        lines, entries = text.split("\n"), []
+        lines, entries = data.removeprefix(codecs.BOM_UTF8).split(b"\n"), []  # some editors write a byte order mark
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -52,26 +58,28 @@ class PriorFile:
                     raise InputError('a JSON object with "image" is needed')
                 Prior.from_dict(entry)
             except ValueError as error:
-                if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                if number == len(lines) and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
                     continue
                 raise InputError(f"{self.path}, line {number}: {error}; mend or delete the line.") from error
             entries.append(entry)
         return entries
 
     def append(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Adds lines, all of them or none."""
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        """Adds lines, all of them or none. What a crash left of a last line is taken away, with a warning.
+
+        Raises:
+            InputError: the file cannot be written, or its last line is none of a JSONL.
+        """
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, self.path.open("ab+") as file:
+            # unbuffered: what did not fit on the disk must not be written again by what takes it back
+            with self._lock, self.path.open("ab+", buffering=0) as file:
+                lines = self._mend(file) + lines
                 end = file.seek(0, os.SEEK_END)
-                if end:
-                    file.seek(end - 1)
-                    if file.read(1) != b"\n":  # a person's editor, or a process that was killed
-                        lines = "\n" + lines
                 try:
-                    file.write(lines.encode())
-                    file.flush()
+                    while lines:
+                        lines = lines[file.write(lines) :]
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(end)
@@ -79,9 +87,37 @@ class PriorFile:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another with -o.") from error
 
+    def _mend(self, file: FileIO) -> bytes:
+        """Takes away a last line that was cut off; what has to come before the next line."""
+        file.seek(0)
+        data = file.readall()
+        start = data.rfind(b"\n") + 1
+        last = data[start:].removeprefix(codecs.BOM_UTF8)
+        if not last.strip():
+            return b""
+        try:
+            json.loads(last)
+        except ValueError as error:
+            number = data.count(b"\n") + 1
+            if not last.startswith(b"{"):  # a file of another kind, or a person's words: not ours to delete
+                raise InputError(f"{self.path}, line {number}: {error}; mend or delete the line.") from error
+            file.truncate(start)
+            logger.warning("%s, line %d: was cut off and is taken away: %.80r", self.path, number, last)
+            return b""
+        return b"\n"  # a person's editor, or a process that was killed
+
     def relative(self, image: Path) -> str:
         """How a line calls a picture."""
         return Path(os.path.relpath(image.resolve(), self.path.parent.resolve())).as_posix()
+
+
+def path_key(path: Path) -> str:
+    """A path as it is compared: without links, and with letters composed as some file systems do and others do not."""
+    try:
+        path = path.resolve()
+    except (OSError, ValueError, RuntimeError):  # no path could be so: it is compared as it was written
+        path = path.absolute()
+    return unicodedata.normalize("NFC", str(path))
 
 
 def describe_files(
@@ -106,8 +142,6 @@ def describe_files(
         refresh: asks again about every picture.
         on_error: is told of a picture that cannot be described, and the rest goes on; None: the error is raised.
     """
-    from xpsr.image import sha256  # it loads torch
-
     identity = _identity(describer)
     known = {} if refresh else _known(file, identity)
     waiting: list[tuple[Path, str]] = []
@@ -125,14 +159,13 @@ def describe_files(
 
     for image in images:
         try:
-            digest = sha256(image)
-        except OSError as error:
-            problem = InputError(f"{image}: cannot be read ({error.strerror}); check the path and its permissions.")
+            digest = _checked_sha256(image, file)
+        except InputError as error:
             if on_error is None:
-                raise problem from error
-            on_error(image, problem)
+                raise
+            on_error(image, error)
             continue
-        lines = [known[name] for name in (digest, file.relative(image)) if name in known]
+        lines = [known[name] for name in (digest, path_key(image)) if name in known]
         if lines:
             yield image, max(lines, key=lambda line: line[0])[1]
             continue
@@ -177,6 +210,23 @@ def _describe_group(
         yield image, digest, prior
 
 
+def _checked_sha256(image: Path, file: PriorFile) -> str:
+    """A picture's SHA-256.
+
+    Raises:
+        InputError: it cannot be read, or no line of the file can hold its name.
+    """
+    from xpsr.image import sha256  # it loads torch
+
+    try:
+        file.relative(image).encode()
+        return sha256(image)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{image}: the name is not UTF-8; rename it.") from error
+    except OSError as error:
+        raise InputError(f"{image}: cannot be read ({error.strerror}); check the path and its permissions.") from error
+
+
 def _identity(describer: Describer) -> dict[str, Any]:
     questions = None if describer.questions is None else asdict(describer.questions)
     return {
@@ -188,9 +238,10 @@ def _identity(describer: Describer) -> dict[str, Any]:
 
 
 def _known(file: PriorFile, identity: dict[str, Any]) -> dict[str, tuple[int, Prior]]:
-    """The last line that counts, and its place, by SHA-256 or else by what the line calls the picture."""
+    """The last line that counts, and its place, by SHA-256 or else by the picture's path."""
+    folder = file.path.parent
     return {
-        entry.get("sha256") or entry["image"]: (place, Prior.from_dict(entry))
+        entry.get("sha256") or path_key(folder / entry["image"]): (place, Prior.from_dict(entry))
         for place, entry in enumerate(file.read())
         if "describer" not in entry or {key: entry.get(key) for key in identity} == identity
     }

@@ -71,10 +71,6 @@ def open_describer(
         InputError: an option that does not go with `name`, an address without a model, or priors that cannot be read.
     """
     text = os.fspath(name)
-    if text == "mini":
-        from xpsr.prior.mini import MiniDescriber
-
-        return MiniDescriber.bundled()
     given = {
         "quality_model": quality_model is not None,
         "revision": revision is not None,
@@ -82,6 +78,13 @@ def open_describer(
         "trust_remote_code": trust_remote_code,
     }
     unused = [option for option, is_given in given.items() if is_given]
+
+    if text == "mini":
+        from xpsr.prior.mini import MiniDescriber
+
+        if unused:
+            raise InputError(f"{unused[0]} is for models that are loaded by name, and mini is none; leave it out.")
+        return MiniDescriber.bundled()
 
     if text.lower().startswith(("http://", "https://")):
         from xpsr.prior.server import ServerDescriber

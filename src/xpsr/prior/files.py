@@ -2,13 +2,12 @@
 
 import json
 import os
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xpsr.errors import InputError
-from xpsr.prior.cache import PriorFile
+from xpsr.prior.cache import PriorFile, path_key
 from xpsr.prior.texts import Prior, Questions
 
 if TYPE_CHECKING:  # it loads torch
@@ -21,8 +20,9 @@ class FileDescriber:
     """Looks up what was said about a picture.
 
     A picture is found by its path, else by the SHA-256 of its file, else by its name without the suffix where only one
-    prior, or one with a folder of that name, has it. Of several priors about one picture the last one counts: further
-    down in a JSONL, later written of sidecars.
+    prior, or one with a folder of that name, has it. Its name is not enough for a prior that tells the SHA-256 of
+    another file, or the path of another picture that is there. Of several priors about one picture the last one counts:
+    further down in a JSONL, later written of sidecars.
 
     Args:
         path: one of
@@ -45,11 +45,12 @@ class FileDescriber:
         self._by_sha256: dict[str, Prior] = {}
         self._by_stem: dict[str, dict[Path, Prior]] = {}
         for image, sha256, prior in _read(Path(path)):
-            key = _key(image)
+            key = path_key(image)
             self._by_path[key] = prior
-            self._by_stem.setdefault(Path(key).stem, {})[Path(key)] = prior
             if sha256:
                 self._by_sha256[sha256] = prior
+            elif not os.path.isfile(image):  # noqa: PTH113 - pathlib raises for a name that is too long
+                self._by_stem.setdefault(Path(key).stem, {})[Path(key)] = prior
 
     def __repr__(self) -> str:
         return f"FileDescriber({self.name!r})"
@@ -74,7 +75,7 @@ class FileDescriber:
         return priors
 
     def _find(self, image: Path) -> Prior:
-        key = _key(image)
+        key = path_key(image)
         if key in self._by_path:
             return self._by_path[key]
         if self._by_sha256 and image.is_file():
@@ -95,15 +96,6 @@ class FileDescriber:
         for prior in named.values():
             return prior
         raise InputError(f"{image}: {self.name} says nothing about it; describe it first, or add a line for it.")
-
-
-def _key(path: Path) -> str:
-    """A path as it is compared: without links, and with letters composed as some file systems do and others do not."""
-    try:
-        path = path.resolve()
-    except (OSError, ValueError, RuntimeError):  # no path could be so: it is compared as it was written
-        path = path.absolute()
-    return unicodedata.normalize("NFC", str(path))
 
 
 def _read(path: Path) -> Iterator[tuple[Path, str | None, Prior]]:
@@ -170,7 +162,8 @@ def _read_prompts(root: Path, contents: Sequence[Path], qualities: Sequence[Path
     for place, folders in enumerate((contents, qualities)):
         for folder in folders:
             for file in sorted((*folder.glob("*.txt"), *folder.glob("*/*.txt"))):
-                found = texts.setdefault(root / file.relative_to(folder).with_suffix(""), ["", ""])
+                # the suffix stays, in place of the picture's, which is not known: of IMG.1.txt the name is IMG.1
+                found = texts.setdefault(root / file.relative_to(folder), ["", ""])
                 found[place] = found[place] or _first_line(file)
     for image, (content, quality) in texts.items():
         yield image, Prior(content, quality)

@@ -15,11 +15,11 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime, timezone
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPMessage, HTTPResponse
+from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -118,33 +118,53 @@ class ServerDescriber:
             progress: is told how many pictures were finished since it was last called.
 
         Raises:
-            InputError: a picture cannot be used.
+            InputError: a picture cannot be used, or the server refuses this one (400, 413, 415, 422).
             ModelError: the server cannot be reached, refuses, or answers with something else than a chat completion.
         """
         given_up = threading.Event()
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="xpsr-describe")
+        todo: SimpleQueue[tuple[int, ImageLike]] = SimpleQueue()
+        done: SimpleQueue[tuple[int, Prior | BaseException]] = SimpleQueue()
+        for item in enumerate(images):
+            todo.put(item)
+
+        def work() -> None:
+            while not given_up.is_set():
+                try:
+                    index, image = todo.get_nowait()
+                except Empty:
+                    return
+                try:
+                    done.put((index, self._describe(image, name_picture(image, index), given_up)))
+                except BaseException as error:  # it is raised where the answer is waited for
+                    done.put((index, error))
+
+        # no pool of the standard library: Python would not end before the last silent server had answered
+        for _ in range(min(self.concurrency, len(images))):
+            threading.Thread(target=work, name="xpsr-describe", daemon=True).start()
+        priors: dict[int, Prior] = {}
         try:
-            pending = [
-                pool.submit(self._describe, image, name_picture(image, index), given_up)
-                for index, image in enumerate(images)
-            ]
-            for done in as_completed(pending):
-                done.result()
+            while len(priors) < len(images):
+                index, result = done.get()
+                if isinstance(result, BaseException):
+                    raise result
+                priors[index] = result
                 if progress:
                     progress(1)
-            return [done.result() for done in pending]
         finally:
             given_up.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+        return [priors[index] for index in range(len(images))]
 
     def _describe(self, image: "ImageLike", name: str, given_up: threading.Event) -> Prior:
         from xpsr.image import to_picture
 
         picture = to_picture(image)
-        return Prior(
-            self._ask(picture, "content", name, given_up),
-            self._ask(picture, "quality", name, given_up),
-        )
+        try:
+            return Prior(
+                self._ask(picture, "content", name, given_up),
+                self._ask(picture, "quality", name, given_up),
+            )
+        except _Unwelcome as error:
+            raise InputError(f"{name}: {error}") from None
 
     def _ask(self, picture: "Picture", aspect: Aspect, name: str, given_up: threading.Event) -> str:
         questions = self.questions
@@ -170,13 +190,18 @@ class ServerDescriber:
             "max_tokens": self.max_tokens,
             "stream": False,
         }
-        text = usable_text(self._complete(request, given_up))
+        text = self._usable(self._complete(request, given_up))
         if not text:
             answer = self._complete({**request, **_SECOND_TRY}, given_up)
-            text = usable_text(answer)
+            text = self._usable(answer)
             if not text:
                 report_no_text(name, aspect, self._without_key(answer))
         return text
+
+    def _usable(self, answer: str) -> str:
+        # masked before, because an end that is cut off may lie in the key; and after, because characters that no one
+        # sees may have hidden it
+        return self._without_key(usable_text(self._without_key(answer)))
 
     def _complete(self, request: dict[str, Any], given_up: threading.Event) -> str:
         """The model's answer, after as many attempts as it takes."""
@@ -199,7 +224,8 @@ class ServerDescriber:
 
         Raises:
             _Hiccup: it may go better next time.
-            ModelError: it will not.
+            _Unwelcome: it will not, but with another picture it may.
+            ModelError: it will with none.
         """
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "xpsr"}
         if key := self._key():
@@ -224,7 +250,7 @@ class ServerDescriber:
             what = f"answers no chat completion but {said!r}" if said else "gives an empty response"
             raise _Hiccup(what, "check the address, which for most servers ends in /v1") from None
 
-    def _refusal(self, error: HTTPError) -> "ModelError | _Hiccup":
+    def _refusal(self, error: HTTPError) -> "ModelError | _Hiccup | _Unwelcome":
         """What becomes of a response that is not of success."""
         try:
             said = _read(error, time.monotonic() + self.timeout).decode("utf-8", "replace")
@@ -240,7 +266,10 @@ class ServerDescriber:
             return ModelError(f"{self._shown}: redirects to {target}; redirects are not followed: give that address.")
         if error.code in (401, 403):
             return ModelError(f"{self._shown}: answers {answer}; set {self._api_key_variable} to a valid API key.")
-        return ModelError(f"{self._shown}: answers {answer}; check the address and the model {self._model!r}.")
+        check = f"check the address and the model {self._model!r}"
+        if error.code in (400, 413, 415, 422):  # too large, too small, against the rules: another picture may do
+            return _Unwelcome(f"{self._shown} answers {answer}; leave the picture out, or {check}.")
+        return ModelError(f"{self._shown}: answers {answer}; {check}.")
 
     def _key(self) -> str:
         """The API key, empty where there is none.
@@ -273,6 +302,10 @@ class _Hiccup(Exception):
     def __init__(self, reason: str, remedy: str, wait: float | None = None):
         super().__init__(reason)
         self.reason, self.remedy, self.wait = reason, remedy, wait
+
+
+class _Unwelcome(Exception):
+    """A request that the server refuses for what is in it."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

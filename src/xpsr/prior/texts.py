@@ -96,15 +96,22 @@ QUESTIONS: dict[PresetName, Questions] = {
 
 MAX_CHARACTERS = 1000
 _REFUSALS = re.compile(
-    r"^\W*(?:i(?:'|’)?m sorry|i am sorry|sorry,|as an ai\b|unable to (?:see|view|process|describe)"
+    r"^\W*(?:unfortunately\W+)?(?:i(?:'|’)?m sorry|i am sorry"
+    r"|sorry\W+(?:but )?(?:i\b|as an? |unable|no image|there is no)"
+    r"|i apologi[sz]e|my apologies"
+    r"|(?:as|i(?:'|’)m|i am)(?: just| only)? an? (?:ai\b|artificial|text-based|(?:large )?(?:vision.)?language model)"
+    r"|(?:n/a|none|null)\W*$|unable to (?:see|view|process|describe)"
     r"|i (?:can(?:no|'|’)t|am not able to|am unable to|won(?:'|’)t) (?:help|assist|see|view|access|describe|provide"
     r"|process|analy|identify|fulfil|comply|do |determine)|i(?:'|’)m (?:unable|not able) to"
     r"|no image (?:was|is|has been)|there is no image|i (?:don(?:'|’)t|do not|cannot) see (?:an|any|the) image)",
     re.IGNORECASE,
 )
 _ORDERS = re.compile(
-    r"ignore (?:all |any |the |your )*(?:previous|prior|above|earlier) (?:instructions|prompts?|rules)"
-    r"|disregard (?:all |any |the |your )*(?:previous|prior|above) |system prompt|you are now |<\|[^|>]{1,40}\|>"
+    r"(?:ignore|forget) (?:all |any |of |the |your )*(?:your|previous|prior|above|earlier) (?:\w+ )?"
+    r"(?:instructions|prompts?|rules)"
+    r"|disregard (?:all |any |of |the |your )*(?:previous|prior|above) "
+    r"|(?:reveal|print|repeat|output|(?:show|tell|give) (?:me|us)) (?:your|the) (?:\w+ )?system prompt"
+    r"|you are now (?:an? |my |in \w+ mode|dan\b|free\b|root\b|jailbroken|unrestricted)|<\|[^|>]{1,40}\|>"
     r"|\[/?INST\]"
     r"|</?(?:system|assistant|user)>",
     re.IGNORECASE,
@@ -125,15 +132,17 @@ def clean_answer(answer: str) -> str:
     if len(text) <= MAX_CHARACTERS:
         return text
     text = text[:MAX_CHARACTERS]
-    end = max(text.rfind(mark) for mark in (". ", "! ", "? "))
-    return text[: end + 1] if end > MAX_CHARACTERS // 2 else text.rsplit(" ", 1)[0]
+    ends = [max(text.rfind(mark) for mark in marks) + 1 for marks in ((". ", "! ", "? ", "。", "！", "？"), (" ",))]
+    # languages without spaces between words have no other place to end
+    return text[: next((end for end in ends if end > MAX_CHARACTERS // 2), MAX_CHARACTERS)].rstrip()
 
 
 def _loops(text: str) -> bool:
     """Whether a word or phrase comes four times or more in a row."""
     words = text.lower().split()
     if len(words) == 1:
-        return len(text) > 60 or re.search(r"(.{1,12})\1{5,}", text) is not None
+        # not every language has spaces between words
+        return (len(text) > 60 and text.isascii()) or re.search(r"(.{1,12})\1{5,}", text) is not None
     for length in range(1, len(words) // 4 + 1):
         run = 0
         for index in range(length, len(words)):
