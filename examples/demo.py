@@ -1,4 +1,4 @@
-"""Restores the photograph beside this file and draws it before and after: `python examples/demo.py [OUT.png]`."""
+"""Looks at the photograph beside this file, restores it, draws both: `python examples/demo.py [OUT.png]`."""
 
 import sys
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from xpsr import XPSRPipeline
+from xpsr.prior import open_describer
 
 
 def main(out: Path) -> None:
@@ -15,7 +16,8 @@ def main(out: Path) -> None:
     pipe.set_progress_bar_config(disable=True)
 
     start = time.perf_counter()
-    after = pipe(before).images[0]
+    prior = open_describer("mini").describe([before])[0]
+    after = pipe(before, prior=prior).images[0]
     seconds = time.perf_counter() - start
 
     picture = Image.new("RGB", (2 * after.width + 8, after.height), "white")
@@ -23,6 +25,8 @@ def main(out: Path) -> None:
     picture.paste(after, (after.width + 8, 0))
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out)
+    print(f"content: {prior.content or '(nothing)'}")
+    print(f"quality: {prior.quality}")
     print(f"restored {before.width} x {before.height} to {after.width} x {after.height} in {seconds:.1f} s:")
     print(out.resolve())
 
