@@ -171,6 +171,13 @@ def test_half_precision_and_private_keys_survive_the_round_trip(system: Path, tm
     assert read_json(tmp_path / "back" / "unet" / "config.json") == read_json(system / "unet" / "config.json")
 
 
+def test_reverse_refuses_a_model_without_fusion(model: Path, tmp_path: Path) -> None:
+    plain = shutil.copytree(model, tmp_path / "plain")
+    edit_json(plain / "controlnet" / "config.json", semantic_fusion=False)
+    message = refusal(ModelError, lambda: convert_to_reference(plain, tmp_path / "out"))
+    assert "the reference has no semantic_fusion" in message
+
+
 def test_reverse_refuses_what_the_reference_does_not_have(model: Path, tmp_path: Path) -> None:
     message = refusal(ModelError, lambda: convert_to_reference("mini", tmp_path / "out"))
     assert "conditional_attention_window" in message

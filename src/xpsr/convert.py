@@ -73,7 +73,7 @@ _LAYOUTS = {
         kind=XPSRControlNet,
         class_name="ControlNetModel",
         flags={"return_rgbs": True, "use_latent_pred": True, "use_lowlevel_prompt": True, "use_rrdb": False},
-        later={"mid_block_type": "UNetMidBlock2DCrossAttn"},
+        later={"mid_block_type": "UNetMidBlock2DCrossAttn", "semantic_fusion": True},
         from_reference=controlnet_from_reference,
         to_reference=controlnet_to_reference,
     ),
