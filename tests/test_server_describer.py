@@ -354,7 +354,8 @@ def test_a_picture_that_the_server_refuses_fails_alone(code: int, server: Server
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
 def test_ctrl_c_does_not_wait_for_a_silent_server(server: Server) -> None:
     server.reply = lambda question, number: Reply(before=lambda: time.sleep(20))
-    code = "import sys; from PIL import Image; from xpsr.prior.server import ServerDescriber as Describer;"
+    code = "import signal, sys; from PIL import Image; from xpsr.prior.server import ServerDescriber as Describer;"
+    code += " signal.signal(signal.SIGINT, signal.default_int_handler);"  # a job in the background inherits none
     code += " Describer(sys.argv[1], 'm').describe([Image.new('RGB', (9, 9))] * 3)"
     with subprocess.Popen([sys.executable, "-c", code, server.url], stderr=subprocess.PIPE, text=True) as process:
         while len(server.requests) < 3:
