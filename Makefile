@@ -5,6 +5,8 @@ BIN := .venv/bin
 # Stamps: an installation is repeated only after pyproject.toml or constraints.txt changed.
 CORE := .venv/.core-installed
 DEV := .venv/.dev-installed
+# Tests use one thread each; a process takes about 1.5 GB.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: help setup fix check test test-all demo bench docs
@@ -16,10 +18,10 @@ demo: $(CORE)  ## restore a shipped photograph with the bundled model, print whe
 	@$(BIN)/python examples/demo.py
 
 test: $(DEV)  ## the tests that need neither GPU, network nor patience
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: $(DEV)  ## slow tests too, and GPU ones where there is one
-	$(BIN)/python -m pytest -m "not network$$($(BIN)/python -c \
+	$(BIN)/python -m pytest $(PARALLEL) -m "not network$$($(BIN)/python -c \
 	    'import torch; print("" if torch.cuda.is_available() else " and not gpu")')"
 
 check: $(DEV)  ## lint, format, types, import order

@@ -270,7 +270,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def folder(kind: str) -> Path:
         path = root / kind.replace(" ", "-")
         if not path.exists():
-            SAVERS[kind](path)
+            with torch.random.fork_rng():  # the same model whichever tests ran before
+                torch.manual_seed(0)
+                SAVERS[kind](path)
         return path
 
     return folder

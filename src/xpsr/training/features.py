@@ -1,6 +1,6 @@
 """What the one step is judged by besides pixels: distances in the features of a network, and an adversary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -49,13 +49,14 @@ class EfficientNetFeatures(nn.Module):
 
     def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
-        x = F.relu6(self.stem((torch.cat([restored, hr]) * 255 - 127) / 128))
-        distances = []
+        return _feature_distance(self._features, restored, hr)
+
+    def _features(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
+        x = F.relu6(self.stem((pixels * 255 - 127) / 128))
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)
             if number in self.STAGES:
-                distances.append(_cosine_distance(x))
-        return torch.stack(distances).mean()
+                yield x
 
 
 class VGGFeatures(nn.Module):
@@ -96,18 +97,27 @@ class VGGFeatures(nn.Module):
 
     def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
-        x = torch.cat([restored, hr]).flip(1) * 255 - self.mean  # the network was trained on BGR
-        distances = []
+        return _feature_distance(self._features, restored, hr)
+
+    def _features(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
+        x = pixels.flip(1) * 255 - self.mean  # the network was trained on BGR
         for stage in self.stages:
             x = stage(x)
-            distances.append(_cosine_distance(x))
-        return torch.stack(distances).mean()
+            yield x
 
 
-def _cosine_distance(features: torch.Tensor) -> torch.Tensor:
-    """Of the first half of a batch from the second, over channels."""
-    first, second = features.float().chunk(2)
-    return 1 - F.cosine_similarity(first, second, dim=1).mean()
+def _feature_distance(
+    features: Callable[[torch.Tensor], Iterator[torch.Tensor]], restored: torch.Tensor, hr: torch.Tensor
+) -> torch.Tensor:
+    """1 - cosine over channels, averaged over pixels and stages; no gradient reaches `hr`."""
+    with torch.no_grad():
+        targets = list(features(hr))
+    distances = []
+    for found, target in zip(features(restored), targets, strict=True):
+        first, second = found.float(), target.float()
+        norms = (first.square().sum(1) * second.square().sum(1)).clamp_min(1e-12).sqrt()
+        distances.append(1 - ((first * second).sum(1) / norms).mean())
+    return torch.stack(distances).mean()
 
 
 FEATURE_NETWORKS: dict[str, Callable[[], nn.Module]] = {"efficientnet": EfficientNetFeatures, "vgg": VGGFeatures}
