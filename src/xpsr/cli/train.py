@@ -1,10 +1,12 @@
 """`xpsr train`."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,13 +70,14 @@ def run(arguments: Sequence[str]) -> int:
     if not is_finished(config):
         device = resolve_device(config.train.device)
         components, config = _components(config)
-        complete = train(
-            config,
-            components,
-            export=lambda parts, folder: _export(parts, folder, config),
-            validate=_Validation(config) if config.validation.every else None,
-            device=device,
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # some trackers print
+            complete = train(
+                config,
+                components,
+                export=lambda parts, folder: _export(parts, folder, config),
+                validate=_Validation(config) if config.validation.every else None,
+                device=device,
+            )
         if not complete:
             if main_process:
                 complain(f"stopped early; the same command goes on from {config.train.output_dir / 'checkpoint.pt'}.")
