@@ -49,6 +49,17 @@ def test_any_text_can_be_told_and_known_words_are_single_tokens() -> None:
         assert tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
 
 
+@pytest.mark.parametrize("size", [600, 1024, 2048])
+def test_a_vocabulary_gives_one_tokenizer(size: int) -> None:
+    """Processes of a run, and a run that goes on, build it anew: texts must be the same tokens to all of them."""
+    first, *others = (build_tokenizer(VOCABULARY, size) for _ in range(4))
+    assert len(first) <= size
+    text = "a slightly blurry, oddly lit photograph of farms and lamps at the damp edge of oil fields"
+    for other in others:
+        assert other.get_vocab() == first.get_vocab()
+        assert other(text).input_ids == first(text).input_ids
+
+
 def test_degradation_free_terms_are_mean_absolute_errors() -> None:
     hr, latents = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 4, 4)
     perfect_images = [interpolate(hr, scale_factor=s, mode="bilinear") for s in (0.5, 0.25)]
@@ -189,7 +200,7 @@ def test_a_run_that_stops_and_goes_on_has_the_losses_and_weights_of_one_that_doe
     complete, whole = run(run_config(photos, tmp_path / "whole"))
     assert complete
     # a run of the same length, cut after two steps
-    cut = run_config(photos, tmp_path / "cut", max_minutes=0.0, checkpoint_every=1000)
+    cut = run_config(photos, tmp_path / "cut", max_minutes=1e-6, checkpoint_every=1000)
     assert run(cut)[0] is False
     assert run(cut)[0] is False
     complete, resumed = run(run_config(photos, tmp_path / "cut"))

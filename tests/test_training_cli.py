@@ -78,7 +78,9 @@ def test_validation_writes_pictures_scores_the_best_and_a_card(
 
     before = Path("run/metrics.jsonl").stat().st_mtime_ns
     Path("photos/p0.png").unlink()  # a finished run looks at nothing any more
-    assert xpsr_train("tiny.yaml") == (0, [str(Path("run", "model"))], [])
+    code, out, err = xpsr_train("tiny.yaml")
+    assert (code, out, len(err)) == (0, [str(Path("run", "model"))], 1)
+    assert "run: this run was finished before" in err[0]
     assert Path("run/metrics.jsonl").stat().st_mtime_ns == before
 
     code, out, _ = xpsr_train("--plot", "run")
@@ -146,6 +148,44 @@ def test_bad_input_is_one_line(xpsr_train: Train, arguments: list[str], code: in
     assert (got, out, len(err)) == (code, [], 1), err
     assert reason in err[0]
     assert not Path("run").exists()
+
+
+def test_validation_pictures_are_looked_at_before_the_first_update(xpsr_train: Train) -> None:
+    Path("small").mkdir()
+    for index in range(3):
+        with Image.open(f"photos/p{index}.png") as image:
+            image.resize((16, 12)).save(f"small/p{index}.png")
+    options = ("--validation.every=1", "--validation.hr_dir")
+    for wrong, reason in (
+        (f"{options[1]}=small", "needs at least 19 x 19 pixels"),
+        (f"{options[1]}=photos --validation.best_by=niqe", "no picture of photos has enough for it"),
+        (f"{options[1]}=photos --validation.lr_dir=photos", "64 x 48; for p0.png it should be 16 x 12"),
+    ):
+        code, out, err = xpsr_train("tiny.yaml", options[0], *wrong.split())
+        assert (code, out, len(err)) == (2, [], 1), err
+        assert reason in err[0]
+    assert not Path("run").exists()
+    assert xpsr_train("tiny.yaml", options[0], f"{options[1]}=photos", "--validation.lr_dir=small")[0] == 0
+
+
+def test_settings_that_cannot_be_are_refused_before_the_first_update(xpsr_train: Train) -> None:
+    code, out, err = xpsr_train("tiny.yaml", "--model.settings.num_shifts=3")
+    assert (code, out, len(err)) == (2, [], 1), err
+    assert "num_shifts=3" in err[0] and not Path("run").exists()
+
+
+def test_a_model_that_does_not_restore_is_put_aside(xpsr_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(XPSRPipeline, "__call__", lambda *_, **__: 1 / 0)
+        assert xpsr_train("tiny.yaml")[0] == 1
+    assert Path("run/model.failed").is_dir() and not Path("run/model").exists()
+    assert xpsr_train("tiny.yaml")[:2] == (0, [str(Path("run", "model"))])
+
+
+def test_missing_priors_are_counted_once(xpsr_train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    Path("priors.jsonl").write_text(json.dumps({"image": "photos/p0.png", "content": "noise", "quality": ""}) + "\n")
+    assert xpsr_train("tiny.yaml", "--data.priors=priors.jsonl")[0] == 0
+    assert caplog.text.count("2 of 3") == 1
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line_and_stays(xpsr_train: Train) -> None:

@@ -167,7 +167,7 @@ def test_bf16_and_frozen_weights_train_and_resume(photos: Path, tmp_path: Path) 
         return replace(base, parts=parts, optimizer=OptimizerConfig(ema_decay=0.0))
 
     _, whole = run(config("whole"))
-    assert run(config("cut", max_minutes=0.0, checkpoint_every=100))[0] is False
+    assert run(config("cut", max_minutes=1e-6, checkpoint_every=100))[0] is False
     _, resumed = run(config("cut"))
     assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -272,8 +272,21 @@ def test_curves_are_drawn_of_every_metric(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         plot_metrics(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("what\n")
-    with pytest.raises(InputError, match="not a run's metrics"):
+    with pytest.raises(InputError, match="holds no metrics"):
         plot_metrics(tmp_path)
+
+
+def test_spoiled_metrics_keep_no_run_from_going_on(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(run_config(photos, tmp_path / "run", max_steps=2))
+    path, whole = tmp_path / "run" / "metrics.jsonl", losses_of(tmp_path / "run")
+    path.write_bytes(path.read_bytes() + b"\0\0\0\xff\n" + b'{"step": 2, "lo')  # a crash of the machine
+    plot_metrics(tmp_path / "run")
+    assert "1 of 3 lines cannot be read" in caplog.text
+    assert run(run_config(photos, tmp_path / "run"))[0]
+    losses = losses_of(tmp_path / "run")
+    assert list(losses) == [1, 2, 3, 4] and whole.items() <= losses.items()
 
 
 def test_what_cannot_be_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from xpsr.errors import InputError
 from xpsr.image import list_images, read_image, to_uint8
 
-__all__ = ["BORDER", "evaluate_folders", "luma", "mean_scores", "niqe", "psnr_y", "score", "ssim_y"]
+__all__ = ["BORDER", "MIN_SIDE", "evaluate_folders", "luma", "mean_scores", "niqe", "psnr_y", "score", "ssim_y"]
 
 BORDER = 4  # pixels
+MIN_SIDE = 2 * BORDER + 11  # of a picture that can be compared, pixels
 _BLOCK = 96  # of NIQE, pixels
 _PERFECT_PSNR = 99.0
 
@@ -117,8 +118,8 @@ def evaluate_folders(hr_dir: Path, restored_dir: Path) -> dict[str, dict[str, fl
 def _pair(restored: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if restored.shape != hr.shape:
         raise InputError(f"pictures of {tuple(restored.shape)} and {tuple(hr.shape)} cannot be compared.")
-    if min(hr.shape[-2:]) < 2 * BORDER + 11:
-        raise InputError(f"pictures of {tuple(hr.shape)} are too small to compare; at least 19 x 19.")
+    if min(hr.shape[-2:]) < MIN_SIDE:
+        raise InputError(f"pictures of {tuple(hr.shape)} are too small to compare; at least {MIN_SIDE} x {MIN_SIDE}.")
     return luma(restored), luma(hr)
 
 

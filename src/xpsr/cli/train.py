@@ -17,6 +17,10 @@ from xpsr.config import Settings, TrainRunConfig, as_dict, load_config
 from xpsr.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import Dataset
+
+    from xpsr.data import Sample
     from xpsr.pipeline import XPSRPipeline
     from xpsr.training import Components
 
@@ -55,6 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     main_process = os.environ.get("RANK", "0") == "0"  # as torchrun sets it
 
     from xpsr.batch import resolve_device
+    from xpsr.data import build_dataset
     from xpsr.training import is_finished, train
 
     if not args.debug:
@@ -67,9 +72,17 @@ def run(arguments: Sequence[str]) -> int:
         print(plan_run(config), end="")
         return 0
     model = config.train.output_dir / "model"
-    if not is_finished(config):
+    if is_finished(config):
+        if main_process:
+            complain(
+                f"{config.train.output_dir}: this run was finished before; train.resume=never or another"
+                " train.output_dir starts a new one."
+            )
+    else:
         device = resolve_device(config.train.device)
-        components, config = _components(config)
+        dataset = build_dataset(config.data, seed=config.train.seed)
+        components, config = _components(config, dataset)
+        _pipeline(components, config).settings()  # what it refuses is better known now than at the end
         with contextlib.redirect_stdout(sys.stderr):  # some trackers print
             complete = train(
                 config,
@@ -77,13 +90,14 @@ def run(arguments: Sequence[str]) -> int:
                 export=lambda parts, folder: _export(parts, folder, config),
                 validate=_Validation(config) if config.validation.every else None,
                 device=device,
+                dataset=dataset,
             )
         if not complete:
             if main_process:
                 complain(f"stopped early; the same command goes on from {config.train.output_dir / 'checkpoint.pt'}.")
             return 3
         if main_process:
-            _check(model, config)
+            _check(model, config, dataset)
     if main_process:
         print(model)
     return 0
@@ -104,11 +118,10 @@ def _options() -> Iterator[str]:
             yield textwrap.indent(f"--{section.name}.{f.name}{value}", "    ")
 
 
-def _components(config: TrainRunConfig) -> tuple["Components", TrainRunConfig]:
+def _components(config: TrainRunConfig, dataset: "Dataset[Sample]") -> tuple["Components", TrainRunConfig]:
     """What is trained, and the config with what a model folder says of itself."""
     import torch
 
-    from xpsr.data import build_dataset
     from xpsr.pipeline import XPSRPipeline
     from xpsr.training import Components, build_components, build_from_base, with_schedule, without_fusion
 
@@ -127,8 +140,7 @@ def _components(config: TrainRunConfig) -> tuple["Components", TrainRunConfig]:
     torch.manual_seed(config.train.seed)
     if model.base is not None:
         return build_from_base(model, semantic_fusion=fusion), config
-    crops = build_dataset(config.data, seed=config.train.seed)
-    pixels = torch.stack([crops[index].hr for index in range(64)]).float() / 255
+    pixels = torch.stack([dataset[index].hr for index in range(64)]).float() / 255
     return build_components(model, pixels, semantic_fusion=fusion), config
 
 
@@ -151,15 +163,11 @@ def _pipeline(components: "Components", config: TrainRunConfig) -> "XPSRPipeline
 
 def _export(components: "Components", folder: Path, config: TrainRunConfig) -> None:
     """Writes a model folder of float16 weights, whole or not at all; a former one is replaced."""
-    import copy
-
     from safetensors import SafetensorError
 
     from xpsr.errors import TrainingError
 
-    components = copy.deepcopy(components)
-    for part in (components.vae, components.text_encoder, components.unet, components.controlnet):
-        part.half()
+    components = _halved(components)
     new, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -174,6 +182,22 @@ def _export(components: "Components", folder: Path, config: TrainRunConfig) -> N
         folder.replace(old)  # a folder that is not empty cannot be replaced in one go
     new.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _halved(components: "Components") -> "Components":
+    """A copy in float16 and on the CPU, since the training device may have no room for one."""
+    import copy
+
+    import torch
+
+    parts = (components.vae, components.text_encoder, components.unet, components.controlnet)
+    weights = [w for part in parts for w in (*part.parameters(), *part.buffers())]
+    # deepcopy takes what the memo holds for a copy
+    memo = {
+        id(w): type(w)(w.detach().to("cpu", torch.float16 if w.is_floating_point() else w.dtype, copy=True))
+        for w in weights
+    }
+    return copy.deepcopy(components, memo)
 
 
 def _card(config: TrainRunConfig) -> str:
@@ -198,19 +222,24 @@ def _card(config: TrainRunConfig) -> str:
     )
 
 
-def _check(model: Path, config: TrainRunConfig) -> None:
-    """Loads what was written and restores one training crop; whatever is wrong with it is raised."""
+def _check(model: Path, config: TrainRunConfig, dataset: "Dataset[Sample]") -> None:
+    """Loads what was written and restores one training crop; with a model that cannot, the run is not finished."""
     import torch
 
-    from xpsr.data import build_dataset
     from xpsr.pipeline import XPSRPipeline
 
-    pipe = XPSRPipeline.from_pretrained(model)
-    pipe.set_progress_bar_config(disable=True)
-    lr = build_dataset(config.data, seed=config.train.seed)[0].lr.float() / 255
-    steps = min(pipe.settings().num_inference_steps, 2)  # enough to see that it runs
-    generator = torch.Generator().manual_seed(0)
-    restored = pipe(lr, scale=config.data.scale, num_inference_steps=steps, generator=generator).images[0]
+    try:
+        pipe = XPSRPipeline.from_pretrained(model)
+        pipe.set_progress_bar_config(disable=True)
+        lr = dataset[0].lr.float() / 255
+        steps = min(pipe.settings().num_inference_steps, 2)  # enough to see that it runs
+        generator = torch.Generator().manual_seed(0)
+        restored = pipe(lr, scale=config.data.scale, num_inference_steps=steps, generator=generator).images[0]
+    except Exception:
+        failed = model.with_name("model.failed")
+        shutil.rmtree(failed, ignore_errors=True)
+        complain(f"the model does not restore; it lies in {model.rename(failed)}, and the checkpoint is as it was.")
+        raise
     logging.getLogger("xpsr").info("checked: %s loads and restores a crop of %d x %d", model, *restored.size)
 
 
@@ -234,31 +263,62 @@ class _Validation:
         if validation.priors is not None:
             sources = [self.degraded.get(path.stem, path) for path in self.pictures]
             self.priors = FileDescriber(validation.priors).describe(sources)
+        self._check_pictures()
+
+    def _check_pictures(self) -> None:
+        """Refuses now what would end the run at its first validation."""
+        from xpsr.evaluation import MIN_SIDE, score
+
+        validation, scored = self.config.validation, set[str]()
+        for path in self.pictures:
+            hr, lr = self._pair(path)
+            height, width = (side // self.config.data.scale for side in hr.shape[-2:])
+            if lr.shape[-2:] != (height, width):
+                raise InputError(
+                    f"{self.degraded[path.stem]}: {lr.shape[-1]} x {lr.shape[-2]}; for {path.name} it should be"
+                    f" {width} x {height}."
+                )
+            if min(height, width) * self.config.data.scale < MIN_SIDE:
+                raise InputError(f"{path}: validation needs at least {MIN_SIDE} x {MIN_SIDE} pixels.")
+            if validation.best_by not in scored:
+                scored |= score(hr, hr).keys()
+        if validation.best_by not in scored:
+            raise InputError(
+                f"validation.best_by={validation.best_by}: no picture of {validation.hr_dir} has enough for it."
+            )
+
+    def _pair(self, path: Path) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """A clean picture, its sides cut to multiples of the scale, and the degraded one, both (3, H, W) in [0, 1]."""
+        from xpsr.image import read_image, resize
+
+        hr, scale = read_image(path).pixels, self.config.data.scale
+        height, width = (side // scale for side in hr.shape[-2:])
+        hr = hr[..., : height * scale, : width * scale]
+        degraded = self.degraded.get(path.stem)
+        lr = resize(hr[None], (height, width))[0] if degraded is None else read_image(degraded).pixels
+        return hr, lr
 
     def __call__(self, components: "Components", folder: Path) -> Mapping[str, float]:
         """Means of the scores over the pictures."""
         import torch
 
         from xpsr.evaluation import mean_scores, score
-        from xpsr.image import read_image, resize, to_pil, write_image
+        from xpsr.image import to_pil, write_image
 
         pipe = _pipeline(components, self.config)
         pipe.set_progress_bar_config(disable=True)
         folder.mkdir(parents=True, exist_ok=True)
-        ablate, scale, rows = self.config.ablate, self.config.data.scale, []
+        ablate, rows = self.config.ablate, []
         for path, prior in zip(self.pictures, self.priors, strict=True):
-            hr = read_image(path).pixels
-            height, width = (side // scale for side in hr.shape[-2:])
-            hr = hr[..., : height * scale, : width * scale]
-            lr: Any = self.degraded.get(path.stem)
-            lr = resize(hr[None], (height, width))[0] if lr is None else read_image(lr).pixels
+            hr, lr = self._pair(path)
             prior = dataclasses.replace(
                 prior,
                 content="" if ablate.content else prior.content,
                 quality="" if ablate.quality else prior.quality,
             )
             generator = torch.Generator().manual_seed(0)
-            restored = pipe(lr, scale=scale, prior=prior, generator=generator, output_type="pt").images[0].float().cpu()
+            images = pipe(lr, scale=self.config.data.scale, prior=prior, generator=generator, output_type="pt").images
+            restored = images[0].float().cpu()
             write_image(folder / f"{path.stem}.png", to_pil(restored))
             rows.append(score(restored, hr))
         return mean_scores(rows)

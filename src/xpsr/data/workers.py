@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +29,12 @@ def iterate(loader: "DataLoader[Any]") -> Iterator[Any]:
 
 
 def start_worker(number: int) -> None:
-    """Settles a worker of a `DataLoader`: one thread, and no life without its parent."""
+    """Settles a worker of a `DataLoader`: one thread, and no life without its parent.
+
+    A signal to the whole group is the parent's to answer: it may need the worker's samples to come to a good end.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else every worker complains that it was forked

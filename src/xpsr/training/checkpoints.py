@@ -53,20 +53,22 @@ class Checkpoints:
                 torch.save(dict(content), file)
                 file.flush()
                 os.fsync(file.fileno())
+            if best:  # first, so that no checkpoint knows of a best that is not there
+                copy = self.folder / "best.part"
+                shutil.copyfile(part, copy)
+                copy.replace(self.folder / "best.pt")
             if previous_step is not None and previous_step < content["step"] and self.path.is_file():
                 self.path.replace(self.folder / f"checkpoint-{previous_step:08d}.pt")
             part.replace(self.path)
-            if best:
-                copy = self.folder / "best.part"
-                shutil.copyfile(self.path, copy)
-                copy.replace(self.folder / "best.pt")
         except (OSError, RuntimeError) as error:  # torch turns some refusals of the system into its own error
             for leftover in (part, self.folder / "best.part"):
                 with suppress(OSError):
                     leftover.unlink()
             newest = self.newest()
             kept = f"{newest} is as it was" if newest else "there is none yet"
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            # torch's own error hides the system's, which says more
+            system = error if isinstance(error, OSError) else error.__context__
+            reason = getattr(system, "strerror", None) or " ".join(str(error).split())[:200]
             raise TrainingError(
                 f"{self.path}: the checkpoint of step {content['step']} cannot be written: {reason}; {kept}. Free some"
                 " space and run the same command again."
@@ -79,7 +81,7 @@ class Checkpoints:
 
 
 def is_finished(config: TrainRunConfig) -> bool:
-    """Whether the run has come to its end before, and its model is there. Looks at files alone.
+    """Whether the run has come to its end before, and its last model is there. Looks at files alone.
 
     What is wrong with a checkpoint is said where it is loaded.
     """
@@ -88,10 +90,11 @@ def is_finished(config: TrainRunConfig) -> bool:
     if run.resume == "never" or newest is None or not (run.output_dir / "model").is_dir():
         return False
     try:
-        step = read(newest, mmap=True).get("step")
+        content = read(newest, mmap=True)
     except TrainingError:
         return False
-    return isinstance(step, int) and step >= run.max_steps
+    step = content.get("step")
+    return isinstance(step, int) and step >= run.max_steps and content.get("exported", True)
 
 
 def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:

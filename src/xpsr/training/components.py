@@ -74,6 +74,7 @@ def build_tokenizer(vocabulary: Path, size: int) -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    at_end = [f"{letter}</w>" for letter in alphabet]
     specials = ["<|startoftext|>", "<|endoftext|>"]
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -84,11 +85,15 @@ def build_tokenizer(vocabulary: Path, size: int) -> "CLIPTokenizer":
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(alphabet), end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        vocab_size=size - len(specials),
+        special_tokens=at_end,  # or their numbers, and so the order of merges, would differ in every call
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(vocabulary.read_text(encoding="utf-8").splitlines(), trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
+    tokens = [*alphabet, *at_end, *("".join(pair) for pair in merges)]
     tokens = [*dict.fromkeys(tokens), *specials]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))

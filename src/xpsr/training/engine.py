@@ -9,16 +9,17 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.data import Dataset
 
 from xpsr.config import TrainRunConfig, as_dict
-from xpsr.data import Batch, Collate, Loader, build_dataset, build_loader, generator_for
+from xpsr.data import Batch, Collate, Loader, Sample, build_dataset, build_loader, generator_for
 from xpsr.errors import InputError, TrainingError
 from xpsr.image import write_text
 from xpsr.training.checkpoints import Checkpoints
@@ -48,6 +49,7 @@ def train(
     export: Export,
     device: torch.device,
     validate: Validate | None = None,
+    dataset: Dataset[Sample] | None = None,
 ) -> bool:
     """Trains `components` in place and writes the averaged weights to `OUTPUT_DIR/model`.
 
@@ -61,13 +63,15 @@ def train(
         validate: restores and scores pictures, every `validation.every` steps: given components with the averaged
             weights and a folder for pictures, returns scores by name, among them `validation.best_by`. Called in the
             main process only, while the others wait.
+        dataset: what `build_dataset(config.data, seed=config.train.seed)` gives, where it is at hand.
 
     Returns:
         True if the run is complete, False if it stopped early (time limit or a signal) with a checkpoint to go on from.
 
     Raises:
         InputError: settings that do not go together, or not with this machine or model.
-        TrainingError: no pictures, a checkpoint of another model, a loss that is not finite, or a full disk.
+        TrainingError: no pictures, a checkpoint of another run, a loss that is not finite, a full disk, or another run
+            at work in the same folder.
     """
     from accelerate.state import AcceleratorState
 
@@ -75,10 +79,27 @@ def train(
         raise InputError("validation.every is set, but nothing was given that validates; pass validate.")
     accelerator = _accelerator(config, device)
     try:
-        return _Run(config, components, accelerator, export=export, validate=validate).go()
+        with _alone(config.train.output_dir) if accelerator.is_main_process else nullcontext():
+            run = _Run(config, components, accelerator, export=export, validate=validate, dataset=dataset)
+            return run.go()
     finally:
         accelerator.end_training()
         AcceleratorState._reset_state()  # or a second run in this process could not use another precision
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, which is made."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise TrainingError(
+            f"{folder}: another run is writing here; wait for it, or use another train.output_dir."
+        ) from error
 
 
 def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
@@ -122,39 +143,47 @@ class _Run:
         *,
         export: Export,
         validate: Validate | None,
+        dataset: Dataset[Sample] | None,
     ):
         self.config, self.accelerator, self.export, self.validate = config, accelerator, export, validate
         run = config.train
         self.folder, self.started = run.output_dir, time.monotonic()
         self.checkpoints = Checkpoints(self.folder, keep=run.keep_checkpoints)
-        if accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            facts = environment(accelerator.device, num_processes=accelerator.num_processes)
-            write_text(self.folder / "config.json", json.dumps(as_dict(config), indent=2) + "\n")
-            write_text(self.folder / "environment.json", json.dumps(facts, indent=2) + "\n")
-            if run.resume == "never":
-                self.checkpoints.clear()
-        accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()  # for the folder
         components.to(accelerator.device)
         self.state = TrainState(config, components, accelerator)
-        newest = self.checkpoints.newest()
+        newest = None if run.resume == "never" else self.checkpoints.newest()
         if self._sum(newest is not None) not in (0, accelerator.num_processes):
             raise TrainingError(f"{self.folder}: only some processes find a checkpoint; share train.output_dir.")
         if newest is not None:
             self.state.load(newest)
             logger.info("resumed at step %d", self.state.step)
-        self.dataset = build_dataset(config.data, seed=run.seed)
+        self.dataset = build_dataset(config.data, seed=run.seed) if dataset is None else dataset
         self.collate = Collate(components.tokenizer)
         self.size, self.num_passes = run.batch_size, run.gradient_accumulation_steps
         if run.fit_memory:
             self._fit_memory()
         self.batch_size = self.size * self.num_passes * accelerator.num_processes
-        if config.loss.one_step_fraction > 0 and not round(self.batch_size * config.loss.one_step_fraction):
+        self._check_shares()
+        # only a run that can begin may touch what another one left
+        if accelerator.is_main_process:
+            if run.resume == "never":
+                self.checkpoints.clear()
+            facts = environment(accelerator.device, num_processes=accelerator.num_processes)
+            write_text(self.folder / "config.json", json.dumps(as_dict(config), indent=2) + "\n")
+            write_text(self.folder / "environment.json", json.dumps(facts, indent=2) + "\n")
+        accelerator.wait_for_everyone()
+        self.save_seconds = self.validate_seconds = 0.0
+
+    def _check_shares(self) -> None:
+        """Refuses batches that leave none for diffusion or for the one step."""
+        fraction = self.config.loss.one_step_fraction
+        one_step = round(self.batch_size * fraction)
+        if 0 < fraction < 1 and one_step in (0, self.batch_size):
             raise InputError(
-                f"loss.one_step_fraction={config.loss.one_step_fraction:g} of {self.batch_size} samples an update is"
-                " none; use larger batches, or 0."
+                f"loss.one_step_fraction={fraction:g} of {self.batch_size} samples an update is"
+                f" {one_step or 'none'}; use larger batches, or {1 if one_step else 0}."
             )
-        self.save_seconds = 0.0
 
     def go(self) -> bool:
         """Trains until the end, a limit or a signal; whether it was the end."""
@@ -169,14 +198,15 @@ class _Run:
                     log.write(state.step, self._averaged_over_processes(metrics), batch_size=self.batch_size)
                 done = state.step == run.max_steps
                 every = config.validation.every
-                best = bool(every) and (done or state.step % every == 0) and self._validate(log)  # type: ignore[operator]
+                best = every is not None and (done or state.step % every == 0) and self._validate(log)
                 if stopping or best or done or state.step % run.checkpoint_every == 0:
-                    self._keep(best=best, last=done)
+                    self._keep(best=best)
                     log.pause()
                 if stopping:
                     return done
-        if self._sum(self.accelerator.is_main_process and not (self.folder / "model").is_dir()):
-            self._write_models(("model",))
+        missing = not state.exported or not (self.folder / "model").is_dir()
+        if self._sum(self.accelerator.is_main_process and missing):
+            self._keep(best=False)
         return True
 
     def _loader(self) -> Loader:
@@ -234,8 +264,9 @@ class _Run:
         state.update_average()
         limit = config.train.max_minutes
         now = time.monotonic()
-        # another update and a checkpoint must fit in
-        out_of_time = limit is not None and now - self.started + (now - began) + self.save_seconds > limit * 60
+        # another update, a validation and a checkpoint must fit in
+        reserve = now - began + self.validate_seconds + self.save_seconds
+        out_of_time = limit is not None and now - self.started + reserve > limit * 60
         return metrics, self._sum(stop.requested or out_of_time) > 0
 
     def _please_adversary(self, losses: Losses) -> None:
@@ -300,46 +331,62 @@ class _Run:
 
     def _validate(self, log: RunLog) -> bool:
         """Restores and scores pictures; whether the result is the best so far."""
-        state, by = self.state, self.config.validation.best_by
-        better = False
+        state, by, began = self.state, self.config.validation.best_by, time.monotonic()
+        better, failure = False, None
         with state.averaged() as components:
             if self.accelerator.is_main_process:
                 assert self.validate is not None
-                with self.accelerator.autocast(), torch.random.fork_rng(devices=[]):
-                    scores = self.validate(
-                        merge_adapters(components), self.folder / "validation" / f"step-{state.step:08d}"
-                    )
-                log.write_scores(state.step, scores)
-                if by not in scores:
-                    raise InputError(f"validation.best_by={by} was not scored; use one of {', '.join(scores)}.")
-                signed = -scores[by] if by in _LOWER_IS_BETTER else scores[by]
-                better = state.best is None or signed > state.best
-                state.best = signed if better else state.best
+                folder = self.folder / "validation" / f"step-{state.step:08d}"
+                try:
+                    with self.accelerator.autocast(), torch.random.fork_rng(devices=[]):
+                        scores = self.validate(merge_adapters(components), folder)
+                    if by not in scores:
+                        raise InputError(f"validation.best_by={by} was not scored; use one of {', '.join(scores)}.")
+                    log.write_scores(state.step, scores)
+                    signed = -scores[by] if by in _LOWER_IS_BETTER else scores[by]
+                    better = state.best is None or signed > state.best
+                    state.best = signed if better else state.best
+                except Exception as error:
+                    failure = error
+        if self._sum(failure is not None):
+            self._keep(best=False)  # what was learned is not to be learned again
+            raise failure or TrainingError("the main process failed in validation.")
+        self.validate_seconds = max(self.validate_seconds, time.monotonic() - began)
         log.pause()
         return self._sum(better) > 0
 
-    def _keep(self, *, best: bool, last: bool) -> None:
-        """Writes a checkpoint and the model; of the best so far, copies of both."""
+    def _keep(self, *, best: bool) -> None:
+        """Writes the model and a checkpoint; of the best so far, copies of both.
+
+        The model goes first: killed in between, the run comes here again. A model that cannot be written costs no
+        checkpoint, which remembers that one is due.
+        """
         began, state = time.monotonic(), self.state
-        names = ("model", "best") if best else ("model",)
+        failure = self._write_models(("model", "best") if best else ("model",))
+        state.exported = not self._sum(failure is not None)
+        if best and not state.exported:
+            state.best = None  # the next one is kept
         content = state.content()
-        if last:  # killed in between, a finished run would go on having an older model
-            self._write_models(names)
         if self.accelerator.is_main_process:
-            self.checkpoints.save(content, previous_step=state.saved_step, best=best)
+            self.checkpoints.save(content, previous_step=state.saved_step, best=best and state.exported)
         state.saved_step = state.step
-        if not last:
-            self._write_models(names)
+        if not state.exported:
+            raise failure or TrainingError("the main process could not write the model.")
         self.accelerator.wait_for_everyone()
         self.save_seconds = max(self.save_seconds, time.monotonic() - began)
 
-    def _write_models(self, names: Sequence[str]) -> None:
+    def _write_models(self, names: Sequence[str]) -> TrainingError | None:
+        """Exports the averaged weights; what kept the main process from it."""
         with self.state.averaged() as components:
             if self.accelerator.is_main_process:
-                merged = merge_adapters(components)
-                for name in names:
-                    self.export(merged, self.folder / name)
-                save_adapters(components, self.folder / "lora")
+                try:
+                    merged = merge_adapters(components)
+                    for name in names:
+                        self.export(merged, self.folder / name)
+                    save_adapters(components, self.folder / "lora")
+                except TrainingError as error:
+                    return error
+        return None
 
     def _fit_memory(self) -> None:
         """Fewer samples at once and more passes, until a pass and the optimizer fit; the same on all processes."""
@@ -386,7 +433,7 @@ class _Run:
 
 
 class _StopSignal:
-    """Turns SIGTERM and SIGINT into a request to stop after the current step."""
+    """Turns SIGTERM and SIGINT into a request to stop after the current step; a second one stops at once."""
 
     requested = False
 
@@ -395,6 +442,8 @@ class _StopSignal:
         return self
 
     def _request(self, number: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
         self.requested = True
 
     def __exit__(self, *exception: object) -> None:

@@ -13,10 +13,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xpsr.config import TrainRunConfig
 from xpsr.errors import InputError
+from xpsr.models import HaarAutoencoder
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import read, refusal
 from xpsr.training.components import Components, choose_parts
 from xpsr.training.features import FEATURE_NETWORKS, PatchDiscriminator
+from xpsr.training.identity import difference, identity
 from xpsr.training.losses import XPSRLoss
 from xpsr.training.optimizers import build_optimizer
 
@@ -38,8 +40,10 @@ class TrainState:
         self.step = self.position = 0
         self.saved_step: int | None = None
         self.best: float | None = None
+        self.exported = True  # whether the model that was written last has these weights
         run, loss = config.train, config.effective_loss
         choose_parts(components, config.parts, loss, seed=run.seed)
+        self.identity = identity(config, components)
         features = FEATURE_NETWORKS[loss.feature_network]().to(accelerator.device) if loss.feature_weight else None
         cache = None if run.cache_dir is None else EncodingCache(run.cache_dir)
         self.loss = XPSRLoss(components, loss, config.model.one_step_timestep, features, cache)
@@ -52,7 +56,8 @@ class TrainState:
         # shards cannot be written as a model, so one process keeps whole modules to fill
         self._whole = copy.deepcopy(components) if self.sharded and accelerator.is_main_process else components
         if not self.sharded:
-            self.parts.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+            if accelerator.device.type != "cpu" or not _has_norm_on_frozen_input(components):
+                self.parts.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
             if run.precision != "fp32":
                 self._shrink_frozen_weights()
         if run.gradient_checkpointing and loss.one_step_fraction and isinstance(components.vae, AutoencoderKL):
@@ -139,6 +144,8 @@ class TrainState:
             "step": self.step,
             "position": self.position,
             "best": self.best,
+            "exported": self.exported,
+            "identity": self.identity,
             "weights": {n: _whole(p.detach()) for n, p in zip(names, self.parameters, strict=True)},
             "average": {n: _whole(a) for n, a in zip(names, self.average, strict=False)},
             "optimizer": {names[i]: {k: _whole(v) for k, v in state.items()} for i, state in inner.items()},
@@ -148,6 +155,9 @@ class TrainState:
             content["scaler"] = self.accelerator.scaler.state_dict()
         if self.discriminator is not None and self.adversary is not None:
             content |= {"discriminator": self.discriminator.state_dict(), "adversary": self.adversary.state_dict()}
+        if isinstance(self.components.vae, HaarAutoencoder):
+            vae = self.components.vae.config
+            content["latents"] = {name: list(vae[name]) for name in ("latents_mean", "latents_std")}
         return content
 
     @torch.no_grad()
@@ -159,6 +169,7 @@ class TrainState:
         """
         content = read(path)
         try:
+            self._compare(content)
             _fill(dict(zip(self.names, self.parameters, strict=True)), content["weights"])
             if self.average:
                 _fill(dict(zip(self.names, self.average, strict=True)), content["average"])
@@ -174,7 +185,10 @@ class TrainState:
                 self.discriminator.load_state_dict(content["discriminator"])
                 self.adversary.load_state_dict(content["adversary"])
             self.step, self.position, self.best = content["step"], content["position"], content["best"]
-            self.saved_step = self.step
+            self.saved_step, self.exported = self.step, content.get("exported", True)
+            if "latents" in content:
+                for components in (self.components, self._whole):
+                    components.vae.register_to_config(**content["latents"])
             if len(content["rng"]) == self.accelerator.num_processes:
                 rng = content["rng"][self.accelerator.process_index]
                 torch.set_rng_state(rng["cpu"])
@@ -182,6 +196,29 @@ class TrainState:
                     torch.cuda.set_rng_state(rng["cuda"], self.accelerator.device)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise refusal(path, error) from error
+
+    def _compare(self, content: Mapping[str, Any]) -> None:
+        """Raises `ValueError` for what another run wrote."""
+        other = difference(self.identity, content.get("identity", {}))
+        if other is not None:
+            raise ValueError(other)
+        if self.average and not content["average"]:
+            raise ValueError("it keeps no average of the weights (optimizer.ema_decay)")
+        if self.discriminator is not None and "discriminator" not in content:
+            raise ValueError("it has no adversary (loss.adversarial_weight)")
+
+
+def _has_norm_on_frozen_input(components: Components) -> bool:
+    """Whether a trained GroupNorm may see a tensor that needs no gradient.
+
+    In channels_last, torch's CPU kernel (2.13) crashes in such a norm's backward pass.
+    """
+    networks = (components.unet, components.controlnet)
+    return any(
+        isinstance(module, nn.GroupNorm) and module.weight.requires_grad and not network.conv_in.weight.requires_grad
+        for network in networks
+        for module in network.modules()
+    )
 
 
 def keeps_half(parameter: nn.Parameter) -> bool:

@@ -64,9 +64,9 @@ class RunLog:
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._task = self._progress.add_task("", total=config.train.max_steps, completed=step)
         path = config.train.output_dir / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         # what a killed run wrote after its last checkpoint is done, and written, again
-        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        rows = [row for row in _read_metrics(path) if row["step"] <= step] if path.is_file() else []
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = path.open("a", encoding="utf-8")
         accelerator.init_trackers("xpsr", config=dict(_flat(as_dict(config))))
 
@@ -107,6 +107,21 @@ class RunLog:
         self._file.write(json.dumps({"step": step, "time": time.time(), **rounded}) + "\n")
         self._file.flush()
         self._accelerator.log(dict(values), step=step)
+
+
+def _read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.jsonl`, without lines that a crash cut off or spoiled: they are told in one warning."""
+    rows, spoiled = [], 0
+    *lines, _ = path.read_bytes().split(b"\n")
+    for line in lines:
+        try:
+            row = {name: float(value) for name, value in json.loads(line).items()}
+            rows.append({**row, "step": int(row["step"])})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            spoiled += 1
+    if spoiled:
+        logger.warning("%s: %d of %d lines cannot be read and are left out.", path, spoiled, len(lines))
+    return rows
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -179,15 +194,11 @@ def plot_metrics(folder: Path) -> Path:
     if not path.is_file():
         raise InputError(f"{path}: no such file; name a run's output_dir.")
     curves: dict[str, list[tuple[float, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            for name in row.keys() - {"step", "time"}:
-                curves.setdefault(name, []).append((float(row["step"]), float(row[name])))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not a run's metrics ({error}).") from error
+    for row in _read_metrics(path):
+        for name in row.keys() - {"step", "time"}:
+            curves.setdefault(name, []).append((row["step"], row[name]))
     if not curves:
-        raise InputError(f"{path}: holds no metrics yet.")
+        raise InputError(f"{path}: holds no metrics.")
     first = ["loss", *sorted(name for name in curves if name.startswith("validation_"))]
     names = [name for name in first if name in curves] + sorted(curves.keys() - set(first))
     rows = -(-len(names) // _COLUMNS)
