@@ -190,13 +190,13 @@ def _halved(components: "Components") -> "Components":
 
     import torch
 
+    def halved(weight: torch.Tensor) -> torch.Tensor:
+        half = weight.detach().to("cpu", torch.float16 if weight.is_floating_point() else weight.dtype, copy=True)
+        return torch.nn.Parameter(half) if isinstance(weight, torch.nn.Parameter) else half
+
     parts = (components.vae, components.text_encoder, components.unet, components.controlnet)
-    weights = [w for part in parts for w in (*part.parameters(), *part.buffers())]
     # deepcopy takes what the memo holds for a copy
-    memo = {
-        id(w): type(w)(w.detach().to("cpu", torch.float16 if w.is_floating_point() else w.dtype, copy=True))
-        for w in weights
-    }
+    memo = {id(weight): halved(weight) for part in parts for weight in (*part.parameters(), *part.buffers())}
     return copy.deepcopy(components, memo)
 
 
