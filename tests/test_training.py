@@ -189,7 +189,7 @@ def test_a_run_that_stops_and_goes_on_has_the_losses_and_weights_of_one_that_doe
     complete, whole = run(run_config(photos, tmp_path / "whole"))
     assert complete
     # a run of the same length, cut after two steps
-    cut = run_config(photos, tmp_path / "cut", max_minutes=0.0, checkpoint_every=1000)
+    cut = run_config(photos, tmp_path / "cut", max_minutes=1e-6, checkpoint_every=1000)
     assert run(cut)[0] is False
     assert run(cut)[0] is False
     complete, resumed = run(run_config(photos, tmp_path / "cut"))
