@@ -202,11 +202,15 @@ def test_what_is_empty_leaves_the_defaults(tmp_path: Path, text: str) -> None:
 def test_numbers_and_texts_are_what_they_look_like(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(
-        "x: &x {seed: 3}\n".replace("x:", "train:", 1)
-        + "optimizer: {learning_rate: 1e-4}\ndata: {exclude: ['1', a.png]}"
+        "train: {seed: 3}\noptimizer: {learning_rate: 1e-4, betas: [5e-1, 0.9]}\ndata: {exclude: ['1', a.png]}"
     )
-    config = load_config(TrainRunConfig, path, ["--model.settings={tile_size: 16, content_suffix: '5'}"])
+    config = load_config(
+        TrainRunConfig,
+        path,
+        ["--model.settings={tile_size: 16, content_suffix: '5'}", "--optimizer={weight_decay: 1e-3}"],
+    )
     assert (config.optimizer.learning_rate, config.data.exclude, config.train.seed) == (1e-4, ("1", "a.png"), 3)
+    assert (config.optimizer.weight_decay, config.optimizer.betas) == (1e-3, (0.5, 0.9))
     assert (config.model.settings.tile_size, config.model.settings.content_suffix) == (16, "5")
     assert config.model.settings.num_shifts == TrainRunConfig().model.settings.num_shifts
 

@@ -62,11 +62,22 @@ def _flags(overrides: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = _load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"expected a mapping of sections, got {type(content).__name__}.")
+    return content
+
+
+def _load(text: str) -> Any:
+    """What a YAML holds. A key stands once, and 1e-4 is a number, as in YAML 1.2."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """As YAML 1.2 has it: a key stands once, and 1e-4 is a number."""
-
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             lines: dict[str, int] = {}
             for key, _ in node.value:
@@ -82,14 +93,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
     )
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.load(text, Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"expected a mapping of sections, got {type(content).__name__}.")
-    return content
 
 
 def _options(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -121,12 +127,7 @@ def _walk_flag(key: str, text: str, known: Mapping[str, Any]) -> Iterator[tuple[
             raise InputError(f"'{key}' is not an option{suggest(key, list(known)) or '.'}")
         yield key, _Text(text)
         return
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+    value = _load(text)
     *sections, last = key.split(".")
     yield from _walk({last: text if value is None else value}, known, "".join(f"{part}." for part in sections))
 

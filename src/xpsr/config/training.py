@@ -250,8 +250,8 @@ class TrainRunConfig:
     def __post_init__(self) -> None:
         """Refuses what does not go together, whatever the machine."""
         model, loss, size = self.model, self.effective_loss, self.data.crop_size
-        stride = MINI_STRIDE if model.is_new else BASE_STRIDE
-        if model.path is None and size % stride:
+        stride = MINI_STRIDE if model.base is None else BASE_STRIDE  # of a folder the least that it may be
+        if size % stride:
             raise InputError(
                 f"data.crop_size={size} is not a multiple of the {stride} pixels of a latent pixel; use"
                 f" {-(-size // stride) * stride}."

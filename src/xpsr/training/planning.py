@@ -142,7 +142,7 @@ def meta_components(config: TrainRunConfig) -> Components:
         components = Components(
             vae=(HaarAutoencoder if haar else AutoencoderKL).from_config(configs["vae"]),
             text_encoder=CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
-            tokenizer=_NoTokenizer(configs["text_encoder"].get("max_position_embeddings", 77)),  # type: ignore[arg-type]
+            tokenizer=_NoTokenizer(configs["text_encoder"].get("max_position_embeddings", 77)),
             unet=XPSRUNet.from_config(configs["unet"]),
             controlnet=XPSRControlNet.from_config(configs["controlnet"]),
             scheduler=DDPMScheduler.from_config(configs["scheduler"]),
