@@ -508,7 +508,7 @@ def test_train_failures_are_one_line(run: Run) -> None:
     Path("tiny.yaml").write_text(TRAIN)
     result = run("train", "tiny.yaml")
     assert result.code == 2
-    one_line(result, "photos: no such folder")
+    one_line(result, "data.hr_dir=photos is no such folder")
     save_photo("photos/0.png", size=(80, 72))
     result = run("train", "tiny.yaml", "--model.vocabulary=gone.txt")
     assert result.code == 1
