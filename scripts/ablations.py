@@ -3,16 +3,20 @@
     python scripts/ablations.py configs/train_mini.yaml OUTPUT_DIR --hr HR_DIR --lr LR_DIR --steps 400 [--priors FILE]
 
 Every run is the command `xpsr train CONFIG --ablate.PART=true ...` with the same seed and number of steps. A run that
-was finished before is not repeated; an unfinished one goes on. What follows `--` is given to every run.
+was finished before is not repeated; an unfinished one goes on. A run that fails, or stops early, ends the script with
+its exit code. What follows `--` is given to every run.
 """
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+
+STOPPED_EARLY = 3  # as xpsr train says it
 
 VARIANTS = {
     "all of it": [],
@@ -35,14 +39,30 @@ def summary(folder: Path) -> dict[str, float]:
     return found | {"minutes": seconds / 60}
 
 
-def main() -> None:
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than one; use 400, for example")
+    return number
+
+
+def complaint(name: str, code: int) -> str:
+    """What to say of a run that ended with another exit code than 0."""
+    if code == STOPPED_EARLY:
+        return f"the run '{name}' stopped early (exit code 3); the same command goes on from its checkpoint."
+    if code < 0:
+        return f"the run '{name}' was killed by {signal.Signals(-code).name}; the same command goes on."
+    return f"the run '{name}' ended with exit code {code}; see what it said above."
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--hr", type=Path, required=True, help="validation pictures")
     parser.add_argument("--lr", type=Path, required=True, help="the same, degraded")
     parser.add_argument("--priors", type=Path, help="what is said of them, as `xpsr describe` writes it")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=positive, default=400)
     parser.add_argument("rest", nargs="*", help="options for every run, after --")
     args = parser.parse_args()
     results = {}
@@ -57,7 +77,10 @@ def main() -> None:
         ]
         command += [f"--validation.priors={args.priors}"] if args.priors else []
         print("$", *command, flush=True)
-        subprocess.run(command, check=True)
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            print(f"ablations: {complaint(name, code)}", file=sys.stderr)
+            return code if code > 0 else 128 - code  # as a shell says it
         results[name] = summary(folder)
     columns = list(dict.fromkeys(column for row in results.values() for column in row))
     lines = [f"| {args.steps} steps | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
@@ -65,7 +88,8 @@ def main() -> None:
         lines.append(f"| {name} | {' | '.join(f'{row[c]:.4f}' if c in row else '' for c in columns)} |")
     (args.output / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
     print("\n".join(lines))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

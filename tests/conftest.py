@@ -28,7 +28,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         norm_num_groups=8,
         conditioning_channels=(4, 8, 16),
         text_width=32,
-        vocabulary=Path(__file__).parents[1] / "data" / "vocabulary.txt",
     )
     torch.manual_seed(0)
     components = build_components(config, torch.rand(4, 3, 64, 64))

@@ -1,10 +1,18 @@
 """Configs: defaults, then YAML, then dotted flags; what is unknown is refused."""
 
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from xpsr.config import DegradationConfig, TrainRunConfig, UpscaleConfig, as_dict, load_config, suggest
+from xpsr.config import DegradationConfig, ModelConfig, TrainRunConfig, UpscaleConfig, as_dict, load_config, suggest
+from xpsr.config.checks import PROBABILITY, above, at_least
 from xpsr.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -67,3 +75,182 @@ def test_a_config_survives_its_own_json(tmp_path: Path) -> None:
 
 def test_nothing_near_is_not_suggested() -> None:
     assert suggest("zebra", ["steps", "scale"]) == ""
+
+
+# Every one of these went through, or ended in a traceback's name, before it was checked
+OUT_OF_RANGE = [
+    *("data.scale=0", "data.scale=17", "data.min_size=-5", "data.min_detail=-1", "data.crop_size=30"),
+    *("data.crop_scales=[0]", "data.crop_scales=[-1]", "data.crop_scales=[]", "data.crop_scales=[1.5]"),
+    *("data.flat_crop_probability=2", "data.kept_fault_probability=-0.1", "data.clean_condition_probability=1.1"),
+    *("data.wrong_level_probability=.nan", "data.quality_from=prior", "data.require_priors=true"),
+    *("data.degradation.first.blur_probability=2", "data.degradation.sinc_probability=-1"),
+    *("train.max_steps=0", "train.max_steps=-3", "train.max_minutes=0", "train.max_minutes=-1", "train.num_workers=-1"),
+    *("train.max_minutes=.inf", "train.batch_size=0", "train.seed=-1", "train.output_dir=", "data.hr_dir="),
+    *("optimizer.learning_rate=-1", "optimizer.final_learning_rate=-1", "optimizer.warmup_steps=-5"),
+    *("optimizer.weight_decay=-1", "optimizer.betas=[2, 3]", "optimizer.betas=[0.9, 1]", "optimizer.max_grad_norm=0"),
+    *("optimizer.ema_decay=1", "optimizer.learning_rate=.nan", "parts.lora_alpha=0", "parts.lora_alpha=-3"),
+    *("loss.diffusion_weight=-1", "loss.pixel_weight=-1", "loss.feature_weight=-1", "loss.adversarial_weight=-1"),
+    *("loss.degradation_free_weight=-1", "loss.degradation_free_image_weight=-1", "loss.feature_crop=0"),
+    *("loss.degradation_free_latent_weight=-1", "loss.adversarial_ramp_steps=-5", "loss.min_snr_gamma=0"),
+    *("loss.degradation_free_images=[9]", "loss.degradation_free_images=[-3]", "loss.degradation_free_latents=[-99]"),
+    *("loss.degradation_free_latents=[99]", "loss.content_dropout=2"),
+    *("model.one_step_timestep=1000", "model.one_step_timestep=-1", "model.vocabulary_size=3"),
+    *("model.norm_num_groups=3", "model.norm_num_groups=0", "model.layers_per_block=0", "model.text_width=15"),
+    *("model.text_width=0", "model.refiner_channels=0", "model.conditional_attention_window=-8"),
+    *("model.conditioning_channels=[4, 4]", "model.conditioning_channels=[4, 0, 4]", "model.block_out_channels=[]"),
+    *("model.num_attention_heads=[1]", "model.num_attention_heads=[1, 2, 0]", "model.num_attention_heads=[1, 2, 3]"),
+    *("model.block_out_channels=[64, 0, 64]", "model.settings.num_inference_steps=0", "model.settings.strength=1.5"),
+    *("model.settings.strength=0.0001", "model.settings.tile_size=0", "model.settings.tile_size=15"),
+    *("model.settings.tile_overlap=-1", "model.settings.num_shifts=0", "model.settings.num_shifts=3"),
+    *("model.settings.min_size=-1", "model.settings.added_noise_level=1000", "model.settings.start=middle"),
+    *("model.settings.guidance_scale=.inf", "model.settings.fit=stretch", "model.settings.num_inference_steps=1001"),
+    *("validation.max_pictures=0", "validation.every=0", "parts.train=controlnet", "parts.train=[unett]"),
+    *("train.trackers=[foo]", "train.precision=fp8", "train.seed=null", "data.shards=a.tar", "loss=3", "loss="),
+]
+
+
+@pytest.mark.parametrize("option", OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_with_its_name_and_a_remedy(option: str) -> None:
+    name = option.partition("=")[0]
+    with pytest.raises(InputError) as caught:
+        load_config(TrainRunConfig, None, [f"--{option}"])
+    message = str(caught.value)
+    leaf = {"model.settings.fit": "model.settings.num_shifts"}.get(name, name)
+    assert message.startswith(f"config: {leaf}="), message
+    assert "; use " in message and message.endswith(".") and "\n" not in message
+    assert len(message) < 250
+
+
+COMBINATIONS = {
+    "no term is left": ["--loss.diffusion_weight=0", "--loss.pixel_weight=0", "--loss.degradation_free_weight=0"],
+    "and so is degradation_free_latents": ["--loss.degradation_free_images=[]", "--loss.degradation_free_latents=[]"],
+    "too small for the adversary": ["--loss.adversarial_weight=1", "--data.crop_size=4", "--loss.feature_crop=4"],
+    "too small for loss.shift_probability": ["--loss.shift_probability=1", "--data.crop_size=4"],
+    "data.crop_size=33 is not a multiple of the 4": ["--data.crop_size=33", "--data.scale=3"],
+    "data.crop_size=20 is not a multiple of the 8": [
+        "--data.crop_size=20",
+        "--model.base=x",
+        "--model.conditioning_channels=[16, 32, 96, 256]",
+    ],
+    "model.conditioning_channels=[16, 32, 64] is not 4 widths": ["--model.base=x"],
+    "no term is left to learn": [
+        "--loss.one_step_fraction=1",
+        "--loss.pixel_weight=0",
+        "--ablate.degradation_free=true",
+    ],
+    "is no noise": ["--model.one_step_timestep=0", "--loss.one_step_start=noised"],
+    "data.pairs=a is set and so is shards": ["--data.pairs=a", "--data.shards=[b]"],
+}
+
+
+@pytest.mark.parametrize("reason", COMBINATIONS)
+def test_what_does_not_go_together_is_refused(reason: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(TrainRunConfig, None, COMBINATIONS[reason])
+    assert reason in str(caught.value)
+    assert "; use " in str(caught.value) or "; leave" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["--parts.train=controlnet"], "; use [controlnet]."),
+        (["--parts.train=[contrlnet]"], "; use [controlnet]."),
+        (["--train.trackers=[wand]"], "each one of tensorboard, wandb, trackio or null; use [wandb]."),
+        (["--data.crop_size=30"], "; use 32."),
+        (["--train.seed"], "--train.seed has no value; use --train.seed=VALUE."),
+        (["stray"], "'stray' is no option"),
+        (["--model.settings={tile_sice: 16}"], "did you mean 'model.settings.tile_size'?"),
+    ],
+)
+def test_the_remedy_fits(flags: list[str], hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(TrainRunConfig, None, flags)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "loss: {pixel_weight: 1}\ntrain:\n  seed: 1\nloss: {diffusion_weight: 2}\n",
+            "'loss' is given twice, in lines 1 and 4",
+        ),
+        ("train: {seed: 1, seed: 2}", "'seed' is given twice, in lines 1 and 1"),
+        ("data:\n  degradation:\n    first: {}\n    first: {}\n", "'first' is given twice, in lines 3 and 4"),
+        ("loss: 3", "loss=3 is not a section; use options below it, such as loss.one_step_fraction."),
+        ("loss: [1]", "loss=[1] is not a section"),
+        ("train: {output_dir: }", "train.output_dir=null is not a path"),
+        ("train: {output_dir: ''}", "train.output_dir= is empty"),
+    ],
+)
+def test_a_file_that_says_two_things_or_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_config(TrainRunConfig, path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "loss:\n", "loss: {}\nmodel:\n  settings:\n", "{}"])
+def test_what_is_empty_leaves_the_defaults(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    assert load_config(TrainRunConfig, path) == TrainRunConfig()
+
+
+def test_numbers_and_texts_are_what_they_look_like(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "train: {seed: 3}\noptimizer: {learning_rate: 1e-4, betas: [5e-1, 0.9]}\ndata: {exclude: ['1', a.png]}"
+    )
+    config = load_config(
+        TrainRunConfig,
+        path,
+        ["--model.settings={tile_size: 16, content_suffix: '5'}", "--optimizer={weight_decay: 1e-3}"],
+    )
+    assert (config.optimizer.learning_rate, config.data.exclude, config.train.seed) == (1e-4, ("1", "a.png"), 3)
+    assert (config.optimizer.weight_decay, config.optimizer.betas) == (1e-3, (0.5, 0.9))
+    assert (config.model.settings.tile_size, config.model.settings.content_suffix) == (16, "5")
+    assert config.model.settings.num_shifts == TrainRunConfig().model.settings.num_shifts
+
+
+def test_an_option_before_the_file_needs_an_equals_sign() -> None:
+    with pytest.raises(InputError, match=r"^1: no such config file; .* Write --train\.max_steps=1 in one word\.$"):
+        load_config(TrainRunConfig, Path("1"), ["--train.max_steps", "tiny.yaml"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats() | st.integers(-(10**6), 10**6), st.sampled_from([at_least, above]), st.integers(-3, 3))
+def test_limits_hold_what_they_say(value: float, kind: Any, lowest: int) -> None:
+    limit = kind(lowest, "x")
+    assert limit.holds(value) == (math.isfinite(value) and (value >= lowest if kind is at_least else value > lowest))
+    assert PROBABILITY.holds(value) == (0 <= value <= 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 3).flatmap(lambda n: st.tuples(*[st.integers(1, 40)] * n)),
+    st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple),
+    st.integers(1, 16),
+    st.integers(0, 40),
+)
+def test_a_model_that_is_let_through_has_sizes_that_fit(
+    widths: tuple[int, ...], heads: tuple[int, ...], groups: int, text_width: int
+) -> None:
+    sizes = {"block_out_channels": widths, "num_attention_heads": heads, "norm_num_groups": groups}
+    fits = len(widths) == len(heads) and all(h > 0 and w % h == 0 == w % groups for w, h in zip(widths, heads))  # noqa: B905
+    fits = fits and text_width > 0 and text_width % 2 == 0
+    with nullcontext() if fits else pytest.raises(InputError, match=r"^model\."):
+        ModelConfig(**sizes, text_width=text_width)  # type: ignore[arg-type]
+
+
+def test_every_option_explains_itself() -> None:
+    def walk(kind: Any) -> Iterator[str]:
+        for f in dataclasses.fields(kind):
+            if not f.metadata.get("help", "").endswith("."):
+                yield f"{kind.__name__}.{f.name}"
+            if dataclasses.is_dataclass(f.type):
+                yield from walk(f.type)
+
+    assert [name for f in dataclasses.fields(TrainRunConfig) for name in walk(f.type)] == []

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xpsr.config import DataConfig, DegradationConfig, DegradationStage
+from xpsr.config import DataConfig, DegradationConfig, DegradationStage, ModelConfig
 from xpsr.data import Collate, CropDataset, Sample, build_dataset, build_loader, levels, list_photos
 from xpsr.data.crops import CLEAN
 from xpsr.data.loading import RankBatches
@@ -43,7 +43,7 @@ def config(photos: Path, **changes: object) -> DataConfig:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    return build_tokenizer(Path(__file__).parents[1] / "data" / "vocabulary.txt", 600)
+    return build_tokenizer(ModelConfig().vocabulary, 600)
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -116,8 +116,12 @@ def test_missing_files_and_empty_folders_are_named(photos: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainingError, match="holds no pictures"):
         list_photos(DataConfig(hr_dir=tmp_path / "empty"))
-    with pytest.raises(TrainingError, match="no such folder"):
+    with pytest.raises(InputError, match=r"data\.hr_dir=.*nowhere is no such folder"):
         list_photos(DataConfig(hr_dir=tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"data\.hr_dir=.*manifest\.tsv is a file, not a folder"):
+        list_photos(DataConfig(hr_dir=photos / "manifest.tsv"))
+    with pytest.raises(InputError, match=r"data\.manifest=.*gone\.tsv is not a file"):
+        list_photos(config(photos, manifest=photos / "gone.tsv"))
 
 
 # What is wrong with a picture
@@ -249,7 +253,7 @@ def test_unusable_pictures_are_passed_over_and_told_once(photos: Path, caplog: p
     for index in range(30):
         assert dataset[index].hr.shape == (3, 32, 32)
     told = [record.message for record in caplog.records]
-    assert len(told) == 2
+    assert len(told) == 3 and "have no content text" in told[0]
     assert any("p1.png: is truncated or damaged" in line and line.endswith("It is passed over.") for line in told)
     assert any("p3.png: has 99 x 9 pixels, a side below min_size=16" in line for line in told)
 
@@ -263,10 +267,10 @@ def test_too_few_usable_pictures_stop_in_one_line(photos: Path) -> None:
 
 
 def test_crops_that_do_not_shrink_to_whole_pixels_are_refused(photos: Path) -> None:
-    with pytest.raises(TrainingError, match="crop_size=30 is not a multiple of 4; use 32"):
-        CropDataset(config(photos, crop_size=30), seed=0)
-    with pytest.raises(TrainingError, match="no prior knows"):
-        CropDataset(config(photos, quality_from="prior"), seed=0)
+    with pytest.raises(InputError, match="crop_size=30 is not a multiple of 4; use 32"):
+        config(photos, crop_size=30)
+    with pytest.raises(InputError, match="no prior knows"):
+        config(photos, quality_from="prior")
 
 
 # Priors
@@ -302,10 +306,28 @@ def test_missing_priors_are_one_warning_or_an_error(photos: Path, caplog: pytest
     assert "says nothing about 2 of 3 pictures (pack/p0.png, pack/p2.png)" in record.message
     with pytest.raises(TrainingError, match="says nothing about 2 of 3"):
         list_photos(config(photos, **options, require_priors=True))
-    with pytest.raises(TrainingError, match=r"nowhere\.jsonl: no such file of priors"):
+    with pytest.raises(InputError, match=r"nowhere\.jsonl: no such file of priors"):
         list_photos(config(photos, priors=photos / "nowhere.jsonl"))
-    with pytest.raises(TrainingError, match="require_priors is set and priors is not"):
-        list_photos(config(photos, require_priors=True))
+    with pytest.raises(InputError, match="require_priors=true is set and priors is not"):
+        config(photos, require_priors=True)
+
+
+def test_pictures_without_a_content_text_are_one_warning(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):  # a run lists its pictures more than once
+        list_photos(config(photos, manifest=None))
+        list_photos(config(photos))
+    (photos / "priors.jsonl").write_text(
+        '{"image": "pack/p0.png", "content": "x"}\n{"image": "pack/p1.png", "quality": "a sharp photograph"}\n'
+    )
+    list_photos(config(photos, manifest=None, priors=photos / "priors.jsonl"))
+    assert [record.message.removeprefix(f"{photos}: ") for record in caplog.records] == [
+        "3 of 3 pictures have no content text (pack/p0.png, pack/p1.png, pack/p2.png); set data.priors (xpsr describe"
+        " writes them).",
+        "1 of 3 pictures have no content text (pack/p1.png); set data.priors (xpsr describe writes them).",
+        f"{photos / 'priors.jsonl'}: says nothing about 1 of 3 pictures (pack/p2.png); xpsr describe adds them.",
+        "1 of 3 pictures have no content text (pack/p1.png); see xpsr describe.",
+    ]
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
 def test_a_manifest_may_be_json_lines(photos: Path) -> None:
@@ -313,7 +335,7 @@ def test_a_manifest_may_be_json_lines(photos: Path) -> None:
     found = list_photos(config(photos, manifest=photos / "m.jsonl"))
     assert [(photo.path.name, photo.content) for photo in found] == [("p2.png", "sea"), ("p0.png", "")]
     (photos / "m.tsv").write_text("name\tlabel\na\tb\n")
-    with pytest.raises(TrainingError, match="has no column 'file'"):
+    with pytest.raises(InputError, match="has no column 'file'"):
         list_photos(config(photos, manifest=photos / "m.tsv"))
 
 
@@ -396,5 +418,5 @@ def test_a_loader_refuses_ranks_that_are_not_there(photos: Path) -> None:
         RankBatches(0, 4, batch_size=1, rank=2, world_size=2)
     with pytest.raises(InputError, match="batch_size=0"):
         RankBatches(0, 4, batch_size=0)
-    with pytest.raises(TrainingError, match="both set"):
-        build_dataset(config(photos, pairs=photos, shards=("a.tar",)), seed=0)
+    with pytest.raises(InputError, match="is set and so is shards"):
+        config(photos, pairs=photos, shards=("a.tar",))

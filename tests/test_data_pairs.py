@@ -322,7 +322,7 @@ def test_a_tar_is_refused_in_one_line(shards: Path, tmp_path: Path) -> None:
             list_shards([str(tmp_path / f"{name}.tar")])
     with pytest.raises(TrainingError, match="holds no pairs"):
         ShardStore(config(shards=(str(tmp_path / "empty.tar"),)))
-    with pytest.raises(TrainingError, match="no such shard or folder"):
+    with pytest.raises(InputError, match="no such shard or folder"):
         list_shards([str(tmp_path / "nowhere")])
 
 
@@ -395,8 +395,11 @@ def test_remote_shards_give_the_same_samples_and_are_fetched_once(address: str, 
         assert torch.equal(here[index].hr, there[index].hr) and here[index].prior == there[index].prior
     assert sorted(Server.asked) == ["/000000.tar", "/000001.tar", "/000002.tar", "/index.json"]
     assert not list(tmp_path.glob("*.part"))
+    (tmp_path / "priors.jsonl").touch()
     with pytest.raises(TrainingError, match="require_priors cannot be checked"):
-        build_dataset(config(shards=(f"{address}/index.json",), require_priors=True), seed=4)
+        build_dataset(
+            config(shards=(f"{address}/index.json",), priors=tmp_path / "priors.jsonl", require_priors=True), seed=4
+        )
 
 
 def test_a_download_that_fails_is_tried_again_and_never_half_kept(address: str, tmp_path: Path) -> None:

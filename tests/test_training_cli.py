@@ -12,6 +12,7 @@ from training_helpers import VOCABULARY, rows_of, save_photos
 
 from xpsr import XPSRPipeline
 from xpsr.cli import main
+from xpsr.cli.terminal import explain
 
 CONFIG = f"""
 model:
@@ -138,7 +139,15 @@ def test_a_dry_run_trains_nothing(xpsr_train: Train) -> None:
         (["tiny.yaml", "--train.precision=fp8"], 2, "train.precision"),
         (["tiny.yaml", "--validation.every=1"], 2, "validation.hr_dir"),
         (["tiny.yaml", "--parts.train=[refinr]"], 2, "parts.train"),
-        (["tiny.yaml", "--data.hr_dir=nowhere"], 1, "nowhere: no such folder"),
+        (["tiny.yaml", "--data.hr_dir=nowhere"], 2, "data.hr_dir=nowhere is no such folder"),
+        (["tiny.yaml", "--data.hr_dir=tiny.yaml"], 2, "data.hr_dir=tiny.yaml is a file"),
+        (["tiny.yaml", "--data.manifest=gone.tsv"], 2, "data.manifest=gone.tsv is not a file"),
+        (["tiny.yaml", "--data.priors=gone.jsonl"], 2, "gone.jsonl: no such file of priors"),
+        (["tiny.yaml", "--data.pairs=gone"], 2, "data.pairs=gone has no folder hr"),
+        (["tiny.yaml", "--data.crop_size=30", "--dry-run"], 2, "tiny.yaml: data.crop_size=30 is not a multiple of 4"),
+        (["tiny.yaml", "--data.require_priors=true"], 2, "tiny.yaml: data.require_priors=true is set"),
+        (["tiny.yaml", "--loss.degradation_free_images=[9]", "--dry-run"], 2, "is not all in [-2, 1]"),
+        (["--train.max_steps", "1", "tiny.yaml"], 2, "Write --train.max_steps=1 in one word."),
         (["--plot", "nowhere"], 2, "nowhere"),
         (["tiny.yaml", "--plot", "run"], 2, "stands alone"),
     ],
@@ -186,6 +195,27 @@ def test_missing_priors_are_counted_once(xpsr_train: Train, caplog: pytest.LogCa
     Path("priors.jsonl").write_text(json.dumps({"image": "photos/p0.png", "content": "noise", "quality": ""}) + "\n")
     assert xpsr_train("tiny.yaml", "--data.priors=priors.jsonl")[0] == 0
     assert caplog.text.count("2 of 3") == 1
+
+
+def test_help_explains_every_option(xpsr_train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capfd.readouterr().out
+    for line in (
+        "    --train.gradient_accumulation_steps=1\n        Passes per update,",
+        "    --model.settings.tile_size=144\n        Larger pictures are denoised",
+        "    --data.degradation.first.blur_sigma=[0.2, 3.0]\n        Standard deviation",
+    ):
+        assert line in text
+    assert "One of: epsilon, v_prediction, sample." in " ".join(text.split())
+    assert "pydoc" not in text and max(map(len, text.splitlines())) <= 140
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"), [("train", "train.batch_size"), ("upscale", "--tile-size"), ("degrade", "--workers")]
+)
+def test_too_little_memory_gets_advice_that_the_command_can_follow(command: str, advice: str) -> None:
+    assert advice in explain(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), command)
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line_and_stays(xpsr_train: Train) -> None:

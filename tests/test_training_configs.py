@@ -7,7 +7,7 @@ import pytest
 import torch
 from training_helpers import TINY, batch, components
 
-from xpsr.config import LossConfig, ModelConfig, TrainRunConfig, load_config
+from xpsr.config import DataConfig, LossConfig, ModelConfig, TrainConfig, TrainRunConfig, load_config
 from xpsr.data import generator_for
 from xpsr.errors import InputError, ModelError
 from xpsr.training import XPSRLoss, build_from_base, choose_parts, plan_run
@@ -20,6 +20,8 @@ def test_shipped_configs_are_read(path: Path) -> None:
     config = load_config(TrainRunConfig, path)
     assert config.train.output_dir != TrainRunConfig().train.output_dir or path.stem == "train_mini"
     assert config.loss.feature_network in ("efficientnet", "vgg")
+    # or every content text would be empty
+    assert config.data.priors is not None or config.data.manifest is not None
 
 
 def test_there_is_a_config_for_every_kind_of_run() -> None:
@@ -46,8 +48,19 @@ def test_the_papers_run_builds_on_the_meta_device() -> None:
 def test_a_mini_is_planned_too() -> None:
     said = plan_run(TrainRunConfig(model=replace(TINY, block_out_channels=(8, 16))))
     assert "in all" in said and "days" in said
+    base = ModelConfig(base="nobody/nothing", conditioning_channels=(16, 32, 96, 256))
     with pytest.raises(ModelError, match="a dry run knows"):
-        plan_run(TrainRunConfig(model=ModelConfig(base="nobody/nothing")))
+        plan_run(TrainRunConfig(model=base))
+
+
+def test_a_plan_needs_no_vocabulary_and_judges_what_the_run_would_refuse(tiny_model: Path, tmp_path: Path) -> None:
+    model = ModelConfig(path=tiny_model, vocabulary=tmp_path / "gone.txt")
+    loss = LossConfig(pixel_weight=0.0, diffusion_weight=0.0, feature_weight=1.0)
+    config = TrainRunConfig(model=model, loss=loss, data=DataConfig(crop_size=64), train=TrainConfig(batch_size=2))
+    assert "in all" in plan_run(config)
+    for name, index in (("degradation_free_images", 2), ("degradation_free_latents", -6)):
+        with pytest.raises(InputError, match=rf"^loss\.{name}=\[{index}\] is not all in .*; use null for all\.$"):
+            plan_run(replace(config, loss=replace(loss, **{name: (index,)})))
 
 
 def test_a_base_becomes_a_system_that_trains_as_the_paper_does(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from xpsr.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, T
 from xpsr.data import Batch, generator_for
 from xpsr.training import Components, build_components, train
 
-VOCABULARY = Path(__file__).parents[1] / "data" / "vocabulary.txt"
+VOCABULARY = ModelConfig().vocabulary
 TINY = ModelConfig(
     block_out_channels=(8, 16),
     num_attention_heads=(1, 1),
@@ -21,7 +21,6 @@ TINY = ModelConfig(
     conditioning_channels=(4, 4, 8),
     text_width=16,
     text_layers=1,
-    vocabulary=VOCABULARY,
 )
 
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in arguments:
             print_traceback()
-        complain(explain(error))
+        complain(explain(error, arguments[0] if arguments else ""))
         return 2 if isinstance(error, InputError) else 1
 
 

@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
                 progress=progress,
             )
     except XPSRError as error:  # the options are right
-        complain(explain(error))
+        complain(explain(error, "data"))
         return 1
     if args.json:
         findings = [vars(finding) for finding in report.findings]

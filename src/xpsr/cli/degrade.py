@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
                 on_skip=lambda source, problem: complain(f"skipped: {problem}"),
             )
     except InputError as error:  # the options are right
-        complain(explain(error))
+        complain(explain(error, "degrade"))
         return 1
     if made.skipped:
         total = made.num_pairs // config.num_per_image + len(made.skipped)

@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     def fail(path: Path, error: Exception) -> None:
         nonlocal failures
         failures += 1
-        message = explain(error)
+        message = explain(error, "describe")
         complain(message if message.startswith(str(path)) else f"{path}: {message}")
 
     images: dict[Path, Path] = {}  # by where they really are: what is named twice is described once

@@ -88,14 +88,25 @@ def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] |
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def explain(error: Exception) -> str:
-    """One line: what is wrong and what to do."""
+_LESS_MEMORY = {
+    "convert": "a machine with more",
+    "data": "smaller pictures",
+    "degrade": "fewer --workers or smaller pictures",
+    "describe": "a smaller picture or another --describer",
+    "train": "a smaller train.batch_size with more train.gradient_accumulation_steps,"
+    " train.gradient_checkpointing=true, or train.fit_memory=true on a GPU",
+}
+
+
+def explain(error: Exception, command: str = "upscale") -> str:
+    """One line: what is wrong and what to do in that command."""
     text = one_line(error)
     if isinstance(error, XPSRError):
         return text
     # torch raises RuntimeError on most devices, of a subclass only on some
     if isinstance(error, MemoryError) or re.search("out of memory|not enough memory|can't allocate memory", text):
-        return "the memory does not suffice; use a smaller --tile-size, --scale or picture."
+        remedy = _LESS_MEMORY.get(command, "a smaller --tile-size, --scale or picture")
+        return f"the memory does not suffice; use {remedy}."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions."
     return f"unexpected {type(error).__name__}: {text}; run again with --debug to see where."

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from xpsr.cli.terminal import Parser, complain, hush
 from xpsr.config import Settings, TrainRunConfig, as_dict, load_config
@@ -104,18 +104,34 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _options() -> Iterator[str]:
-    yield "options, with their defaults (python -m pydoc xpsr.config says more):"
+    yield "options, with their defaults; null is none, and a list is written [a, b]:"
     for section in dataclasses.fields(TrainRunConfig):
         kind: Any = section.type
         yield f"\n  {section.name}: {(kind.__doc__ or '').splitlines()[0]}"
-        for f in dataclasses.fields(kind):
-            nested = dataclasses.is_dataclass(f.default)
-            value = (
-                f"..., keys of {type(f.default).__name__}"
-                if nested
-                else f"={json.dumps(f.default, default=str)}".replace('"', "")
-            )
-            yield textwrap.indent(f"--{section.name}.{f.name}{value}", "    ")
+        yield from _explained(kind(), f"{section.name}.")
+
+
+def _explained(config: Any, prefix: str) -> Iterator[str]:
+    """The options of a section with defaults and explanations, and those of the sections in it."""
+    nested = []
+    for f in dataclasses.fields(config):
+        value, explanation = getattr(config, f.name), f.metadata["help"]
+        if dataclasses.is_dataclass(value):
+            nested.append((f"{prefix}{f.name}.", value, explanation))
+            continue
+        shown = json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
+        yield f"    --{prefix}{f.name}={Path(shown).name if f.name == 'vocabulary' else shown}"
+        choices = list(_choices(f.type))
+        text = f"{explanation} One of: {', '.join(choices)}." if choices else explanation
+        yield textwrap.fill(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    for name, value, explanation in nested:
+        yield f"\n    {name.rstrip('.')}: {explanation}"
+        yield from _explained(value, name)
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    for arg in get_args(kind):
+        yield from (arg,) if isinstance(arg, str) else _choices(arg)
 
 
 def _components(config: TrainRunConfig, dataset: "Dataset[Sample]") -> tuple["Components", TrainRunConfig]:

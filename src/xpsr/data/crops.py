@@ -21,7 +21,7 @@ from xpsr.degradation import Degraded, degrade
 from xpsr.errors import TrainingError
 from xpsr.prior import Level, Levels, Prior, quality_text
 
-__all__ = ["CLEAN", "CropDataset", "check_sizes", "levels", "misjudge"]
+__all__ = ["CLEAN", "CropDataset", "levels", "misjudge"]
 
 CLEAN = Levels(blur="clean", noise="clean", compression="clean")
 FLAT_ATTEMPTS = 100  # crops of one picture; the chance that all of them are flat by mistake is below 1e-12
@@ -34,13 +34,10 @@ class CropDataset(Dataset[Sample]):
     A picture that cannot be used, or that is flat everywhere, is told once, and another one is drawn instead.
 
     Raises:
-        TrainingError: see `list_photos`; also from a sample, where hardly any picture can be used.
+        InputError, TrainingError: see `list_photos`; also from a sample, where hardly any picture can be used.
     """
 
     def __init__(self, config: DataConfig, *, seed: int):
-        check_sizes(config)
-        if config.quality_from == "prior":
-            raise TrainingError("quality_from=prior needs stored pairs: no prior knows a degradation drawn later.")
         self.config, self.seed, self.photos = config, seed, list_photos(config)
         self._pictures = Pictures(min_size=config.min_size)
 
@@ -84,17 +81,6 @@ class CropDataset(Dataset[Sample]):
         reduction = fitting[randint(len(fitting), generator)] if fitting else 1.0
         hr, _ = draw_window(picture, round(size / reduction), generator)
         return hr if hr.shape[0] == size else cv2.resize(hr, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def check_sizes(config: DataConfig) -> None:
-    """Refuses crops that do not shrink to whole pixels.
-
-    Raises:
-        TrainingError: `crop_size` is not a positive multiple of `scale`.
-    """
-    if config.crop_size < config.scale or config.crop_size % config.scale:
-        nearest = max(round(config.crop_size / config.scale), 1) * config.scale
-        raise TrainingError(f"crop_size={config.crop_size} is not a multiple of {config.scale}; use {nearest}.")
 
 
 def levels(degraded: Degraded) -> Levels:

@@ -11,7 +11,7 @@ from xpsr.data.pairs import FolderStore, PairDataset
 from xpsr.data.samples import Batch, Collate, Sample
 from xpsr.data.shards import ShardStore
 from xpsr.data.workers import iterate, start_worker
-from xpsr.errors import InputError, TrainingError
+from xpsr.errors import InputError
 
 __all__ = ["Loader", "RankBatches", "build_dataset", "build_loader"]
 
@@ -20,11 +20,9 @@ def build_dataset(config: DataConfig, *, seed: int) -> Dataset[Sample]:
     """The endless dataset that `config` names: stored pairs, shards, or pictures that are degraded on the fly.
 
     Raises:
-        TrainingError: pairs and shards are both named, or see `CropDataset`, `FolderStore` and `ShardStore`.
-        InputError: a damaged manifest, index, shard or file of priors.
+        TrainingError: see `CropDataset`, `FolderStore` and `ShardStore`.
+        InputError: a file or folder that is named is not there, or a damaged manifest, index, shard or file of priors.
     """
-    if config.pairs is not None and config.shards:
-        raise TrainingError(f"data.pairs={config.pairs} and data.shards are both set; leave one out.")
     if config.pairs is not None:
         return PairDataset(FolderStore(config.pairs, config), config, seed=seed)
     if config.shards:

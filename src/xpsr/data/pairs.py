@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig
-from xpsr.data.crops import CLEAN, FLAT_ATTEMPTS, PICTURE_ATTEMPTS, check_sizes, misjudge
+from xpsr.data.crops import CLEAN, FLAT_ATTEMPTS, PICTURE_ATTEMPTS, misjudge
 from xpsr.data.draws import chance, generator_for, randint
 from xpsr.data.manifest import MANIFEST, Texts, read_lines
 from xpsr.data.photos import PriorTable, report_missing
@@ -59,12 +59,10 @@ class PairDataset(Dataset[Sample]):
     A pair that cannot be read, or that is flat everywhere, is told once, and another one is drawn instead.
 
     Raises:
-        TrainingError: `crop_size` does not fit; from a sample: a pair that is not exactly `scale` : 1, or hardly any
-            pair can be used.
+        TrainingError: from a sample: a pair that is not exactly `scale` : 1, or hardly any pair can be used.
     """
 
     def __init__(self, store: PairStore, config: DataConfig, *, seed: int):
-        check_sizes(config)
         self.store, self.config, self.seed = store, config, seed
         self._unusable: dict[int, str] = {}
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
@@ -131,14 +129,14 @@ class FolderStore:
     Raises:
         TrainingError: no pairs, pictures without a partner, pairs that are not exactly `scale` : 1, or pairs without a
             prior and `config.require_priors`.
-        InputError: a damaged line in the manifest or in the priors.
+        InputError: there is no such folder, or a damaged line in the manifest or in the priors.
     """
 
     def __init__(self, folder: Path, config: DataConfig):
         self.name, self._folder = str(folder), folder
         for part in ("hr", "lr"):
             if not (folder / part).is_dir():
-                raise TrainingError(f"{folder / part}: no such folder; make pairs with xpsr degrade.")
+                raise InputError(f"data.pairs={folder} has no folder {part}; make pairs with xpsr degrade.")
         entries = read_lines(folder / MANIFEST) or _list_pairs(folder)
         if not entries:
             raise TrainingError(f"{folder}: holds no pairs; make some with xpsr degrade.")

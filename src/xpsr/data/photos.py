@@ -7,11 +7,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from xpsr.config import DataConfig
-from xpsr.errors import TrainingError
+from xpsr.errors import InputError, TrainingError
 from xpsr.image import IMAGE_SUFFIXES, sha256
 from xpsr.prior import Prior, PriorFile
 
@@ -37,13 +38,12 @@ class PriorTable:
     A line's `image` is relative to the JSONL's folder or to `root`. A later line goes before an earlier one.
 
     Raises:
-        TrainingError: there is no such file.
-        InputError: a line is damaged.
+        InputError: there is no such file, or a line is damaged.
     """
 
     def __init__(self, path: Path, root: Path):
         if not path.is_file():
-            raise TrainingError(f"{path}: no such file of priors; write one with xpsr describe, or leave priors out.")
+            raise InputError(f"{path}: no such file of priors; write one with xpsr describe, or leave priors out.")
         self._by_path: tuple[dict[str, Prior], ...] = ({}, {})
         self._by_sha256: dict[str, Prior] = {}
         folders = (path.parent.resolve(), root.resolve())
@@ -74,36 +74,45 @@ class PriorTable:
 def list_photos(config: DataConfig) -> list[Photo]:
     """Every training picture of `config.hr_dir` with what is said of it: in `priors`, or else in the manifest.
 
+    Pictures without a content text are told in one warning.
+
     Raises:
         TrainingError: there is no picture, the manifest names files that are missing, or pictures have no prior and
             `config.require_priors`.
-        InputError: a damaged line in a JSONL.
+        InputError: a folder or file that is not there, or a damaged line in it.
     """
-    if not config.hr_dir.is_dir():
-        raise TrainingError(f"{config.hr_dir}: no such folder; set data.hr_dir or run scripts/fetch_photos.py.")
-    if config.manifest is None:
-        photos = [Photo(p) for p in sorted(config.hr_dir.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+    hr_dir, manifest = config.hr_dir, config.manifest
+    if not hr_dir.is_dir():
+        reason = "a file, not a folder" if hr_dir.exists() else "no such folder"
+        raise InputError(f"data.hr_dir={hr_dir} is {reason}; use a folder of pictures, or run scripts/fetch_photos.py.")
+    if manifest is None:
+        photos = [Photo(p) for p in sorted(hr_dir.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
     else:
-        photos = _read_manifest(config.manifest, config.hr_dir)
+        photos = _read_manifest(manifest, hr_dir)
         missing = [photo.path for photo in photos if not photo.path.is_file()]
         if missing:
             count = f"{len(missing)} of {len(photos)} files are missing"
-            raise TrainingError(f"{config.manifest}: {count}, first {missing[0]}; run scripts/fetch_photos.py.")
+            raise TrainingError(f"{manifest}: {count}, first {missing[0]}; run scripts/fetch_photos.py.")
     photos = [p for p in photos if not any(fnmatch(p.path.name, name) for name in config.exclude)]
     if not photos:
-        raise TrainingError(f"{config.hr_dir}: holds no pictures to train on.")
-    if config.priors is None:
-        if config.require_priors:
-            raise TrainingError("require_priors is set and priors is not; name a JSONL from xpsr describe.")
-        return photos
-    table, missing_names = PriorTable(config.priors, config.hr_dir), []
-    for place, photo in enumerate(photos):
-        prior = table.find(photo.path)
-        if prior is None:
-            missing_names.append(photo.path.relative_to(config.hr_dir).as_posix())
-        else:
-            photos[place] = Photo(photo.path, prior.content, prior.quality)
-    report_missing(config.priors, missing_names, len(photos), required=config.require_priors)
+        raise TrainingError(f"{hr_dir}: holds no pictures to train on.")
+    untold: set[Path] = set()
+    if config.priors is not None:
+        table = PriorTable(config.priors, hr_dir)
+        for place, photo in enumerate(photos):
+            prior = table.find(photo.path)
+            if prior is None:
+                untold.add(photo.path)
+            else:
+                photos[place] = Photo(photo.path, prior.content, prior.quality)
+        names = [path.relative_to(hr_dir).as_posix() for path in (p.path for p in photos) if path in untold]
+        report_missing(config.priors, names, len(photos), required=config.require_priors)
+    silent = [p.path.relative_to(hr_dir).as_posix() for p in photos if not p.content and p.path not in untold]
+    if silent:
+        remedy = "set data.priors (xpsr describe writes them)" if config.priors is None else "see xpsr describe"
+        _warn_once(
+            f"{hr_dir}: {len(silent)} of {len(photos)} pictures have no content text ({_some(silent)}); {remedy}."
+        )
     return photos
 
 
@@ -115,24 +124,33 @@ def report_missing(path: Path, names: Sequence[str], total: int, *, required: bo
     """
     if not names:
         return
-    first = ", ".join(names[:_NUM_NAMED]) + (", …" if len(names) > _NUM_NAMED else "")
-    said = f"{path}: says nothing about {len(names)} of {total} pictures ({first}); xpsr describe adds them."
+    said = f"{path}: says nothing about {len(names)} of {total} pictures ({_some(names)}); xpsr describe adds them."
     if required:
         raise TrainingError(said)
+    _warn_once(said)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NUM_NAMED]) + (", …" if len(names) > _NUM_NAMED else "")
+
+
+@cache
+def _warn_once(said: str) -> None:
+    """A run reads its pictures several times: to set up the autoencoder, to train, to check what it has written."""
     logger.warning("%s", said)
 
 
 def _read_manifest(path: Path, hr_dir: Path) -> list[Photo]:
+    if not path.is_file():
+        raise InputError(f"data.manifest={path} is not a file; use one like data/photos.tsv, or null for all pictures.")
     if path.suffix.lower() == ".jsonl":
-        if not path.is_file():
-            raise TrainingError(f"{path}: no such manifest; set data.manifest.")
         entries: list[dict[str, Any]] = PriorFile(path).read()
         priors = [Prior.from_dict(entry) for entry in entries]
         return [Photo(hr_dir / e["image"], p.content, p.quality) for e, p in zip(entries, priors, strict=True)]
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     if rows and "file" not in rows[0]:
-        raise TrainingError(f"{path}: has no column 'file'; use tab-separated columns package, file, label.")
+        raise InputError(f"{path}: has no column 'file'; use tab-separated columns package, file, label.")
     return [
         Photo(hr_dir / (row.get("package") or "") / row["file"], (row.get("label") or "").strip().lower())
         for row in rows

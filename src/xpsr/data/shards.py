@@ -132,9 +132,10 @@ class ShardStore:
         self._open: OrderedDict[int, TarPairs] = OrderedDict()
         self._priors = None if config.priors is None else PriorTable(config.priors, Path())
         remote = any(shard.is_remote for shard in self.shards)
-        if config.require_priors and (config.priors is None or remote):
-            reason = "shards elsewhere are not read at the start" if remote else "priors is not set"
-            raise TrainingError(f"require_priors cannot be checked: {reason}; download them, or name a JSONL.")
+        if config.require_priors and remote:
+            raise TrainingError(
+                "require_priors cannot be checked: shards elsewhere are not read at the start; download them."
+            )
         if config.priors is not None and not remote:
             without = []
             for number in range(len(self)):
@@ -224,7 +225,7 @@ def list_shards(sources: Sequence[str]) -> list[Shard]:
         elif path.is_file():
             shards.append(Shard(source, len(TarPairs(path))))
         else:
-            raise TrainingError(f"{source}: no such shard or folder; make some with xpsr degrade --shards.")
+            raise InputError(f"{source}: no such shard or folder; make some with xpsr degrade --shards.")
     return shards
 
 

@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet
 from xpsr.training.components import (
     Components,
     build_components,
-    build_tokenizer,
     choose_parts,
     with_schedule,
     without_fusion,
@@ -87,6 +86,7 @@ _GB = 1e9
 def plan_run(config: TrainRunConfig) -> str:
     """Parameters, memory and days, as a text of some lines."""
     components = meta_components(config)
+    _check_heads(config, components)
     choose_parts(components, config.parts, config.effective_loss, seed=0)
     parts = {**dict(components.trainable()), "vae": components.vae}
     if not any(p.requires_grad for part in parts.values() for p in part.parameters()):
@@ -142,13 +142,38 @@ def meta_components(config: TrainRunConfig) -> Components:
         components = Components(
             vae=(HaarAutoencoder if haar else AutoencoderKL).from_config(configs["vae"]),
             text_encoder=CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
-            tokenizer=build_tokenizer(model.vocabulary, min(2048, configs["text_encoder"]["vocab_size"])),
+            tokenizer=_NoTokenizer(configs["text_encoder"].get("max_position_embeddings", 77)),
             unet=XPSRUNet.from_config(configs["unet"]),
             controlnet=XPSRControlNet.from_config(configs["controlnet"]),
             scheduler=DDPMScheduler.from_config(configs["scheduler"]),
         )
         components = with_schedule(components, model)
         return components if fusion else without_fusion(components)
+
+
+class _NoTokenizer:
+    """Knows only how long a text is; what a run would take follows from no word of it."""
+
+    def __init__(self, places: int):
+        self._places = places
+
+    def __call__(self, text: str, **options: Any) -> SimpleNamespace:  # as a tokenizer is called
+        return SimpleNamespace(input_ids=torch.zeros(1, self._places, dtype=torch.long, device="cpu"))
+
+
+def _check_heads(config: TrainRunConfig, components: Components) -> None:
+    """Refuses pictures and residuals of the Degradation-Free Constraint that the model does not have."""
+    controlnet = components.controlnet
+    for name, heads in (
+        ("degradation_free_images", controlnet.image_encoder.to_images),
+        ("degradation_free_latents", controlnet.to_latents),
+    ):
+        chosen, count = getattr(config.loss, name), len(heads)
+        if any(not -count <= index < count for index in chosen or ()):
+            raise InputError(
+                f"loss.{name}={list(chosen)} is not all in [{-count}, {count - 1}], of the {count} that this model has;"
+                " use null for all."
+            )
 
 
 def _configs(model: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -174,7 +199,7 @@ def _measure(config: TrainRunConfig, components: Components) -> tuple[float, flo
     run, size, scale = config.train, config.data.crop_size, config.data.scale
     timestep = config.model.one_step_timestep or 0
     # the feature network is small beside the others, and is not on the meta device
-    loss = XPSRLoss(components, replace(config.effective_loss, feature_weight=0.0), timestep, None)
+    loss = XPSRLoss(components, config.effective_loss, timestep, None)
     device = next(components.unet.parameters()).device
     loss.to(device)
     loss.train()

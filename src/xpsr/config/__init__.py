@@ -1,0 +1,50 @@
+"""Runs as values: frozen, keyword-only dataclasses, filled from defaults, then YAML, then dotted flags.
+
+Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `training` and `batch`;
+everything below them takes named arguments.
+
+`settings` says how a picture is restored and `upscale` what is asked for; `degradation` and `data` say what training
+reads, `model` and `training` what it does. `checks` refuses values, `loading` reads files and flags.
+"""
+
+from xpsr.config.data import DataConfig, PairsConfig
+from xpsr.config.degradation import DEGRADATIONS, DegradationConfig, DegradationName, DegradationStage
+from xpsr.config.loading import as_dict, load_config, suggest
+from xpsr.config.model import ModelConfig
+from xpsr.config.settings import PRESETS, PresetName, Settings
+from xpsr.config.training import (
+    AblateConfig,
+    LossConfig,
+    OptimizerConfig,
+    PartName,
+    PartsConfig,
+    TrainConfig,
+    TrainRunConfig,
+    ValidationConfig,
+)
+from xpsr.config.upscale import UpscaleConfig
+
+__all__ = [
+    "AblateConfig",
+    "DEGRADATIONS",
+    "DataConfig",
+    "DegradationConfig",
+    "DegradationName",
+    "DegradationStage",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PRESETS",
+    "PairsConfig",
+    "PartName",
+    "PartsConfig",
+    "PresetName",
+    "Settings",
+    "TrainConfig",
+    "TrainRunConfig",
+    "UpscaleConfig",
+    "ValidationConfig",
+    "as_dict",
+    "load_config",
+    "suggest",
+]

@@ -1,0 +1,196 @@
+"""The model that is trained."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from xpsr.config.checks import at_least, check, option, said, within
+from xpsr.config.settings import Settings
+from xpsr.errors import InputError
+
+__all__ = ["VOCABULARY", "ModelConfig"]
+
+VOCABULARY = Path(__file__).parents[1] / "training" / "vocabulary.txt"
+
+MINI_STRIDE, BASE_STRIDE = 4, 8  # pixels per latent pixel of the mini's autoencoder, and of Stable Diffusion's
+NUM_TIMESTEPS = 1000
+TEXT_HEADS = 2  # of a new text encoder
+_BYTE_TOKENS = 2 * 256 + 2  # every byte, within and at the end of a word, and two marks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model that is trained: a folder to go on from, a Stable Diffusion to build on, or the sizes of a new one.
+
+    With `path`, the folder's own sizes and defaults hold; with `base`, the sizes of its UNet. Else the mini's kind is
+    built, by default with the mini's sizes. `prediction_type` and `zero_terminal_snr` count everywhere.
+    """
+
+    path: Path | None = option(
+        None, "A model's folder to go on from, as xpsr train or xpsr convert writes it; its sizes hold."
+    )
+    base: str | None = option(
+        None, "A folder of Stable Diffusion 1.5's kind to build on, or its name on the hub; its sizes hold."
+    )
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = option(
+        None, "What the UNet predicts; null: as the model does, and v_prediction of a new one."
+    )
+    zero_terminal_snr: bool | None = option(
+        None, "Rescale the betas so that t=999 is noise alone; null: as the model does, and true of a new one."
+    )
+    zero_init: bool = option(
+        True, "With base: conditional attentions start at zero; the reference starts them at random."
+    )
+    block_out_channels: tuple[int, ...] = option((64, 96, 160), "Width of each level of a new model's UNet.")
+    num_attention_heads: tuple[int, ...] = option(
+        (1, 2, 2), "Heads of each level, as many numbers; each divides its level's width."
+    )
+    layers_per_block: int = option(1, "Layers of each level.")
+    norm_num_groups: int = option(16, "Groups of its norms; divides every width.")
+    conditional_attention_window: int | None = option(
+        8, "Conditional attentions look at windows of so many latent pixels; null: at all of the picture."
+    )
+    conditioning_channels: tuple[int, ...] = option(
+        (16, 32, 64), "Widths of the ControlNet's picture encoder; every one after the first halves the picture."
+    )
+    text_width: int = option(64, "Width of a new model's text encoder; even.")
+    text_layers: int = option(2, "Layers of a new model's text encoder.")
+    vocabulary: Path = option(
+        VOCABULARY, "Text that a new model's tokenizer learns its words from; the default comes with xpsr."
+    )
+    vocabulary_size: int = option(2048, "Tokens that a new model's tokenizer knows at most.")
+    refiner_channels: int = option(16, "Width of the convolutions behind a new model's autoencoder.")
+    refiner_layers: int = option(2, "How many there are before the last.")
+    one_step_timestep: int | None = option(
+        250, "What the one step is labelled with; null: a model without the one step."
+    )
+    settings: Settings = option(
+        Settings(
+            num_inference_steps=1,
+            guidance_scale=1.0,
+            strength=0.1,
+            tile_size=144,  # a 128 x 128 picture on a shifted grid fits
+            tile_overlap=16,
+            num_shifts=2,
+            color_match="none",
+            min_size=0,
+            content_suffix="",
+            negative_content="",
+            negative_quality="",
+        ),
+        "What its folder tells a pipeline to do unless it is told otherwise.",
+    )
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its sizes are those here."""
+        return self.path is None and self.base is None
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be built; a folder's own sizes are not known here."""
+        check(
+            self,
+            "model.",
+            {
+                "block_out_channels": at_least(1, "multiples of norm_num_groups"),
+                "num_attention_heads": at_least(1, "1 or more for each level"),
+                "layers_per_block": at_least(1, "1 or 2"),
+                "norm_num_groups": at_least(1, "16 or 32"),
+                "conditional_attention_window": at_least(1, "8, or null to look at all of the picture"),
+                "conditioning_channels": at_least(1, "[16, 32, 64], for example"),
+                "text_width": at_least(TEXT_HEADS, "64, for example"),
+                "text_layers": at_least(0, "2, for example"),
+                "vocabulary_size": at_least(_BYTE_TOKENS, "2048, for example"),
+                "refiner_channels": at_least(1, "16, for example"),
+                "refiner_layers": at_least(0, "2, for example"),
+                "one_step_timestep": within(0, NUM_TIMESTEPS - 1, "250, for example"),
+            },
+        )
+        if self.path is not None and self.base is not None:
+            raise InputError("model.path goes on with a model, model.base builds a new one; leave one of them out.")
+        if self.prediction_type == "epsilon" and self.zero_terminal_snr:
+            raise InputError(
+                "model.zero_terminal_snr leaves nothing to predict noise from at the last timestep; use"
+                " model.prediction_type=v_prediction."
+            )
+        if self.is_new:
+            self._check_sizes()
+        if self.path is None:
+            self._check_conditioning(MINI_STRIDE if self.is_new else BASE_STRIDE)
+        self._check_settings()
+
+    def _check_sizes(self) -> None:
+        widths, heads, groups = self.block_out_channels, self.num_attention_heads, self.norm_num_groups
+        if not widths:
+            raise InputError("model.block_out_channels=[] is no level; use [64, 96, 160], for example.")
+        if len(heads) != len(widths):
+            raise InputError(
+                f"model.num_attention_heads={said(heads)} is not a number for each of"
+                f" block_out_channels={said(widths)}; use {len(widths)} numbers."
+            )
+        for count, width in zip(heads, widths, strict=True):
+            if width % count:
+                raise InputError(
+                    f"model.num_attention_heads={said(heads)} is {count} for {width} channels, which it does not"
+                    " divide; use a divisor."
+                )
+            if width % groups:
+                raise InputError(
+                    f"model.norm_num_groups={groups} is no divisor of {width} in block_out_channels; use"
+                    f" {math.gcd(*widths)}, or one of its divisors."
+                )
+        if self.text_width % TEXT_HEADS:
+            raise InputError(f"model.text_width={self.text_width} is not even; use {self.text_width + 1}.")
+
+    def _check_conditioning(self, stride: int) -> None:
+        channels = self.conditioning_channels
+        if 2 ** (len(channels) - 1) != stride:
+            usual = {MINI_STRIDE: (16, 32, 64), BASE_STRIDE: (16, 32, 96, 256)}[stride]
+            raise InputError(
+                f"model.conditioning_channels={said(channels)} is not {len(usual)} widths, with which a picture gets as"
+                f" small as its latents, {stride} times; use {said(usual)}."
+            )
+
+    def _check_settings(self) -> None:
+        """What a pipeline would refuse after the run."""
+        settings, multiple = self.settings, 1
+        # of a folder only that it is the mini's kind or Stable Diffusion's
+        stride = MINI_STRIDE if self.is_new else BASE_STRIDE
+        if stride % settings.num_shifts:
+            raise InputError(
+                f"model.settings.num_shifts={settings.num_shifts} is no divisor of the {stride} pixels of a latent"
+                " pixel; use 1 or 2."
+            )
+        if settings.num_shifts > 1 and settings.fit != "pad" and self.one_step_timestep is not None:
+            raise InputError(
+                f"model.settings.num_shifts={settings.num_shifts} is for model.settings.fit=pad; use it, or 1."
+            )
+        if settings.num_inference_steps > NUM_TIMESTEPS:
+            raise InputError(
+                f"model.settings.num_inference_steps={settings.num_inference_steps} is more than the {NUM_TIMESTEPS}"
+                " timesteps; use 1 to 50."
+            )
+        if settings.strength and round(settings.num_inference_steps / settings.strength) > NUM_TIMESTEPS:
+            raise InputError(
+                f"model.settings.strength={settings.strength:g} is too little for"
+                f" {settings.num_inference_steps} steps of {NUM_TIMESTEPS} timesteps; use 0.1 or more."
+            )
+        if not settings.strength and (settings.num_inference_steps > 1 or self.one_step_timestep is None):
+            raise InputError("model.settings.strength=0 is for the one step alone; use above 0.")
+        if settings.added_noise_level >= NUM_TIMESTEPS:
+            raise InputError(
+                f"model.settings.added_noise_level={settings.added_noise_level} is not below {NUM_TIMESTEPS}; use 0 for"
+                " none."
+            )
+        if settings.offset_noise_scale and settings.start != "noise":
+            raise InputError(
+                f"model.settings.offset_noise_scale={settings.offset_noise_scale:g} is for start=noise; use 0."
+            )
+        if self.is_new and settings.tile_weights != "reference":
+            multiple = 2 ** (len(self.block_out_channels) - 1)
+        if settings.tile_size % multiple:
+            raise InputError(
+                f"model.settings.tile_size={settings.tile_size} is not a multiple of {multiple}; use"
+                f" {max(settings.tile_size // multiple, 1) * multiple}."
+            )

@@ -1,0 +1,68 @@
+"""What `xpsr upscale` is told."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from xpsr.config.settings import PresetName, Settings
+from xpsr.errors import InputError
+
+__all__ = ["UpscaleConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleConfig:
+    """How `xpsr upscale` restores. What is None is what `preset` says, or else the model's own default.
+
+    The first part are `Settings`; they say what each one means.
+    """
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    controlnet_conditioning_scale: float | None = None
+    strength: float | None = None
+    start: Literal["lr", "noise"] | None = None
+    added_noise_level: int | None = None
+    offset_noise_scale: float | None = None
+    tile_size: int | None = None
+    tile_overlap: int | None = None
+    tile_weights: Literal["symmetric", "reference"] | None = None
+    num_shifts: int | None = None
+    fit: Literal["pad", "stretch"] | None = None
+    min_size: int | None = None
+    color_match: Literal["none", "adain", "wavelet"] | None = None
+    content_suffix: str | None = None
+    reserve_suffix: bool | None = None
+    long_texts: Literal["chunk", "cut"] | None = None
+    negative_content: str | None = None
+    negative_quality: str | None = None
+
+    preset: PresetName | None = None
+    scale: float = 4.0
+    seed: int | None = None  # None: a random one for each picture
+    content: str | None = None  # None: what the describer, or the file of priors, says
+    quality: str | None = None
+    describer: str = "mini"  # "none", "mini", a server's address, a model's folder or its name on the hub
+    priors: Path | None = None  # priors that were written before, instead of a describer
+    model: str = "mini"
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The `Settings` that are given here."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Settings)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def __post_init__(self) -> None:
+        """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"scale={self.scale:g} does not enlarge; use a number above 0, such as 4.")
+        if self.num_inference_steps is not None and self.num_inference_steps < 1:
+            raise InputError(f"steps={self.num_inference_steps} is less than one; use 1 to 50.")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise InputError(f"guidance_scale={self.guidance_scale} is not finite; use 1 (no guidance) to 10.")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise InputError(f"seed={self.seed} is not in [0, {2**63 - 1}]; use 0, for example.")
