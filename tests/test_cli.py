@@ -242,11 +242,27 @@ def test_each_bad_input_is_one_line_and_the_good_are_restored(upscale: Run) -> N
     assert files() == ["good_x4.json", "good_x4.png"]
 
 
+def test_pictures_of_a_phone_fail_with_the_remedy_and_other_formats_are_told(
+    upscale: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo("album/good.png"), save_photo("album/moving.gif")
+    Path("album", "iphone.HEIC").write_bytes(b"\x00\x00\x00\x1cftypheic" + bytes(100))
+    Path("album", "raw.nef").touch()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    result = upscale("album")
+    assert result.code == 1
+    assert [line.split()[0] for line in result.out] == [str(Path("outputs", "good_x4.png"))]
+    passed_over, failed = result.err
+    assert passed_over.startswith("xpsr: album: 2 files passed over (moving.gif, raw.nef); ")
+    assert failed.startswith(f"xpsr: {Path('album', 'iphone.HEIC')}: ") and "pip install 'xpsr[formats]'" in failed
+
+
 def test_result_too_large_for_memory_is_refused(upscale: Run) -> None:
     save_photo("wide.png", "L", (5000, 300))
     result = upscale("wide.png", "--scale", "16")
     assert result.code == 1
-    one_line(result, "wide.png: ", "smaller scale")
+    one_line(result, "wide.png: ", "384 megapixels, more than 134; use --scale 9.4 or less.")
     assert files() == []
 
 
@@ -300,7 +316,10 @@ def test_output_that_is_a_file_is_refused(upscale: Run) -> None:
     save_photo("a.png")
     result = upscale("a.png", "-o", "a.png")
     assert result.code == 2
-    one_line(result, "a.png: cannot be made a folder")
+    one_line(result, "-o names a folder; a.png is a file.")
+    result = upscale("a.png", "-o", "a.png/deeper")
+    assert result.code == 2
+    one_line(result, f"{Path('a.png/deeper')}: cannot be made a folder")
 
 
 def test_interrupt_ends_without_traceback_or_half_a_picture(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,7 +560,7 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     assert len(facts["problems"]) == 1 and str(model) in facts["problems"][0]
     assert facts["devices"]["cpu"]["auto_dtype"] in ("fp32", "bf16")
     assert facts["threads"] == torch.get_num_threads()
-    assert facts["extras"]["metrics"]["install"] == "pip install 'xpsr[metrics]'"
+    assert facts["extras"]["formats"]["install"] == "pip install 'xpsr[formats]'"
     assert "dev" not in facts["extras"]
 
 

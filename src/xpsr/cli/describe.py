@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, sayings
+from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, pictures_in, sayings
 from xpsr.config import PRESETS
 from xpsr.errors import InputError
 
@@ -45,7 +45,6 @@ def run(arguments: Sequence[str]) -> int:
     if args.describer == "none":
         raise InputError("--describer none describes nothing; name mini, a server or a model.")
 
-    from xpsr.image import list_images, real_path
     from xpsr.prior import QUESTIONS, PriorFile, describe_files, open_describer
 
     if not args.debug:
@@ -61,13 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         message = explain(error)
         complain(message if message.startswith(str(path)) else f"{path}: {message}")
 
-    images: dict[Path, Path] = {}  # by where they really are: what is named twice is described once
-    for path in [args.pairs / "lr"] if "pairs" in given else args.inputs:
-        try:
-            for image in list_images(path):
-                images.setdefault(real_path(image), image)
-        except InputError as error:
-            fail(path, error)
+    images = pictures_in([args.pairs / "lr"] if "pairs" in given else args.inputs, fail)
     if not images:
         return 1
     of_models = ("quality_model", "quantization", "revision", "dtype", "device")
@@ -83,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
 
     seen = describe_files(
         describer,
-        list(images.values()),
+        images,
         PriorFile(args.output),
         content_from=clean if "pairs" in given else None,
         refresh=args.refresh,

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from xpsr.config import suggest
@@ -19,6 +20,7 @@ __all__ = [
     "hush",
     "one_line",
     "parse",
+    "pictures_in",
     "print_traceback",
     "sayings",
 ]
@@ -61,6 +63,28 @@ def sayings(prior: dict[str, Any]) -> Iterator[str]:
     for name in ("content", "quality"):
         yield f"    {name + ':':9}{prior[name] or '(nothing)'}"
     yield ""
+
+
+def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], None]) -> list[Path]:
+    """The pictures that were named and those in the folders that were named, each once.
+
+    What is told to `on_error` is left out; what looks like a photograph in a folder and is not read is told in a line.
+    """
+    from xpsr.image import list_images, passed_over, real_path
+
+    found: dict[Path, Path] = {}  # by where they really are: what is named twice is there once
+    for path in inputs:
+        try:
+            for image in list_images(path):
+                found.setdefault(real_path(image), image)
+            others = passed_over(path)
+        except InputError as error:
+            on_error(path, error)
+            continue
+        if others:
+            names = ", ".join(other.name for other in others[:3]) + (" ..." if len(others) > 3 else "")
+            complain(f"{path}: {len(others)} files passed over ({names}); convert them to PNG or TIFF to have them.")
+    return list(found.values())
 
 
 def hush() -> None:
