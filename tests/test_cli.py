@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -168,6 +169,14 @@ def test_wrong_option_is_one_line_and_exit_code_2(run: Run, arguments: list[str]
     assert one_line(result).startswith(line)
 
 
+@pytest.mark.parametrize(("arguments", "usage"), [([], "xpsr [-h]"), (["upscale"], "xpsr upscale INPUT")])
+def test_help_is_a_command_too(arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["help", *arguments])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {usage}")
+
+
 def test_no_command_shows_help_on_stderr(run: Run) -> None:
     result = run()
     assert (result.code, result.out) == (2, [])
@@ -180,6 +189,18 @@ def test_setting_that_the_model_refuses_is_told_once(upscale: Run, options: list
     result = upscale("a.png", "b.png", *options)
     assert result.code == 2
     one_line(result, options[1])
+    assert files() == []
+
+
+@pytest.mark.parametrize(
+    "options", [["--model", "nobody/nothing", "--describer", "none"], ["--describer", "nobody/nothing"]]
+)
+def test_a_hub_out_of_reach_is_one_line(run: Run, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    save_photo("a.png")
+    result = run("upscale", "a.png", *options)
+    assert result.code == 1
+    one_line(result, "nobody/nothing: the hub cannot be reached; check the network, or give a folder.")
     assert files() == []
 
 
@@ -379,6 +400,18 @@ def test_result_is_that_of_the_pipeline_with_the_settings_of_the_sidecar(upscale
         "a.png", prior=xpsr.Prior(**sidecar["prior"]), generator=generator, settings=sidecar["settings"]
     ).images[0]
     np.testing.assert_array_equal(np.asarray(open_image("outputs/a_x4.png")), np.asarray(expected))
+
+
+def test_the_documented_snippet_does_a_sidecar_again(upscale: Run, tiny_model: Path) -> None:
+    save_photo("photo.jpg", size=(16, 16))
+    # several steps from noise, so that the seed counts
+    arguments = ("--steps", "2", "--strength", "1", "--guidance-scale", "2", "--content", "a cat", "--quality", "dark")
+    assert upscale("photo.jpg", *arguments, "--dtype", "fp32", "--device", "cpu").code == 0
+    page = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
+    (snippet,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sidecar" in block)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    np.testing.assert_array_equal(np.asarray(open_image("outputs/photo_x4.png")), np.asarray(names["again"]))
 
 
 def test_a_seed_gives_the_same_bytes_alone_and_in_company(upscale: Run) -> None:

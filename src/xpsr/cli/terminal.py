@@ -1,6 +1,8 @@
 """What all commands share: options, one-line complaints, quiet libraries."""
 
 import argparse
+import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ __all__ = [
     "parse",
     "pictures_in",
     "print_traceback",
+    "quiet_imports",
     "sayings",
 ]
 
@@ -87,11 +90,22 @@ def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], N
     return list(found.values())
 
 
+def quiet_imports() -> None:
+    """Silences what libraries say while they are imported; comes before the first of them."""
+    # diffusers imports torchao where it is installed, and both complain of devices that are not there
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
 def hush() -> None:
-    """Silences what diffusers and transformers say of their own accord; what matters is raised."""
+    """Silences what the libraries of models say of their own accord; what matters is raised."""
+    quiet_imports()
     import diffusers.utils.logging
+    import huggingface_hub.utils.logging
     import transformers.utils.logging
 
+    huggingface_hub.utils.logging.set_verbosity_error()  # but a download's bar stays: it may take an hour
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
