@@ -337,7 +337,11 @@ def test_arguments_that_cannot_be_are_refused_in_one_line(
         ((3000, 4000), {}, "4000 x 3000 times 4 is 192 megapixels, more than 134; use scale=3.3 or less."),
         ((8000, 9000), {"scale": 2}, "use scale=1.3 or less."),
         ((12000, 12000), {"scale": 1}, "use scale=0.96 or less."),
-        ((2, 2000), {"settings": {"min_size": 512}}, "times 256 is 262 megapixels, more than 134; use min_size=366 or less."),
+        (
+            (2, 2000),
+            {"settings": {"min_size": 512}},
+            "times 256 is 262 megapixels, more than 134; use min_size=366 or less.",
+        ),
     ],
 )
 def test_results_too_large_are_refused_with_what_would_do(
