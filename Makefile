@@ -1,4 +1,5 @@
-# Needs Python >= 3.10 and any make (GNU make 3.81 included). `make PYTHON=python3.12 ...` chooses the interpreter.
+# Needs Python >= 3.10 and any make (GNU make 3.81 included). `make PYTHON=python3.12 ...` chooses the interpreter
+# that .venv is made with; to change that of a .venv that is there, remove .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin

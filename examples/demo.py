@@ -6,13 +6,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from xpsr import XPSRPipeline
-from xpsr.prior import open_describer
+import xpsr
+from xpsr.cli.terminal import hush
+from xpsr.prior.describers import open_describer
 
 
 def main(out: Path) -> None:
+    hush()  # what the libraries say while they load
     before = Image.open(Path(__file__).with_name("moose.png")).convert("RGB")
-    pipe = XPSRPipeline.from_pretrained("mini")
+    pipe = xpsr.XPSRPipeline.from_pretrained("mini")
     pipe.set_progress_bar_config(disable=True)
 
     start = time.perf_counter()

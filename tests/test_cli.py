@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -168,6 +169,14 @@ def test_wrong_option_is_one_line_and_exit_code_2(run: Run, arguments: list[str]
     assert one_line(result).startswith(line)
 
 
+@pytest.mark.parametrize(("arguments", "usage"), [([], "xpsr [-h]"), (["upscale"], "xpsr upscale INPUT")])
+def test_help_is_a_command_too(arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["help", *arguments])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {usage}")
+
+
 def test_no_command_shows_help_on_stderr(run: Run) -> None:
     result = run()
     assert (result.code, result.out) == (2, [])
@@ -180,6 +189,18 @@ def test_setting_that_the_model_refuses_is_told_once(upscale: Run, options: list
     result = upscale("a.png", "b.png", *options)
     assert result.code == 2
     one_line(result, options[1])
+    assert files() == []
+
+
+@pytest.mark.parametrize(
+    "options", [["--model", "nobody/nothing", "--describer", "none"], ["--describer", "nobody/nothing"]]
+)
+def test_a_hub_out_of_reach_is_one_line(run: Run, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    save_photo("a.png")
+    result = run("upscale", "a.png", *options)
+    assert result.code == 1
+    one_line(result, "nobody/nothing: the hub cannot be reached; check the network, or give a folder.")
     assert files() == []
 
 
@@ -242,11 +263,27 @@ def test_each_bad_input_is_one_line_and_the_good_are_restored(upscale: Run) -> N
     assert files() == ["good_x4.json", "good_x4.png"]
 
 
+def test_pictures_of_a_phone_fail_with_the_remedy_and_other_formats_are_told(
+    upscale: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo("album/good.png"), save_photo("album/moving.gif")
+    Path("album", "iphone.HEIC").write_bytes(b"\x00\x00\x00\x1cftypheic" + bytes(100))
+    Path("album", "raw.nef").touch()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    result = upscale("album")
+    assert result.code == 1
+    assert [line.split()[0] for line in result.out] == [str(Path("outputs", "good_x4.png"))]
+    passed_over, failed = result.err
+    assert passed_over.startswith("xpsr: album: 2 files passed over (moving.gif, raw.nef); ")
+    assert failed.startswith(f"xpsr: {Path('album', 'iphone.HEIC')}: ") and "pip install 'xpsr[formats]'" in failed
+
+
 def test_result_too_large_for_memory_is_refused(upscale: Run) -> None:
     save_photo("wide.png", "L", (5000, 300))
     result = upscale("wide.png", "--scale", "16")
     assert result.code == 1
-    one_line(result, "wide.png: ", "smaller scale")
+    one_line(result, "wide.png: ", "384 megapixels, more than 134; use --scale 9.4 or less.")
     assert files() == []
 
 
@@ -300,7 +337,10 @@ def test_output_that_is_a_file_is_refused(upscale: Run) -> None:
     save_photo("a.png")
     result = upscale("a.png", "-o", "a.png")
     assert result.code == 2
-    one_line(result, "a.png: cannot be made a folder")
+    one_line(result, "-o names a folder; a.png is a file.")
+    result = upscale("a.png", "-o", "a.png/deeper")
+    assert result.code == 2
+    one_line(result, f"{Path('a.png/deeper')}: cannot be made a folder")
 
 
 def test_interrupt_ends_without_traceback_or_half_a_picture(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,6 +400,18 @@ def test_result_is_that_of_the_pipeline_with_the_settings_of_the_sidecar(upscale
         "a.png", prior=xpsr.Prior(**sidecar["prior"]), generator=generator, settings=sidecar["settings"]
     ).images[0]
     np.testing.assert_array_equal(np.asarray(open_image("outputs/a_x4.png")), np.asarray(expected))
+
+
+def test_the_documented_snippet_does_a_sidecar_again(upscale: Run, tiny_model: Path) -> None:
+    save_photo("photo.jpg", size=(16, 16))
+    # several steps from noise, so that the seed counts
+    arguments = ("--steps", "2", "--strength", "1", "--guidance-scale", "2", "--content", "a cat", "--quality", "dark")
+    assert upscale("photo.jpg", *arguments, "--dtype", "fp32", "--device", "cpu").code == 0
+    page = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
+    (snippet,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sidecar" in block)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    np.testing.assert_array_equal(np.asarray(open_image("outputs/photo_x4.png")), np.asarray(names["again"]))
 
 
 def test_a_seed_gives_the_same_bytes_alone_and_in_company(upscale: Run) -> None:
@@ -540,7 +592,7 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     assert len(facts["problems"]) == 1 and str(model) in facts["problems"][0]
     assert facts["devices"]["cpu"]["auto_dtype"] in ("fp32", "bf16")
     assert facts["threads"] == torch.get_num_threads()
-    assert facts["extras"]["metrics"]["install"] == "pip install 'xpsr[metrics]'"
+    assert facts["extras"]["formats"]["install"] == "pip install 'xpsr[formats]'"
     assert "dev" not in facts["extras"]
 
 

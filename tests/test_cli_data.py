@@ -51,13 +51,13 @@ def found(folder: Path, **options: Any) -> set[tuple[str, str]]:
 def test_what_degrade_made_is_in_order(pairs: Path, clean: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "pairs"]) == 0
     captured = capfd.readouterr()
-    assert (captured.out, captured.err) == ("", "xpsr: pairs: 12 pairs checked: nothing wrong.\n")
+    assert (captured.out, captured.err) == ("pairs: 12 pairs checked: nothing wrong.\n", "")
     make_pairs(clean, Path("sharded"), PairsConfig(num_per_image=2, shard_size=4))
     assert main(["data", "check", "sharded", "--json"]) == 0
     summary = json.loads(capfd.readouterr().out)
     assert summary == {"folder": "sharded", "layout": "shards", "checked": 12, "counts": {}, "findings": []}
     assert main(["data", "check", str(clean)]) == 0
-    assert "6 pictures checked: nothing wrong" in capfd.readouterr().err
+    assert "6 pictures checked: nothing wrong" in capfd.readouterr().out
 
 
 def test_every_fault_of_pairs_is_found(pairs: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -88,8 +88,10 @@ def test_every_fault_of_pairs_is_found(pairs: Path, capfd: pytest.CaptureFixture
     assert summary["counts"]["unlisted"] == 3 and summary["checked"] == 14
     assert main(["data", "check", "pairs"]) == 1
     captured = capfd.readouterr()
-    assert "duplicate: zz_0: looks like p4_0" in captured.out.splitlines()
-    assert captured.err.startswith("xpsr: pairs: 14 pairs checked: 1 unreadable, 1 tiny, 2 mismatched, 1 duplicate,")
+    assert "duplicate: zz_0: looks like p4_0" in captured.out.splitlines() and captured.err == ""
+    assert captured.out.splitlines()[-1].startswith(
+        "pairs: 14 pairs checked: 1 unreadable, 1 tiny, 2 mismatched, 1 duplicate,"
+    )
 
 
 def test_faults_of_pictures_are_found(clean: Path, tmp_path: Path) -> None:
@@ -118,7 +120,9 @@ def test_missing_priors_are_found(pairs: Path, clean: Path, capfd: pytest.Captur
     lines = "".join(json.dumps({"image": f"p{seed}.png", "content": "x"}) + "\n" for seed in range(5))
     Path("other.jsonl").write_text(lines)
     assert main(["data", "check", str(clean), "--priors", "other.jsonl"]) == 1
-    assert capfd.readouterr().out == "no prior: p5.png: other.jsonl says nothing about it\n"
+    finding, verdict = capfd.readouterr().out.splitlines()
+    assert finding == "no prior: p5.png: other.jsonl says nothing about it"
+    assert verdict == f"{clean}: 6 pictures checked: 1 no prior."
     assert main(["data", "check", str(clean), "--priors", "nowhere.jsonl"]) == 1
     assert "nowhere.jsonl: no such file of priors" in capfd.readouterr().err
 

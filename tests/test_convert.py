@@ -548,6 +548,13 @@ def test_only_what_is_needed_is_fetched_from_the_hub(
     assert message == "someone/stable-diffusion: cannot be fetched from the hub: the network is unreachable"
 
 
+@pytest.mark.parametrize(("name", "fault"), [("photo.jpg", "is a file, not a folder"), ("gone", "no such folder")])
+def test_a_reference_that_is_no_folder_is_refused(golden: Path, tmp_path: Path, name: str, fault: str) -> None:
+    (tmp_path / "photo.jpg").touch()
+    message = refusal(ModelError, lambda: convert_reference(tmp_path / name, tmp_path / "out", base=golden))
+    assert message == f"{tmp_path / name}: {fault}; give a folder with the reference's unet/ and controlnet/."
+
+
 # The folder that is written
 
 

@@ -527,7 +527,9 @@ def test_a_name_that_is_no_model_is_refused_without_asking_the_hub(name: str) ->
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert "nobody/nothing: cannot be loaded" in refusal(open_model("nobody/nothing", local_files_only=True))
+    assert "nobody/nothing: is not in the hub's cache; fetch it first" in refusal(
+        open_model("nobody/nothing", local_files_only=True)
+    )
     assert str(tmp_path) in refusal(open_model(tmp_path))
 
 

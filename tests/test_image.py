@@ -2,6 +2,8 @@ import errno
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from PIL import Image
 
 from xpsr.errors import InputError
 from xpsr.image import (
-    IMAGE_SUFFIXES,
     MAX_PIXELS,
+    WRITTEN_SUFFIXES,
     atomic_write,
     decode_rgb,
     list_images,
+    passed_over,
+    picture_size,
     read_image,
     resize,
     to_picture,
@@ -298,6 +302,60 @@ def test_any_damage_gives_a_picture_or_one_line(tmp_path: Path, kind: str, data:
         assert picture.pixels.isfinite().all()
 
 
+# Formats of phones
+
+
+def phone_picture(folder: Path, suffix: str) -> tuple[Path, Image.Image]:
+    """A photograph without loss, as its plugin writes it, and what is in it."""
+    image = Image.fromarray(noise(16, 24))
+    path = folder / f"photo{suffix}"
+    if suffix == ".jxl":
+        pytest.importorskip("pillow_jxl")
+        image.save(path, lossless=True)
+    elif suffix != ".avif":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+        image.save(path, quality=-1, chroma=444, matrix_coefficients=0)
+    else:
+        image.save(path, quality=100, subsampling="4:4:4")
+    return path, image
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".heic", ".heif", ".jxl"])
+def test_pictures_of_phones_are_read(tmp_path: Path, suffix: str) -> None:
+    path, image = phone_picture(tmp_path, suffix)
+    path = path.rename(tmp_path / "photo.jpg")  # the bytes tell
+    assert picture_size(path) == image.size
+    expected = to_picture(image).pixels
+    assert (read_image(path).pixels - expected).abs().max() <= (0.1 if suffix == ".avif" else 0)
+    # a process of its own has no plugin yet
+    code = "import sys; from xpsr.image import read_image; print(read_image(sys.argv[1]).pixels.double().sum().item())"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(read_image(path).pixels.double().sum().item())]
+
+
+@pytest.mark.parametrize(
+    ("start", "plugin", "kind"),
+    [
+        (b"\x00\x00\x00\x1cftypheic", "pillow_heif", "HEIC"),
+        (b"\x00\x00\x00\x18ftypmif1", "pillow_heif", "HEIC"),
+        (b"\xff\x0a\x01A$\x08", "pillow_jxl", "JPEG XL"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "pillow_jxl", "JPEG XL"),
+    ],
+)
+def test_a_missing_plugin_is_named(
+    tmp_path: Path, start: bytes, plugin: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, plugin, None)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
+    path = tmp_path / "photo.heic"
+    path.write_bytes(start + bytes(100))
+    message = f"{path}: {kind} needs a plugin; run: pip install 'xpsr[formats]'."
+    assert refused(path) == message
+    with pytest.raises(InputError) as caught:
+        decode_rgb(path.read_bytes(), str(path))
+    assert str(caught.value) == message
+
+
 # Folders
 
 
@@ -306,6 +364,14 @@ def test_a_folder_gives_its_pictures_in_order(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]
+
+
+def test_photographs_that_are_not_read_are_listed(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.heic", "c.GIF", "d.nef", ".e.nef", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.heic"]
+    assert [path.name for path in passed_over(tmp_path)] == ["c.GIF", "d.nef"]
+    assert passed_over(tmp_path / "c.GIF") == []
 
 
 def test_a_file_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -317,7 +383,7 @@ def test_folders_without_pictures_and_missing_paths_are_refused(tmp_path: Path) 
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError) as caught:
         list_images(tmp_path)
-    suffixes = ".bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp"
+    suffixes = ".avif, .bmp, .heic, .heif, .jpeg, .jpg, .jxl, .png, .tif, .tiff, .webp"
     assert str(caught.value) == f"{tmp_path}: holds no pictures; name a folder with {suffixes} files."
     with pytest.raises(InputError, match=r"missing: cannot be read \(No such file or directory\); check the path"):
         list_images(tmp_path / "missing")
@@ -367,7 +433,7 @@ def test_uint8_is_rounded_not_truncated() -> None:
 # Writing
 
 
-@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES | {".PNG"}))
+@pytest.mark.parametrize("suffix", sorted(WRITTEN_SUFFIXES | {".PNG"}))
 def test_written_pictures_can_be_read(tmp_path: Path, suffix: str) -> None:
     image = Image.fromarray(noise(8, 9))
     path = tmp_path / f"out{suffix}"
@@ -437,6 +503,6 @@ def test_places_that_cannot_be_written_are_refused_by_name(tmp_path: Path) -> No
             write_image(path, Image.new("RGB", (4, 4)))
         assert str(caught.value).startswith(f"{path}: cannot be written (")
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"out\.xyz: suffix '\.xyz' is unknown; use one of \.bmp, .*\.webp\.$"):
+    with pytest.raises(InputError, match=r"out\.xyz: suffix '\.xyz' cannot be written; use one of \.bmp, .*\.webp\.$"):
         write_image(tmp_path / "out.xyz", Image.new("RGB", (4, 4)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]

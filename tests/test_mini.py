@@ -94,7 +94,8 @@ def test_several_steps_give_a_picture_too(pipe: XPSRPipeline, lr: Image.Image) -
 def test_the_demo_prints_where_its_picture_is(tmp_path: Path) -> None:
     target = tmp_path / "demo.png"
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), str(target)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.splitlines()
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr == "" and len(lines := done.stdout.splitlines()) == 4
     assert lines[-1] == str(target)
     with Image.open(target) as picture:
         assert picture.size == (2 * 512 + 8, 512)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from xpsr.errors import InputError
-from xpsr.prior import QUESTIONS, FileDescriber
-from xpsr.prior.describers import Describer, open_describer
+from xpsr.prior import QUESTIONS, FileDescriber, Questions
+from xpsr.prior.describers import Describer, is_asked, open_describer
 from xpsr.prior.mini import MiniDescriber
 from xpsr.prior.mllm import MLLMDescriber
 from xpsr.prior.server import ServerDescriber
@@ -49,6 +49,19 @@ def test_options_for_models_do_not_go_with_servers_and_files(name: str, options:
 def test_options_for_models_do_not_go_with_mini(options: Any) -> None:
     with pytest.raises(InputError, match=f"{next(iter(options))} is for models .*mini is none; leave it out"):
         open_describer("mini", **options)
+
+
+@pytest.mark.parametrize("name", ["mini", "priors.jsonl"])
+def test_questions_do_not_go_with_who_asks_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("priors.jsonl").write_text('{"image": "a.png", "content": "x", "quality": ""}\n')
+    assert not is_asked(name)
+    for questions in (QUESTIONS["default"], Questions(quality="Blurry?")):
+        with pytest.raises(
+            InputError, match=rf"questions are for models that are asked, and {name} is not; leave them"
+        ):
+            open_describer(name, questions=questions)
+    assert open_describer(name).questions is None
 
 
 def test_mini_is_the_one_that_comes_with_xpsr() -> None:

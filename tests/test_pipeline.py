@@ -300,9 +300,10 @@ def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> N
         ({"strength": 1.5}, "strength=1.5"),
         ({"strength": 0.0, "num_inference_steps": 4}, "num_inference_steps=1"),
         ({"strength": 0.01, "num_inference_steps": 50}, "at most 10 steps"),
-        ({"settings": {"tile_size": 15}}, "use 14"),
+        ({"settings": {"tile_size": 15}}, "use 16"),
+        ({"settings": {"tile_size": 0}}, "use 2"),
         ({"settings": {"tile_overlap": 16}}, "tile_overlap=16"),
-        ({"settings": {"num_shifts": 3}}, "num_shifts=3 does not divide 4 pixels"),
+        ({"settings": {"num_shifts": 3}}, "num_shifts=3 does not divide 4 pixels; use 1, 2 or 4."),
         ({"settings": {"num_shifts": 0}}, "num_shifts=0"),
         ({"settings": {"num_shifts": 2}, "num_inference_steps": 2}, "for the one step"),
         ({"output_type": "jpeg"}, "'pil', 'np', 'pt' or 'latent'"),
@@ -328,6 +329,27 @@ def test_arguments_that_cannot_be_are_refused_in_one_line(
     with pytest.raises(InputError, match=message) as caught:
         pipe(noise_picture(8, 8), **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        ((3000, 4000), {}, "4000 x 3000 times 4 is 192 megapixels, more than 134; use scale=3.3 or less."),
+        ((8000, 9000), {"scale": 2}, "use scale=1.3 or less."),
+        ((12000, 12000), {"scale": 1}, "use scale=0.96 or less."),
+        (
+            (2, 2000),
+            {"settings": {"min_size": 512}},
+            "times 256 is 262 megapixels, more than 134; use min_size=366 or less.",
+        ),
+    ],
+)
+def test_results_too_large_are_refused_with_what_would_do(
+    pipe: XPSRPipeline, size: tuple[int, int], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        pipe(torch.zeros(1, *size, dtype=torch.uint8), **options)
+    assert message in str(caught.value)
 
 
 def test_a_result_that_is_not_finite_is_not_returned(tiny_model: Path) -> None:

@@ -1,6 +1,7 @@
 """Settings and presets: what each option does, alone."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr import PRESETS, Prior, Settings, XPSRPipeline
+from xpsr.checkpoint import bundled_models
 from xpsr.config import UpscaleConfig
 from xpsr.errors import ModelError
 from xpsr.image import resize, stretched_sizes, to_picture
@@ -54,6 +56,21 @@ def test_every_setting_can_be_given_to_upscale() -> None:
     theirs = {f.name: f.type for f in dataclasses.fields(UpscaleConfig)}
     assert {name: theirs[name] for name in mine} == {name: kind | None for name, kind in mine.items()}
     assert UpscaleConfig(fit="stretch", min_size=0).overrides == {"fit": "stretch", "min_size": 0}
+
+
+def test_every_setting_is_explained_with_the_default_of_the_mini() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "presets.md").read_text(encoding="utf-8")
+    table = page.partition("## What each setting does")[2].partition("## The presets")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    explained = {row[0].strip("`"): row[1].strip("`") for row in rows}
+    (mini,) = (folder for name, folder in bundled_models().items() if name == "mini")
+    defaults = json.loads((mini / "model_index.json").read_text(encoding="utf-8"))["settings"]
+    shown = {True: "yes", False: "no", "": "empty"}
+    names = [f.name for f in dataclasses.fields(Settings)]
+    assert {name: explained.get(name) for name in names} == {
+        name: f"{value:g}" if type(value) in (int, float) else shown.get(value, value)
+        for name, value in ((name, defaults[name]) for name in names)
+    }
 
 
 def test_presets_differ_from_the_default_where_they_say() -> None:

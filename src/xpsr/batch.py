@@ -21,6 +21,7 @@ from xpsr.errors import InputError
 from xpsr.image import atomic_write, read_image, real_path, write_text
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, PriorFile, describe_files, open_describer
+from xpsr.prior.describers import is_asked
 from xpsr.prior.mllm import MLLMDescriber
 
 __all__ = [
@@ -132,7 +133,7 @@ def open_eyes(
         mini = open_describer("mini")
         look = lambda source: mini.describe([source])[0]  # noqa: E731
     else:
-        questions = QUESTIONS[config.preset or "default"]
+        questions = QUESTIONS[config.preset or "default"] if is_asked(config.describer) else None
         describer = open_describer(config.describer, questions=questions, device=str(device))
         if isinstance(describer, FileDescriber):  # what is on disk already needs no copy
             look = lambda source: describer.describe([source])[0]  # noqa: E731

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from xpsr.config import suggest
@@ -169,9 +170,17 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def download(name: str, patterns: list[str], *, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """The hub's cache with those files of `owner/name`."""
+    """The hub's cache with those files of `owner/name`.
+
+    Raises:
+        ModelError: the hub does not give it, or cannot be reached and the cache lacks it.
+    """
     try:
         folder = snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=patterns)
+    except LocalEntryNotFoundError as error:
+        if local_files_only:
+            raise ModelError(f"{name}: is not in the hub's cache; fetch it first, or give a folder.") from error
+        raise ModelError(f"{name}: the hub cannot be reached; check the network, or give a folder.") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: cannot be fetched from the hub: {brief(error)}") from error
     return Path(folder)

@@ -137,6 +137,9 @@ def convert_reference(
     if not re.fullmatch(r"\d+(\.\d+)?[KMGT]B", max_shard_size):
         raise InputError(f"max_shard_size={max_shard_size!r} is not a size; use 2GB, for example.")
     _refuse_used(out)
+    if not reference.is_dir():
+        fault = "is a file, not a folder" if reference.exists() else "no such folder"
+        raise ModelError(f"{reference}: {fault}; give a folder with the reference's unet/ and controlnet/.")
     parts = [_read_reference(reference, name) for name in _LAYOUTS]
     unet, controlnet = (part.config for part in parts)
     if Path(base).is_file():

@@ -25,11 +25,14 @@ from xpsr.errors import InputError
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "WRITTEN_SUFFIXES",
     "ImageLike",
     "Picture",
     "atomic_write",
     "decode_rgb",
     "list_images",
+    "passed_over",
+    "picture_size",
     "read_image",
     "real_path",
     "resize",
@@ -44,8 +47,15 @@ __all__ = [
 
 ImageLike: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor | str | os.PathLike[str]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Lower-case ends of the names that count as pictures in a folder, and that can be written."""
+WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Lower-case ends of the names that pictures can be written under."""
+
+IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".avif", ".heic", ".heif", ".jxl"}
+"""Lower-case ends of the names that count as pictures in a folder. Whether one can be read shows when it is opened:
+HEIC, HEIF and JPEG XL need the extra `formats`."""
+
+# Photographs too, to those who took them: animations, layers, and what sensors saw
+_OTHER_SUFFIXES = frozenset({".gif", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
 
 MAX_PIXELS = 2**26
 """Largest picture read from a file (8192 x 8192): enlarged 4x it is a gigapixel, 12 GB of float32.
@@ -65,6 +75,8 @@ _RESAMPLING = {
 }
 
 _EIGHT_BIT_MODES = {"1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"}
+
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 # A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour
 _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
@@ -141,6 +153,21 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
         return _from_pil(_open(file, str(path)), str(path))
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as they are stored; pixels are not read.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _refusal(path, "cannot be read", error) from error
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _open(file, str(path)).size
+
+
 def decode_rgb(content: bytes, name: str) -> NDArray[np.uint8]:
     """The picture in the bytes of a file: uint8 (H, W, 3) RGB, upright, without its alpha.
 
@@ -185,6 +212,20 @@ def list_images(path: str | os.PathLike[str]) -> list[Path]:
     if not images:
         raise InputError(f"{path}: holds no pictures; name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files.")
     return images
+
+
+def passed_over(path: str | os.PathLike[str]) -> list[Path]:
+    """Returns what lies in the folder `path` and is a photograph by its name, but none that `list_images` gives.
+
+    Raises:
+        InputError: the folder cannot be listed.
+    """
+    path = Path(path)
+    try:
+        entries = sorted(path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        raise _refusal(path, "cannot be read", error) from error
+    return [entry for entry in entries if entry.suffix.lower() in _OTHER_SUFFIXES and not entry.name.startswith(".")]
 
 
 def real_path(path: Path) -> Path:
@@ -287,8 +328,9 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
             or `path` cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise InputError(f"{path}: suffix {path.suffix!r} is unknown; use one of {', '.join(sorted(IMAGE_SUFFIXES))}.")
+    if path.suffix.lower() not in WRITTEN_SUFFIXES:
+        known = ", ".join(sorted(WRITTEN_SUFFIXES))
+        raise InputError(f"{path}: suffix {path.suffix!r} cannot be written; use one of {known}.")
     kind = Image.registered_extensions()[path.suffix.lower()]
     with atomic_write(path) as part:
         try:
@@ -312,18 +354,53 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def _open(file: BinaryIO, name: str) -> Image.Image:
     """A picture whose pixels are not read yet."""
     try:
-        image = Image.open(file)
+        image = _identify(file, name)
     except Image.DecompressionBombError as error:
         raise _too_large(name, "its") from error
     except UnidentifiedImageError as error:
         if file.seek(0, os.SEEK_END) == 0:
             raise InputError(f"{name}: is empty (0 bytes); copy or download it again.") from error
         raise InputError(f"{name}: is not an image that can be read; convert it to PNG or JPEG.") from error
+    except InputError:
+        raise
     except Exception as error:  # on a damaged header Pillow raises whatever the bytes lead to
         raise _damaged(name, error) from error
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name, f"{image.width} x {image.height}")
     return image
+
+
+def _identify(file: BinaryIO, name: str) -> Image.Image:
+    """`Image.open`, with Pillow's plugins for HEIC and JPEG XL where the first bytes ask for one."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
+        kind = _kind_of(start)
+        if kind is None:
+            raise
+    try:  # what is registered stays with Pillow, so the next picture does not come here
+        if kind == "HEIC":
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        else:
+            import pillow_jxl  # noqa: F401  # registers itself
+    except ImportError as error:
+        # Of this picture alone, so that those beside it are read: no MissingDependencyError
+        raise InputError(f"{name}: {kind} needs a plugin; run: pip install 'xpsr[formats]'.") from error
+    return Image.open(file)
+
+
+def _kind_of(start: bytes) -> Literal["HEIC", "JPEG XL"] | None:
+    """Which format begins so; a name may lie, as after `mv a.heic a.jpg`."""
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        return "HEIC"
+    if start.startswith(b"\xff\x0a") or start == b"\x00\x00\x00\x0cJXL \r\n\x87\n":
+        return "JPEG XL"
+    return None
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

@@ -301,15 +301,17 @@ class XPSRPipeline(DiffusionPipeline):
         if tile_size < multiple or tile_size % multiple:
             raise InputError(
                 f"tile_size={tile_size} is not a positive multiple of {multiple}; use"
-                f" {max(tile_size // multiple, 1) * multiple}."
+                f" {max(math.ceil(tile_size / multiple), 1) * multiple}."
             )
         if not 0 <= settings.tile_overlap < tile_size:
             raise InputError(
                 f"tile_overlap={settings.tile_overlap} is not in [0, tile_size={tile_size}); use {tile_size // 8}."
             )
         if settings.num_shifts < 1 or self.vae_scale_factor % settings.num_shifts:
+            factor = self.vae_scale_factor
+            *some, last = [str(number) for number in range(1, factor + 1) if factor % number == 0]
             raise InputError(
-                f"num_shifts={settings.num_shifts} does not divide {self.vae_scale_factor} pixels; use 1 or 2."
+                f"num_shifts={settings.num_shifts} does not divide {factor} pixels; use {', '.join(some)} or {last}."
             )
         if settings.num_shifts > 1 and strength > 0:
             raise InputError(
@@ -326,9 +328,18 @@ class XPSRPipeline(DiffusionPipeline):
         height, width = max(round(picture.height * scale), 1), max(round(picture.width * scale), 1)
         larger = max(settings.min_size / min(height, width), 1)
         if height * width * larger**2 > MAX_OUTPUT_PIXELS:
+            if height * width > MAX_OUTPUT_PIXELS:
+                largest = math.sqrt(MAX_OUTPUT_PIXELS / (picture.height * picture.width))
+                parts = 10 if largest >= 1 else 100
+                remedy = f"scale={math.floor(largest * parts) / parts:g}"
+            else:  # it is the smaller side that makes the picture so large
+                remedy = (
+                    f"min_size={math.floor(math.sqrt(MAX_OUTPUT_PIXELS * min(height, width) / max(height, width)))}"
+                )
             raise InputError(
-                f"{picture.width} x {picture.height} times {scale * larger:g} is {width * larger:.0f} x"
-                f" {height * larger:.0f} pixels, more than {MAX_OUTPUT_PIXELS}; use a smaller scale."
+                f"{picture.width} x {picture.height} times {scale * larger:.3g} is"
+                f" {height * width * larger**2 / 1e6:.0f} megapixels, more than {MAX_OUTPUT_PIXELS / 1e6:.0f}; use"
+                f" {remedy} or less."
             )
         multiple = self.vae_scale_factor
         if settings.fit == "stretch":

@@ -4,14 +4,13 @@ Results go to stdout, progress and complaints to stderr. torch is imported only 
 Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from xpsr import __version__
 from xpsr.cli import convert, data, degrade, describe, doctor, train, upscale
-from xpsr.cli.terminal import Parser, complain, explain, parse, print_traceback
+from xpsr.cli.terminal import Parser, complain, explain, parse, print_traceback, quiet_imports
 from xpsr.config import suggest
 from xpsr.errors import InputError
 
@@ -22,10 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, by default that of `sys.argv`, and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--debug" not in arguments:
-        # diffusers imports torchao where it is installed, and both complain of devices that are not there
-        for name in ("torchao", "torch.utils._pytree"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        quiet_imports()
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -65,6 +61,8 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
+    if arguments[0] == "help":  # `xpsr help` and `xpsr help upscale`, as in other programs
+        arguments = [*arguments[1:2], "--help"]
     name, *rest = arguments
     if name in _COMMANDS:
         return _COMMANDS[name][0](rest)

@@ -56,5 +56,5 @@ def run(arguments: Sequence[str]) -> int:
         for finding in report.findings:
             print(f"{finding.kind}: {finding.name}: {finding.problem}")
         counts = ", ".join(f"{number} {kind}" for kind, number in report.counts().items()) or "nothing wrong"
-        complain(f"{args.folder}: {report.num_checked} {report.layout.replace('shards', 'pairs')} checked: {counts}.")
+        print(f"{args.folder}: {report.num_checked} {report.layout.replace('shards', 'pairs')} checked: {counts}.")
     return 1 if report.findings else 0

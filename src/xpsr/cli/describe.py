@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, sayings
+from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, pictures_in, sayings
 from xpsr.config import PRESETS
 from xpsr.errors import InputError
 
@@ -27,7 +27,12 @@ def run(arguments: Sequence[str]) -> int:
     add("--refresh", action="store_true", default=False, help="ask again about every picture")
     add("--describer", metavar="NAME", default="mini", help=DESCRIBERS)
     add("--quality-model", metavar="NAME", help="another model for the second question")
-    add("--preset", choices=tuple(PRESETS), default="default", help="whose questions: paper is the default's")
+    add(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="default",
+        help="the paper's questions (default, paper) or those of the authors' scripts (reference)",
+    )
     add("--content-question", metavar="TEXT", help="instead of the preset's")
     add("--quality-question", metavar="TEXT", help="instead of the preset's")
     add("--content-view", choices=("whole", "crops"), help="what a model is shown: the picture, or parts unscaled")
@@ -45,14 +50,19 @@ def run(arguments: Sequence[str]) -> int:
     if args.describer == "none":
         raise InputError("--describer none describes nothing; name mini, a server or a model.")
 
-    from xpsr.image import list_images, real_path
-    from xpsr.prior import QUESTIONS, PriorFile, describe_files, open_describer
+    from xpsr.prior import QUESTIONS, PriorFile, Questions, describe_files, open_describer
+    from xpsr.prior.describers import is_asked
 
     if not args.debug:
         hush()
     asked = ("content_question", "quality_question", "content_view", "quality_view")
     changes = {name.removesuffix("_question"): given[name] for name in asked if name in given}
-    questions = dataclasses.replace(QUESTIONS[args.preset], **changes)
+    questions: Questions | None = dataclasses.replace(QUESTIONS[args.preset], **changes)
+    if not is_asked(args.describer):
+        if changes:
+            option = f"--{next(name for name in asked if name in given)}".replace("_", "-")
+            raise InputError(f"{option} is for models that are asked, and {args.describer} is not; leave it out.")
+        questions = None
     failures = 0
 
     def fail(path: Path, error: Exception) -> None:
@@ -61,21 +71,12 @@ def run(arguments: Sequence[str]) -> int:
         message = explain(error, "describe")
         complain(message if message.startswith(str(path)) else f"{path}: {message}")
 
-    images: dict[Path, Path] = {}  # by where they really are: what is named twice is described once
-    for path in [args.pairs / "lr"] if "pairs" in given else args.inputs:
-        try:
-            for image in list_images(path):
-                images.setdefault(real_path(image), image)
-        except InputError as error:
-            fail(path, error)
+    images = pictures_in([args.pairs / "lr"] if "pairs" in given else args.inputs, fail)
     if not images:
         return 1
     of_models = ("quality_model", "quantization", "revision", "dtype", "device")
     options = {name: given[name] for name in of_models if name in given}
     describer = open_describer(args.describer, questions=questions, **options)
-    if changes and describer.questions is None:
-        option = f"--{next(name for name in asked if name in given)}".replace("_", "-")
-        raise InputError(f"{option} is for models that are asked, and {describer.name} is not; leave it out.")
 
     def clean(image: Path) -> Path | None:
         candidate = args.pairs / "hr" / image.name
@@ -83,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
 
     seen = describe_files(
         describer,
-        list(images.values()),
+        images,
         PriorFile(args.output),
         content_from=clean if "pairs" in given else None,
         refresh=args.refresh,

@@ -1,10 +1,13 @@
 """What all commands share: options, one-line complaints, quiet libraries."""
 
 import argparse
+import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from xpsr.config import suggest
@@ -19,7 +22,9 @@ __all__ = [
     "hush",
     "one_line",
     "parse",
+    "pictures_in",
     "print_traceback",
+    "quiet_imports",
     "sayings",
 ]
 
@@ -63,11 +68,44 @@ def sayings(prior: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], None]) -> list[Path]:
+    """The pictures that were named and those in the folders that were named, each once.
+
+    What is told to `on_error` is left out; what looks like a photograph in a folder and is not read is told in a line.
+    """
+    from xpsr.image import list_images, passed_over, real_path
+
+    found: dict[Path, Path] = {}  # by where they really are: what is named twice is there once
+    for path in inputs:
+        try:
+            for image in list_images(path):
+                found.setdefault(real_path(image), image)
+            others = passed_over(path)
+        except InputError as error:
+            on_error(path, error)
+            continue
+        if others:
+            names = ", ".join(other.name for other in others[:3]) + (" ..." if len(others) > 3 else "")
+            complain(f"{path}: {len(others)} files passed over ({names}); convert them to PNG or TIFF to have them.")
+    return list(found.values())
+
+
+def quiet_imports() -> None:
+    """Silences what libraries say while they are imported; comes before the first of them."""
+    # diffusers imports torchao where it is installed, and both complain of devices that are not there
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
 def hush() -> None:
-    """Silences what diffusers and transformers say of their own accord; what matters is raised."""
+    """Silences what the libraries of models say of their own accord; what matters is raised."""
+    quiet_imports()
     import diffusers.utils.logging
+    import huggingface_hub.utils.logging
     import transformers.utils.logging
 
+    huggingface_hub.utils.logging.set_verbosity_error()  # but a download's bar stays: it may take an hour
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, print_traceback, sayings
+from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, pictures_in, print_traceback, sayings
 from xpsr.config import PRESETS, UpscaleConfig, load_config
 from xpsr.errors import InputError
 
@@ -29,8 +30,13 @@ def _upscale_parser() -> Parser:
     add = parser.add_argument_group("restoration").add_argument
     add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
     add("--quality", metavar="TEXT", help="what is wrong with them (default: what the describer says)")
-    add("--priors", type=Path, metavar="PATH", help="texts written before: a JSONL, a sidecar or a folder of sidecars")
-    add("--describer", metavar="NAME", help=f"none, {DESCRIBERS}")
+    add(
+        "--priors",
+        type=Path,
+        metavar="PATH",
+        help="texts written before: .jsonl, sidecar, folder of them or of the authors' .txt prompts",
+    )
+    add("--describer", metavar="NAME", help=f"none, a .jsonl, {DESCRIBERS}")
     add("--preset", choices=tuple(PRESETS), help="settings that go before the model's own")
     add("--steps", dest="num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     add(
@@ -45,7 +51,8 @@ def _upscale_parser() -> Parser:
         dest="num_shifts",
         type=int,
         metavar="N",
-        help="grids to average the one step over; 1 is fastest, more hide the grid (default: the model's)",
+        help="grids to average the one step over, 1, 2 or 4 for the mini; 1 is fastest, more hide the grid (default:"
+        " the model's)",
     )
     add("--seed", type=int, metavar="S", help="the same for every picture (default: a random one for each)")
     add("--color-match", choices=("none", "adain", "wavelet"), help="to the input (default: the model's)")
@@ -87,12 +94,13 @@ def run(arguments: Sequence[str]) -> int:
     if "describer" in args and config.priors is not None:
         raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
     out = args.output if "output" in args else Path("outputs")
+    if out.is_file():
+        raise InputError(f"-o names a folder; {out} is a file.")
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from xpsr.batch import Restorer, name_targets, open_eyes, resolve_device, resolve_dtype
-    from xpsr.image import list_images, real_path
 
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
@@ -103,25 +111,20 @@ def run(arguments: Sequence[str]) -> int:
         failures += 1
         message = explain(error)
         message = message if message.startswith(str(source)) else f"{source}: {message}"
+        message = re.sub(r"\buse (scale|min_size)=", lambda name: f"use --{name[1].replace('_', '-')} ", message)
         if args.debug:
             print_traceback()
         complain(message)
         if args.json:
             print(json.dumps({"input": str(source), "error": message}), flush=True)
 
-    sources: dict[Path, Path] = {}  # by where they really are: what is named twice is restored once
-    for path in args.inputs:
-        try:
-            for source in list_images(path):
-                sources.setdefault(real_path(source), source)
-        except InputError as error:
-            fail(path, error)
+    sources = pictures_in(args.inputs, fail)
     if not sources:
         return 1
 
     if not args.debug:
         hush()
-    prior_of = open_eyes(config, list(sources.values()), out / "priors.jsonl", device=device)
+    prior_of = open_eyes(config, sources, out / "priors.jsonl", device=device)
     restore = Restorer(config, device=device, dtype=dtype)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -138,8 +141,8 @@ def run(arguments: Sequence[str]) -> int:
         disable=hidden or alone,
         redirect_stdout=sys.stdout.isatty(),  # or rich would move results from a file or a pipe to stderr
     ) as progress:
-        targets = name_targets(list(sources.values()), out, scale=config.scale)
-        for source, target in progress.track(list(zip(sources.values(), targets, strict=True))):
+        targets = name_targets(sources, out, scale=config.scale)
+        for source, target in progress.track(list(zip(sources, targets, strict=True))):
             try:
                 sidecar = restore(source, target, prior_of(source))
             except Exception as error:  # every picture is tried; the exit code tells

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import cv2
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig
@@ -21,7 +20,7 @@ from xpsr.data.photos import PriorTable, report_missing
 from xpsr.data.pictures import Pixels, as_tensor, detail, read_bytes, turn
 from xpsr.data.samples import Sample
 from xpsr.errors import InputError, TrainingError
-from xpsr.image import IMAGE_SUFFIXES, decode_rgb
+from xpsr.image import IMAGE_SUFFIXES, decode_rgb, picture_size
 from xpsr.prior import Prior, quality_text
 
 __all__ = ["FolderStore", "PairDataset", "PairStore", "StoredPair", "check_ratio", "cut_pair", "priors_of"]
@@ -232,7 +231,6 @@ def _list_pairs(folder: Path) -> list[dict[str, Any]]:
 
 def _size(path: Path) -> tuple[int, int] | None:
     try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError:  # it is passed over when its turn comes
+        return picture_size(path)
+    except InputError:  # it is passed over when its turn comes
         return None

@@ -11,7 +11,7 @@ from xpsr.prior.texts import QUESTIONS, Prior, Questions
 if TYPE_CHECKING:  # it loads torch
     from xpsr.image import ImageLike
 
-__all__ = ["Describer", "open_describer"]
+__all__ = ["Describer", "is_asked", "open_describer"]
 
 
 class Describer(Protocol):
@@ -46,10 +46,16 @@ class Describer(Protocol):
         ...
 
 
+def is_asked(name: str | os.PathLike[str]) -> bool:
+    """Whether the describer that `name` stands for asks questions: the mini and what was written before ask none."""
+    text = os.fspath(name)
+    return text != "mini" and not _holds_priors(text)
+
+
 def open_describer(
     name: str | os.PathLike[str],
     *,
-    questions: Questions = QUESTIONS["default"],
+    questions: Questions | None = None,
     quality_model: str | None = None,
     revision: str | None = None,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
@@ -64,7 +70,7 @@ def open_describer(
         name: "mini", which comes with xpsr; a server's address with the model behind "#", as in
             http://localhost:11434/v1#qwen2.5vl; a .jsonl of priors, a sidecar, a folder of these or of .txt prompts; or
             else a model's folder or its id on the hub.
-        questions: what a model is asked, and what it is shown.
+        questions: what a model is asked, and what it is shown; None: those of the preset "default".
         quality_model: and what follows are for models on this machine: see `MLLMDescriber`.
 
     Raises:
@@ -78,6 +84,9 @@ def open_describer(
         "trust_remote_code": trust_remote_code,
     }
     unused = [option for option, is_given in given.items() if is_given]
+    if questions is not None and not is_asked(text):
+        raise InputError(f"questions are for models that are asked, and {text} is not; leave them out.")
+    questions = questions or QUESTIONS["default"]
 
     if text == "mini":
         from xpsr.prior.mini import MiniDescriber
@@ -94,13 +103,12 @@ def open_describer(
         url, _, model = text.partition("#")
         return ServerDescriber(url, model, questions=questions)
 
-    path = Path(text)
-    if path.suffix.lower() in (".json", ".jsonl") or (path.is_dir() and not (path / "config.json").is_file()):
+    if _holds_priors(text):
         from xpsr.prior.files import FileDescriber
 
         if unused:
             raise InputError(f"{unused[0]} is for models, and {text} holds priors; leave it out.")
-        return FileDescriber(path)
+        return FileDescriber(Path(text))
 
     from xpsr.prior.mllm import MLLMDescriber
 
@@ -115,3 +123,10 @@ def open_describer(
         trust_remote_code=trust_remote_code,
         local_files_only=local_files_only,
     )
+
+
+def _holds_priors(text: str) -> bool:
+    if text.lower().startswith(("http://", "https://")):
+        return False
+    path = Path(text)
+    return path.suffix.lower() in (".json", ".jsonl") or (path.is_dir() and not (path / "config.json").is_file())

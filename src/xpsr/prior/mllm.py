@@ -286,13 +286,15 @@ def _load(source: _Source, *, dtype: str, device: str, quantization: str, option
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from xpsr.checkpoint import brief, refuse_mismatch
+    from xpsr.checkpoint import brief, download, refuse_mismatch
 
     name = source.name
     place = _place(device)
     quantizer = _quantizer(quantization)
     if not (name and Path(name).is_dir()) and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(f"{name}: no such folder, and no id of a model on the hub; check the name.")
+    if not Path(name).is_dir():  # transformers would try for half a minute to reach a hub that is out of reach
+        download(name, ["config.json"], revision=source.revision, local_files_only=options["local_files_only"])
     options = {**options, "revision": source.revision}
     try:
         config = AutoConfig.from_pretrained(name, **options)
