@@ -37,7 +37,6 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from xpsr import XPSRPipeline
 from xpsr.batch import fast_dtypes
 from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
-from xpsr.config import ModelConfig
 from xpsr.convert import convert_reference
 from xpsr.models import XPSRControlNet, XPSRUNet
 from xpsr.training import build_tokenizer
@@ -107,7 +106,7 @@ def write_system(folder: Path, system: System, max_shard_size: str = "2GB") -> N
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     vocabulary = min(2048, text_config.vocab_size)
-    build_tokenizer(ModelConfig().vocabulary, vocabulary).save_pretrained(folder / "tokenizer")
+    build_tokenizer(None, vocabulary).save_pretrained(folder / "tokenizer")
 
 
 def write_weights(folder: Path, state: dict[str, torch.Tensor], stem: str, max_shard_size: str) -> None:

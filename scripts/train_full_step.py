@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from xpsr.config import ModelConfig, TrainRunConfig, load_config
+from xpsr.config import TrainRunConfig, load_config
 from xpsr.models import XPSRControlNet, XPSRUNet
 from xpsr.training import Components, build_tokenizer, train
 from xpsr.training.checkpoints import Checkpoints
@@ -56,7 +56,7 @@ def build() -> Components:
     return Components(
         vae=with_random_weights(vae),
         text_encoder=with_random_weights(text_encoder),
-        tokenizer=build_tokenizer(ModelConfig().vocabulary, 2048),
+        tokenizer=build_tokenizer(None, 2048),
         unet=with_random_weights(unet),
         controlnet=with_random_weights(controlnet),
         scheduler=DDPMScheduler.from_config(sizes["scheduler"]),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xpsr.config import DataConfig, DegradationConfig, DegradationStage, ModelConfig
+from xpsr.config import DataConfig, DegradationConfig, DegradationStage
 from xpsr.data import Collate, CropDataset, Sample, build_dataset, build_loader, levels, list_photos
 from xpsr.data.crops import CLEAN
 from xpsr.data.loading import RankBatches
@@ -43,7 +43,7 @@ def config(photos: Path, **changes: object) -> DataConfig:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    return build_tokenizer(ModelConfig().vocabulary, 600)
+    return build_tokenizer(None, 600)
 
 
 def same(a: Sample, b: Sample) -> bool:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from training_helpers import VOCABULARY, rows_of, save_photos
+from training_helpers import rows_of, save_photos
 
 from xpsr import XPSRPipeline
 from xpsr.cli import main
 from xpsr.cli.terminal import explain
 
-CONFIG = f"""
+CONFIG = """
 model:
   block_out_channels: [8, 16]
   num_attention_heads: [1, 1]
@@ -22,10 +22,9 @@ model:
   conditioning_channels: [4, 4, 8]
   text_width: 16
   text_layers: 1
-  settings: {{tile_size: 16, tile_overlap: 4}}
-  vocabulary: {VOCABULARY}
-data: {{hr_dir: photos, crop_size: 32}}
-train: {{output_dir: run, max_steps: 1, batch_size: 2, precision: fp32, device: cpu, log_every: 1}}
+  settings: {tile_size: 16, tile_overlap: 4}
+data: {hr_dir: photos, crop_size: 32}
+train: {output_dir: run, max_steps: 1, batch_size: 2, precision: fp32, device: cpu, log_every: 1}
 """
 
 Train = Callable[..., tuple[int, list[str], list[str]]]

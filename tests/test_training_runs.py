@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_helpers import TINY, VOCABULARY, components, losses_of, rows_of, run, run_config, save_photos
+from training_helpers import TINY, components, losses_of, rows_of, run, run_config, save_photos
 
 from xpsr.config import (
     AblateConfig,
@@ -324,7 +324,6 @@ model:
   text_width: 16
   text_layers: 1
   settings: {{tile_size: 16, tile_overlap: 4}}
-  vocabulary: {VOCABULARY}
 data: {{hr_dir: photos, crop_size: 32}}
 loss: {{adversarial_weight: 0.1, adversarial_ramp_steps: 1, shift_probability: 0.5}}
 optimizer: {{warmup_steps: 1}}

@@ -13,7 +13,6 @@ from xpsr.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, T
 from xpsr.data import Batch, generator_for
 from xpsr.training import Components, build_components, train
 
-VOCABULARY = ModelConfig().vocabulary
 TINY = ModelConfig(
     block_out_channels=(8, 16),
     num_attention_heads=(1, 1),

@@ -120,7 +120,7 @@ def _explained(config: Any, prefix: str) -> Iterator[str]:
             nested.append((f"{prefix}{f.name}.", value, explanation))
             continue
         shown = json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
-        yield f"    --{prefix}{f.name}={Path(shown).name if f.name == 'vocabulary' else shown}"
+        yield f"    --{prefix}{f.name}={shown}"
         choices = list(_choices(f.type))
         text = f"{explanation} One of: {', '.join(choices)}." if choices else explanation
         yield textwrap.fill(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)

@@ -9,9 +9,7 @@ from xpsr.config.checks import at_least, check, option, said, within
 from xpsr.config.settings import Settings
 from xpsr.errors import InputError
 
-__all__ = ["VOCABULARY", "ModelConfig"]
-
-VOCABULARY = Path(__file__).parents[1] / "training" / "vocabulary.txt"
+__all__ = ["ModelConfig"]
 
 MINI_STRIDE, BASE_STRIDE = 4, 8  # pixels per latent pixel of the mini's autoencoder, and of Stable Diffusion's
 NUM_TIMESTEPS = 1000
@@ -56,8 +54,8 @@ class ModelConfig:
     )
     text_width: int = option(64, "Width of a new model's text encoder; even.")
     text_layers: int = option(2, "Layers of a new model's text encoder.")
-    vocabulary: Path = option(
-        VOCABULARY, "Text that a new model's tokenizer learns its words from; the default comes with xpsr."
+    vocabulary: Path | None = option(
+        None, "Text that a new model's tokenizer learns its words from; null: the one that comes with xpsr."
     )
     vocabulary_size: int = option(2048, "Tokens that a new model's tokenizer knows at most.")
     refiner_channels: int = option(16, "Width of the convolutions behind a new model's autoencoder.")

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 ADAPTER = "xpsr"
+_VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ class Components:
         return self
 
 
-def build_tokenizer(vocabulary: Path, size: int) -> "CLIPTokenizer":
+def build_tokenizer(vocabulary: Path | None, size: int) -> "CLIPTokenizer":
     """A byte-level CLIP tokenizer of at most `size` tokens, its merges learned from the lines of a text file.
 
-    Any text can be told: what the file does not hold falls apart into bytes.
+    Any text can be told: what the file does not hold falls apart into bytes. None is the file that comes with xpsr.
+
+    Raises:
+        InputError: the file cannot be read.
     """
     import tempfile
 
@@ -91,7 +95,12 @@ def build_tokenizer(vocabulary: Path, size: int) -> "CLIPTokenizer":
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(vocabulary.read_text(encoding="utf-8").splitlines(), trainer)
+    vocabulary = vocabulary or _VOCABULARY
+    try:
+        lines = vocabulary.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"model.vocabulary={vocabulary}: cannot be read ({error}); name a text file.") from error
+    tokenizer.train_from_iterator(lines, trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
     tokens = [*alphabet, *at_end, *("".join(pair) for pair in merges)]
     tokens = [*dict.fromkeys(tokens), *specials]
@@ -250,10 +259,19 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
     if "conditional_attentions" in chosen:
         for parameter in components.unet.conditional_parameters():
             parameter.requires_grad_(True)
-    heads = components.controlnet.to_latents, components.controlnet.image_encoder.to_images
-    for modules, chosen_heads in zip(heads, (loss.degradation_free_latents, loss.degradation_free_images), strict=True):
-        used = range(len(modules)) if chosen_heads is None else [index % len(modules) for index in chosen_heads]
-        for index, head in enumerate(modules):
+    controlnet = components.controlnet
+    for name, heads in (
+        ("degradation_free_images", controlnet.image_encoder.to_images),
+        ("degradation_free_latents", controlnet.to_latents),
+    ):
+        wanted, count = getattr(loss, name), len(heads)
+        if any(not -count <= index < count for index in wanted or ()):
+            raise InputError(
+                f"loss.{name}={list(wanted)} is not all in [{-count}, {count - 1}], of the {count} that this model has;"
+                " use null for all."
+            )
+        used = range(count) if wanted is None else [index % count for index in wanted]
+        for index, head in enumerate(heads):
             if not loss.degradation_free_weight or index not in used:
                 head.requires_grad_(False)
     if "refiner" in parts and not loss.one_step_fraction:

@@ -86,7 +86,6 @@ _GB = 1e9
 def plan_run(config: TrainRunConfig) -> str:
     """Parameters, memory and days, as a text of some lines."""
     components = meta_components(config)
-    _check_heads(config, components)
     choose_parts(components, config.parts, config.effective_loss, seed=0)
     parts = {**dict(components.trainable()), "vae": components.vae}
     if not any(p.requires_grad for part in parts.values() for p in part.parameters()):
@@ -159,21 +158,6 @@ class _NoTokenizer:
 
     def __call__(self, text: str, **options: Any) -> SimpleNamespace:  # as a tokenizer is called
         return SimpleNamespace(input_ids=torch.zeros(1, self._places, dtype=torch.long, device="cpu"))
-
-
-def _check_heads(config: TrainRunConfig, components: Components) -> None:
-    """Refuses pictures and residuals of the Degradation-Free Constraint that the model does not have."""
-    controlnet = components.controlnet
-    for name, heads in (
-        ("degradation_free_images", controlnet.image_encoder.to_images),
-        ("degradation_free_latents", controlnet.to_latents),
-    ):
-        chosen, count = getattr(config.loss, name), len(heads)
-        if any(not -count <= index < count for index in chosen or ()):
-            raise InputError(
-                f"loss.{name}={list(chosen)} is not all in [{-count}, {count - 1}], of the {count} that this model has;"
-                " use null for all."
-            )
 
 
 def _configs(model: ModelConfig) -> dict[str, dict[str, Any]]:
