@@ -563,8 +563,8 @@ def test_train_failures_are_one_line(run: Run) -> None:
     one_line(result, "data.hr_dir=photos is no such folder")
     save_photo("photos/0.png", size=(80, 72))
     result = run("train", "tiny.yaml", "--model.vocabulary=gone.txt")
-    assert result.code == 1
-    one_line(result, "gone.txt: No such file or directory")
+    assert result.code == 2
+    one_line(result, "model.vocabulary=gone.txt: cannot be read (No such file or directory)")
     result = run("train", "tiny.yaml", "--train.max_stps=5")
     assert result.code == 2
     one_line(result, "train.max_stps", "did you mean 'train.max_steps'?")

@@ -642,7 +642,7 @@ def test_command_converts_and_reverses(
         (
             ["gone", "--base", "A", "-o", "out"],
             1,
-            "gone/unet: no config.json there; give a folder with the reference's unet/ and controlnet/.",
+            "gone: no such folder; give a folder with the reference's unet/ and controlnet/.",
         ),
         (["A", "--reverse", "-o", "out"], 1, "A: no model_index.json there; give a folder written by save_pretrained."),
     ],

@@ -301,7 +301,7 @@ def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> N
         ({"strength": 0.0, "num_inference_steps": 4}, "num_inference_steps=1"),
         ({"strength": 0.01, "num_inference_steps": 50}, "at most 10 steps"),
         ({"settings": {"tile_size": 15}}, "use 16"),
-        ({"settings": {"tile_size": 0}}, "use 2"),
+        ({"settings": {"tile_size": 0}}, "use 64 to 320"),
         ({"settings": {"tile_overlap": 16}}, "tile_overlap=16"),
         ({"settings": {"num_shifts": 3}}, "num_shifts=3 does not divide 4 pixels; use 1, 2 or 4."),
         ({"settings": {"num_shifts": 0}}, "num_shifts=0"),

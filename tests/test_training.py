@@ -34,7 +34,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_any_text_can_be_told_and_known_words_are_single_tokens() -> None:
-    tokenizer = build_tokenizer(1024)
+    tokenizer = build_tokenizer(None, 1024)
     assert len(tokenizer) <= 1024
     assert tokenizer.unk_token_id == tokenizer.eos_token_id
     assert tokenizer.tokenize("Photograph with strong noise") == [
@@ -52,7 +52,7 @@ def test_any_text_can_be_told_and_known_words_are_single_tokens() -> None:
 @pytest.mark.parametrize("size", [600, 1024, 2048])
 def test_a_vocabulary_gives_one_tokenizer(size: int) -> None:
     """Processes of a run, and a run that goes on, build it anew: texts must be the same tokens to all of them."""
-    first, *others = (build_tokenizer(size) for _ in range(4))
+    first, *others = (build_tokenizer(None, size) for _ in range(4))
     assert len(first) <= size
     text = "a slightly blurry, oddly lit photograph of farms and lamps at the damp edge of oil fields"
     for other in others:

@@ -429,7 +429,7 @@ def test_damaged_folder_is_refused_in_one_line(damage: str, folder: Path, capsys
 
 def test_folder_that_is_not_there_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(tmp_path / "gone") == 1
-    assert "gone/unet: no config.json there" in capsys.readouterr().err
+    assert "gone: no such folder" in capsys.readouterr().err
 
 
 def test_damaged_numbers_leave_the_other_files_compared(

@@ -99,7 +99,8 @@ def build_tokenizer(vocabulary: Path | None, size: int) -> "CLIPTokenizer":
     try:
         lines = vocabulary.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"model.vocabulary={vocabulary}: cannot be read ({error}); name a text file.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"model.vocabulary={vocabulary}: cannot be read ({reason}); name a text file.") from error
     tokenizer.train_from_iterator(lines, trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
     tokens = [*alphabet, *at_end, *("".join(pair) for pair in merges)]
