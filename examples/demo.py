@@ -23,7 +23,7 @@ def main(out: Path) -> None:
     seconds = time.perf_counter() - start
 
     picture = Image.new("RGB", (2 * after.width + 8, after.height), "white")
-    picture.paste(before.resize(after.size, Image.Resampling.NEAREST), (0, 0))
+    picture.paste(before.resize(after.size, Image.Resampling.BICUBIC), (0, 0))
     picture.paste(after, (after.width + 8, 0))
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out)
