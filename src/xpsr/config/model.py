@@ -158,7 +158,7 @@ class ModelConfig:
         if stride % settings.num_shifts:
             raise InputError(
                 f"model.settings.num_shifts={settings.num_shifts} is no divisor of the {stride} pixels of a latent"
-                " pixel; use 1 or 2."
+                f" pixel; use one of {', '.join(str(n) for n in range(1, stride + 1) if stride % n == 0)}."
             )
         if settings.num_shifts > 1 and settings.fit != "pad" and self.one_step_timestep is not None:
             raise InputError(
@@ -190,5 +190,5 @@ class ModelConfig:
         if settings.tile_size % multiple:
             raise InputError(
                 f"model.settings.tile_size={settings.tile_size} is not a multiple of {multiple}; use"
-                f" {max(settings.tile_size // multiple, 1) * multiple}."
+                f" {math.ceil(settings.tile_size / multiple) * multiple}."
             )

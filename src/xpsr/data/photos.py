@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +109,8 @@ def list_photos(config: DataConfig) -> list[Photo]:
     silent = [p.path.relative_to(hr_dir).as_posix() for p in photos if not p.content and p.path not in untold]
     if silent:
         remedy = "set data.priors (xpsr describe writes them)" if config.priors is None else "see xpsr describe"
-        _warn_once(
-            f"{hr_dir}: {len(silent)} of {len(photos)} pictures have no content text ({_some(silent)}); {remedy}."
-        )
+        counts = f"{len(silent)} of {len(photos)}"
+        logger.warning("%s: %s pictures have no content text (%s); %s.", hr_dir, counts, _some(silent), remedy)
     return photos
 
 
@@ -127,17 +125,11 @@ def report_missing(path: Path, names: Sequence[str], total: int, *, required: bo
     said = f"{path}: says nothing about {len(names)} of {total} pictures ({_some(names)}); xpsr describe adds them."
     if required:
         raise TrainingError(said)
-    _warn_once(said)
+    logger.warning("%s", said)
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NUM_NAMED]) + (", …" if len(names) > _NUM_NAMED else "")
-
-
-@cache
-def _warn_once(said: str) -> None:
-    """A run reads its pictures several times: to set up the autoencoder, to train, to check what it has written."""
-    logger.warning("%s", said)
 
 
 def _read_manifest(path: Path, hr_dir: Path) -> list[Photo]:
