@@ -1,4 +1,4 @@
-# Needs Python >= 3.10 and any make (GNU make 3.81 included). `make PYTHON=python3.12 ...` chooses the interpreter
+# Needs Python >= 3.11 and any make (GNU make 3.81 included). `make PYTHON=python3.12 ...` chooses the interpreter
 # that .venv is made with; to change that of a .venv that is there, remove .venv first.
 
 PYTHON ?= python3
@@ -46,10 +46,10 @@ docs: $(DEV)  ## the documentation as a website, in site/
 # pip is the last thing that venv writes, so a half-made .venv is made again.
 $(BIN)/pip:
 	@command -v "$(PYTHON)" >/dev/null || { \
-	    echo "make: '$(PYTHON)' was not found; install Python 3.10 or newer, or name one: make PYTHON=python3.12" >&2; \
+	    echo "make: '$(PYTHON)' was not found; install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; \
 	    exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	    echo "make: $$("$(PYTHON)" --version 2>&1) is too old; xpsr needs 3.10 or newer: make PYTHON=python3.12" >&2; \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "make: $$("$(PYTHON)" --version 2>&1) is too old; xpsr needs 3.11 or newer: make PYTHON=python3.12" >&2; \
 	    exit 1; }
 	"$(PYTHON)" -m venv .venv || { \
 	    echo "make: .venv could not be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; \

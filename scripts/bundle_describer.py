@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from xpsr.prior.mini import EfficientNetLite0, LevelsNetwork
+from xpsr.models import EfficientNetLite0
+from xpsr.prior.mini import LevelsNetwork
 
 KINDS = {
     "a fish": "0-6 389-397",

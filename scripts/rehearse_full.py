@@ -35,9 +35,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from xpsr import XPSRPipeline
-from xpsr.batch import fast_dtypes
 from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
 from xpsr.convert import convert_reference
+from xpsr.devices import fast_dtypes
 from xpsr.models import XPSRControlNet, XPSRUNet
 from xpsr.training import build_tokenizer
 from xpsr.training.planning import STABLE_DIFFUSION_1_5 as SIZES

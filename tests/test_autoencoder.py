@@ -116,5 +116,5 @@ def test_refining_in_strips_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     with torch.no_grad():
         whole = autoencoder.decode(latents).sample
         for rows in (1, 5, 16, 36):
-            monkeypatch.setattr("xpsr.models._STRIP_ROWS", rows)
+            monkeypatch.setattr("xpsr.models.autoencoder._STRIP_ROWS", rows)
             torch.testing.assert_close(autoencoder.decode(latents).sample, whole)

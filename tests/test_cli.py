@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 
 import xpsr
 from xpsr import XPSRPipeline
-from xpsr.batch import fast_dtypes, name_targets, resolve_device, resolve_dtype
+from xpsr.batch import name_targets
 from xpsr.checkpoint import checksums
 from xpsr.cli import main
+from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype
 from xpsr.errors import InputError
 from xpsr.image import MAX_PIXELS
 

@@ -20,7 +20,7 @@ from xpsr.data.crops import CLEAN
 from xpsr.data.loading import RankBatches
 from xpsr.degradation import Degraded
 from xpsr.errors import InputError, TrainingError
-from xpsr.image import sha256
+from xpsr.files import sha256
 from xpsr.prior import Level, Levels, quality_text
 from xpsr.training import build_tokenizer
 

@@ -27,7 +27,7 @@ from xpsr.data.crops import CLEAN
 from xpsr.data.pairs import cut_pair
 from xpsr.data.shards import TarPairs, fetch_shard, list_shards
 from xpsr.errors import InputError, TrainingError
-from xpsr.image import sha256
+from xpsr.files import sha256
 from xpsr.prior import Levels, quality_text
 
 NUM_PICTURES, PER_PICTURE = 6, 2

@@ -15,13 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr.errors import InputError
+from xpsr.files import WRITTEN_SUFFIXES, atomic_write, list_images, passed_over, write_text
 from xpsr.image import (
     MAX_PIXELS,
-    WRITTEN_SUFFIXES,
-    atomic_write,
     decode_rgb,
-    list_images,
-    passed_over,
     picture_size,
     read_image,
     resize,
@@ -29,7 +26,6 @@ from xpsr.image import (
     to_pil,
     to_uint8,
     write_image,
-    write_text,
 )
 
 quick = settings(

@@ -16,6 +16,9 @@ PACKAGE = Path(xpsr.__file__).parent
 # The most basic first; the doors `__init__` (lazy) and `__main__` belong to no floor.
 ORDER = (
     "errors",
+    "files",
+    "jsonl",
+    "devices",
     "config",
     "image",
     "color",
@@ -26,9 +29,11 @@ ORDER = (
     "convert",
     "prior",
     "pipeline",
+    "restore",
     "data",
     "training",
     "evaluation",
+    "recipe",
     "batch",
     "cli",
 )

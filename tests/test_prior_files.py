@@ -69,7 +69,7 @@ def test_pictures_of_any_name_are_found(names: list[str], texts: str, tmp_path_f
 
 
 def test_a_moved_picture_is_found_by_its_bytes_then_by_its_name(tmp_path: Path) -> None:
-    from xpsr.image import sha256
+    from xpsr.files import sha256
 
     noise(0).save(tmp_path / "a.png")
     path = write_lines(

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -396,7 +396,7 @@ def test_the_wait_that_a_server_asks_for_is_kept_within_bounds(server: Server, m
         return time.monotonic() - start
 
     assert 0.3 <= seconds("0.3") < 2
-    in_a_second = datetime.now(timezone.utc) + timedelta(seconds=2)  # dates have no fractions
+    in_a_second = datetime.now(UTC) + timedelta(seconds=2)  # dates have no fractions
     assert 0.5 <= seconds(format_datetime(in_a_second, usegmt=True)) < 4
     monkeypatch.setattr(server_module, "_LONGEST_WAIT", 0.05)
     for value in ("3600", "Fri, 31 Dec 2100 23:59:59 GMT", "-5", "soon", "nan", ""):

@@ -1,14 +1,13 @@
 """Many pictures on disk, one model: names, devices, and from picture file to picture file with a sidecar."""
 
 import dataclasses
-import itertools
 import json
 import platform
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -17,28 +16,19 @@ import transformers
 from xpsr import __version__
 from xpsr.checkpoint import checksums, fetch_model
 from xpsr.config import UpscaleConfig
+from xpsr.devices import Dtype, torch_dtype
 from xpsr.errors import InputError
-from xpsr.image import atomic_write, read_image, real_path, write_text
+from xpsr.files import atomic_write, write_text
+from xpsr.image import read_image
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, PriorFile, describe_files, open_describer
 from xpsr.prior.describers import is_asked
 from xpsr.prior.mllm import MLLMDescriber
 
 __all__ = [
-    "Dtype",
     "Restorer",
-    "devices",
-    "fast_dtypes",
-    "name_targets",
     "open_eyes",
-    "resolve_device",
-    "resolve_dtype",
 ]
-
-Dtype = Literal["fp32", "bf16", "fp16"]
-
-_TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FAST_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
 
 
 class Restorer:
@@ -53,7 +43,7 @@ class Restorer:
         folder = fetch_model(config.model)
         # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
         self._autocast = device.type == "cpu" and dtype == "bf16"
-        weights = torch.float32 if self._autocast else _TORCH_DTYPES[dtype]
+        weights = torch.float32 if self._autocast else torch_dtype(dtype)
         self.pipe = XPSRPipeline.from_pretrained(folder, dtype=weights).to(device)
         self._options = {"scale": config.scale, "preset": config.preset, "settings": config.overrides}
         self.pipe([], **self._options)  # no picture yet, but every option is checked
@@ -161,70 +151,3 @@ def _look_at_all(describer: Describer, sources: Sequence[Path], cache: Path) -> 
         return seen[source]
 
     return look
-
-
-def name_targets(sources: Sequence[Path], out: Path, *, scale: float) -> list[Path]:
-    """Where each picture goes: `out/NAME_x4.png`.
-
-    Of several pictures of one name, the later ones get their folder's in front, then a number behind. No name is that
-    of a source, so no source is overwritten.
-    """
-    taken = {str(real_path(source)).casefold() for source in sources}  # some file systems know no upper case
-    targets = []
-    for source in sources:
-        with_folder = f"{real_path(source).parent.name}_{source.stem}"
-        numbered = (f"{with_folder}_{number}" for number in itertools.count(2))
-        for stem in itertools.chain((source.stem, with_folder), numbered):
-            target = out / f"{stem}_x{scale:g}.png"
-            key = str(real_path(target)).casefold()
-            if key not in taken:
-                break
-        taken.add(key)
-        targets.append(target)
-    return targets
-
-
-def devices() -> list[str]:
-    """The devices of this machine, the fastest first."""
-    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return [*cuda, *mps, "cpu"]
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the fastest one, "cuda" the first of them.
-
-    Raises:
-        InputError: it is not there; those that are, are listed.
-    """
-    found = devices()
-    wanted = {"auto": found[0], "cuda": "cuda:0"}.get(name, name)
-    if wanted not in found:
-        raise InputError(f"device {name} is not there; this machine has: {', '.join(found)}.")
-    return torch.device(wanted)
-
-
-def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
-    """The number type of that name; "auto" is half precision on CUDA, and on a CPU bfloat16 where that is fast.
-
-    Raises:
-        InputError: fp16 on a CPU.
-    """
-    if device.type == "cpu" and name == "fp16":
-        raise InputError("dtype fp16 is about 20 times slower than fp32 on a CPU; use auto, fp32 or bf16.")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "fp16"
-    return "bf16" if device.type == "cpu" and "bf16" in fast_dtypes(device) else "fp32"
-
-
-def fast_dtypes(device: torch.device) -> list[Dtype]:
-    """Number types that the hardware itself computes with; the others work, but slowly."""
-    if device.type == "cpu":
-        cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere nothing public tells
-        flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.is_file() else []
-        return ["fp32"] if _FAST_BF16_FLAGS.isdisjoint(flags) else ["fp32", "bf16"]
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        return ["fp32", "fp16", "bf16"]
-    return ["fp32", "fp16"]

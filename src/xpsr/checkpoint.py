@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from xpsr.config import suggest
 from xpsr.errors import ModelError
-from xpsr.image import sha256
+from xpsr.files import sha256
 
 __all__ = [
     "StateDict",

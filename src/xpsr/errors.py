@@ -6,28 +6,88 @@
     ├── MissingDependencyError  an optional package is not installed (also an ImportError)
     └── TrainingError           a training run that cannot start or go on
 
-Messages are one line: what is wrong (value and limit) and what to do about it. The command line prints them as they
-are.
+An error is one line, what is wrong (value and limit) and what to do about it, and its parts are data: whoever shows it
+calls the field as its reader does, a flag, a YAML key or a member of a JSON object.
 """
 
-__all__ = ["InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError"]
+from collections.abc import Callable
+from typing import Any, Self
+
+__all__ = ["InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
 
 
 class XPSRError(Exception):
-    """Base of all errors that xpsr raises on purpose."""
+    """Base of all errors that xpsr raises on purpose.
+
+    Args:
+        message: what is wrong. With a `field`, what follows its name and value ("is not in [0, 1]"); with a `remedy`,
+            without a full stop. Alone, the whole line.
+        code: which kind of error it is, for programs, such as "out_of_range"; None: the class's own.
+        field: the option or argument that is at fault, dotted where it lies in a section, as in `train.max_steps`.
+        value: what the field held, as text.
+        remedy: what to do, as in "use 8".
+    """
+
+    code = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        field: str | None = None,
+        value: str | None = None,
+        remedy: str | None = None,
+    ):
+        super().__init__(message)
+        self.message, self.field, self.value, self.remedy = message, field, value, remedy
+        self.code = code or self.code
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+    def sentence(self, call: Callable[[str, str | None], str] | None = None) -> str:
+        """Returns the error as one line; `call` says how a field and its value (None: without one) are written."""
+        call = call or (lambda field, value: f"{field}:" if value is None else f"{field}={value}")
+        subject = "" if self.field is None else f"{call(self.field, self.value)} "
+        return f"{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}.")
+
+    def within(self, section: str) -> Self:
+        """Returns the same error of a field that lies in `section`, such as `model.settings`."""
+        moved: Any = type(self)(
+            self.message,
+            code=self.code,
+            field=None if self.field is None else f"{section}.{self.field}",
+            value=self.value,
+            remedy=self.remedy,
+        )
+        return moved
 
 
 class InputError(XPSRError, ValueError):
     """A picture, argument or option that cannot be used."""
 
+    code = "invalid_input"
+
 
 class ModelError(XPSRError):
     """A model folder that cannot be found, read or matched to its weights."""
+
+    code = "invalid_model"
 
 
 class MissingDependencyError(XPSRError, ImportError):
     """An optional package is not installed; the message holds the exact install command."""
 
+    code = "missing_dependency"
+
 
 class TrainingError(XPSRError):
     """A training run that cannot start or go on."""
+
+    code = "training_failed"
+
+
+def one_line(error: Exception) -> str:
+    """Returns what any error says, without line breaks; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

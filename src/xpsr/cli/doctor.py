@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from xpsr.cli.terminal import Parser, complain, hush, one_line, parse
+from xpsr.cli.terminal import Parser, complain, hush, parse
+from xpsr.errors import one_line
 
 __all__ = ["run"]
 
@@ -82,8 +83,8 @@ def _examine() -> dict[str, Any]:
         import torch
 
         hush()
-        from xpsr.batch import devices, fast_dtypes, resolve_dtype
         from xpsr.checkpoint import bundled_models, checksums
+        from xpsr.devices import devices, fast_dtypes, resolve_dtype
     except Exception as error:  # whatever a library that does not fit raises
         # Beside a CPU-only torch the usual torchvision breaks transformers
         remedy = "pip uninstall torchvision" if _versions("torchvision")["torchvision"] else "pip install xpsr"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from xpsr.config import suggest
-from xpsr.errors import InputError, XPSRError
+from xpsr.errors import InputError, XPSRError, one_line
 
 __all__ = [
     "DESCRIBERS",
@@ -20,7 +20,6 @@ __all__ = [
     "counting",
     "explain",
     "hush",
-    "one_line",
     "parse",
     "pictures_in",
     "print_traceback",
@@ -73,7 +72,7 @@ def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], N
 
     What is told to `on_error` is left out; what looks like a photograph in a folder and is not read is told in a line.
     """
-    from xpsr.image import list_images, passed_over, real_path
+    from xpsr.files import list_images, passed_over, real_path
 
     found: dict[Path, Path] = {}  # by where they really are: what is named twice is there once
     for path in inputs:
@@ -148,11 +147,6 @@ def explain(error: Exception, command: str = "upscale") -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions."
     return f"unexpected {type(error).__name__}: {text}; run again with --debug to see where."
-
-
-def one_line(error: Exception) -> str:
-    """An error's text without line breaks."""
-    return " ".join(str(error).split())
 
 
 def complain(message: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from xpsr.cli.terminal import Parser, complain, hush
 from xpsr.config import Settings, TrainRunConfig, as_dict, load_config
-from xpsr.errors import InputError
+from xpsr.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +58,8 @@ def run(arguments: Sequence[str]) -> int:
     config = load_config(TrainRunConfig, args.config, overrides)
     main_process = os.environ.get("RANK", "0") == "0"  # as torchrun sets it
 
-    from xpsr.batch import resolve_device
     from xpsr.data import build_dataset
+    from xpsr.devices import resolve_device
     from xpsr.training import is_finished, train
 
     if not args.debug:
@@ -192,7 +192,7 @@ def _export(components: "Components", folder: Path, config: TrainRunConfig) -> N
         (new / "README.md").write_text(_card(config), encoding="utf-8")
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise TrainingError(f"{folder}: cannot be written: {reason}; what was there is as it was.") from error
     if folder.exists():
         folder.replace(old)  # a folder that is not empty cannot be replaced in one go
@@ -263,7 +263,7 @@ class _Validation:
     """Restores pictures with a model in training, writes them to a folder and scores them."""
 
     def __init__(self, config: TrainRunConfig):
-        from xpsr.image import list_images
+        from xpsr.files import list_images
         from xpsr.prior import FileDescriber, Prior
 
         validation = config.validation

@@ -100,7 +100,9 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import Restorer, name_targets, open_eyes, resolve_device, resolve_dtype
+    from xpsr.batch import Restorer, open_eyes
+    from xpsr.devices import resolve_device, resolve_dtype
+    from xpsr.files import name_targets
 
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from xpsr.config.checks import said
-from xpsr.errors import InputError
+from xpsr.errors import InputError, one_line
 
 __all__ = ["as_dict", "load_config", "suggest"]
 
@@ -166,7 +166,7 @@ def _parse(kind: type, values: Mapping[str, Any], known: Mapping[str, Any], defa
                 parser.parse_args([argument])
             except (ArgumentError, TypeError, ValueError):
                 raise InputError(_unfit(key, value, known[key])) from error
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(one_line(error)) from error
 
 
 def _unfit(key: str, value: Any, kind: Any) -> str:

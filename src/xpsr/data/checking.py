@@ -18,7 +18,8 @@ from xpsr.data.photos import PriorTable
 from xpsr.data.pictures import Pixels, read_bytes
 from xpsr.data.shards import TarPairs, list_shards
 from xpsr.errors import InputError, XPSRError
-from xpsr.image import IMAGE_SUFFIXES, decode_rgb
+from xpsr.files import IMAGE_SUFFIXES
+from xpsr.image import decode_rgb
 
 __all__ = ["Finding", "Kind", "Report", "check_folder", "perceptual_hash"]
 

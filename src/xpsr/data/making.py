@@ -31,7 +31,8 @@ from xpsr.data.shards import Shard, read_index, shard_index
 from xpsr.data.workers import iterate, start_worker
 from xpsr.degradation import degrade, sharpen
 from xpsr.errors import InputError
-from xpsr.image import IMAGE_SUFFIXES, atomic_write, decode_rgb, sha256, write_text
+from xpsr.files import IMAGE_SUFFIXES, atomic_write, sha256, write_text
+from xpsr.image import decode_rgb
 
 __all__ = ["Made", "list_sources", "make_pairs", "name_pairs"]
 

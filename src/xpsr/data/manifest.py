@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xpsr.errors import InputError
-from xpsr.image import atomic_write
+from xpsr.files import atomic_write
 from xpsr.prior import Levels, Prior
 
 __all__ = ["INDEX", "JOURNAL", "MANIFEST", "SETTINGS", "SKIPPED", "Texts", "read_lines", "to_line", "write_lines"]

@@ -20,7 +20,8 @@ from xpsr.data.photos import PriorTable, report_missing
 from xpsr.data.pictures import Pixels, as_tensor, detail, read_bytes, turn
 from xpsr.data.samples import Sample
 from xpsr.errors import InputError, TrainingError
-from xpsr.image import IMAGE_SUFFIXES, decode_rgb, picture_size
+from xpsr.files import IMAGE_SUFFIXES
+from xpsr.image import decode_rgb, picture_size
 from xpsr.prior import Prior, quality_text
 
 __all__ = ["FolderStore", "PairDataset", "PairStore", "StoredPair", "check_ratio", "cut_pair", "priors_of"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from xpsr.config import DataConfig
 from xpsr.errors import InputError, TrainingError
-from xpsr.image import IMAGE_SUFFIXES, sha256
+from xpsr.files import IMAGE_SUFFIXES, sha256
 from xpsr.prior import Prior, PriorFile
 
 __all__ = ["Photo", "PriorTable", "list_photos", "report_missing"]

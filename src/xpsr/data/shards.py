@@ -30,7 +30,7 @@ from xpsr.data.manifest import INDEX, Texts
 from xpsr.data.pairs import StoredPair, priors_of
 from xpsr.data.photos import PriorTable, report_missing
 from xpsr.errors import InputError, TrainingError
-from xpsr.image import IMAGE_SUFFIXES, atomic_write, sha256
+from xpsr.files import IMAGE_SUFFIXES, atomic_write, sha256
 
 __all__ = ["Shard", "ShardStore", "TarPairs", "fetch_shard", "list_shards", "read_index", "shard_index"]
 

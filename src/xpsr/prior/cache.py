@@ -216,7 +216,7 @@ def _checked_sha256(image: Path, file: PriorFile) -> str:
     Raises:
         InputError: it cannot be read, or no line of the file can hold its name.
     """
-    from xpsr.image import sha256  # it loads torch
+    from xpsr.files import sha256
 
     try:
         file.relative(image).encode()

@@ -79,7 +79,7 @@ class FileDescriber:
         if key in self._by_path:
             return self._by_path[key]
         if self._by_sha256 and image.is_file():
-            from xpsr.image import sha256
+            from xpsr.files import sha256
 
             try:
                 digest = sha256(image)

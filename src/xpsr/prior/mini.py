@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from xpsr import checkpoint
-from xpsr.errors import ModelError
+from xpsr.errors import ModelError, one_line
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_uint8
+from xpsr.models import EfficientNetLite0
 from xpsr.prior.texts import Level, Levels, Prior, Questions, quality_text
 
-__all__ = ["EfficientNetLite0", "LevelsNetwork", "MiniDescriber"]
+__all__ = ["LevelsNetwork", "MiniDescriber"]
 
 FAULTS = ("blur", "noise", "compression")
 _CROP = 128  # pixels, a multiple of JPEG's blocks of 8
@@ -62,69 +62,6 @@ class LevelsNetwork(nn.Module):
         return self.head(self.features(pixels)).unflatten(1, (len(FAULTS), 2))
 
 
-class _SameConv(nn.Module):
-    """A convolution padded as TensorFlow's "SAME": by what the stride leaves over, more below and to the right."""
-
-    def __init__(self, width_in: int, width_out: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-        self.conv = nn.Conv2d(width_in, width_out, kernel, stride, groups=groups)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        padding: list[int] = []
-        for side in (hidden.shape[-1], hidden.shape[-2]):
-            total = max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0)
-            padding += [total // 2, total - total // 2]
-        return self.conv(F.pad(hidden, padding))
-
-
-class _MobileBlock(nn.Module):
-    def __init__(self, width_in: int, width_out: int, kernel: int, stride: int, expansion: int):
-        super().__init__()
-        width = width_in * expansion
-        self.expand = _SameConv(width_in, width, 1) if expansion > 1 else None
-        self.depthwise = _SameConv(width, width, kernel, stride, groups=width)
-        self.project = _SameConv(width, width_out, 1)
-        self.residual = stride == 1 and width_in == width_out
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        inner = hidden if self.expand is None else F.relu6(self.expand(hidden))
-        inner = self.project(F.relu6(self.depthwise(inner)))
-        return hidden + inner if self.residual else inner
-
-
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le 2019; the Lite variants 2020) with batch norms folded into the convolutions."""
-
-    STAGES = (  # repeats, kernel, stride, expansion, width
-        (1, 3, 1, 1, 16),
-        (2, 3, 2, 6, 24),
-        (2, 5, 2, 6, 40),
-        (3, 3, 2, 6, 80),
-        (3, 5, 1, 6, 112),
-        (4, 5, 2, 6, 192),
-        (1, 3, 1, 6, 320),
-    )
-
-    def __init__(self, num_classes: int = 1000):
-        super().__init__()
-        self.stem = _SameConv(3, 32, 3, 2)
-        blocks, width_in = [], 32
-        for repeats, kernel, stride, expansion, width in self.STAGES:
-            for index in range(repeats):
-                blocks.append(_MobileBlock(width_in, width, kernel, stride if index == 0 else 1, expansion))
-                width_in = width
-        self.blocks = nn.Sequential(*blocks)
-        self.last = _SameConv(width_in, 1280, 1)
-        self.classifier = nn.Linear(1280, num_classes)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Maps (B, 3, H, W) in [0, 1] to logits (B, num_classes)."""
-        hidden = F.relu6(self.stem((pixels * 255 - 127) / 128))
-        hidden = F.relu6(self.last(self.blocks(hidden)))
-        return self.classifier(hidden.mean((-2, -1)))
-
-
 class MiniDescriber:
     """Describes pictures with the two networks of a folder: `config.json`, `levels.safetensors`, `content.safetensors`.
 
@@ -144,7 +81,7 @@ class MiniDescriber:
                 network.load_state_dict({key: value.float() for key, value in state.items()})
             self.revision: str | None = self.config["revision"]
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise ModelError(f"{folder}: not a describer: {reason}; install xpsr again.") from error
 
     @classmethod

@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from xpsr.image import atomic_write
+from xpsr.files import atomic_write
 from xpsr.models import HaarAutoencoder
 
 __all__ = ["EncodingCache"]

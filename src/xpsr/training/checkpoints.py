@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from xpsr.config import TrainRunConfig
-from xpsr.errors import TrainingError
+from xpsr.errors import TrainingError, one_line
 
 __all__ = ["Checkpoints", "is_finished"]
 
@@ -68,7 +68,7 @@ class Checkpoints:
             kept = f"{newest} is as it was" if newest else "there is none yet"
             # torch's own error hides the system's, which says more
             system = error if isinstance(error, OSError) else error.__context__
-            reason = getattr(system, "strerror", None) or " ".join(str(error).split())[:200]
+            reason = getattr(system, "strerror", None) or one_line(error)[:200]
             raise TrainingError(
                 f"{self.path}: the checkpoint of step {content['step']} cannot be written: {reason}; {kept}. Free some"
                 " space and run the same command again."
@@ -114,5 +114,5 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
 def refusal(path: Path, error: Exception) -> TrainingError:
     """What is raised for a checkpoint that does not fit."""
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)[:300]
     return TrainingError(f"{path}: not a checkpoint of this run: {reason}; use another train.output_dir.")

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from xpsr.config import TrainRunConfig, as_dict
 from xpsr.data import Batch, Collate, Loader, Sample, build_dataset, build_loader, generator_for
 from xpsr.errors import InputError, TrainingError
-from xpsr.image import write_text
+from xpsr.files import write_text
 from xpsr.training.checkpoints import Checkpoints
 from xpsr.training.components import Components, merge_adapters, save_adapters
 from xpsr.training.losses import Losses, Share

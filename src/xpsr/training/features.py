@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from xpsr import checkpoint
 from xpsr.errors import MissingDependencyError
-from xpsr.prior.mini import EfficientNetLite0
+from xpsr.models import EfficientNetLite0
 
 __all__ = ["FEATURE_NETWORKS", "EfficientNetFeatures", "PatchDiscriminator", "VGGFeatures"]
 

@@ -16,7 +16,7 @@ import torch
 from xpsr import __version__
 from xpsr.config import TrainRunConfig, as_dict
 from xpsr.errors import InputError, MissingDependencyError
-from xpsr.image import write_text
+from xpsr.files import write_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -1,59 +1,18 @@
-"""Scores of pictures against their originals, and of pictures alone.
-
-Knows nothing of models, so any method can be scored. Luma is that of BT.601 in [16, 235]. PSNR and SSIM leave out a
-border of 4 pixels; SSIM's window is a Gaussian of 11 x 11 with a deviation of 1.5, whole windows only; NIQE has
-basicsr's statistics and blocks of 96 x 96.
-"""
+"""NIQE (Mittal et al. 2013) with basicsr's statistics and blocks of 96 x 96."""
 
 import functools
 import importlib.resources
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from xpsr.errors import InputError
-from xpsr.image import list_images, read_image, to_uint8
+from xpsr.evaluation.luma import luma
 
-__all__ = ["BORDER", "MIN_SIDE", "evaluate_folders", "luma", "mean_scores", "niqe", "psnr_y", "score", "ssim_y"]
+__all__ = ["niqe"]
 
-BORDER = 4  # pixels
-MIN_SIDE = 2 * BORDER + 11  # of a picture that can be compared, pixels
 _BLOCK = 96  # of NIQE, pixels
-_PERFECT_PSNR = 99.0
-
-
-def luma(pixels: torch.Tensor) -> torch.Tensor:
-    """BT.601 luma (H, W) of RGB (3, H, W) in [0, 1]: float64 in [16, 235], of values rounded to 8 bits."""
-    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64)
-    return torch.tensordot(weights, to_uint8(pixels).cpu().double(), dims=1) / 255 + 16
-
-
-def psnr_y(restored: torch.Tensor, hr: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures (3, H, W) in [0, 1], on rounded luma; 99 if they are equal."""
-    a, b = (_inner(y).round() for y in _pair(restored, hr))
-    error = (a - b).square().mean().item()
-    return 10 * float(np.log10(255**2 / error)) if error else _PERFECT_PSNR
-
-
-def ssim_y(restored: torch.Tensor, hr: torch.Tensor) -> float:
-    """Structural similarity (Wang et al. 2004) of two pictures (3, H, W) in [0, 1]; 1 if they are equal."""
-    a, b = (_inner(y) for y in _pair(restored, hr))
-    line = torch.exp(-0.5 * ((torch.arange(11, dtype=torch.float64) - 5) / 1.5).square())
-    line = line / line.sum()
-
-    def blur(y: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(F.conv2d(y[None, None], line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))[0, 0]
-
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-    covariance = blur(a * b) - mean_a * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return (similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean().item()
 
 
 def niqe(pixels: torch.Tensor) -> float:
@@ -84,50 +43,6 @@ def niqe(pixels: torch.Tensor) -> float:
     difference = prior["mu_pris_param"].ravel() - np.nanmean(features, 0)
     covariance = (prior["cov_pris_param"] + np.cov(whole, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))
-
-
-def score(restored: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
-    """`psnr_y`, `ssim_y` and, where the picture has enough to see, `niqe` of a restored picture (3, H, W) in [0, 1]."""
-    scores = {"psnr_y": psnr_y(restored, hr), "ssim_y": ssim_y(restored, hr)}
-    with suppress(InputError):  # too small, or flat
-        scores["niqe"] = niqe(restored)
-    return scores
-
-
-def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means by name over the pictures that have the score."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-
-
-def evaluate_folders(hr_dir: Path, restored_dir: Path) -> dict[str, dict[str, float]]:
-    """`score` of every picture of `hr_dir`, by its name, and what is called as it is, or begins so, in `restored_dir`.
-
-    Raises:
-        InputError: a picture is missing, or of another size.
-    """
-    results, found = {}, list_images(restored_dir)
-    for path in list_images(hr_dir):
-        of_it = [p for p in found if p.stem == path.stem] or [p for p in found if p.stem.startswith(path.stem)]
-        if not of_it:
-            raise InputError(f"{restored_dir}: no picture for {path.name}.")
-        results[path.name] = score(read_image(of_it[0]).pixels, read_image(path).pixels)
-    return results
-
-
-def _pair(restored: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if restored.shape != hr.shape:
-        raise InputError(f"pictures of {tuple(restored.shape)} and {tuple(hr.shape)} cannot be compared.")
-    if min(hr.shape[-2:]) < MIN_SIDE:
-        raise InputError(f"pictures of {tuple(hr.shape)} are too small to compare; at least {MIN_SIDE} x {MIN_SIDE}.")
-    return luma(restored), luma(hr)
-
-
-def _inner(y: torch.Tensor) -> torch.Tensor:
-    return y[BORDER:-BORDER, BORDER:-BORDER]
-
-
-# NIQE
 
 
 @functools.cache

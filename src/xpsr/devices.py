@@ -1,0 +1,66 @@
+"""Which device, which number type, and which of them the hardware computes with fast."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from xpsr.errors import InputError
+
+__all__ = ["Dtype", "devices", "fast_dtypes", "resolve_device", "resolve_dtype", "torch_dtype"]
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+_TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FAST_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
+
+
+def devices() -> list[str]:
+    """Returns the devices of this machine, the fastest first."""
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*cuda, *mps, "cpu"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Returns the device of that name; "auto" is the fastest one, "cuda" the first of them.
+
+    Raises:
+        InputError: it is not there; those that are, are listed.
+    """
+    found = devices()
+    wanted = {"auto": found[0], "cuda": "cuda:0"}.get(name, name)
+    if wanted not in found:
+        raise InputError(f"device {name} is not there; this machine has: {', '.join(found)}.", code="no_device")
+    return torch.device(wanted)
+
+
+def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
+    """Returns the number type of that name; "auto" is half precision on CUDA, and on a CPU bfloat16 where it is fast.
+
+    Raises:
+        InputError: fp16 on a CPU.
+    """
+    if device.type == "cpu" and name == "fp16":
+        raise InputError("dtype fp16 is about 20 times slower than fp32 on a CPU; use auto, fp32 or bf16.")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "fp16"
+    return "bf16" if device.type == "cpu" and "bf16" in fast_dtypes(device) else "fp32"
+
+
+def torch_dtype(name: Dtype) -> torch.dtype:
+    """Returns torch's own name for a number type."""
+    return _TORCH_DTYPES[name]
+
+
+def fast_dtypes(device: torch.device) -> list[Dtype]:
+    """Returns the number types that the hardware itself computes with; the others work, but slowly."""
+    if device.type == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere nothing public tells
+        flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.is_file() else []
+        return ["fp32"] if _FAST_BF16_FLAGS.isdisjoint(flags) else ["fp32", "bf16"]
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return ["fp32", "fp16", "bf16"]
+    return ["fp32", "fp16"]

@@ -1,0 +1,198 @@
+"""Files and folders: found, named, read and written whole or not at all. Knows nothing of what is in a picture."""
+
+import errno
+import hashlib
+import itertools
+import os
+import secrets
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xpsr.errors import InputError, one_line
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "WRITTEN_SUFFIXES",
+    "atomic_write",
+    "find_images",
+    "list_images",
+    "name_targets",
+    "passed_over",
+    "path_key",
+    "read_bytes",
+    "real_path",
+    "refusal",
+    "sha256",
+    "write_text",
+]
+
+WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Lower-case ends of the names that pictures can be written under."""
+
+IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".avif", ".heic", ".heif", ".jxl"}
+"""Lower-case ends of the names that count as pictures in a folder. Whether one can be read shows when it is opened:
+HEIC, HEIF and JPEG XL need the extra `formats`."""
+
+# Photographs too, to those who took them: animations, layers, and what sensors saw
+_OTHER_SUFFIXES = frozenset({".gif", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def find_images(folder: Path, *, recursive: bool = False, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Returns the files in `folder`, or below it, whose names end like a picture's, sorted; there may be none.
+
+    What is hidden is left out, and so is what lies in a hidden folder: "._photo.jpg" is what macOS leaves beside a
+    photo.jpg, ".thumbnails/photo.jpg" a thumbnail.
+
+    Raises:
+        InputError: the folder cannot be listed.
+    """
+    try:
+        entries = folder.rglob("*") if recursive else folder.iterdir()
+        return sorted(
+            entry
+            for entry in entries
+            if entry.suffix.lower() in suffixes
+            and not any(part.startswith(".") for part in entry.relative_to(folder).parts)
+            and entry.is_file()
+        )
+    except OSError as error:
+        raise refusal(folder, "cannot be read", error) from error
+
+
+def list_images(path: str | os.PathLike[str]) -> list[Path]:
+    """Returns `path` itself if it is a file, or else the pictures directly in the folder `path`, sorted by name.
+
+    Raises:
+        InputError: nothing is there, the folder cannot be listed or holds no picture.
+    """
+    path = Path(path)
+    try:
+        path.stat()
+    except OSError as error:
+        raise refusal(path, "cannot be read", error) from error
+    if not path.is_dir():
+        return [path]
+    images = find_images(path)
+    if not images:
+        raise InputError(
+            f"{path}: holds no pictures",
+            code="no_pictures",
+            remedy=f"name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files",
+        )
+    return images
+
+
+def passed_over(path: str | os.PathLike[str]) -> list[Path]:
+    """Returns what lies in the folder `path` and is a photograph by its name, but none that `list_images` gives.
+
+    Raises:
+        InputError: the folder cannot be listed.
+    """
+    path = Path(path)
+    return find_images(path, suffixes=_OTHER_SUFFIXES) if path.is_dir() else []
+
+
+def real_path(path: Path) -> Path:
+    """Returns where an entry of a folder really is; of a link, where the link is."""
+    return path.parent.resolve() / path.name
+
+
+def path_key(path: Path) -> str:
+    """Returns a path as it is compared: without links, its letters composed as only some file systems do."""
+    try:
+        path = path.resolve()
+    except (OSError, ValueError, RuntimeError):  # no path could be so: it is compared as it was written
+        path = path.absolute()
+    return unicodedata.normalize("NFC", str(path))
+
+
+def name_targets(sources: Sequence[Path], out: Path, *, scale: float) -> list[Path]:
+    """Returns where the result of each picture goes: `out/NAME_x4.png`.
+
+    Of several pictures of one name, the later ones get their folder's in front, then a number behind. No name is that
+    of a source, so no source is overwritten.
+    """
+    taken = {str(real_path(source)).casefold() for source in sources}  # some file systems know no upper case
+    targets = []
+    for source in sources:
+        with_folder = f"{real_path(source).parent.name}_{source.stem}"
+        numbered = (f"{with_folder}_{number}" for number in itertools.count(2))
+        for stem in itertools.chain((source.stem, with_folder), numbered):
+            target = out / f"{stem}_x{scale:g}.png"
+            key = str(real_path(target)).casefold()
+            if key not in taken:
+                break
+        taken.add(key)
+        targets.append(target)
+    return targets
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the bytes of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise refusal(path, "cannot be read", error) from error
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise refusal(path, "cannot be read", error) from error
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path`; what is written there becomes `path` when the block ends well.
+
+    If the block fails, the temporary file is removed and `path` is left as it was.
+
+    Raises:
+        InputError: the operating system refuses: no such folder, no permission, disk full.
+    """
+    path = Path(path)
+    # The name is short and random: it fits wherever `path` fits, and two writers do not meet
+    part = path.with_name(f".xpsr-{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise refusal(path, "cannot be written", error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all.
+
+    Raises:
+        InputError: `path` cannot be written.
+    """
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def refusal(path: Path, what: str, error: OSError) -> InputError:
+    """Returns the error to raise where the system refuses: `what` says what it refuses ("cannot be read")."""
+    full = error.errno in _DISK_FULL
+    remedy = "free space or choose another disk" if full else "check the path and its permissions"
+    reason = error.strerror or one_line(error)
+    missing = isinstance(error, FileNotFoundError)
+    code = "disk_full" if full else "not_found" if missing else "refused"
+    return InputError(f"{path}: {what} ({reason})", code=code, remedy=remedy)

@@ -1,0 +1,21 @@
+"""Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
+
+from xpsr.image.picture import Picture, to_pil, to_uint8
+from xpsr.image.reading import MAX_PIXELS, ImageLike, decode_rgb, picture_size, read_image, to_picture
+from xpsr.image.resizing import resize, stretched_sizes
+from xpsr.image.writing import write_image
+
+__all__ = [
+    "MAX_PIXELS",
+    "ImageLike",
+    "Picture",
+    "decode_rgb",
+    "picture_size",
+    "read_image",
+    "resize",
+    "stretched_sizes",
+    "to_picture",
+    "to_pil",
+    "to_uint8",
+    "write_image",
+]

@@ -1,0 +1,38 @@
+"""Pictures to files, whole or not at all."""
+
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from xpsr.errors import InputError, one_line
+from xpsr.files import WRITTEN_SUFFIXES, atomic_write
+
+__all__ = ["write_image"]
+
+# A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour
+_SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+}
+
+
+def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Writes `image` whole or not at all, in the format that the suffix of `path` names.
+
+    Raises:
+        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG, a side above 16383 in WebP),
+            or `path` cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in WRITTEN_SUFFIXES:
+        known = ", ".join(sorted(WRITTEN_SUFFIXES))
+        raise InputError(f"{path}: suffix {path.suffix!r} cannot be written; use one of {known}.")
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with atomic_write(path) as part:
+        try:
+            image.save(part, kind, **_SAVE_OPTIONS.get(kind, {}))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the system's refusal, not the encoder's
+                raise
+            raise InputError(f"{path}: {kind} cannot hold this picture ({one_line(error)}); use .png.") from error

@@ -1,0 +1,33 @@
+"""The two networks of XPSR and the small networks around them. Blocks are diffusers' own; nothing of them is copied.
+
+`attention`, `controlnet` and `unet` are the method (arXiv 2403.05049; the mapping to the reference's checkpoints is in
+`xpsr.checkpoint`), `denoiser` puts them together. `autoencoder` belongs to the bundled miniature, `efficientnet` to its
+describer and to metrics.
+"""
+
+from diffusers import ModelMixin  # noqa: F401  # diffusers looks for it in the module that model_index.json names
+
+from xpsr.models.attention import SemanticFusionAttention, WindowAttention, WindowAttnProcessor
+from xpsr.models.autoencoder import HaarAutoencoder
+from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
+from xpsr.models.denoiser import predict_original_sample
+from xpsr.models.efficientnet import EfficientNetLite0
+from xpsr.models.unet import ConditionalUpBlock, XPSRUNet
+
+__all__ = [
+    "ConditionalUpBlock",
+    "EfficientNetLite0",
+    "HaarAutoencoder",
+    "ImageEncoder",
+    "SemanticFusionAttention",
+    "WindowAttention",
+    "WindowAttnProcessor",
+    "XPSRControlNet",
+    "XPSRControlNetOutput",
+    "XPSRUNet",
+    "predict_original_sample",
+]
+
+# What model_index.json calls them must not depend on which file they live in
+for _class in (HaarAutoencoder, XPSRControlNet, XPSRUNet):
+    _class.__module__ = __name__

@@ -1,0 +1,174 @@
+"""`XPSRControlNet` reads the degraded picture and two texts.
+
+Every cross-attention of diffusers' ControlNet becomes a `SemanticFusionAttention`. Source: XPSR, arXiv 2403.05049.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
+from torch import nn
+
+from xpsr.models.attention import SemanticFusionAttention
+from xpsr.models.signature import Refusals, shows_signature_of
+
+__all__ = ["ImageEncoder", "XPSRControlNet", "XPSRControlNetOutput"]
+
+
+class ImageEncoder(ControlNetConditioningEmbedding):
+    """diffusers' image encoder with the image pyramid of the Degradation-Free Constraint.
+
+    After every halving, `to_images[i]` predicts the clean picture at that size.
+    """
+
+    def __init__(
+        self, conditioning_embedding_channels: int, conditioning_channels: int, block_out_channels: Sequence[int]
+    ):
+        super().__init__(conditioning_embedding_channels, conditioning_channels, tuple(block_out_channels))
+        self.to_images = nn.ModuleList(nn.Conv2d(channels, 3, 3, padding=1) for channels in block_out_channels[1:])
+
+    def forward(self, conditioning: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Maps pixels (B, 3, H, W) in [0, 1] to features at latent size and pictures in [-1, 1] at 1/2, 1/4, …"""
+        hidden = F.silu(self.conv_in(conditioning))
+        images = []
+        for same, halve, to_image in zip(self.blocks[::2], self.blocks[1::2], self.to_images, strict=True):
+            hidden = F.silu(halve(F.silu(same(hidden))))
+            images.append(to_image(hidden))
+        return self.conv_out(hidden), images
+
+
+_GIVEN: Any = None  # no field is ever None, but accelerate's hooks make an output anew from a dict alone
+
+
+@dataclass
+class XPSRControlNetOutput(ControlNetOutput):
+    """Residuals for the UNet, and the predictions that the Degradation-Free Constraint compares with the clean picture.
+
+    `down_block_res_samples`: one (B, C_i, H_i, W_i) per skip connection, scaled; `mid_block_res_sample` likewise.
+    `images`: predicted pictures (B, 3, H/2^i, W/2^i) in [-1, 1]. `latents`: predicted clean latents (B, C, H_i, W_i),
+    one per residual, the middle last; neither depends on the scale.
+    """
+
+    down_block_res_samples: tuple[torch.Tensor, ...] = _GIVEN
+    mid_block_res_sample: torch.Tensor = _GIVEN
+    images: list[torch.Tensor] = _GIVEN
+    latents: list[torch.Tensor] = _GIVEN
+
+
+class XPSRControlNet(Refusals, ControlNetModel):
+    """diffusers' `ControlNetModel` with Semantic-Fusion Attention, an image pyramid and latent heads.
+
+    With `semantic_fusion=False`, an ablation, the stock attentions read both texts, one after the other in one row.
+    """
+
+    _repeated_blocks = UNet2DConditionModel._repeated_blocks  # for compile_repeated_blocks
+    fuse_qkv_projections = UNet2DConditionModel.fuse_qkv_projections  # a ControlNet's own does nothing
+    unfuse_qkv_projections = UNet2DConditionModel.unfuse_qkv_projections
+
+    @register_to_config
+    @shows_signature_of(ControlNetModel.__init__, semantic_fusion=True)
+    def __init__(self, *args: Any, semantic_fusion: bool = True, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        config = self.config
+        if config.controlnet_conditioning_channel_order != "rgb":
+            raise ValueError("controlnet_conditioning_channel_order must be 'rgb': pixels are RGB everywhere in xpsr.")
+        # The stock forward embeds the condition itself; ours does it before, to keep the pictures that come with it.
+        self.controlnet_cond_embedding = nn.Identity()
+        self.image_encoder = ImageEncoder(
+            config.block_out_channels[0], config.conditioning_channels, config.conditioning_embedding_out_channels
+        )
+        for block in (*self.down_blocks, self.mid_block):
+            if semantic_fusion and getattr(block, "has_cross_attention", False):
+                block.attentions = nn.ModuleList(SemanticFusionAttention(stock) for stock in block.attentions)
+        zero_convs = (*self.controlnet_down_blocks, self.controlnet_mid_block)
+        self.to_latents = nn.ModuleList(
+            nn.Conv2d(conv.out_channels, config.in_channels, 3, padding=1) for conv in zero_convs
+        )
+
+    @classmethod
+    def from_unet(
+        cls, unet: UNet2DConditionModel, load_weights_from_unet: bool = True, **kwargs: Any
+    ) -> "XPSRControlNet":
+        """A ControlNet of the same size as `unet`, its encoder copied; content, quality and fusion all start from the
+        UNet's attention wherever the shapes agree. Keywords are those of `ControlNetModel.from_unet`, and our own."""
+        fusing = kwargs.pop("semantic_fusion", True)
+        controlnet = super().from_unet(unet, load_weights_from_unet=False, **kwargs)
+        controlnet = controlnet if fusing else cls.from_config(controlnet.config, semantic_fusion=False)
+        if load_weights_from_unet:
+            source = unet.state_dict()
+            unfit = []
+            with torch.no_grad():
+                for key, parameter in controlnet.state_dict().items():
+                    origin = key
+                    for branch in (".content.", ".quality.", ".fusion."):
+                        origin = origin.replace(branch, ".")
+                    if origin in source and source[origin].shape == parameter.shape:
+                        parameter.copy_(source[origin])
+                    elif origin in source and ".fusion." not in key:
+                        unfit.append(key)
+            if unfit:  # such as conv_in_kernel or time_embedding_dim, which diffusers' ControlNet does not know
+                raise ValueError(f"this UNet's config has no ControlNet; {len(unfit)} shapes differ, first {unfit[0]}.")
+        return controlnet
+
+    def forward(  # two texts; upstream's masks and labels are not ours
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        controlnet_cond: torch.Tensor,
+        conditioning_scale: float = 1.0,
+        *,
+        quality_hidden_states: torch.Tensor | None = None,
+        class_labels: torch.Tensor | None = None,
+        added_cond_kwargs: dict[str, torch.Tensor] | None = None,
+        guess_mode: bool = False,
+        fg_mask: torch.Tensor | None = None,
+    ) -> XPSRControlNetOutput:
+        """Reads the picture and both texts.
+
+        Args:
+            sample: noisy latents (B, C, H, W).
+            timestep: one for all, or (B,).
+            encoder_hidden_states: content embeddings (B, N, D).
+            controlnet_cond: pixels (B, 3, H*f, W*f) in [0, 1], f being 2 to the number of the image encoder's halvings.
+            conditioning_scale: factor of every residual.
+            quality_hidden_states: quality embeddings (B, M, D); None skips that branch and the fusion.
+            class_labels, added_cond_kwargs: what configs with class embeddings and SDXL-like ones want.
+            guess_mode: shallow residuals count less, from 0.1 to 1 (the reference has it).
+            fg_mask: (1 or B, 1, h, w); residuals count 1.5 where it is above 0.5 and 0.6 elsewhere,
+                `conditioning_scale` is then ignored (the reference has it and never uses it).
+        """
+        features, images = self.image_encoder(controlnet_cond)
+        fused = {"quality_hidden_states": quality_hidden_states} if self.config.semantic_fusion else {}
+        if not fused and quality_hidden_states is not None:
+            encoder_hidden_states = torch.cat([encoder_hidden_states, quality_hidden_states], 1)
+        residuals, mid = super().forward(
+            sample,
+            timestep,
+            encoder_hidden_states,
+            features,
+            class_labels=class_labels,
+            added_cond_kwargs=added_cond_kwargs,
+            cross_attention_kwargs=fused,
+            return_dict=False,
+        )
+        residuals = [*residuals, mid]
+        latents = [to_latent(residual) for to_latent, residual in zip(self.to_latents, residuals, strict=True)]
+        if fg_mask is not None:
+            weight = torch.where(fg_mask > 0.5, 1.5, 0.6).to(sample)
+            residuals = [r * F.interpolate(weight, size=r.shape[-2:], mode="nearest") for r in residuals]
+        else:
+            count = len(residuals)
+            weights: Any = torch.logspace(-1, 0, count, device=sample.device) if guess_mode else [1.0] * count
+            residuals = [r * (w * conditioning_scale) for r, w in zip(residuals, weights, strict=True)]
+        return XPSRControlNetOutput(
+            down_block_res_samples=tuple(residuals[:-1]),
+            mid_block_res_sample=residuals[-1],
+            images=images,
+            latents=latents,
+        )
