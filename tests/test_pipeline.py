@@ -1,6 +1,7 @@
 """From a picture to a larger one, with a tiny untrained model."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from xpsr import Prior, Settings, XPSRPipeline
 from xpsr.errors import InputError, XPSRError
 from xpsr.image import resize, to_picture
+from xpsr.models import start_at
 from xpsr.training import Components
 
 
@@ -72,6 +74,68 @@ def test_one_generator_gives_every_picture_the_noise_it_has_alone(pipe: XPSRPipe
     assert together[1].tobytes() == alone.tobytes()
 
 
+def test_six_threads_with_different_steps_give_what_they_give_alone(pipe: XPSRPipeline) -> None:
+    image = noise_picture(12, 10)
+
+    def run(steps: int) -> np.ndarray:
+        return restore(pipe, image, num_inference_steps=steps, generator=seeded(steps), prior=Prior("a dog", "blurry"))
+
+    steps = [2, 3, 4, 5, 6, 7]
+    alone = [run(n) for n in steps]
+    before = copy.deepcopy(pipe.scheduler.__dict__)
+    for _ in range(3):
+        with ThreadPoolExecutor(6) as threads:
+            together = list(threads.map(run, steps))
+        assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert str(pipe.scheduler.__dict__) == str(before)
+
+
+def test_no_pictures_give_no_results_whatever_comes_with_them(pipe: XPSRPipeline) -> None:
+    assert pipe([], generator=seeded()).images == []
+    assert pipe([], prior=[], generator=[]).images == []
+
+
+def test_an_empty_list_of_priors_is_not_one_for_each_picture(pipe: XPSRPipeline) -> None:
+    with pytest.raises(InputError, match="0 values of prior for 1 images"):
+        pipe(noise_picture(8, 8), prior=[])
+
+
+def test_every_pass_is_told_and_what_is_raised_there_ends_the_call(pipe: XPSRPipeline) -> None:
+    image = noise_picture(24, 8)
+    told: list[tuple[int, int]] = []
+    options: dict[str, Any] = {"num_inference_steps": 2, "settings": {"tile_size": 16, "tile_overlap": 4}}
+    whole = restore(pipe, image, generator=seeded(), callback_on_pass_end=lambda *now: told.append(now), **options)
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert {total for _, total in told} == {len(told)} and len(told) >= 4
+
+    class Enough(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        restore(pipe, image, generator=seeded(), callback_on_pass_end=stop, **options)
+    assert np.array_equal(whole, restore(pipe, image, generator=seeded(), **options))
+
+
+def test_image_features_are_computed_once_for_a_tile_unless_they_are_too_large(
+    pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    handle = pipe.controlnet.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    options: dict[str, Any] = {"num_inference_steps": 3, "settings": {"tile_size": 16, "tile_overlap": 4}}
+    image = noise_picture(24, 8)
+    kept = restore(pipe, image, generator=seeded(), **options)
+    num_tiles = len(calls)
+    monkeypatch.setattr("xpsr.pipeline.pipeline._KEPT_FEATURES", 0)
+    again = restore(pipe, image, generator=seeded(), **options)
+    handle.remove()
+    assert len(calls) == num_tiles + 3 * num_tiles
+    assert np.array_equal(kept, again)
+
+
 def test_a_generator_moves_on_between_calls(pipe: XPSRPipeline) -> None:
     generator = seeded(0)
     first, second = (restore(pipe, noise_picture(8, 8), num_inference_steps=2, generator=generator) for _ in range(2))
@@ -112,12 +176,12 @@ def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
     pipe.scheduler = scheduler(kind, pipe)
     clean = torch.randn(1, 48, 8, 8, generator=seeded(5))
 
-    def velocity(latents: torch.Tensor, timestep: torch.Tensor, *_: Any) -> torch.Tensor:
+    def velocity(latents: torch.Tensor, timestep: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...]:
         alpha = pipe.scheduler.alphas_cumprod[timestep.long()].clamp(1e-8, 1 - 1e-8)
         noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean, latents[:0]
 
-    monkeypatch.setattr(pipe, "_predict", velocity)
+    monkeypatch.setattr(pipe, "_denoiser", lambda: velocity)
     conditions, settings = prepared(pipe, pipe_input(clean, pipe), num_inference_steps=4, strength=strength)
     if kind == "LMSDiscrete" and strength < 1:
         with pytest.raises(InputError, match="can only start from noise"):
@@ -125,7 +189,8 @@ def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
         return
     latents = pipe.denoise(conditions, settings, generator=seeded())
     assert (latents - clean).abs().mean() < 0.1
-    assert abs(float(pipe.scheduler.timesteps.max()) - 999) <= 1 or strength < 1
+    first = start_at(copy.deepcopy(pipe.scheduler), strength, 4)[0]
+    assert abs(float(first) - 999) <= 1 or strength < 1
 
 
 def pipe_input(latents: torch.Tensor, pipe: XPSRPipeline) -> Image.Image:
@@ -139,7 +204,7 @@ def pipe_input(latents: torch.Tensor, pipe: XPSRPipeline) -> Image.Image:
 def test_strength_is_the_start_timestep_and_all_steps_are_taken(
     pipe: XPSRPipeline, steps: int, strength: float
 ) -> None:
-    timesteps = pipe._start_at(strength, steps)
+    timesteps = start_at(copy.deepcopy(pipe.scheduler), strength, steps)
     assert len(timesteps) == steps
     assert abs(timesteps[0].item() + 1 - strength * 1000) <= 1
     assert (timesteps.diff() < 0).all()
@@ -148,13 +213,9 @@ def test_strength_is_the_start_timestep_and_all_steps_are_taken(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.integers(1, 20), strength=st.floats(0.1, 0.99))
 @example(steps=14, strength=0.23046875)  # 61 timesteps, which upstream's rounding makes 62
-def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(
-    tiny_model: Path, pipe: XPSRPipeline, steps: int, strength: float
-) -> None:
-    other = copy.copy(pipe)
-    other.scheduler = scheduler("DDIM", pipe)
+def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(pipe: XPSRPipeline, steps: int, strength: float) -> None:
     try:
-        timesteps = other._start_at(strength, steps)
+        timesteps = start_at(scheduler("DDIM", pipe), strength, steps)
     except InputError:
         assert steps < 5  # with n of n + 1 steps left, the start is 1 / (n + 1) below that with n of n
         return
@@ -165,18 +226,15 @@ def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(
 @pytest.mark.parametrize("steps", [20, 61, 103])
 @pytest.mark.parametrize("kind", ["DDPM", "DDIM"])
 def test_no_timestep_is_negative(pipe: XPSRPipeline, kind: str, steps: int) -> None:
-    other = copy.copy(pipe)
-    other.scheduler = scheduler(kind, pipe)
-    timesteps = other._start_at(1.0, steps)
+    timesteps = start_at(scheduler(kind, pipe), 1.0, steps)
     assert len(timesteps) == steps and timesteps.min() >= 0
 
 
 @pytest.mark.parametrize("kind", ["IPNDM", "EDMEuler", "FlowMatchEulerDiscrete"])
-def test_schedulers_of_another_kind_are_refused_in_one_line(pipe: XPSRPipeline, kind: str) -> None:
-    other = copy.copy(pipe)
-    other.scheduler = getattr(diffusers, f"{kind}Scheduler")()
+def test_schedulers_of_another_kind_are_refused_in_one_line(kind: str) -> None:
+    other = getattr(diffusers, f"{kind}Scheduler")()
     with pytest.raises(InputError, match=f"{kind}Scheduler is not a scheduler of discrete noise levels"):
-        other._start_at(1.0, 4)
+        start_at(other, 1.0, 4)
 
 
 def test_starting_from_noise_forgets_the_latents_but_not_the_condition(pipe: XPSRPipeline) -> None:
@@ -207,14 +265,16 @@ def test_both_texts_and_guidance_change_the_result(pipe: XPSRPipeline) -> None:
 def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
     pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(latents: torch.Tensor, timestep: torch.Tensor, pixels: torch.Tensor, *_: Any) -> torch.Tensor:
+    def look(
+        latents: torch.Tensor, timestep: torch.Tensor, pixels: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, ...]:
         assert pixels.shape[-2:] == (latents.shape[-2] * 4, latents.shape[-1] * 4)
         # what v makes of the one step: the picture that the ControlNet was shown
         seen = pipe.vae.encode(pixels * 2 - 1).latent_dist.mean
         alpha = pipe.scheduler.alphas_cumprod[250]
-        return (alpha.sqrt() * latents - seen) / (1 - alpha).sqrt()
+        return (alpha.sqrt() * latents - seen) / (1 - alpha).sqrt(), latents[:0]
 
-    monkeypatch.setattr(pipe, "_predict", look)
+    monkeypatch.setattr(pipe, "_denoiser", lambda: look)
     image = noise_picture(40, 24)
     enlarged = resize(to_picture(image).pixels, (96, 160)).permute(1, 2, 0).numpy()
     for num_shifts in (1, 2, 4):

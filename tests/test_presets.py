@@ -19,6 +19,7 @@ from xpsr.config import UpscaleConfig
 from xpsr.errors import ModelError
 from xpsr.image import resize, stretched_sizes, to_picture
 from xpsr.models import XPSRControlNet
+from xpsr.pipeline.texts import token_rows
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +133,8 @@ def test_tokens_fill_the_encoder_and_the_suffix_survives_if_room_is_kept(
     pipe: XPSRPipeline, text: str, suffix: str, reserve: bool
 ) -> None:
     resolved = pipe.settings(overrides={"long_texts": "cut", "reserve_suffix": reserve})
-    (ids,) = pipe._token_ids(text, resolved, suffix=suffix)
     tokenizer, places = pipe.tokenizer, pipe.text_encoder.config.max_position_embeddings
+    (ids,) = token_rows(tokenizer, text, resolved, places=places, suffix=suffix)
     joined = f"{text} {suffix}" if suffix else text
     plain = tokenizer(joined, padding="max_length", max_length=places, truncation=True).input_ids
     assert len(ids) == places
@@ -149,7 +150,7 @@ def test_tokens_fill_the_encoder_and_the_suffix_survives_if_room_is_kept(
 @given(text=WORDS, times=st.integers(1, 4))
 def test_long_texts_are_embedded_whole_in_chunks(pipe: XPSRPipeline, text: str, times: int) -> None:
     text = " ".join([text] * times)
-    rows = pipe._token_ids(text, pipe.settings())
+    rows = token_rows(pipe.tokenizer, text, pipe.settings(), places=77)
     tokenizer, special = pipe.tokenizer, set(pipe.tokenizer.all_special_ids)
     whole = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     assert [token for row in rows for token in row if token not in special] == whole

@@ -3,6 +3,7 @@
 `__call__` reads as the method does: look up the prior, encode pixels and texts, denoise, decode.
 """
 
+import copy
 import dataclasses
 import inspect
 import math
@@ -22,9 +23,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from xpsr.checkpoint import fetch_model, load_strict
 from xpsr.color import match_color
 from xpsr.config import PRESETS, PresetName, Settings, suggest
+from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, stretched_sizes, to_picture, to_pil
-from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample
+from xpsr.models import Denoiser, HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample, start_at
+from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
+from xpsr.pipeline.texts import embed_texts
 from xpsr.prior import Prior
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, pad_to_multiple, tile_grid
 
@@ -34,7 +38,11 @@ MAX_SCALE = 16.0
 MAX_OUTPUT_PIXELS = 2**27
 """Largest picture, 134 megapixels; at about 90 bytes each (measured with the mini) that takes 12 GB."""
 
+_KEPT_FEATURES = 2**28
+"""Bytes of image features that are kept from step to step; those of larger pictures are computed again."""
+
 StepCallback = Callable[["XPSRPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+PassCallback = Callable[[int, int], None]
 
 
 @dataclass
@@ -150,9 +158,7 @@ class XPSRPipeline(DiffusionPipeline):
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent pixel, along a side."""
-        if isinstance(self.vae, HaarAutoencoder):
-            return self.vae.spatial_compression_ratio
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return pixels_per_latent(self.vae)
 
     def enable_group_offload(self, *args: Any, offload_to_disk_path: str | None = None, **kwargs: Any) -> None:
         """As upstream, but not to disk: diffusers 0.42 would give layers of the same name in two networks one file."""
@@ -180,6 +186,7 @@ class XPSRPipeline(DiffusionPipeline):
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_pass_end: PassCallback | None = None,
     ) -> XPSRPipelineOutput:
         """Restores one picture or a list of them. What is left out is the model's own default.
 
@@ -199,6 +206,10 @@ class XPSRPipeline(DiffusionPipeline):
                 tensors that `callback_on_step_end_tensor_inputs` names, of "latents" (1, C, h, w) and "noise_pred", the
                 guided output of that step; "latents" in what it returns go on. The one step has no scheduler and no
                 callback.
+            callback_on_pass_end: called after every pass through the networks, which is one tile of one step, with how
+                many of how many are done for the picture. What it raises ends the call; the pipeline stays usable.
+
+        Calls from several threads do not disturb one another: a call changes nothing of the pipeline.
 
         Raises:
             InputError: a picture or an argument that cannot be used.
@@ -225,7 +236,7 @@ class XPSRPipeline(DiffusionPipeline):
             return callback_on_step_end(self, index, timestep, shown).get("latents", tensors["latents"])
 
         images = list(image) if isinstance(image, (list, tuple)) else [image]
-        priors = _one_each(prior or Prior(), len(images), "prior")
+        priors = _one_each(Prior() if prior is None else prior, len(images), "prior")
         results: list[Any] = []
         for item, item_prior, item_generator in zip(images, priors, _generators(generator, len(images)), strict=True):
             picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
@@ -234,7 +245,12 @@ class XPSRPipeline(DiffusionPipeline):
             for shift in range(resolved.num_shifts):
                 moved = conditions.shifted(shift * self.vae_scale_factor // resolved.num_shifts)
                 clean = self.denoise(
-                    moved, resolved, generator=item_generator, latents=latents, on_step_end=on_step_end
+                    moved,
+                    resolved,
+                    generator=item_generator,
+                    latents=latents,
+                    on_step_end=on_step_end,
+                    on_pass_end=_counted(callback_on_pass_end, shift, resolved.num_shifts),
                 )
                 if output_type == "latent":
                     break
@@ -349,42 +365,23 @@ class XPSRPipeline(DiffusionPipeline):
             multiple *= 2 ** (len(self.unet.config.block_out_channels) - 1)
             enlarged = resize(picture.pixels, (round(height * larger), round(width * larger)), method="bicubic")
             pixels, crop = pad_to_multiple(enlarged[None], multiple)
-        content = [self._token_ids(prior.content, settings, suffix=settings.content_suffix)]
-        quality = [self._token_ids(prior.quality, settings)]
+        content, quality = [(prior.content, settings.content_suffix)], [(prior.quality, "")]
         if settings.guidance_scale > 1:
-            content.insert(0, self._token_ids(settings.negative_content, settings))
-            quality.insert(0, self._token_ids(settings.negative_quality, settings))
+            content.insert(0, (settings.negative_content, ""))
+            quality.insert(0, (settings.negative_quality, ""))
+
+        def embed(texts: list[tuple[str, str]]) -> torch.Tensor:
+            device = self._execution_device
+            return embed_texts(self.text_encoder, self.tokenizer, texts, settings, device=device).to(self.unet.dtype)
+
         return _Conditions(
             pixels=pixels.to(self._execution_device, self.unet.dtype),
-            content=self._embed(content),
-            quality=self._embed(quality),
+            content=embed(content),
+            quality=embed(quality),
             crop=crop,
             multiple=multiple,
             size=(height, width),
         )
-
-    def _token_ids(self, text: str, settings: Settings, *, suffix: str = "") -> list[list[int]]:
-        """One or more rows of as many tokens as the text encoder has places."""
-        places = self.text_encoder.config.max_position_embeddings
-        text = " ".join([text.lstrip(), suffix] if suffix else [text.lstrip()])
-        first, *body, last = self.tokenizer(text, verbose=False).input_ids  # <start> in front and <end> behind
-        room = places - 2
-        if settings.long_texts == "cut" and len(body) > room:
-            kept: list[int] = []
-            if suffix and settings.reserve_suffix:
-                kept = self.tokenizer(suffix, add_special_tokens=False, verbose=False).input_ids[-room:]
-            body = body[: room - len(kept)] + kept
-        rows = [[first, *body[start : start + room], last] for start in range(0, max(len(body), 1), room)]
-        return [row + [self.tokenizer.pad_token_id] * (places - len(row)) for row in rows]
-
-    def _embed(self, texts: list[list[list[int]]]) -> torch.Tensor:
-        """Embeds texts of one or more rows of tokens each, as many for all: (B, rows * N, D)."""
-        most = max(len(rows) for rows in texts)
-        empty = self.tokenizer("", padding="max_length", max_length=len(texts[0][0])).input_ids
-        ids = [rows + [empty] * (most - len(rows)) for rows in texts]
-        flat = torch.tensor(ids, device=self._execution_device).flatten(0, 1)
-        embeddings = self.text_encoder(flat)[0].to(self.unet.dtype)
-        return embeddings.unflatten(0, (len(texts), most)).flatten(1, 2)  # (B * rows, N, D) -> (B, rows * N, D)
 
     def prepare_latents(
         self,
@@ -393,8 +390,9 @@ class XPSRPipeline(DiffusionPipeline):
         settings: Settings,
         *,
         generator: torch.Generator | None = None,
+        scheduler: SchedulerMixin | None = None,
     ) -> torch.Tensor:
-        """What denoising starts from: (1, C, H/f, W/f).
+        """Returns what denoising starts from: (1, C, H/f, W/f).
 
         Noise is drawn in this order: for the autoencoder's sample, at `timestep`, at `added_noise_level`; with
         start="noise" only the start itself and the offset.
@@ -404,7 +402,9 @@ class XPSRPipeline(DiffusionPipeline):
             timestep: (1,), the first that is denoised.
             settings: its `start`, `added_noise_level` and `offset_noise_scale`.
             generator: None: torch's own.
+            scheduler: one that is set to the run's timesteps; None: the pipeline's.
         """
+        scheduler = scheduler or self.scheduler
         noise_like = {"generator": generator, "device": self._execution_device, "dtype": self.unet.dtype}
         factor, channels = self.vae_scale_factor, self.unet.config.in_channels
         shape = (len(pixels), channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
@@ -412,17 +412,13 @@ class XPSRPipeline(DiffusionPipeline):
             noise = randn_tensor(shape, **noise_like)
             if settings.offset_noise_scale:
                 noise = noise + settings.offset_noise_scale * randn_tensor((*shape[:2], 1, 1), **noise_like)
-            return noise * self.scheduler.init_noise_sigma
-        latents = self._lr_latents(pixels, generator)
-        latents = self.scheduler.add_noise(latents, randn_tensor(shape, **noise_like), timestep)
+            return noise * scheduler.init_noise_sigma
+        latents = encode_pixels(self.vae, pixels, generator).to(self.unet.dtype)
+        latents = scheduler.add_noise(latents, randn_tensor(shape, **noise_like), timestep)
         if settings.added_noise_level:
-            alpha = self.scheduler.alphas_cumprod[settings.added_noise_level].to(latents)
+            alpha = scheduler.alphas_cumprod[settings.added_noise_level].to(latents)
             latents = alpha.sqrt() * latents + (1 - alpha).sqrt() * randn_tensor(shape, **noise_like)
         return latents
-
-    def _lr_latents(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        latents = self.vae.encode((pixels * 2 - 1).to(self.vae.dtype)).latent_dist.sample(generator)
-        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
 
     def denoise(
         self,
@@ -432,61 +428,88 @@ class XPSRPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         latents: torch.Tensor | None = None,
         on_step_end: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
+        on_pass_end: PassCallback | None = None,
     ) -> torch.Tensor:
         """Returns clean latents (1, C, H/f, W/f) of the fitted picture."""
         height, width = (side // self.vae_scale_factor for side in conditions.pixels.shape[-2:])
-        tiles = self.tiles(height, width, settings)
-        symmetric = settings.tile_weights == "symmetric"
+        tiles, denoiser = self.tiles(height, width, settings), self._denoiser()
+        symmetric, device = settings.tile_weights == "symmetric", conditions.pixels.device
         weights = gaussian_weights(
             tiles[0].height,
             tiles[0].width,
             symmetric=symmetric,
-            dtype=torch.float32 if symmetric else torch.float64,
-            device=conditions.pixels.device,
+            dtype=torch.float32 if symmetric or not has_float64(device) else torch.float64,
+            device=device,
         )
+        one_step = settings.strength == 0
+        num_passes = len(tiles) * (1 if one_step else settings.num_inference_steps)
+        features: list[torch.Tensor | None] = [None] * len(tiles)
+        done = 0
 
-        def predict(latents: torch.Tensor, timestep: torch.Tensor, progress: Any) -> torch.Tensor:
+        def predict(latents: torch.Tensor, timestep: torch.Tensor, bar: Any) -> torch.Tensor:
             def predictions() -> Iterator[tuple[Tile, torch.Tensor]]:
-                for tile in tiles:
-                    pixels = tile.scaled(self.vae_scale_factor).crop(conditions.pixels)
-                    output = self._predict(tile.crop(latents), timestep, pixels, conditions, settings)
-                    progress.update()
+                nonlocal done
+                for number, tile in enumerate(tiles):
+                    output, seen = denoiser(
+                        tile.crop(latents),
+                        timestep,
+                        tile.scaled(self.vae_scale_factor).crop(conditions.pixels),
+                        conditions.content,
+                        conditions.quality,
+                        features[number],
+                        guidance_scale=settings.guidance_scale,
+                        conditioning_scale=settings.controlnet_conditioning_scale,
+                    )
+                    if not one_step and seen.nbytes * len(tiles) <= _KEPT_FEATURES:
+                        features[number] = seen
+                    done += 1
+                    bar.update()
+                    if on_pass_end is not None:
+                        on_pass_end(done, num_passes)
                     yield tile, output
 
             if len(tiles) == 1:
                 return next(predictions())[1].to(latents.dtype)
             return blend_tiles(predictions(), latents.shape, weights=weights).to(latents.dtype)
 
-        if settings.strength == 0:
-            latents = self._lr_latents(conditions.pixels, generator)
+        if one_step:
+            latents = encode_pixels(self.vae, conditions.pixels, generator).to(self.unet.dtype)
             timestep = torch.tensor(self.config.one_step_timestep, device=latents.device)
-            with self.progress_bar(total=len(tiles)) as progress:
-                output = predict(latents, timestep, progress)
+            with self.progress_bar(total=num_passes) as bar:
+                output = predict(latents, timestep, bar)
             return predict_original_sample(self.scheduler, output, timestep, latents)
 
-        timesteps = self._start_at(settings.strength, settings.num_inference_steps)
+        scheduler = copy.deepcopy(self.scheduler)  # it keeps the run's timesteps and its past
+        timesteps = start_at(scheduler, settings.strength, settings.num_inference_steps, device=device)
+        num_passes = len(tiles) * len(timesteps)  # schedulers of a higher order pass more often
         if latents is None:
-            latents = self.prepare_latents(conditions.pixels, timesteps[:1], settings, generator=generator)
+            latents = self.prepare_latents(
+                conditions.pixels, timesteps[:1], settings, generator=generator, scheduler=scheduler
+            )
         shape = (1, self.unet.config.in_channels, height, width)
         if latents.shape != shape:
             raise InputError(f"latents are of shape {tuple(latents.shape)}; this picture needs {shape}.")
         latents = latents.to(conditions.pixels)
-        accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
         options = {"generator": generator} if accepts_generator else {}
-        with self.progress_bar(total=len(timesteps) * len(tiles)) as progress:
+        with self.progress_bar(total=num_passes) as bar:
             for index, timestep in enumerate(timesteps):
-                output = predict(self.scheduler.scale_model_input(latents, timestep), timestep, progress)
-                latents = self.scheduler.step(output, timestep, latents, **options).prev_sample.to(latents.dtype)
+                output = predict(scheduler.scale_model_input(latents, timestep), timestep, bar)
+                latents = scheduler.step(output, timestep, latents, **options).prev_sample.to(latents.dtype)
                 if on_step_end is not None:
                     latents = on_step_end(index, timestep, {"latents": latents, "noise_pred": output})
         return latents
 
+    def _denoiser(self) -> Denoiser:
+        return Denoiser(self.controlnet, self.unet)
+
     def decode(self, latents: torch.Tensor, conditions: _Conditions, settings: Settings) -> torch.Tensor:
         """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
-        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        pixels = conditions.crop.crop(self.vae.decode(latents).sample.float() / 2 + 0.5)
+        pixels = conditions.crop.crop(decode_latents(self.vae, latents) / 2 + 0.5)
         if not torch.isfinite(pixels).all():
-            raise XPSRError(f"the result is not finite in {self.unet.dtype}; use float32 or bfloat16.")
+            raise XPSRError(
+                f"the result is not finite in {self.unet.dtype}", code="not_finite", remedy="use float32 or bfloat16"
+            )
         source = conditions.crop.crop(conditions.pixels.float())
         matched = match_color(pixels.clamp(0, 1), source, settings.color_match)[0].clamp(0, 1)
         if matched.shape[-2:] == conditions.size:
@@ -500,84 +523,6 @@ class XPSRPipeline(DiffusionPipeline):
         if settings.tile_weights == "reference":  # it decides by the area, and its tiles are squares
             side = max(height, width) if height * width <= side**2 else min(side, height, width)
         return tile_grid(height, width, tile_size=side, overlap=min(settings.tile_overlap, side - 1))
-
-    def _predict(
-        self,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
-        pixels: torch.Tensor,
-        conditions: _Conditions,
-        settings: Settings,
-    ) -> torch.Tensor:
-        rows = len(conditions.content)
-        latents, pixels = latents.expand(rows, -1, -1, -1), pixels.expand(rows, -1, -1, -1)
-        control = self.controlnet(
-            latents,
-            timestep,
-            conditions.content,
-            pixels,
-            settings.controlnet_conditioning_scale,
-            quality_hidden_states=conditions.quality,
-        )
-        output = self.unet(
-            latents,
-            timestep,
-            conditions.content,
-            control.down_block_res_samples,
-            control.mid_block_res_sample,
-        ).sample.float()
-        if rows == 1:
-            return output
-        negative, positive = output.chunk(2)
-        return negative + settings.guidance_scale * (positive - negative)
-
-    def _start_at(self, strength: float, num_inference_steps: int) -> torch.Tensor:
-        """Sets the scheduler up and returns the timesteps to take, the first about `strength` times those of training.
-
-        Raises:
-            InputError: the scheduler cannot start there.
-        """
-        scheduler, device = self.scheduler, self._execution_device
-        name = type(scheduler).__name__
-        if not all(hasattr(scheduler, attribute) for attribute in ("alphas_cumprod", "add_noise", "init_noise_sigma")):
-            raise InputError(
-                f"{name} is not a scheduler of discrete noise levels; use DDIMScheduler or another like it."
-            )
-        # LMS and PNDM's first steps draw on a past that a later start does not have
-        if strength < 1 and ("LMS" in name or scheduler.config.get("skip_prk_steps") is False):
-            raise InputError(f"{name} can only start from noise; use strength=1 or another scheduler.")
-        if strength == 1:
-            scheduler.set_timesteps(num_inference_steps, device=device)
-            timesteps = scheduler.timesteps
-            # upstream's rounding adds a last timestep of -1 to trailing runs of 61 and some other lengths
-            return timesteps if hasattr(scheduler, "sigmas") else timesteps[timesteps >= 0]
-        limit = scheduler.config.num_train_timesteps
-        remapped = any(scheduler.config.get(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta"))
-        if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters and not remapped:
-            fractions = torch.arange(num_inference_steps, 0, -1) / num_inference_steps
-            timesteps = (fractions * strength * limit).round().long() - 1
-            scheduler.set_timesteps(timesteps=timesteps.clamp_min(0).tolist(), device=device)
-            return scheduler.timesteps
-        # The others only know evenly spread timesteps: those of a longer run, from the nearest to the start on
-        guess, order = round(num_inference_steps / strength), scheduler.order
-        best = (math.inf, guess)
-        for longer in range(max(guess // 2, num_inference_steps), min(2 * guess, limit) + 1):
-            scheduler.set_timesteps(longer, device=device)
-            if scheduler.timesteps[-1] < 0:  # one too many, as above
-                continue
-            first = float(scheduler.timesteps[(longer - num_inference_steps) * order])
-            best = min(best, (abs(first + 1 - strength * limit), longer))
-        distance, longer = best
-        if distance > 0.1 * limit:
-            raise InputError(
-                f"{name} cannot start at strength={strength:g} with {num_inference_steps} steps; take more steps or"
-                " another scheduler."
-            )
-        scheduler.set_timesteps(longer, device=device)
-        start = (longer - num_inference_steps) * order
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(start)
-        return scheduler.timesteps[start:]
 
 
 def _override(base: Settings, changes: Mapping[str, Any]) -> Settings:
@@ -616,10 +561,17 @@ def _generators(
     if not isinstance(generator, torch.Generator):
         return _one_each(generator, count, "generator")
     state = generator.get_state()
-    copies = [torch.Generator(generator.device) for _ in range(count - 1)]
-    for copy in copies:
-        copy.set_state(state)
-    return [generator, *copies]
+    copies = [generator, *(torch.Generator(generator.device) for _ in range(count - 1))][:count]
+    for one in copies[1:]:
+        one.set_state(state)
+    return list(copies)
+
+
+def _counted(callback: PassCallback | None, grid: int, num_grids: int) -> PassCallback | None:
+    """The callback for one grid of several."""
+    if callback is None:
+        return None
+    return lambda done, total: callback(grid * total + done, num_grids * total)
 
 
 def _as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:
