@@ -1,4 +1,4 @@
-"""`scripts/verify_golden.py` accepts set A of the golden numbers and refuses copies in which one thing differs."""
+"""The golden check accepts set A of the golden numbers and refuses copies in which one thing differs."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ from verify_golden import guarded, load, report, sections
 from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
 from xpsr.pipeline import XPSRPipeline
 
-SCRIPT = Path(__file__).parents[1] / "scripts/verify_golden.py"
+SCRIPT = Path(__file__).parent / "golden_check" / "verify_golden.py"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 

@@ -1,4 +1,6 @@
-"""Rehearses Stable Diffusion 1.5's size with random weights: `python scripts/rehearse_full.py [FOLDER] [--json FILE]`.
+"""Rehearses Stable Diffusion 1.5's size with random weights.
+
+    python benchmarks/rehearse_full.py [FOLDER] [--json FILE]
 
 Writes a whole system in the reference's layout, in shards; converts it as `xpsr convert` does; and, in float32 and in
 bfloat16, loads it as `XPSRPipeline.from_pretrained` does and restores examples/moose.png (128 x 128, to 512 x 512) in

@@ -1,6 +1,6 @@
 """What each text changes: restores degraded pictures with right, wrong, exchanged and no texts and scores every way.
 
-    python scripts/ablate_prompts.py HR_DIR LR_DIR OUT [--model mini] [--priors data/validation.jsonl]
+    python benchmarks/ablate_prompts.py HR_DIR LR_DIR OUT [--model mini] [--priors data/validation.jsonl]
 
 HR_DIR holds NAME.png, LR_DIR holds KIND/NAME.png. Results go to OUT/WAY/KIND/NAME.png, the table to stdout: PSNR-Y,
 SSIM-Y, NIQE, and how far pixels are from those without texts (mean absolute difference, of 255).

@@ -1,4 +1,6 @@
-"""Takes real optimizer steps at Stable Diffusion 1.5's size with random weights: `python scripts/train_full_step.py`.
+"""Takes real optimizer steps at Stable Diffusion 1.5's size with random weights.
+
+    python benchmarks/train_full_step.py [--size 256] [--steps 2]
 
 The run is that of configs/train_sd15.yaml (the ControlNet and the conditional attentions learn, bfloat16, gradient
 checkpointing) on one picture at a time and without an average, in this process: `xpsr train` has the same loop. Prints
