@@ -29,6 +29,7 @@ from xpsr.checkpoint import checksums
 from xpsr.cli import main
 from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype
 from xpsr.errors import InputError
+from xpsr.files import sha256
 from xpsr.image import MAX_PIXELS
 
 ROOT = Path(__file__).parents[1]
@@ -375,8 +376,10 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
     device = resolve_device("auto")
     assert sidecar == {
         "input": str(Path("photos", "a.png")),
+        "input_sha256": sha256(Path("photos", "a.png")),
         "input_size": [7, 5],
         "output": "a_x2.5.png",
+        "output_sha256": sha256(Path("out", "a_x2.5.png")),
         "output_size": [18, 12],
         "prior": {"content": "a cat", "quality": "noisy"},
         "seed": 3,

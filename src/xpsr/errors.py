@@ -4,7 +4,8 @@
     ├── InputError              a picture, argument or option that cannot be used (also a ValueError)
     ├── ModelError              a model folder that cannot be found, read or matched to its weights
     ├── MissingDependencyError  an optional package is not installed (also an ImportError)
-    └── TrainingError           a training run that cannot start or go on
+    ├── TrainingError           a training run that cannot start or go on
+    └── Cancelled               whoever asked for something wants it no more
 
 An error is one line, what is wrong (value and limit) and what to do about it, and its parts are data: whoever shows it
 calls the field as its reader does, a flag, a YAML key or a member of a JSON object.
@@ -13,7 +14,7 @@ calls the field as its reader does, a flag, a YAML key or a member of a JSON obj
 from collections.abc import Callable
 from typing import Any, Self
 
-__all__ = ["InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
+__all__ = ["Cancelled", "InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
 
 
 class XPSRError(Exception):
@@ -86,6 +87,12 @@ class TrainingError(XPSRError):
     """A training run that cannot start or go on."""
 
     code = "training_failed"
+
+
+class Cancelled(XPSRError):
+    """Whoever asked for something wants it no more."""
+
+    code = "cancelled"
 
 
 def one_line(error: Exception) -> str:

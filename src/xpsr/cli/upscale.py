@@ -100,12 +100,13 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import Restorer, open_eyes
+    from xpsr.batch import open_eyes, restore_file
     from xpsr.devices import resolve_device, resolve_dtype
     from xpsr.files import name_targets
+    from xpsr.restore import Restorer
 
     device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
+    resolve_dtype(config.dtype, device)
     failures = 0
 
     def fail(source: Path, error: Exception) -> None:
@@ -127,7 +128,8 @@ def run(arguments: Sequence[str]) -> int:
     if not args.debug:
         hush()
     prior_of = open_eyes(config, sources, out / "priors.jsonl", device=device)
-    restore = Restorer(config, device=device, dtype=dtype)
+    restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
+    restorer.pipe([], scale=config.scale, preset=config.preset, settings=config.overrides)  # every option is checked
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -135,7 +137,7 @@ def run(arguments: Sequence[str]) -> int:
 
     hidden = args.quiet or not sys.stderr.isatty()
     alone = len(sources) == 1  # then the pipeline's bar over tiles and steps tells more than one over pictures
-    restore.pipe.set_progress_bar_config(disable=hidden or not alone, leave=False)
+    restorer.pipe.set_progress_bar_config(disable=hidden or not alone, leave=False)
     columns = (TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
         *columns,
@@ -146,7 +148,7 @@ def run(arguments: Sequence[str]) -> int:
         targets = name_targets(sources, out, scale=config.scale)
         for source, target in progress.track(list(zip(sources, targets, strict=True))):
             try:
-                sidecar = restore(source, target, prior_of(source))
+                sidecar = restore_file(restorer, source, target, prior_of(source), config)
             except Exception as error:  # every picture is tried; the exit code tells
                 fail(source, error)
                 continue

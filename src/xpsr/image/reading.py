@@ -17,7 +17,7 @@ from xpsr.image.picture import Picture, damaged, from_array, from_pil, from_tens
 
 __all__ = ["MAX_PIXELS", "ImageLike", "decode_rgb", "picture_size", "read_image", "to_picture"]
 
-ImageLike: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor | str | os.PathLike[str]
+ImageLike: TypeAlias = Picture | Image.Image | NDArray[Any] | torch.Tensor | str | os.PathLike[str]
 
 MAX_PIXELS = 2**26
 """Largest picture read from a file (8192 x 8192): enlarged 4x it is a gigapixel, 12 GB of float32.
@@ -35,6 +35,7 @@ def to_picture(image: ImageLike) -> Picture:
 
     Args:
         image: one of
+            a `Picture`, which is returned as it is;
             a path: see `read_image`;
             a PIL image of any mode that converts to RGB: EXIF orientation is applied, 16-bit gray ("I;16", and "I" read
             as 16 bit) is scaled, "F" is taken as [0, 1];
@@ -45,6 +46,8 @@ def to_picture(image: ImageLike) -> Picture:
     Raises:
         InputError: wrong type, shape or dtype, NaN, values outside [0, 1], or a path that `read_image` refuses.
     """
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
