@@ -9,9 +9,18 @@ reads, `model` and `training` what it does. `checks` refuses values, `loading` r
 
 from xpsr.config.data import DataConfig, PairsConfig
 from xpsr.config.degradation import DEGRADATIONS, DegradationConfig, DegradationName, DegradationStage
-from xpsr.config.loading import as_dict, load_config, suggest
+from xpsr.config.loading import as_dict, load_config, override
 from xpsr.config.model import ModelConfig
-from xpsr.config.settings import PRESETS, PresetName, Settings
+from xpsr.config.names import nearest, renamed, suggest
+from xpsr.config.settings import (
+    MAX_SCALE,
+    PRESETS,
+    ModelFacts,
+    PresetName,
+    Settings,
+    preset_settings,
+    resolve_settings,
+)
 from xpsr.config.training import (
     AblateConfig,
     LossConfig,
@@ -32,7 +41,9 @@ __all__ = [
     "DegradationName",
     "DegradationStage",
     "LossConfig",
+    "MAX_SCALE",
     "ModelConfig",
+    "ModelFacts",
     "OptimizerConfig",
     "PRESETS",
     "PairsConfig",
@@ -46,5 +57,10 @@ __all__ = [
     "ValidationConfig",
     "as_dict",
     "load_config",
+    "nearest",
+    "override",
+    "preset_settings",
+    "renamed",
+    "resolve_settings",
     "suggest",
 ]
