@@ -6,11 +6,10 @@
 import copy
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,21 +21,18 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr.checkpoint import fetch_model, load_strict
 from xpsr.color import match_color
-from xpsr.config import PRESETS, PresetName, Settings, suggest
+from xpsr.config import ModelFacts, PresetName, Settings, override, preset_settings, resolve_settings
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
-from xpsr.image import ImageLike, Picture, resize, stretched_sizes, to_picture, to_pil
+from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
 from xpsr.models import Denoiser, HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample, start_at
+from xpsr.pipeline.conditions import MAX_SCALE, Conditions, fit_picture
 from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.texts import embed_texts
 from xpsr.prior import Prior
-from xpsr.tiling import Tile, blend_tiles, gaussian_weights, pad_to_multiple, tile_grid
+from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
 
 __all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
-
-MAX_SCALE = 16.0
-MAX_OUTPUT_PIXELS = 2**27
-"""Largest picture, 134 megapixels; at about 90 bytes each (measured with the mini) that takes 12 GB."""
 
 _KEPT_FEATURES = 2**28
 """Bytes of image features that are kept from step to step; those of larger pictures are computed again."""
@@ -52,25 +48,6 @@ class XPSRPipelineOutput(BaseOutput):
 
     images: list[Any]
     priors: list[Prior]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Conditions:
-    """What the networks look at. The two rows of the texts are the negative and the positive one under guidance."""
-
-    pixels: torch.Tensor  # (1, 3, H, W) in [0, 1], enlarged and fitted
-    content: torch.Tensor  # (1 or 2, N, D)
-    quality: torch.Tensor
-    crop: Tile  # where the picture lies in the padded one
-    multiple: int  # of which the padded one's sides are multiples
-    size: tuple[int, int]  # height and width of the result
-
-    def shifted(self, offset: int) -> "_Conditions":
-        """The same with the picture `offset` pixels further down and to the right, on another grid of latent pixels."""
-        if offset == 0:
-            return self
-        pixels, crop = pad_to_multiple(self.crop.crop(self.pixels), self.multiple, offset=offset)
-        return dataclasses.replace(self, pixels=pixels, crop=crop)
 
 
 class XPSRPipeline(DiffusionPipeline):
@@ -115,7 +92,7 @@ class XPSRPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         try:
-            complete = dataclasses.asdict(_override(Settings(), settings or {}))
+            complete = dataclasses.asdict(override(Settings(), settings or {}))
         except InputError as error:
             raise ModelError(f"model_index.json: {error}") from error
         self.register_to_config(one_step_timestep=one_step_timestep, settings=complete)
@@ -159,6 +136,11 @@ class XPSRPipeline(DiffusionPipeline):
     def vae_scale_factor(self) -> int:
         """Pixels per latent pixel, along a side."""
         return pixels_per_latent(self.vae)
+
+    @property
+    def _tile_multiple(self) -> int:
+        """Of which the sides of latents are multiples, so that every level of the UNet halves them."""
+        return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def enable_group_offload(self, *args: Any, offload_to_disk_path: str | None = None, **kwargs: Any) -> None:
         """As upstream, but not to disk: diffusers 0.42 would give layers of the same name in two networks one file."""
@@ -219,11 +201,21 @@ class XPSRPipeline(DiffusionPipeline):
         given = {name: value for name, value in named.items() if value is not None}
         resolved = self.settings(preset, {**(settings or {}), **given})
         if not 0 < scale <= MAX_SCALE:
-            raise InputError(f"scale={scale:g} is not in (0, {MAX_SCALE:g}]; 4 is what models are trained for.")
+            raise InputError(
+                f"is not in (0, {MAX_SCALE:g}]", code="out_of_range", field="scale", value=f"{scale:g}", remedy="use 4"
+            )
         if output_type not in ("pil", "np", "pt", "latent"):
-            raise InputError(f"output_type={output_type!r} is unknown; use 'pil', 'np', 'pt' or 'latent'.")
+            raise InputError(
+                "is unknown",
+                code="unknown_value",
+                field="output_type",
+                value=f"{output_type}",
+                remedy="use pil, np, pt or latent",
+            )
         if output_type == "latent" and resolved.num_shifts > 1:
-            raise InputError(f"num_shifts={resolved.num_shifts} averages pixels; use 1 with output_type='latent'.")
+            raise InputError(
+                "averages pixels", field="num_shifts", value=f"{resolved.num_shifts}", remedy="use 1 for latents"
+            )
         if latents is not None and resolved.strength == 0:
             raise InputError("the one step starts from the picture; leave latents out or take several steps.")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
@@ -263,108 +255,29 @@ class XPSRPipeline(DiffusionPipeline):
         return XPSRPipelineOutput(images=results, priors=priors)
 
     def settings(self, preset: PresetName | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-        """What a call with these arguments does: `overrides` over those of the preset, or else over the model's own.
+        """Returns what a call with these arguments does: `overrides` over those of the preset, or the model's own.
 
         Raises:
             InputError: an unknown preset or setting, or one out of its range.
         """
-        given = overrides or {}
-        if preset is not None and preset not in PRESETS:
-            raise InputError(
-                f"preset={preset!r} is unknown{suggest(preset, list(PRESETS))}; use one of {list(PRESETS)}."
-            )
-        base = Settings(**self.config.settings) if preset is None else PRESETS[preset]
-        settings = _override(base, given)
-        steps, limit = settings.num_inference_steps, self.scheduler.config.num_train_timesteps
-        if not 1 <= steps <= limit:
-            raise InputError(f"num_inference_steps={steps} is not in [1, {limit}]; 1 to 50 is usual.")
-        one_step = steps == 1 and self.config.one_step_timestep is not None
-        if one_step and "strength" not in given:
-            settings = dataclasses.replace(settings, strength=0.0)
-        if settings.strength < 1 and "start" not in given:
-            settings = dataclasses.replace(settings, start="lr")
-        if "tile_overlap" not in given:
-            settings = dataclasses.replace(settings, tile_overlap=min(settings.tile_overlap, settings.tile_size // 2))
-        if settings.strength > 0 and "num_shifts" not in given:
-            settings = dataclasses.replace(settings, num_shifts=1)
-        if settings.strength == 0 and not one_step:
-            raise InputError(
-                "strength=0 starts from the picture as it is, which is the one step of a model that has learned it; use"
-                " num_inference_steps=1 with such a model or strength above 0."
-            )
-        self._check(settings)
-        return settings
+        base = Settings(**self.config.settings) if preset is None else preset_settings(preset)
+        facts = ModelFacts(
+            num_train_timesteps=self.scheduler.config.num_train_timesteps,
+            vae_scale_factor=self.vae_scale_factor,
+            tile_multiple=self._tile_multiple,
+            has_one_step=self.config.one_step_timestep is not None,
+        )
+        return resolve_settings(base, overrides or {}, facts)
 
-    def _check(self, settings: Settings) -> None:
-        """Raises `InputError` for what is out of range."""
-        limit, strength = self.scheduler.config.num_train_timesteps, settings.strength
-        if not 0 <= strength <= 1:
-            raise InputError(f"strength={strength:g} is not in [0, 1]; 1 starts from noise.")
-        if strength and round(settings.num_inference_steps / strength) > limit:
-            raise InputError(
-                f"strength={strength:g} leaves fewer than {settings.num_inference_steps} of {limit} timesteps; use at"
-                f" most {int(limit * strength)} steps."
-            )
-        if settings.start == "noise" and strength < 1:
-            raise InputError(f"start='noise' is at strength=1, not {strength:g}; use start='lr'.")
-        if not 0 <= settings.added_noise_level < limit:
-            raise InputError(f"added_noise_level={settings.added_noise_level} is not in [0, {limit}); 0 adds none.")
-        if settings.offset_noise_scale and settings.start != "noise":
-            raise InputError("offset_noise_scale is for start='noise'; use 0.")
-        multiple, tile_size = 2 ** (len(self.unet.config.block_out_channels) - 1), settings.tile_size
-        if settings.tile_weights == "reference":
-            multiple = 1
-        if tile_size < multiple or tile_size % multiple:
-            raise InputError(
-                f"tile_size={tile_size} is not a positive multiple of {multiple}; use"
-                f" {max(math.ceil(tile_size / multiple), 1) * multiple}."
-            )
-        if not 0 <= settings.tile_overlap < tile_size:
-            raise InputError(
-                f"tile_overlap={settings.tile_overlap} is not in [0, tile_size={tile_size}); use {tile_size // 8}."
-            )
-        if settings.num_shifts < 1 or self.vae_scale_factor % settings.num_shifts:
-            factor = self.vae_scale_factor
-            *some, last = [str(number) for number in range(1, factor + 1) if factor % number == 0]
-            raise InputError(
-                f"num_shifts={settings.num_shifts} does not divide {factor} pixels; use {', '.join(some)} or {last}."
-            )
-        if settings.num_shifts > 1 and strength > 0:
-            raise InputError(
-                f"num_shifts={settings.num_shifts} would average pictures of different noise; it is for the one step,"
-                " use 1."
-            )
-        if settings.num_shifts > 1 and settings.fit != "pad":
-            raise InputError(f"num_shifts={settings.num_shifts} needs fit='pad'; use it, or one grid.")
-        if settings.min_size < 0:
-            raise InputError(f"min_size={settings.min_size} is negative; 0 asks for nothing.")
-
-    def encode(self, picture: Picture, prior: Prior, settings: Settings, *, scale: float) -> _Conditions:
+    def encode(self, picture: Picture, prior: Prior, settings: Settings, *, scale: float) -> Conditions:
         """Enlarges the picture, fits it to the model's multiple of pixels and embeds the texts."""
-        height, width = max(round(picture.height * scale), 1), max(round(picture.width * scale), 1)
-        larger = max(settings.min_size / min(height, width), 1)
-        if height * width * larger**2 > MAX_OUTPUT_PIXELS:
-            if height * width > MAX_OUTPUT_PIXELS:
-                largest = math.sqrt(MAX_OUTPUT_PIXELS / (picture.height * picture.width))
-                parts = 10 if largest >= 1 else 100
-                remedy = f"scale={math.floor(largest * parts) / parts:g}"
-            else:  # it is the smaller side that makes the picture so large
-                remedy = (
-                    f"min_size={math.floor(math.sqrt(MAX_OUTPUT_PIXELS * min(height, width) / max(height, width)))}"
-                )
-            raise InputError(
-                f"{picture.width} x {picture.height} times {scale * larger:.3g} is"
-                f" {height * width * larger**2 / 1e6:.0f} megapixels, more than {MAX_OUTPUT_PIXELS / 1e6:.0f}; use"
-                f" {remedy} or less."
-            )
-        multiple = self.vae_scale_factor
-        if settings.fit == "stretch":
-            pixels = _stretched(picture.pixels, (height, width), settings.min_size, multiple)[None]
-            crop = Tile(top=0, left=0, height=pixels.shape[-2], width=pixels.shape[-1])
-        else:
-            multiple *= 2 ** (len(self.unet.config.block_out_channels) - 1)
-            enlarged = resize(picture.pixels, (round(height * larger), round(width * larger)), method="bicubic")
-            pixels, crop = pad_to_multiple(enlarged[None], multiple)
+        fitted = fit_picture(
+            picture,
+            settings,
+            scale=scale,
+            vae_scale_factor=self.vae_scale_factor,
+            tile_multiple=self._tile_multiple,
+        )
         content, quality = [(prior.content, settings.content_suffix)], [(prior.quality, "")]
         if settings.guidance_scale > 1:
             content.insert(0, (settings.negative_content, ""))
@@ -374,13 +287,11 @@ class XPSRPipeline(DiffusionPipeline):
             device = self._execution_device
             return embed_texts(self.text_encoder, self.tokenizer, texts, settings, device=device).to(self.unet.dtype)
 
-        return _Conditions(
-            pixels=pixels.to(self._execution_device, self.unet.dtype),
+        return dataclasses.replace(
+            fitted,
+            pixels=fitted.pixels.to(self._execution_device, self.unet.dtype),
             content=embed(content),
             quality=embed(quality),
-            crop=crop,
-            multiple=multiple,
-            size=(height, width),
         )
 
     def prepare_latents(
@@ -422,7 +333,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     def denoise(
         self,
-        conditions: _Conditions,
+        conditions: Conditions,
         settings: Settings,
         *,
         generator: torch.Generator | None = None,
@@ -503,7 +414,7 @@ class XPSRPipeline(DiffusionPipeline):
     def _denoiser(self) -> Denoiser:
         return Denoiser(self.controlnet, self.unet)
 
-    def decode(self, latents: torch.Tensor, conditions: _Conditions, settings: Settings) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, conditions: Conditions, settings: Settings) -> torch.Tensor:
         """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
         pixels = conditions.crop.crop(decode_latents(self.vae, latents) / 2 + 0.5)
         if not torch.isfinite(pixels).all():
@@ -523,27 +434,6 @@ class XPSRPipeline(DiffusionPipeline):
         if settings.tile_weights == "reference":  # it decides by the area, and its tiles are squares
             side = max(height, width) if height * width <= side**2 else min(side, height, width)
         return tile_grid(height, width, tile_size=side, overlap=min(settings.tile_overlap, side - 1))
-
-
-def _override(base: Settings, changes: Mapping[str, Any]) -> Settings:
-    """`base` with some fields changed; choices are checked, ranges are the pipeline's business."""
-    kinds = {f.name: f.type for f in dataclasses.fields(Settings)}
-    for name, value in changes.items():
-        if name not in kinds:
-            raise InputError(f"setting {name!r} is unknown{suggest(name, list(kinds)) or '.'}")
-        choices = get_args(kinds[name])
-        if choices and value not in choices:
-            raise InputError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}.")
-    return dataclasses.replace(base, **changes)
-
-
-def _stretched(pixels: torch.Tensor, size: tuple[int, int], min_size: int, multiple: int) -> torch.Tensor:
-    """(3, H, W) brought to `size` and on to one that the model takes, all in 8 bits as the reference does."""
-    first, *between, last = stretched_sizes(size, min_size=min_size, multiple=multiple)
-    pixels = resize(pixels, first, eight_bit=True)
-    for larger in between:
-        pixels = resize(pixels, larger, method="bilinear", eight_bit=True)
-    return resize(pixels, last, eight_bit=True)
 
 
 def _one_each(value: Any, count: int, name: str) -> list[Any]:
