@@ -342,7 +342,7 @@ def loop_settings(system: System, name: str) -> dict[str, Any]:
     run = system.run
     settings = {
         **system.prior()[1],
-        "min_size": 0,
+        "min_working_size": 0,
         "color_match": "none",
         "num_inference_steps": run["steps"],
         "guidance_scale": 1.0 if name == "loop_nocfg" else float(run["guidance"]),
@@ -473,7 +473,7 @@ def preprocess(system: System) -> Iterator[Row]:
             yield Row(f"preprocess/{path.name}", math.inf, EXACT, "not known")
     for case in cases:
         name, multiple = case["name"], pipe.vae_scale_factor
-        settings = pipe.settings("reference", {"min_size": case["process_size"]})
+        settings = pipe.settings("reference", {"min_working_size": case["process_size"]})
         lr, expected, final = (
             read_image(folder / f"{name}_{kind}.png") for kind in ("lr", "pipeline_input", "final_resize_of_input")
         )

@@ -55,7 +55,7 @@ def test_every_setting_can_be_given_to_upscale() -> None:
     mine = {f.name: f.type for f in dataclasses.fields(Settings)}
     theirs = {f.name: f.type for f in dataclasses.fields(UpscaleConfig)}
     assert {name: theirs[name] for name in mine} == {name: kind | None for name, kind in mine.items()}
-    assert UpscaleConfig(fit="stretch", min_size=0).overrides == {"fit": "stretch", "min_size": 0}
+    assert UpscaleConfig(fit="stretch", min_working_size=0).overrides == {"fit": "stretch", "min_working_size": 0}
 
 
 def test_every_setting_is_explained_with_the_default_of_the_mini() -> None:
@@ -115,7 +115,7 @@ def test_stretch_resizes_in_eight_bits_and_back(pipe: XPSRPipeline) -> None:
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
 def test_a_small_picture_is_worked_on_at_the_smallest_size(pipe: XPSRPipeline, fit: str) -> None:
-    options = {"settings": {"fit": fit, "min_size": 64, "tile_size": 32}}
+    options = {"settings": {"fit": fit, "min_working_size": 64, "tile_size": 32}}
     seen, result = condition_of(pipe, picture(12, 8), scale=2, **options)
     assert seen.shape[-2:] == (64, 96)
     assert result.size == (24, 16)

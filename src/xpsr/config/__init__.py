@@ -11,7 +11,7 @@ from xpsr.config.data import DataConfig, PairsConfig
 from xpsr.config.degradation import DEGRADATIONS, DegradationConfig, DegradationName, DegradationStage
 from xpsr.config.loading import as_dict, load_config, override
 from xpsr.config.model import ModelConfig
-from xpsr.config.names import nearest, renamed, suggest
+from xpsr.config.names import RenamedWarning, nearest, renamed, suggest
 from xpsr.config.settings import (
     MAX_SCALE,
     PRESETS,
@@ -50,6 +50,7 @@ __all__ = [
     "PartName",
     "PartsConfig",
     "PresetName",
+    "RenamedWarning",
     "Settings",
     "TrainConfig",
     "TrainRunConfig",

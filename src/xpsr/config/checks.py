@@ -63,17 +63,24 @@ class Limit:
         """Returns whether the value is finite and within."""
         low = value >= self.lowest if self.holds_lowest else value > self.lowest
         high = value <= self.highest if self.holds_highest else value < self.highest
-        return low and high and -math.inf < value < math.inf
+        return low and high and _is_finite(value)
 
     def _complaint(self, value: float) -> str:
         if self.highest < math.inf:
             ends = "[" if self.holds_lowest else "(", "]" if self.holds_highest else ")"
             return f"is not in {ends[0]}{said(self.lowest)}, {said(self.highest)}{ends[1]}"
-        if not -math.inf < value < math.inf:
+        if not _is_finite(value):
             return "is not a finite number"
         if not self.holds_lowest:
             return f"is not above {self.lowest:g}"
         return f"is less than {'one' if self.lowest == 1 else f'{self.lowest:g}'}"
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that is larger than any float
+        return False
 
 
 def at_least(lowest: float, usual: str) -> Limit:
@@ -160,7 +167,7 @@ def _fits(kind: Any, value: Any) -> bool:
     if get_origin(kind) is tuple:
         counted = isinstance(value, tuple) and (args[-1] is ... or len(value) == len(args))
         return counted and all(_fits(args[0], one) for one in value)
-    if isinstance(value, bool) and kind is not bool:  # to Python it is a whole number
+    if isinstance(value, bool) and kind is not bool:  # to Python it is a number
         return False
     return isinstance(value, _SCALARS.get(kind, (kind,))[0])
 

@@ -140,7 +140,7 @@ class ModelConfig:
             raise fault(self, "conditioning_channels", message, f"use {said(usual)}")
 
     def _check_settings(self, stride: int) -> None:
-        """Refuses what a pipeline would refuse after the run: of the one step, and of what `strength` is for."""
+        """Refuses what a pipeline would refuse after the run: by default, in one step, or in several."""
         facts = ModelFacts(
             num_train_timesteps=NUM_TIMESTEPS,
             vae_scale_factor=stride,
@@ -148,7 +148,7 @@ class ModelConfig:
             has_one_step=self.one_step_timestep is not None,
         )
         several: dict[str, Any] = {"strength": self.settings.strength, "num_shifts": 1}
-        for overrides in ({}, several):
+        for overrides in ({}, {"num_inference_steps": 1}, several):
             try:
                 resolve_settings(self.settings, overrides, facts)
             except InputError as error:

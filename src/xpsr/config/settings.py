@@ -131,8 +131,8 @@ def preset_settings(name: PresetName) -> Settings:
         InputError: there is none of that name.
     """
     if name not in PRESETS:
-        remedy = f"use {nearest(name, PRESETS) or ', '.join(PRESETS)}"
-        raise InputError("is not a preset", code="out_of_range", field="preset", value=name, remedy=remedy)
+        message, remedy = f"is not one of {', '.join(PRESETS)}", f"use {nearest(name, PRESETS) or 'default'}"
+        raise InputError(message, code="out_of_range", field="preset", value=name, remedy=remedy)
     return PRESETS[name]
 
 

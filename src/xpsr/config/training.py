@@ -104,7 +104,7 @@ class LossConfig:
         """Refuses numbers out of range, and weights of which nothing is learned."""
         check(self)
         if not self.one_step_fraction and (self.feature_weight or self.adversarial_weight):
-            message = "takes no row for the one step, which feature_weight and adversarial_weight look at"
+            message = "is one step that no row takes, but feature_weight and adversarial_weight look at it"
             raise fault(self, "one_step_fraction", message, "use a number above 0")
         if self.degradation_free_weight and self.degradation_free_images == () == self.degradation_free_latents:
             message = "is nothing to compare, and so is degradation_free_latents"
