@@ -4,7 +4,8 @@ Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop 
 everything below them takes named arguments.
 
 `settings` says how a picture is restored and `upscale` what is asked for; `degradation` and `data` say what training
-reads, `model` and `training` what it does. `checks` refuses values, `loading` reads files and flags.
+reads, `model` and `training` what it does. `checks` refuses values, `names` knows what is meant by others, `loading`
+reads files and flags.
 """
 
 from xpsr.config.data import DataConfig, PairsConfig

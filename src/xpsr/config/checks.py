@@ -17,12 +17,12 @@ __all__ = [
     "FINITE",
     "PROBABILITY",
     "SEED",
+    "Checked",
     "Limit",
     "Rule",
     "above",
     "alternatives",
     "at_least",
-    "check",
     "check_multiple",
     "fault",
     "option",
@@ -39,7 +39,7 @@ Rule: TypeAlias = Callable[[Any], tuple[str, str] | None]
 
 
 def option(default: T, explanation: str = "", rule: Rule | None = None) -> T:
-    """Makes a dataclass field with its default, what `--help` says of it and what `check` asks of its value."""
+    """Makes a dataclass field with its default, what `--help` says of it and what is asked of its value."""
     made: T = field(default=default, metadata={"help": explanation, "rule": rule})
     return made
 
@@ -99,11 +99,7 @@ def within(lowest: float, highest: float, usual: str, *, open_at: str = "") -> L
 
 
 PROBABILITY = within(0, 1, "0 for never and 1 for always")
-
-
 FINITE = Limit(-math.inf, usual="a number")
-
-
 SEED = within(0, 2**63 - 1, "0, for example")
 
 
@@ -128,19 +124,22 @@ def span(lowest: float, highest: float, *, around: float | None = None) -> Rule:
     return rule
 
 
-def check(config: Any) -> None:
-    """Checks each field by itself: that its value is of its type and follows its option's rule, where it is not None.
+class Checked:
+    """Base of the dataclasses of options: whoever makes one, from a file or in Python, gets what is right or an error.
 
     Raises:
-        InputError: one is not, or does not.
+        InputError: a value is not of its field's type or, where it is not None, breaks the option's rule.
     """
-    for f in dataclasses.fields(config):
-        value, rule = getattr(config, f.name), f.metadata.get("rule")
-        if not _fits(f.type, value):
-            what, example = _words(f.type, "" if value is None else said(value))
-            raise fault(config, f.name, f"is not {what}", f"use {example}", code="wrong_type")
-        if rule is not None and value is not None and (broken := rule(value)) is not None:
-            raise fault(config, f.name, *broken, code="out_of_range")
+
+    def __post_init__(self) -> None:
+        """Checks each field by itself; subclasses go on with what does not go together."""
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, rule = getattr(self, f.name), f.metadata.get("rule")
+            if not _fits(f.type, value):
+                what, example = _words(f.type, "" if value is None else said(value))
+                raise fault(self, f.name, f"is not {what}", f"use {example}", code="wrong_type")
+            if rule is not None and value is not None and (broken := rule(value)) is not None:
+                raise fault(self, f.name, *broken, code="out_of_range")
 
 
 _SCALARS: dict[Any, tuple[Any, str, str]] = {

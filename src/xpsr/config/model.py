@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import at_least, check, fault, option, said, within
+from xpsr.config.checks import Checked, at_least, fault, option, said, within
 from xpsr.config.settings import ModelFacts, Settings, resolve_settings
 from xpsr.errors import InputError
 
@@ -18,7 +18,7 @@ _BYTE_TOKENS = 2 * 256 + 2  # every byte, within and at the end of a word, and t
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The model that is trained: a folder to go on from, a Stable Diffusion to build on, or the sizes of a new one.
 
     With `path`, the folder's own sizes and defaults hold; with `base`, the sizes of its UNet. Else the mini's kind is
@@ -101,7 +101,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built; a folder's own sizes are not known here."""
-        check(self)
+        super().__post_init__()
         if self.path is not None and self.base is not None:
             message = "goes on with a model, and base builds a new one"
             raise fault(self, "path", message, "leave one of them out")

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import SEED, check, option, within
+from xpsr.config.checks import SEED, Checked, option, within
 from xpsr.config.settings import MAX_SCALE, PresetName, Settings
 
 __all__ = ["UpscaleConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscaleConfig:
+class UpscaleConfig(Checked):
     """How `xpsr upscale` restores. What is None is what `preset` says, or else the model's own default.
 
     The first part are `Settings`; they say what each one means.
@@ -57,5 +57,5 @@ class UpscaleConfig:
 
     def __post_init__(self) -> None:
         """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""
-        check(self)
+        super().__post_init__()
         Settings(**self.overrides)
