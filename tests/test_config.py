@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xpsr.config import DegradationConfig, ModelConfig, TrainRunConfig, UpscaleConfig, as_dict, load_config, suggest
+from xpsr.config import (
+    DegradationConfig,
+    ModelConfig,
+    RenamedWarning,
+    TrainRunConfig,
+    UpscaleConfig,
+    as_dict,
+    load_config,
+    suggest,
+)
 from xpsr.config.checks import PROBABILITY, above, at_least
 from xpsr.errors import InputError
 
@@ -38,10 +47,10 @@ def test_flags_go_before_yaml_and_yaml_before_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
-        ("train: {max_stes: 7}", [], "{path}: train.max_stes is not an option; did you mean 'max_steps'?"),
+        ("train: {max_stes: 7}", [], "{path}: train.max_stes is not an option; did you mean 'train.max_steps'?"),
         ("trian: {}", [], "{path}: trian is not an option; did you mean 'train'?"),
         ("max_steps: 7", [], "{path}: max_steps is not an option; did you mean 'train.max_steps'?"),
-        ("", ["--train.max_step=7"], "--train.max_step=7 is not an option; did you mean 'max_steps'?"),
+        ("", ["--train.max_step=7"], "--train.max_step=7 is not an option; did you mean 'train.max_steps'?"),
         ("train: {max_steps: many}", [], "{path}: train.max_steps=many is not a whole number; use 1."),
         ("", ["--train.batch_size=x"], "--train.batch_size=x is not a whole number; use 1."),
         ("train: {batch_size: 0}", ["--train.max_steps=1"], "{path}: train.batch_size=0 is less than one; use 1"),
@@ -142,6 +151,7 @@ COMBINATIONS = {
         "--ablate.degradation_free=true",
     ],
     "is no noise": ["--model.one_step_timestep=0", "--loss.one_step_start=noised"],
+    "model.settings.num_shifts=2 is for fit=pad": ["--model.settings={num_inference_steps: 20, fit: stretch}"],
     "data.pairs=a is set and so is shards": ["--data.pairs=a", "--data.shards=[b]"],
 }
 
@@ -164,7 +174,7 @@ def test_what_does_not_go_together_is_refused(reason: str) -> None:
         (["--data.exclude=[1, a.png]"], "; use ['1']."),
         (["--train.seed"], "--train.seed has no value; use --train.seed=VALUE."),
         (["stray"], "'stray' is no option"),
-        (["--model.settings={tile_sice: 16}"], "did you mean 'tile_size'?"),
+        (["--model.settings={tile_sice: 16}"], "did you mean 'model.settings.tile_size'?"),
     ],
 )
 def test_the_remedy_fits(flags: list[str], hint: str) -> None:
@@ -196,6 +206,50 @@ def test_a_file_that_says_two_things_or_nothing_is_refused(tmp_path: Path, text:
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # 10 ** 9 values in 400 bytes, and 2 ** 30 by merging
+        (
+            "data:\n  exclude:\n  - &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+            "not a config: more than 100000 values",
+        ),
+        (
+            "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 31)),
+            "not a config: more than 100000 values",
+        ),
+        ("train: &a {seed: *a}", "not a config: more than 100000 values, or aliases in a circle"),
+        ("data: &a {exclude: [[*a]]}", "not a config: more than 100000 values, or aliases in a circle"),
+        ("train: " + "[" * 10_000, "not a config: nested more than 50 deep"),
+        ("train: " + "{a: " * 10_000, "not a config: nested more than 50 deep"),
+        ("train: {seed: " + "9" * 5000 + "}", "not YAML: "),
+        ("train: {seed: ._}", "train.seed=._ is not a whole number"),
+        ("train: {seed: !!python/object:os.system {}}", "not YAML: "),
+        ("data: {exclude: [" + "1, " * 1000 + "]}", "data.exclude=[1, 1, "),
+    ],
+)
+def test_a_file_that_is_meant_ill_is_refused_at_once(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_config(TrainRunConfig, path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert len(str(caught.value)) < 600
+
+
+def test_aliases_merges_and_dates_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "data:\n  exclude: &names [a.png, 2024-01-01]\n  shards: *names\n"
+        "  degradation:\n    first: &stage {blur_sigma: [1, 2]}\n    second: {<<: *stage, jpeg_quality: [1, 2]}\n"
+    )
+    data = load_config(TrainRunConfig, path).data
+    assert data.exclude == data.shards == ("a.png", "2024-01-01")
+    assert (data.degradation.second.blur_sigma, data.degradation.second.jpeg_quality) == ((1.0, 2.0), (1, 2))
+    assert all(type(number) is float for number in data.degradation.first.blur_sigma)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "loss:\n", "loss: {}\nmodel:\n  settings:\n", "{}"])
 def test_what_is_empty_leaves_the_defaults(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
@@ -217,6 +271,43 @@ def test_numbers_and_texts_are_what_they_look_like(tmp_path: Path) -> None:
     assert (config.optimizer.weight_decay, config.optimizer.betas) == (1e-3, (0.5, 0.9))
     assert (config.model.settings.tile_size, config.model.settings.content_suffix) == (16, "5")
     assert config.model.settings.num_shifts == TrainRunConfig().model.settings.num_shifts
+
+
+def test_an_error_in_a_section_given_as_a_flag_is_not_laid_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {seed: 1}")
+    with pytest.raises(InputError) as caught:
+        load_config(TrainRunConfig, path, ["--model.settings={tile_size: 7}"])
+    assert str(caught.value) == "model.settings.tile_size=7 is not a multiple of 4; use 8."
+    with pytest.raises(InputError) as caught:
+        load_config(TrainRunConfig, path, ["--model.settings.fit=stretch"])
+    assert str(caught.value) == f"{path}: model.settings.num_shifts=2 is for fit=pad, not stretch; use 1."
+    assert (caught.value.code, caught.value.field) == ("conflict", "model.settings.num_shifts")
+
+
+def test_former_names_are_understood_where_they_meant_a_setting(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {settings: {min_size: 64}}\ndata: {min_size: 32}")
+    with pytest.warns(RenamedWarning, match="min_size is called min_working_size now"):
+        config = load_config(TrainRunConfig, path)
+    assert (config.model.settings.min_working_size, config.data.min_size) == (64, 32)
+    with pytest.warns(RenamedWarning):
+        assert load_config(UpscaleConfig, None, ["--min_size=8"]).min_working_size == 8
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: ModelConfig(text_width="wide"), "text_width=wide is not a whole number; use 1."),  # type: ignore[arg-type]
+        (lambda: ModelConfig(path=Path("a"), base="b"), "path=a goes on with a model"),
+        (lambda: UpscaleConfig(strength=2.0), r"strength=2 is not in \[0, 1\]; use 1 to start from noise."),
+        (lambda: UpscaleConfig(tile_weights="both"), "tile_weights=both is not one of symmetric, reference"),  # type: ignore[arg-type]
+        (lambda: TrainRunConfig(loss=None), "loss=null is not a section"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_made_in_python_is_checked_too(made: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        made()
 
 
 def test_an_option_before_the_file_needs_an_equals_sign() -> None:

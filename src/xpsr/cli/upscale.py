@@ -1,8 +1,8 @@
 """`xpsr upscale`."""
 
+import argparse
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +56,8 @@ def _upscale_parser() -> Parser:
     )
     add("--seed", type=int, metavar="S", help="the same for every picture (default: a random one for each)")
     add("--color-match", choices=("none", "adain", "wavelet"), help="to the input (default: the model's)")
-    add("--min-size", type=int, metavar="N", help="pixels that the smaller side has while the model works; 0: any")
+    add("--min-working-size", type=int, metavar="N", help="pixels of the smaller side while the model works; 0: any")
+    add("--min-size", dest="min_working_size", type=int, help=argparse.SUPPRESS)  # its former name
     add("--content-suffix", metavar="TEXT", help="said after every content text")
     add("--negative-content", metavar="TEXT", help="what guidance leads away from, in content")
     add("--negative-quality", metavar="TEXT", help="and in quality")
@@ -114,7 +115,6 @@ def run(arguments: Sequence[str]) -> int:
         failures += 1
         message = explain(error)
         message = message if message.startswith(str(source)) else f"{source}: {message}"
-        message = re.sub(r"\buse (scale|min_size)=", lambda name: f"use --{name[1].replace('_', '-')} ", message)
         if args.debug:
             print_traceback()
         complain(message)

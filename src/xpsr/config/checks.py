@@ -17,12 +17,12 @@ __all__ = [
     "FINITE",
     "PROBABILITY",
     "SEED",
+    "Checked",
     "Limit",
     "Rule",
     "above",
     "alternatives",
     "at_least",
-    "check",
     "check_multiple",
     "fault",
     "option",
@@ -39,7 +39,7 @@ Rule: TypeAlias = Callable[[Any], tuple[str, str] | None]
 
 
 def option(default: T, explanation: str = "", rule: Rule | None = None) -> T:
-    """Makes a dataclass field with its default, what `--help` says of it and what `check` asks of its value."""
+    """Makes a dataclass field with its default, what `--help` says of it and what is asked of its value."""
     made: T = field(default=default, metadata={"help": explanation, "rule": rule})
     return made
 
@@ -63,17 +63,24 @@ class Limit:
         """Returns whether the value is finite and within."""
         low = value >= self.lowest if self.holds_lowest else value > self.lowest
         high = value <= self.highest if self.holds_highest else value < self.highest
-        return low and high and -math.inf < value < math.inf
+        return low and high and _is_finite(value)
 
     def _complaint(self, value: float) -> str:
         if self.highest < math.inf:
             ends = "[" if self.holds_lowest else "(", "]" if self.holds_highest else ")"
             return f"is not in {ends[0]}{said(self.lowest)}, {said(self.highest)}{ends[1]}"
-        if not -math.inf < value < math.inf:
+        if not _is_finite(value):
             return "is not a finite number"
         if not self.holds_lowest:
             return f"is not above {self.lowest:g}"
         return f"is less than {'one' if self.lowest == 1 else f'{self.lowest:g}'}"
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that is larger than any float
+        return False
 
 
 def at_least(lowest: float, usual: str) -> Limit:
@@ -92,11 +99,7 @@ def within(lowest: float, highest: float, usual: str, *, open_at: str = "") -> L
 
 
 PROBABILITY = within(0, 1, "0 for never and 1 for always")
-
-
 FINITE = Limit(-math.inf, usual="a number")
-
-
 SEED = within(0, 2**63 - 1, "0, for example")
 
 
@@ -121,19 +124,22 @@ def span(lowest: float, highest: float, *, around: float | None = None) -> Rule:
     return rule
 
 
-def check(config: Any) -> None:
-    """Checks each field by itself: that its value is of its type and follows its option's rule, where it is not None.
+class Checked:
+    """Base of the dataclasses of options: whoever makes one, from a file or in Python, gets what is right or an error.
 
     Raises:
-        InputError: one is not, or does not.
+        InputError: a value is not of its field's type or, where it is not None, breaks the option's rule.
     """
-    for f in dataclasses.fields(config):
-        value, rule = getattr(config, f.name), f.metadata.get("rule")
-        if not _fits(f.type, value):
-            what, example = _words(f.type, "" if value is None else said(value))
-            raise fault(config, f.name, f"is not {what}", f"use {example}", code="wrong_type")
-        if rule is not None and value is not None and (broken := rule(value)) is not None:
-            raise fault(config, f.name, *broken, code="out_of_range")
+
+    def __post_init__(self) -> None:
+        """Checks each field by itself; subclasses go on with what does not go together."""
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, rule = getattr(self, f.name), f.metadata.get("rule")
+            if not _fits(f.type, value):
+                what, example = _words(f.type, "" if value is None else said(value))
+                raise fault(self, f.name, f"is not {what}", f"use {example}", code="wrong_type")
+            if rule is not None and value is not None and (broken := rule(value)) is not None:
+                raise fault(self, f.name, *broken, code="out_of_range")
 
 
 _SCALARS: dict[Any, tuple[Any, str, str]] = {
@@ -160,7 +166,7 @@ def _fits(kind: Any, value: Any) -> bool:
     if get_origin(kind) is tuple:
         counted = isinstance(value, tuple) and (args[-1] is ... or len(value) == len(args))
         return counted and all(_fits(args[0], one) for one in value)
-    if isinstance(value, bool) and kind is not bool:  # to Python it is a whole number
+    if isinstance(value, bool) and kind is not bool:  # to Python it is a number
         return False
     return isinstance(value, _SCALARS.get(kind, (kind,))[0])
 

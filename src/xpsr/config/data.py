@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xpsr.config.checks import PROBABILITY, SEED, at_least, check, check_multiple, fault, option, within
+from xpsr.config.checks import PROBABILITY, SEED, Checked, at_least, check_multiple, fault, option, within
 from xpsr.config.degradation import DegradationConfig
 from xpsr.config.settings import MAX_SCALE
 
@@ -15,7 +15,7 @@ _MIN_DETAIL = at_least(0, "0 for any crop")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Checked):
     """Where the pictures are and how a training crop is cut from them.
 
     Pictures of `hr_dir` are degraded anew in every sample, unless `pairs` or `shards` names pairs that were stored.
@@ -67,7 +67,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be cut or read, whatever the pictures."""
-        check(self)
+        super().__post_init__()
         if not self.crop_scales:
             raise fault(self, "crop_scales", "is no scale", "use [1.0] for the picture as it is")
         check_multiple(self, "crop_size", self.scale)
@@ -82,7 +82,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig:
+class PairsConfig(Checked):
     """How `xpsr degrade` makes pairs of pictures."""
 
     seed: int = option(0, "All randomness follows from it.", SEED)
@@ -101,7 +101,7 @@ class PairsConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be made."""
-        check(self)
+        super().__post_init__()
         if self.crop_size is not None:
             check_multiple(self, "crop_size", self.scale)
         if self.min_size < self.scale:

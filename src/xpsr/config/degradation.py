@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from xpsr.config.checks import PROBABILITY, check, fault, option, span, weights
+from xpsr.config.checks import PROBABILITY, Checked, fault, option, span, weights
 
 __all__ = ["DEGRADATIONS", "DegradationConfig", "DegradationName", "DegradationStage"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DegradationStage:
+class DegradationStage(Checked):
     """One of the two stages of the second-order degradation; pixel values below are on the 0..255 scale."""
 
     blur_probability: float = option(1.0, "That the picture is blurred.", PROBABILITY)
@@ -26,13 +26,9 @@ class DegradationStage:
     gray_noise_probability: float = option(0.4, "That the noise is the same in all colours.", PROBABILITY)
     jpeg_quality: tuple[int, int] = option((30, 95), "Qualities of JPEG, 1 to 100.", span(1, 100))
 
-    def __post_init__(self) -> None:
-        """Refuses ranges and probabilities that cannot be drawn from."""
-        check(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class DegradationConfig:
+class DegradationConfig(Checked):
     """The second-order degradation of Real-ESRGAN as XPSR uses it; the defaults are those of XPSR's training pairs."""
 
     plain_probability: float = option(0.0, "Of only an area reduction, nothing else.", PROBABILITY)
@@ -64,7 +60,7 @@ class DegradationConfig:
 
     def __post_init__(self) -> None:
         """Refuses ranges and probabilities that cannot be drawn from."""
-        check(self)
+        super().__post_init__()
         if any(size % 2 == 0 for size in self.kernel_sizes):
             raise fault(self, "kernel_sizes", "are not odd", "use [7, 21], for example", code="out_of_range")
 

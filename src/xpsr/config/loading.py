@@ -1,11 +1,12 @@
 """From a YAML and flags to a config, and back to plain values."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
@@ -32,11 +33,9 @@ def load_config(
         InputError: the file is missing, a key is unknown (the nearest known one is suggested) or given twice, or a
             value does not fit. Its field is named as it was given: `train.max_steps` in a file, `--train.max_steps`.
     """
-    flags: dict[str, str] = {}
+    types, flags = dict(_options(kind)), dict(_flags(overrides))
     try:
-        flags |= _flags(overrides)
         tree = {} if path is None else _read_yaml(path, overrides)
-        types = dict(_options(kind))
         for name, text in flags.items():
             value = _flag_value(text, types.get(name))
             for part in reversed(name.split(".")):
@@ -44,11 +43,12 @@ def load_config(
             tree = _merged(tree, value)
         return override(kind() if default is None else default, tree)
     except InputError as error:
-        parts = (error.field or "").split(".")
-        by_flag = [name for name in flags if all(a == b for a, b in zip(name.split("."), parts, strict=False))]
-        if error.field in by_flag:
-            error.field, error.value = f"--{error.field}", flags[error.field]
-        elif not by_flag and path is not None:
+        field = error.field or ""
+        if error.code == "unknown_field":  # with the whole name of what was meant
+            error.remedy = unknown(field, types).remedy
+        if field in flags:
+            error.field, error.value = f"--{field}", flags[field]
+        elif path is not None and not any(f"{field}.".startswith(f"{name}.") for name in flags):
             error.source = str(path)
         raise
 
@@ -115,9 +115,8 @@ def _parse_yaml(text: str) -> Any:
             # an alias counts as all that it stands for, and one of what is not complete yet for more than any
             sizes[node] = 1 + sum(sizes.get(child, math.inf) for pair in pairs for child in pair)
             if sizes[node] > _MAX_VALUES:
-                raise InputError(
-                    f"not a config: more than {_MAX_VALUES} values, or aliases in a circle", code="not_yaml"
-                )
+                message = f"not a config: more than {_MAX_VALUES} values, or aliases in a circle"
+                raise InputError(message, code="not_yaml")
             return node
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -174,14 +173,19 @@ def override(config: T, changes: Mapping[Any, Any]) -> T:
 
 
 def _coerced(kind: Any, value: Any) -> Any:
-    """A value of JSON or YAML as a field of that kind holds it; what does not fit is left to the field's check."""
+    """A value as a field of that kind holds it; what does not fit is left to the field's check."""
     kind = alternatives(kind)[0]
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_coerced(get_args(kind)[0], one) for one in value)
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
-    if kind is float and type(value) is int and value.bit_length() < sys.float_info.max_exp:
-        return float(value)
+    if isinstance(value, bool):  # to Python it is a number
+        return value
+    if kind is int and isinstance(value, Integral):
+        return int(value)  # NumPy's too
+    if kind is float and isinstance(value, Real):
+        with contextlib.suppress(OverflowError):
+            return float(value)
     return value
 
 

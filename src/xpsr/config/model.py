@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import at_least, check, fault, option, said, within
+from xpsr.config.checks import Checked, at_least, fault, option, said, within
 from xpsr.config.settings import ModelFacts, Settings, resolve_settings
 from xpsr.errors import InputError
 
@@ -18,7 +18,7 @@ _BYTE_TOKENS = 2 * 256 + 2  # every byte, within and at the end of a word, and t
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The model that is trained: a folder to go on from, a Stable Diffusion to build on, or the sizes of a new one.
 
     With `path`, the folder's own sizes and defaults hold; with `base`, the sizes of its UNet. Else the mini's kind is
@@ -101,7 +101,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built; a folder's own sizes are not known here."""
-        check(self)
+        super().__post_init__()
         if self.path is not None and self.base is not None:
             message = "goes on with a model, and base builds a new one"
             raise fault(self, "path", message, "leave one of them out")
@@ -140,7 +140,7 @@ class ModelConfig:
             raise fault(self, "conditioning_channels", message, f"use {said(usual)}")
 
     def _check_settings(self, stride: int) -> None:
-        """Refuses what a pipeline would refuse after the run: of the one step, and of what `strength` is for."""
+        """Refuses what a pipeline would refuse after the run: by default, in one step, or in several."""
         facts = ModelFacts(
             num_train_timesteps=NUM_TIMESTEPS,
             vae_scale_factor=stride,
@@ -148,7 +148,7 @@ class ModelConfig:
             has_one_step=self.one_step_timestep is not None,
         )
         several: dict[str, Any] = {"strength": self.settings.strength, "num_shifts": 1}
-        for overrides in ({}, several):
+        for overrides in ({}, {"num_inference_steps": 1}, several):
             try:
                 resolve_settings(self.settings, overrides, facts)
             except InputError as error:

@@ -7,14 +7,18 @@ from typing import Any
 
 from xpsr.errors import InputError
 
-__all__ = ["nearest", "renamed", "suggest", "unknown"]
+__all__ = ["RenamedWarning", "nearest", "renamed", "suggest", "unknown"]
 
-RENAMED = {"min_size": "min_working_size"}
-"""Options of a restoration by their names of before; they are in configs, model folders and records."""
+_RENAMED = {"min_size": "min_working_size"}
+"""Settings by their former names, which are in configs, model folders and records."""
+
+
+class RenamedWarning(FutureWarning):
+    """An option was given under its former name; the message holds the present one."""
 
 
 def renamed(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Returns `values` under the names of today, with a `FutureWarning` for each that has another now.
+    """Returns `values` under the names of today, with a `RenamedWarning` for each that has another now.
 
     `known` are the names of today. One that holds the old name too means something else by it, and keeps it.
 
@@ -22,13 +26,13 @@ def renamed(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]
         InputError: an option is given under both names.
     """
     changed = dict(values)
-    for old, new in RENAMED.items():
+    for old, new in _RENAMED.items():
         if old in known or new not in known or old not in values:
             continue
         if new in values:
             message = f"is the former name of {new}, which is given too"
             raise InputError(message, code="duplicate", field=old, remedy="leave one of them out")
-        warnings.warn(f"{old} is called {new} now; use that name.", FutureWarning, stacklevel=2)
+        warnings.warn(f"{old} is called {new} now; use that name.", RenamedWarning, stacklevel=2)
         changed[new] = changed.pop(old)
     return changed
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from xpsr.config.checks import FINITE, at_least, check, fault, option, within
+from xpsr.config.checks import FINITE, Checked, at_least, fault, option, within
 from xpsr.config.loading import override
 from xpsr.config.names import nearest, renamed
 from xpsr.errors import InputError
@@ -26,7 +26,7 @@ MAX_SCALE = 16.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Checked):
     """How a picture is restored. The defaults are the preset `default`, for models of Stable Diffusion's kind.
 
     Lengths are in latent pixels unless said otherwise; timesteps are those of training, usually 0 to 999. What no model
@@ -100,10 +100,6 @@ class Settings:
         "high resolution, best quality, clear", "What guidance leads away from, of the quality text."
     )
 
-    def __post_init__(self) -> None:
-        """Refuses what no model can do."""
-        check(self)
-
 
 PresetName: TypeAlias = Literal["default", "paper", "reference"]
 
@@ -131,8 +127,8 @@ def preset_settings(name: PresetName) -> Settings:
         InputError: there is none of that name.
     """
     if name not in PRESETS:
-        remedy = f"use {nearest(name, PRESETS) or ', '.join(PRESETS)}"
-        raise InputError("is not a preset", code="out_of_range", field="preset", value=name, remedy=remedy)
+        message, remedy = f"is not one of {', '.join(PRESETS)}", f"use {nearest(name, PRESETS) or 'default'}"
+        raise InputError(message, code="out_of_range", field="preset", value=name, remedy=remedy)
     return PRESETS[name]
 
 

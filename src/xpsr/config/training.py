@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from xpsr.config.checks import PROBABILITY, SEED, above, at_least, check, check_multiple, fault, option, within
+from xpsr.config.checks import PROBABILITY, SEED, Checked, above, at_least, check_multiple, fault, option, within
 from xpsr.config.data import DataConfig
 from xpsr.config.model import BASE_STRIDE, MINI_STRIDE, ModelConfig
 
@@ -39,7 +39,7 @@ PartName: TypeAlias = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartsConfig:
+class PartsConfig(Checked):
     """Which parameters are trained, by name, and adapters (LoRA) on those that are not."""
 
     train: tuple[PartName, ...] = option(("everything",), "Names of parts; everything stands alone.")
@@ -51,7 +51,7 @@ class PartsConfig:
 
     def __post_init__(self) -> None:
         """Refuses names that do not go together."""
-        check(self)
+        super().__post_init__()
         if not self.train or ("everything" in self.train and len(self.train) > 1):
             raise fault(self, "train", "names nothing or too much", "use everything, or parts")
         for part in ("unet", "controlnet"):
@@ -60,7 +60,7 @@ class PartsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Checked):
     """What a batch is asked for. `one_step_fraction` of its rows learn the single step, the others diffusion."""
 
     one_step_fraction: float = option(0.5, "Of the rows, how many learn the one step.", PROBABILITY)
@@ -102,9 +102,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Refuses numbers out of range, and weights of which nothing is learned."""
-        check(self)
+        super().__post_init__()
         if not self.one_step_fraction and (self.feature_weight or self.adversarial_weight):
-            message = "takes no row for the one step, which feature_weight and adversarial_weight look at"
+            message = "is one step that no row takes, but feature_weight and adversarial_weight look at it"
             raise fault(self, "one_step_fraction", message, "use a number above 0")
         if self.degradation_free_weight and self.degradation_free_images == () == self.degradation_free_latents:
             message = "is nothing to compare, and so is degradation_free_latents"
@@ -118,7 +118,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateConfig:
+class AblateConfig(Checked):
     """What is taken away, to see what it was good for."""
 
     content: bool = option(False, "The content text is always empty.")
@@ -126,13 +126,9 @@ class AblateConfig:
     semantic_fusion: bool = option(False, "One attention reads both texts instead of Semantic-Fusion Attention.")
     degradation_free: bool = option(False, "No Degradation-Free Constraint.")
 
-    def __post_init__(self) -> None:
-        """Refuses what is neither true nor false."""
-        check(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """AdamW with a linear warm-up and then a schedule down to `final_learning_rate`."""
 
     kind: Literal["adamw", "torchao_8bit", "bitsandbytes_8bit"] = option(
@@ -155,13 +151,9 @@ class OptimizerConfig:
         within(0, 1, "0.999, as usual", open_at="high"),
     )
 
-    def __post_init__(self) -> None:
-        """Refuses numbers out of range."""
-        check(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
+class ValidationConfig(Checked):
     """Pictures that are restored with the averaged weights now and then, and scored."""
 
     every: int | None = option(None, "Steps between two validations; null: never.", at_least(1, "null for never"))
@@ -175,13 +167,13 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         """Refuses numbers out of range, and validation of nothing."""
-        check(self)
+        super().__post_init__()
         if self.every is not None and self.hr_dir is None:
             raise fault(self, "hr_dir", f"holds no pictures for every={self.every}", "use a folder, or every=null")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """How long, how often, on what and where to."""
 
     output_dir: Path = option(Path("runs/mini"), "Where checkpoints, metrics and the model go.")
@@ -218,13 +210,9 @@ class TrainConfig:
         "auto", "auto goes on where a run in output_dir stopped; never starts afresh and removes its checkpoints."
     )
 
-    def __post_init__(self) -> None:
-        """Refuses numbers out of range."""
-        check(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRunConfig:
+class TrainRunConfig(Checked):
     """Everything that `xpsr train` is told."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -238,7 +226,7 @@ class TrainRunConfig:
 
     def __post_init__(self) -> None:
         """Refuses what does not go together, whatever the machine."""
-        check(self)
+        super().__post_init__()
         model, loss, size = self.model, self.effective_loss, self.data.crop_size
         stride = MINI_STRIDE if model.base is None else BASE_STRIDE  # of a folder the least that it may be
         check_multiple(self, "data.crop_size", stride, " pixels, those of a latent pixel")

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import SEED, above, check, option
-from xpsr.config.settings import PresetName, Settings
+from xpsr.config.checks import SEED, Checked, option, within
+from xpsr.config.settings import MAX_SCALE, PresetName, Settings
 
 __all__ = ["UpscaleConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscaleConfig:
+class UpscaleConfig(Checked):
     """How `xpsr upscale` restores. What is None is what `preset` says, or else the model's own default.
 
     The first part are `Settings`; they say what each one means.
@@ -39,7 +39,7 @@ class UpscaleConfig:
     negative_quality: str | None = None
 
     preset: PresetName | None = None
-    scale: float = option(4.0, "How much larger, along a side.", above(0, "a number such as 4"))
+    scale: float = option(4.0, "How much larger, along a side.", within(0, MAX_SCALE, "4, for example", open_at="low"))
     seed: int | None = option(None, "The same for every picture; null: a random one for each.", SEED)
     content: str | None = None  # None: what the describer, or the file of priors, says
     quality: str | None = None
@@ -57,5 +57,5 @@ class UpscaleConfig:
 
     def __post_init__(self) -> None:
         """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""
-        check(self)
+        super().__post_init__()
         Settings(**self.overrides)

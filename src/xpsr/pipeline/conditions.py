@@ -13,7 +13,7 @@ from xpsr.tiling import Tile, pad_to_multiple
 
 __all__ = ["MAX_OUTPUT_PIXELS", "MAX_SCALE", "Conditions", "fit_picture"]
 
-MAX_SCALE = 16.0
+
 MAX_OUTPUT_PIXELS = 2**27
 """Largest picture, 134 megapixels; at about 90 bytes each (measured with the mini) that takes 12 GB."""
 
