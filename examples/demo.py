@@ -8,7 +8,7 @@ from PIL import Image
 
 import xpsr
 from xpsr.cli.terminal import hush
-from xpsr.prior.describers import open_describer
+from xpsr.prior import open_describer
 
 
 def main(out: Path) -> None:

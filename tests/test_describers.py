@@ -27,8 +27,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from xpsr.errors import InputError, MissingDependencyError, ModelError
 from xpsr.image import to_picture
 from xpsr.prior import Prior, Questions
-from xpsr.prior.asking import crops_view
 from xpsr.prior.mllm import MLLMDescriber
+from xpsr.prior.views import crops_view
 
 VOCABULARY = (
     "a an the photograph of red panda house sharp blurry noise with strong slight no compression artifacts and is in it"

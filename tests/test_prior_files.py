@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr.errors import InputError
-from xpsr.prior import Prior
-from xpsr.prior.describers import open_describer
-from xpsr.prior.files import FileDescriber
+from xpsr.prior import FileDescriber, Prior, open_describer
 
 
 def noise(seed: int, width: int = 60, height: int = 40) -> Image.Image:
@@ -170,11 +168,12 @@ def test_sidecars_are_read_alone_and_by_the_folder(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
         ("{}", 'has no "prior"'),
         ('{"input": "a.png", "prior": "a panda"}', '"prior", an object'),
         ('{"prior": {}}', '"input", a path'),
-        ('{"input": "a.png", "prior": {"content": 3}}', "content is 3, not a text"),
+        ('{"input": "a.png", "prior": {"content": 3}}', "content=3 is not a text; put it in quotes."),
     ],
 )
 def test_damaged_sidecars_are_told(text: str, message: str, tmp_path: Path) -> None:

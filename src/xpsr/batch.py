@@ -5,7 +5,6 @@ import json
 import platform
 import secrets
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,9 @@ from xpsr.errors import InputError
 from xpsr.files import atomic_write, write_text
 from xpsr.image import read_image
 from xpsr.pipeline import XPSRPipeline
-from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, PriorFile, describe_files, open_describer
-from xpsr.prior.describers import is_asked
-from xpsr.prior.mllm import MLLMDescriber
+from xpsr.prior import Prior
 
-__all__ = [
-    "Restorer",
-    "open_eyes",
-]
+__all__ = ["Restorer"]
 
 
 class Restorer:
@@ -97,57 +91,3 @@ class Restorer:
             # before the picture takes its name: a picture never lacks its sidecar
             write_text(target.with_suffix(".json"), json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
         return sidecar
-
-
-def open_eyes(
-    config: UpscaleConfig, sources: Sequence[Path], cache: Path, *, device: torch.device
-) -> Callable[[Path], Prior]:
-    """How the prior of a picture is found: a text of the config, else the file of priors, else the describer.
-
-    The mini's describer looks when it is asked. A larger one looks at all of `sources` now, keeps what it says in
-    `cache` and is gone before a model for restoration needs the memory.
-
-    Raises:
-        InputError: priors that cannot be read; from the result, a picture without a prior or one that cannot be read.
-        ModelError: a describer that cannot be loaded.
-    """
-    content, quality = config.content, config.quality
-    if config.priors is not None:
-        found = open_describer(config.priors)
-        if not isinstance(found, FileDescriber):
-            raise InputError(f"{config.priors}: no priors there; name a JSONL, a sidecar or a folder of sidecars.")
-        look: Callable[[Path], Prior] = lambda source: found.describe([source])[0]  # noqa: E731
-    elif (content is not None and quality is not None) or config.describer == "none":
-        look = lambda source: Prior()  # noqa: E731
-    elif config.describer == "mini":
-        mini = open_describer("mini")
-        look = lambda source: mini.describe([source])[0]  # noqa: E731
-    else:
-        questions = QUESTIONS[config.preset or "default"] if is_asked(config.describer) else None
-        describer = open_describer(config.describer, questions=questions, device=str(device))
-        if isinstance(describer, FileDescriber):  # what is on disk already needs no copy
-            look = lambda source: describer.describe([source])[0]  # noqa: E731
-        else:
-            look = _look_at_all(describer, sources, cache)
-
-    def prior(source: Path) -> Prior:
-        seen = look(source)
-        given = {"content": content, "quality": quality}
-        changed = {name: text for name, text in given.items() if text is not None}
-        return dataclasses.replace(seen, **changed, **({"levels": None} if quality is not None else {}))  # type: ignore[arg-type]
-
-    return prior
-
-
-def _look_at_all(describer: Describer, sources: Sequence[Path], cache: Path) -> Callable[[Path], Prior]:
-    failed: dict[Path, Exception] = {}
-    seen = dict(describe_files(describer, sources, PriorFile(cache), on_error=failed.__setitem__))
-    if isinstance(describer, MLLMDescriber):
-        describer.release()
-
-    def look(source: Path) -> Prior:
-        if source in failed:
-            raise failed[source]
-        return seen[source]
-
-    return look

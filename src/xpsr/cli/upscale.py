@@ -100,9 +100,10 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import Restorer, open_eyes
+    from xpsr.batch import Restorer
     from xpsr.devices import resolve_device, resolve_dtype
     from xpsr.files import name_targets
+    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
 
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
@@ -126,7 +127,15 @@ def run(arguments: Sequence[str]) -> int:
 
     if not args.debug:
         hush()
-    prior_of = open_eyes(config, sources, out / "priors.jsonl", device=device)
+    prior_of = PriorLookup(
+        config.describer,
+        priors=config.priors,
+        content=config.content,
+        quality=config.quality,
+        questions=QUESTIONS[config.preset or "default"],
+        device=str(device),
+    )
+    prior_of.describe_ahead(sources, PriorFile(out / "priors.jsonl"))
     restore = Restorer(config, device=device, dtype=dtype)
     try:
         out.mkdir(parents=True, exist_ok=True)
