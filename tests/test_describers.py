@@ -411,7 +411,7 @@ def test_revisions_are_told(saved: Callable[[str], Path]) -> None:
 
 @pytest.mark.parametrize("option", ["batch_size", "max_new_tokens"])
 def test_options_of_a_model_are_checked(option: str) -> None:
-    with pytest.raises(InputError, match=f"{option}=0 is less than 1"):
+    with pytest.raises(InputError, match=f"{option}=0 .*; use"):
         MLLMDescriber("owner/name", **{option: 0})
 
 
@@ -579,11 +579,9 @@ def test_a_processor_that_needs_torchvision_is_told(llava: Path) -> None:
     assert "needs torchvision" in message and "LLaVA-1.5" in message and "server" in message
 
 
-@pytest.mark.parametrize(
-    ("device", "message"), [("gpu", "is unknown"), ("cuda:99", "is not on this machine"), ("xpu", "not")]
-)
-def test_devices_that_are_not_there_are_refused(device: str, message: str, saved: Callable[[str], Path]) -> None:
-    assert message in refusal(open_model(saved("llava"), device=device), InputError)
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "xpu"])
+def test_devices_that_are_not_there_are_refused(device: str, saved: Callable[[str], Path]) -> None:
+    assert f"device {device} is not there" in refusal(open_model(saved("llava"), device=device), InputError)
 
 
 @pytest.mark.parametrize(

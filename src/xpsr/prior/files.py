@@ -127,21 +127,25 @@ class FileDescriber:
         if len(named) > 1:
             kin = {path: prior for path, prior in named.items() if path.parent.name == Path(key).parent.name}
             if len(kin) != 1:
-                raise InputError(f"{image}: {self.name} has {len(named)} pictures of that name; give their full paths.")
+                said = f"{image}: {self.name} has {len(named)} pictures of that name"
+                raise InputError(said, code="ambiguous", remedy="give their full paths")
             named = kin
         for prior in named.values():
             return prior
-        raise InputError(f"{image}: {self.name} says nothing about it; describe it first, or add a line for it.")
+        remedy = "describe it first, or add a line for it"
+        raise InputError(f"{image}: {self.name} says nothing about it", code="no_prior", remedy=remedy)
 
 
 def _read(path: Path) -> list[tuple[Path, str | None, Prior]]:
     """Returns path, SHA-256 where it is known, and prior of every picture, the latest last."""
     if not path.is_dir():
         if not path.is_file():
-            raise InputError(f"{path}: no such file or folder; name a JSONL of priors, a sidecar or a folder of them.")
+            remedy = "name a JSONL of priors, a sidecar or a folder of them"
+            raise InputError(f"{path}: no such file or folder", code="not_found", remedy=remedy)
         found = list(_read_file(path))
         if not found and path.suffix.lower() == ".json":
-            raise InputError(f'{path}: has no "prior", so it is no sidecar; name one that xpsr upscale wrote.')
+            remedy = "name one that xpsr upscale wrote"
+            raise InputError(f'{path}: has no "prior", so it is no sidecar', code="no_prior", remedy=remedy)
     elif prompts := _prompt_folders(path):
         found = [(image, None, prior) for image, prior in _read_prompts(path, *prompts)]
     else:
@@ -149,7 +153,7 @@ def _read(path: Path) -> list[tuple[Path, str | None, Prior]]:
         files.sort(key=lambda file: (file.stat().st_mtime_ns, file.name))
         found = [entry for file in files for entry in _read_file(file)]
     if not found:
-        raise InputError(f"{path}: holds no priors; write some with xpsr describe.")
+        raise InputError(f"{path}: holds no priors", code="no_prior", remedy="write some with xpsr describe")
     return found
 
 
@@ -169,7 +173,8 @@ def _read_file(path: Path) -> Iterator[tuple[Path, str | None, Prior]]:
         return
     source, prior = sidecar.get("input"), sidecar["prior"]
     if not isinstance(source, str) or not isinstance(prior, dict):
-        raise InputError(f'{path}: a sidecar needs "input", a path, and "prior", an object; mend it or write it again.')
+        said = f'{path}: a sidecar needs "input", a path, and "prior", an object'
+        raise InputError(said, code="damaged", remedy="mend it or write it again")
     # as it was named then and there, or beside the sidecar
     places = (Path(source), path.parent / source)
     yield next((place for place in places if place.exists()), places[0]), None, read_prior(prior, str(path))
