@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xpsr.image import read_image, write_image
     from xpsr.models import XPSRControlNet, XPSRUNet
     from xpsr.pipeline import XPSRPipeline, XPSRPipelineOutput
-    from xpsr.prior import Prior, open_describer
+    from xpsr.prior import Prior, describe, open_describer
     from xpsr.restore import Restorer
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "XPSRPipelineOutput",
     "XPSRUNet",
     "__version__",
+    "describe",
     "open_describer",
     "read_image",
     "write_image",
@@ -48,6 +49,7 @@ _MODULE_OF = {
     "XPSRPipeline": "xpsr.pipeline",
     "XPSRPipelineOutput": "xpsr.pipeline",
     "XPSRUNet": "xpsr.models",
+    "describe": "xpsr.prior",
     "open_describer": "xpsr.prior",
     "read_image": "xpsr.image",
     "write_image": "xpsr.image",

@@ -101,9 +101,10 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import open_eyes, restore_file
+    from xpsr.batch import restore_file
     from xpsr.devices import resolve_device, resolve_dtype
     from xpsr.files import name_targets
+    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
     from xpsr.restore import Restorer
 
     device = resolve_device(config.device)
@@ -127,7 +128,15 @@ def run(arguments: Sequence[str]) -> int:
 
     if not args.debug:
         hush()
-    prior_of = open_eyes(config, sources, out / "priors.jsonl", device=device)
+    prior_of = PriorLookup(
+        config.describer,
+        priors=config.priors,
+        content=config.content,
+        quality=config.quality,
+        questions=QUESTIONS[config.preset or "default"],
+        device=str(device),
+    )
+    prior_of.describe_ahead(sources, PriorFile(out / "priors.jsonl"))
     restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
     restorer.pipe([], scale=config.scale, preset=config.preset, settings=config.overrides)  # every option is checked
     try:

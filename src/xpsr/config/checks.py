@@ -23,6 +23,7 @@ __all__ = [
     "above",
     "alternatives",
     "at_least",
+    "check",
     "check_multiple",
     "fault",
     "option",
@@ -138,8 +139,8 @@ class Checked:
             if not _fits(f.type, value):
                 what, example = _words(f.type, "" if value is None else said(value))
                 raise fault(self, f.name, f"is not {what}", f"use {example}", code="wrong_type")
-            if rule is not None and value is not None and (broken := rule(value)) is not None:
-                raise fault(self, f.name, *broken, code="out_of_range")
+            if rule is not None:
+                check(self, **{f.name: rule})
 
 
 _SCALARS: dict[Any, tuple[Any, str, str]] = {
@@ -187,6 +188,18 @@ def _words(kind: Any, given: str) -> tuple[str, str]:
         return "a section", f"options in it, such as {dataclasses.fields(kind)[0].name}"
     _, what, example = _SCALARS[kind]
     return what, example or (f"'{given}'" if given else "a name")
+
+
+def check(owner: Any, **rules: Rule) -> None:
+    """Refuses attributes of an object that is no config and breaks a rule; None is never refused.
+
+    Raises:
+        InputError: the first that does.
+    """
+    for name, rule in rules.items():
+        value = getattr(owner, name)
+        if value is not None and (broken := rule(value)) is not None:
+            raise fault(owner, name, *broken, code="out_of_range")
 
 
 def check_multiple(config: Any, name: str, multiple: int, of: str = "") -> None:

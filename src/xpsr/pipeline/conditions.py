@@ -11,7 +11,7 @@ from xpsr.errors import InputError
 from xpsr.image import Picture, resize, stretched_sizes
 from xpsr.tiling import Tile, pad_to_multiple
 
-__all__ = ["MAX_OUTPUT_PIXELS", "MAX_SCALE", "Conditions", "fit_picture"]
+__all__ = ["MAX_OUTPUT_PIXELS", "Conditions", "fit_picture"]
 
 
 MAX_OUTPUT_PIXELS = 2**27

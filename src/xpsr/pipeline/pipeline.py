@@ -21,12 +21,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr.checkpoint import fetch_model, load_strict
 from xpsr.color import match_color
-from xpsr.config import ModelFacts, PresetName, Settings, override, preset_settings, resolve_settings
+from xpsr.config import MAX_SCALE, ModelFacts, PresetName, Settings, override, preset_settings, resolve_settings
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
 from xpsr.models import Denoiser, HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample, start_at
-from xpsr.pipeline.conditions import MAX_SCALE, Conditions, fit_picture
+from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.texts import embed_texts
 from xpsr.prior import Prior
