@@ -290,7 +290,8 @@ def test_tiles_change_little_and_leave_no_seam(pipe: XPSRPipeline) -> None:
     assert 0 < np.abs(difference).mean() < 0.05
     jumps = np.abs(np.diff(difference, axis=1)).mean((0, 2))  # jumps[x - 1] is between the columns x - 1 and x
     borders = sorted({x for start in (0, 8, 16, 24) for x in (4 * start, 4 * start + 64)} - {0, 160})
-    assert jumps[[x - 1 for x in borders]].mean() < 1.5 * np.median(jumps)
+    # 1.01; where the last tile wins it is 1.59, where tiles are averaged without a fall-off 1.35
+    assert jumps[[x - 1 for x in borders]].mean() < 1.15 * np.median(jumps)
 
 
 def test_shifts_are_the_mean_of_the_picture_on_each_grid(pipe: XPSRPipeline) -> None:
