@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig
-from xpsr.data.draws import chance, generator_for, randint, uniform
 from xpsr.data.photos import Photo, list_photos
 from xpsr.data.pictures import Pictures, Pixels, as_tensor, detail, draw_window, turn
 from xpsr.data.samples import Sample
+from xpsr.data.seeding import chance, generator_for, randint, uniform
 from xpsr.degradation import Degraded, degrade
 from xpsr.errors import TrainingError
 from xpsr.prior import Level, Levels, Prior, quality_text

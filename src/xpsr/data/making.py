@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from xpsr import __version__
 from xpsr.config import PairsConfig, as_dict
 from xpsr.data.crops import FLAT_ATTEMPTS, levels
-from xpsr.data.draws import generator_for
 from xpsr.data.manifest import INDEX, JOURNAL, MANIFEST, SETTINGS, SKIPPED, read_lines, to_line, write_lines
 from xpsr.data.pictures import Pixels, detail, draw_window, read_bytes
+from xpsr.data.seeding import generator_for
 from xpsr.data.shards import Shard, read_index, shard_index
 from xpsr.data.workers import iterate, start_worker
 from xpsr.degradation import degrade, sharpen

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig
 from xpsr.data.crops import CLEAN, FLAT_ATTEMPTS, PICTURE_ATTEMPTS, misjudge
-from xpsr.data.draws import chance, generator_for, randint
 from xpsr.data.manifest import MANIFEST, Texts, read_lines
 from xpsr.data.photos import PriorTable, report_missing
 from xpsr.data.pictures import Pixels, as_tensor, detail, read_bytes, turn
 from xpsr.data.samples import Sample
+from xpsr.data.seeding import chance, generator_for, randint
 from xpsr.errors import InputError, TrainingError
 from xpsr.files import IMAGE_SUFFIXES
 from xpsr.image import decode_rgb, picture_size

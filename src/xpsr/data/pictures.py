@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xpsr.data.draws import randint
+from xpsr.data.seeding import randint
 from xpsr.errors import InputError
 from xpsr.image import decode_rgb
 
