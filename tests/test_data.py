@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -410,6 +411,7 @@ def test_an_error_in_a_worker_comes_back_in_one_line(photos: Path, tokenizer: An
         list(loader)
     assert str(caught.value).startswith(f"{photos}: of 50 pictures in a row none can be used")
     assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children(), "one that outlives the error would keep this process from ending"
 
 
 def test_a_loader_refuses_ranks_that_are_not_there(photos: Path) -> None:
