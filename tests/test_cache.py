@@ -430,16 +430,17 @@ def test_pairs_take_content_from_hr_and_quality_from_lr(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for index in range(2):
-        save_photo(tmp_path / "pairs" / "lr" / f"{index}.png", index)
-    save_photo(tmp_path / "pairs" / "hr" / "0.png", 5)
+    save_photo(tmp_path / "pairs" / "lr" / "m.png", 0)
+    save_photo(tmp_path / "pairs" / "hr" / "m.jpg", 5)  # whatever it ends with
     assert main(["describe", "--pairs", "pairs", "-o", "pairs/priors.jsonl", "--quiet"]) == 0
-    entries = PriorFile(Path("pairs/priors.jsonl")).read()
-    assert [entry["image"] for entry in entries] == ["lr/0.png", "lr/1.png"]
-    describer = MiniDescriber.bundled()
-    clean, degraded = describer.describe([Path("pairs/hr/0.png"), Path("pairs/lr/0.png")])
-    assert (entries[0]["content"], entries[0]["quality"]) == (clean.content, degraded.quality)
+    (entry,) = PriorFile(Path("pairs/priors.jsonl")).read()
+    clean, degraded = MiniDescriber.bundled().describe([Path("pairs/hr/m.jpg"), Path("pairs/lr/m.png")])
+    assert (entry["image"], entry["content"], entry["quality"]) == ("lr/m.png", clean.content, degraded.quality)
     assert capfd.readouterr().err == ""
+    save_photo(tmp_path / "pairs" / "lr" / "n.png", 1)
+    assert main(["describe", "--pairs", "pairs", "-o", "other.jsonl"]) == 1
+    assert capfd.readouterr().err.startswith("xpsr: pairs/lr/n.png: has no partner in pairs/hr; ")
+    assert not Path("other.jsonl").exists()
 
 
 @pytest.mark.parametrize(

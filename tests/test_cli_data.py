@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,14 @@ def test_what_degrade_made_is_in_order(pairs: Path, clean: Path, capfd: pytest.C
     make_pairs(clean, Path("sharded"), PairsConfig(num_per_image=2, shard_size=4))
     assert main(["data", "check", "sharded", "--json"]) == 0
     summary = json.loads(capfd.readouterr().out)
-    assert summary == {"folder": "sharded", "layout": "shards", "checked": 12, "counts": {}, "findings": []}
+    assert summary == {
+        "folder": "sharded",
+        "layout": "shards",
+        "checked": 12,
+        "counts": {},
+        "findings": [],
+        "hidden": [],
+    }
     assert main(["data", "check", str(clean)]) == 0
     assert "6 pictures checked: nothing wrong" in capfd.readouterr().out
 
@@ -103,13 +113,89 @@ def test_faults_of_pictures_are_found(clean: Path, tmp_path: Path) -> None:
     assert found(folder) == {("unreadable", "broken.png"), ("tiny", "tiny.png"), ("duplicate", "sub/large.jpg")}
 
 
+def test_hidden_pictures_are_told_but_are_no_fault(
+    clean: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(clean, tmp_path / "photos"))
+    for name in ("._p1.png", ".thumbs/p1.png"):
+        save(folder / name, photograph(1))
+    assert main(["data", "check", str(folder)]) == 0
+    assert capfd.readouterr().out == (
+        f"{folder}: 2 hidden pictures passed over (._p1.png, .thumbs/p1.png).\n"
+        f"{folder}: 6 pictures checked: nothing wrong.\n"
+    )
+    assert main(["data", "check", str(folder), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["hidden"] == ["._p1.png", ".thumbs/p1.png"]
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    assert found(folder) == {("unreadable", "gone.png")}
+
+
+def test_pairs_that_are_ambiguous_are_found(pairs: Path) -> None:
+    shutil.copy(pairs / "lr" / "p0_0.png", pairs / "lr" / "p0_0.jpg")
+    (finding,) = check_folder(pairs).findings
+    assert (finding.kind, finding.name) == ("ambiguous", "p0_0")
+    assert finding.problem == "there are lr/p0_0.jpg and lr/p0_0.png"
+
+
 def test_faults_of_shards_are_found(clean: Path, tmp_path: Path) -> None:
     make_pairs(clean, tmp_path / "s", PairsConfig(shard_size=2))
     tar = tmp_path / "s" / "shards" / "000001.tar"
     tar.write_bytes(tar.read_bytes()[:5000])
     assert found(tmp_path / "s") == {("unreadable", "000001.tar")}
     tar.unlink()
-    assert found(tmp_path / "s") == {("missing", "shards")}
+    assert found(tmp_path / "s") == {("missing", "000001.tar")}
+
+
+def tampered(clean: Path, folder: Path, change: Callable[[list[dict[str, Any]]], object]) -> Path:
+    """Shards of two pairs each with another index."""
+    make_pairs(clean, folder, PairsConfig(shard_size=2))
+    index = folder / "shards" / "index.json"
+    content = json.loads(index.read_text())
+    change(content["shardlist"])
+    index.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda shards: shards[0].update(nsamples=5), ("changed", "000000.tar")),
+        (lambda shards: shards[0].update(nsamples=-5), ("unreadable", "index.json")),
+        (lambda shards: shards[0].update(nsamples=10**12), ("unreadable", "index.json")),
+        (lambda shards: shards[0].update(nsamples=float("inf")), ("unreadable", "index.json")),
+        (lambda shards: shards[0].update(sha256="0" * 64), ("changed", "000000.tar")),
+        (lambda shards: shards[0].update(filesize=[1]), ("unreadable", "index.json")),
+        (lambda shards: shards.append({"url": "/etc/passwd", "nsamples": 2}), ("missing", "/etc/passwd")),
+        (lambda shards: shards.append(shards[0]), ("duplicate", "000000.tar")),
+        (lambda shards: shards.pop(), ("unlisted", "000002.tar")),
+    ],
+)
+def test_an_index_that_lies_is_found(clean: Path, tmp_path: Path, change: Any, expected: tuple[str, str]) -> None:
+    assert found(tampered(clean, tmp_path / "s", change)) == {expected}
+
+
+def test_texts_that_are_none_and_pairs_that_are_there_twice_are_found(clean: Path, tmp_path: Path) -> None:
+    make_pairs(clean, tmp_path / "s", PairsConfig(shard_size=2))
+    first, second, third = sorted((tmp_path / "s" / "shards").glob("*.tar"))
+    (tmp_path / "s" / "shards" / "index.json").unlink()
+    with tarfile.open(first) as tar:
+        content = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    with tarfile.open(second, "w") as tar:
+        for name, data in content.items():
+            write_member(tar, name, json.dumps({"content": 5}).encode() if name.endswith("json") else data)
+    with tarfile.open(third, "w") as tar:
+        for name in ("a.hr.png", "a.lr.png", "a.hr.png"):
+            write_member(tar, name, content["p0_0.hr.png"])
+    assert found(tmp_path / "s") == {
+        *((kind, f"000001.tar: p{seed}_0") for seed in range(2) for kind in ("unreadable", "duplicate")),
+        ("unreadable", "000002.tar"),
+    }
+
+
+def write_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, BytesIO(data))
 
 
 def test_missing_priors_are_found(pairs: Path, clean: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,8 @@ from PIL import Image
 from xpsr.cli import main
 from xpsr.config import DEGRADATIONS, PairsConfig, as_dict
 from xpsr.data.making import list_sources, make_pairs, name_pairs
-from xpsr.data.manifest import read_lines
 from xpsr.errors import InputError
+from xpsr.jsonl import read_lines, to_line
 
 Tree = dict[str, bytes]
 
@@ -120,6 +120,16 @@ def test_a_picture_that_changed_is_made_again(hr: Path) -> None:
     Path("pairs/lr/p04_0.png").unlink()
     main(["degrade", "hr", "pairs"])
     assert tree(Path("pairs")) == tree(Path("fresh"))
+
+
+def test_a_picture_that_can_no_longer_be_read_is_skipped(hr: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["degrade", "hr", "pairs"])
+    (hr / "p03.png").unlink()
+    (hr / "p03.png").symlink_to("nowhere")
+    capfd.readouterr()
+    assert main(["degrade", "hr", "pairs"]) == 1
+    assert "skipped: hr/p03.png: cannot be read (No such file or directory)" in capfd.readouterr().err
+    assert [line["source"] for line in lines(Path("pairs/skipped.jsonl"))] == ["p03.png", "p05b.png"]
 
 
 def test_pairs_do_not_depend_on_their_company(hr: Path) -> None:
@@ -240,8 +250,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tree, list
         save_picture(folder / "hr" / f"{seed}.png", seed, (20, 16))
     (folder / "hr" / "1b.png").write_bytes(b"damaged")
     make_pairs(folder / "hr", folder / "pairs", PairsConfig(num_per_image=2))
-    pairs = [*read_lines(folder / "pairs" / "manifest.jsonl"), *read_lines(folder / "pairs" / "skipped.jsonl")]
-    return folder / "hr", tree(folder / "pairs"), [json.dumps(line) + "\n" for line in pairs]
+    journal = [to_line(line) for name in ("manifest", "skipped") for line in lines(folder / "pairs" / f"{name}.jsonl")]
+    return folder / "hr", tree(folder / "pairs"), journal
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -341,7 +351,7 @@ def test_other_settings_or_other_pictures_are_refused(hr: Path, capfd: pytest.Ca
     assert "was made with degradation: another one" in refusal("hr", "pairs", "--preset", "realesrgan")
     assert "pairs: holds pairs of 12 pictures that are not in other, first p00.png" in refusal("other", "pairs")
     with FileLock("pairs/.xpsr.lock"):
-        assert "pairs: another xpsr degrade is at work there" in refusal("hr", "pairs")
+        assert "pairs: another process is at work there" in refusal("hr", "pairs")
     assert tree(Path("pairs")) == before | {".xpsr.lock": b""}
     Path("pairs/settings.json").write_text("{")
     assert "pairs/settings.json: cannot be read" in refusal("hr", "pairs")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -13,11 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from xpsr.config import DataConfig, DegradationConfig, DegradationStage
 from xpsr.data import Collate, CropDataset, Sample, build_dataset, build_loader, levels, list_photos
 from xpsr.data.crops import CLEAN
 from xpsr.data.loading import RankBatches
+from xpsr.data.pictures import Pictures
 from xpsr.degradation import Degraded
 from xpsr.errors import InputError, TrainingError
 from xpsr.files import sha256
@@ -122,6 +125,13 @@ def test_missing_files_and_empty_folders_are_named(photos: Path, tmp_path: Path)
         list_photos(DataConfig(hr_dir=photos / "manifest.tsv"))
     with pytest.raises(InputError, match=r"data\.manifest=.*gone\.tsv is not a file"):
         list_photos(config(photos, manifest=photos / "gone.tsv"))
+
+
+def test_hidden_files_are_no_training_pictures(photos: Path) -> None:
+    for name in ("._p0.png", ".thumbs/p0.png"):
+        (photos / "pack" / name).parent.mkdir(exist_ok=True)
+        (photos / "pack" / name).write_bytes((photos / "pack" / "p0.png").read_bytes())
+    assert [photo.path.name for photo in list_photos(config(photos, manifest=None))] == ["p0.png", "p1.png", "p2.png"]
 
 
 # What is wrong with a picture
@@ -258,6 +268,33 @@ def test_unusable_pictures_are_passed_over_and_told_once(photos: Path, caplog: p
     assert any("p3.png: has 99 x 9 pixels, a side below min_size=16" in line for line in told)
 
 
+class Kept(Dataset[torch.Tensor]):
+    """Of four pictures of the same size that were read one after another, how many did not have to be read again."""
+
+    def __init__(self, pictures: Pictures, paths: list[Path]):
+        self.pictures, self.paths = pictures, paths
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        first = [self.pictures.read(path) for path in self.paths]
+        last_first = zip(reversed(self.paths), reversed(first), strict=True)
+        return torch.tensor([self.pictures.read(path) is pixels for path, pixels in last_first]).sum()
+
+
+@pytest.mark.parametrize(("num_workers", "kept"), [(0, 4), (1, 4), (2, 2), (4, 1)])
+def test_all_workers_together_keep_as_many_pictures_as_one_process(tmp_path: Path, num_workers: int, kept: int) -> None:
+    paths = [tmp_path / f"{index}.png" for index in range(4)]
+    for path in paths:
+        Image.new("RGB", (10, 10)).save(path)
+    dataset = Kept(Pictures(min_size=1, limit=4 * 300), paths)
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=num_workers, multiprocessing_context="fork" if num_workers else None
+    )
+    assert [int(number) for number in loader] == [kept] * 4
+
+
 def test_too_few_usable_pictures_stop_in_one_line(photos: Path) -> None:
     for path in (photos / "pack").iterdir():
         path.write_bytes(b"not a picture")
@@ -320,11 +357,11 @@ def test_pictures_without_a_content_text_are_one_warning(photos: Path, caplog: p
     )
     list_photos(config(photos, manifest=None, priors=photos / "priors.jsonl"))
     assert [record.message.removeprefix(f"{photos}: ") for record in caplog.records] == [
-        "3 of 3 pictures have no content text (pack/p0.png, pack/p1.png, pack/p2.png); set data.priors (xpsr describe"
-        " writes them).",
-        "1 of 3 pictures have no content text (pack/p1.png); set data.priors (xpsr describe writes them).",
-        f"{photos / 'priors.jsonl'}: says nothing about 1 of 3 pictures (pack/p2.png); xpsr describe adds them.",
-        "1 of 3 pictures have no content text (pack/p1.png); see xpsr describe.",
+        "3 of 3 pictures have no content text (pack/p0.png, pack/p1.png, pack/p2.png); describe them and set"
+        " data.priors.",
+        "1 of 3 pictures have no content text (pack/p1.png); describe them and set data.priors.",
+        f"{photos / 'priors.jsonl'}: says nothing about 1 of 3 pictures (pack/p2.png); describe them too.",
+        "1 of 3 pictures have no content text (pack/p1.png); describe them.",
     ]
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
@@ -410,6 +447,7 @@ def test_an_error_in_a_worker_comes_back_in_one_line(photos: Path, tokenizer: An
         list(loader)
     assert str(caught.value).startswith(f"{photos}: of 50 pictures in a row none can be used")
     assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children(), "one that outlives the error would keep this process from ending"
 
 
 def test_a_loader_refuses_ranks_that_are_not_there(photos: Path) -> None:

@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import itertools
+import logging
 import os
 import secrets
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,9 +18,13 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "WRITTEN_SUFFIXES",
     "atomic_write",
+    "by_stem",
+    "find_hidden",
     "find_images",
     "list_images",
     "name_targets",
+    "pair_images",
+    "partner",
     "passed_over",
     "path_key",
     "read_bytes",
@@ -27,6 +33,8 @@ __all__ = [
     "sha256",
     "write_text",
 ]
+
+logger = logging.getLogger(__name__)
 
 WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Lower-case ends of the names that pictures can be written under."""
@@ -41,30 +49,54 @@ _OTHER_SUFFIXES = frozenset({".gif", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".n
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def find_images(folder: Path, *, recursive: bool = False, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
+def find_images(
+    folder: Path,
+    *,
+    recursive: bool = False,
+    suffixes: frozenset[str] = IMAGE_SUFFIXES,
+    outside: Path | None = None,
+) -> list[Path]:
     """Returns the files in `folder`, or below it, whose names end like a picture's, sorted; there may be none.
 
     What is hidden is left out, and so is what lies in a hidden folder: "._photo.jpg" is what macOS leaves beside a
-    photo.jpg, ".thumbnails/photo.jpg" a thumbnail.
+    photo.jpg, ".thumbnails/photo.jpg" a thumbnail. A link that leads nowhere is not: whoever opens it says so.
+
+    Args:
+        folder: where to look; links to folders in it are not followed.
+        recursive: whether to look into its folders too.
+        suffixes: lower-case ends of names, with their dots.
+        outside: a folder whose files are left out.
 
     Raises:
-        InputError: the folder cannot be listed.
+        InputError: `folder` cannot be listed.
     """
-    try:
-        entries = folder.rglob("*") if recursive else folder.iterdir()
-        return sorted(
-            entry
-            for entry in entries
-            if entry.suffix.lower() in suffixes
-            and not any(part.startswith(".") for part in entry.relative_to(folder).parts)
-            and entry.is_file()
-        )
-    except OSError as error:
-        raise refusal(folder, "cannot be read", error) from error
+    excluded = outside and outside.resolve()
+
+    def refuse(error: OSError) -> None:
+        if error.filename == str(folder):
+            raise refusal(folder, "cannot be read", error) from error
+        logger.warning("%s It is passed over.", refusal(Path(error.filename), "cannot be read", error))
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        parent = Path(place)
+        if excluded is not None and parent.resolve() == excluded:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        paths = (parent / name for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in suffixes and (path.is_file() or path.is_symlink())]
+    return sorted(found)
 
 
-def list_images(path: str | os.PathLike[str]) -> list[Path]:
-    """Returns `path` itself if it is a file, or else the pictures directly in the folder `path`, sorted by name.
+def find_hidden(folder: Path) -> list[Path]:
+    """Returns the pictures below `folder` that `find_images` leaves out because they are hidden, sorted."""
+    hidden = {path for entry in folder.rglob(".*") for path in (entry, *entry.rglob("*"))}
+    return sorted(path for path in hidden if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def list_images(path: str | os.PathLike[str], *, recursive: bool = False, outside: Path | None = None) -> list[Path]:
+    """Returns `path` itself if it is a file, or else the pictures that `find_images` finds in the folder `path`.
 
     Raises:
         InputError: nothing is there, the folder cannot be listed or holds no picture.
@@ -76,7 +108,7 @@ def list_images(path: str | os.PathLike[str]) -> list[Path]:
         raise refusal(path, "cannot be read", error) from error
     if not path.is_dir():
         return [path]
-    images = find_images(path)
+    images = find_images(path, recursive=recursive, outside=outside)
     if not images:
         raise InputError(
             f"{path}: holds no pictures",
@@ -94,6 +126,45 @@ def passed_over(path: str | os.PathLike[str]) -> list[Path]:
     """
     path = Path(path)
     return find_images(path, suffixes=_OTHER_SUFFIXES) if path.is_dir() else []
+
+
+def pair_images(hr_dir: Path, lr_dir: Path) -> list[tuple[Path, Path]]:
+    """Returns the pictures of two folders as pairs of one name each, whatever they end with, sorted by name.
+
+    Raises:
+        InputError: a folder cannot be listed or holds no picture, or a picture has no partner, or several.
+    """
+    hr, lr = by_stem(list_images(hr_dir)), by_stem(list_images(lr_dir))
+    for stem, images in lr.items():
+        for image in images:
+            partner(image, hr.get(stem, ()), hr_dir)
+    return [(image, partner(image, lr.get(stem, ()), lr_dir)) for stem, images in hr.items() for image in images]
+
+
+def by_stem(images: Iterable[Path]) -> dict[str, list[Path]]:
+    """Returns pictures by their names without suffix; what has more than one cannot be paired by its name."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for image in images:
+        found[image.stem].append(image)
+    return dict(found)
+
+
+def partner(image: Path, candidates: Sequence[Path], folder: Path) -> Path:
+    """Returns the only one of the pictures in `folder` that belong to `image` by their names.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    if not candidates:
+        raise InputError(
+            f"{image}: has no partner in {folder}",
+            code="no_partner",
+            remedy="give both the same name, or take the one away",
+        )
+    if len(candidates) > 1:
+        named = " and ".join(map(str, candidates))
+        raise InputError(f"{image}: may belong to {named}", code="ambiguous", remedy="keep one of them")
+    return candidates[0]
 
 
 def real_path(path: Path) -> Path:

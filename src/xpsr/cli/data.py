@@ -51,10 +51,14 @@ def run(arguments: Sequence[str]) -> int:
     if args.json:
         findings = [vars(finding) for finding in report.findings]
         summary = {"folder": str(args.folder), "layout": report.layout, "checked": report.num_checked}
-        print(json.dumps({**summary, "counts": report.counts(), "findings": findings}, indent=1))
+        summary |= {"counts": report.counts(), "findings": findings, "hidden": report.hidden}
+        print(json.dumps(summary, indent=1))
     else:
         for finding in report.findings:
             print(f"{finding.kind}: {finding.name}: {finding.problem}")
+        if report.hidden:
+            names = ", ".join(report.hidden[:3]) + (" ..." if len(report.hidden) > 3 else "")
+            print(f"{args.folder}: {len(report.hidden)} hidden pictures passed over ({names}).")
         counts = ", ".join(f"{number} {kind}" for kind, number in report.counts().items()) or "nothing wrong"
         print(f"{args.folder}: {report.num_checked} {report.layout.replace('shards', 'pairs')} checked: {counts}.")
     return 1 if report.findings else 0

@@ -44,7 +44,9 @@ def run(arguments: Sequence[str]) -> int:
     args = parse(parser, arguments)
     given = vars(args)
     if args.workers < 0:
-        raise InputError(f"workers={args.workers} is less than none; use 0 or more.")
+        raise InputError(
+            "is less than none", code="out_of_range", field="workers", value=str(args.workers), remedy="use 0 or more"
+        )
     degradation = DEGRADATIONS[args.preset]
     if "config" in given:
         degradation = load_config(DegradationConfig, args.config, default=degradation)

@@ -8,6 +8,7 @@ from pathlib import Path
 from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, pictures_in, sayings
 from xpsr.config import PRESETS
 from xpsr.errors import InputError
+from xpsr.files import pair_images
 
 __all__ = ["run"]
 
@@ -70,22 +71,24 @@ def run(arguments: Sequence[str]) -> int:
         message = explain(error, "describe")
         complain(message if message.startswith(str(path)) else f"{path}: {message}")
 
-    images = pictures_in([args.pairs / "lr"] if "pairs" in given else args.inputs, fail)
+    clean: dict[Path, Path] = {}
+    if "pairs" in given:
+        try:
+            clean = {lr: hr for hr, lr in pair_images(args.pairs / "hr", args.pairs / "lr")}
+        except InputError as error:
+            fail(args.pairs, error)
+    images = list(clean) if "pairs" in given else pictures_in(args.inputs, fail)
     if not images:
         return 1
     of_models = ("quality_model", "quantization", "revision", "dtype", "device")
     options = {name: given[name] for name in of_models if name in given}
     describer = open_describer(args.describer, questions=questions, **options)
 
-    def clean(image: Path) -> Path | None:
-        candidate = args.pairs / "hr" / image.name
-        return candidate if candidate.is_file() else None
-
     seen = describe_files(
         describer,
         images,
         PriorFile(args.output),
-        content_from=clean if "pairs" in given else None,
+        content_from=clean.get if clean else None,
         refresh=args.refresh,
         on_error=fail,
     )

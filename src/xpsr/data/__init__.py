@@ -6,12 +6,12 @@ read what was stored, `photos` joins priors. `making` stores pairs, `checking` l
 
 from xpsr.data.checking import Finding, Report, check_folder
 from xpsr.data.crops import CropDataset, levels
-from xpsr.data.draws import generator_for
 from xpsr.data.loading import Loader, RankBatches, build_dataset, build_loader
 from xpsr.data.making import Made, make_pairs
 from xpsr.data.pairs import FolderStore, PairDataset
 from xpsr.data.photos import Photo, list_photos
 from xpsr.data.samples import Batch, Collate, Sample
+from xpsr.data.seeding import generator_for
 from xpsr.data.shards import ShardStore
 
 __all__ = [

@@ -12,18 +12,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from xpsr.data.manifest import MANIFEST, read_lines
+from xpsr.data.manifest import INDEX, MANIFEST, Texts
 from xpsr.data.pairs import priors_of
 from xpsr.data.photos import PriorTable
-from xpsr.data.pictures import Pixels, read_bytes
-from xpsr.data.shards import TarPairs, list_shards
-from xpsr.errors import InputError, XPSRError
-from xpsr.files import IMAGE_SUFFIXES
+from xpsr.data.pictures import Pixels
+from xpsr.data.shards import TarPairs, find_tars, read_index
+from xpsr.errors import InputError
+from xpsr.files import by_stem, find_hidden, find_images, path_key, read_bytes, sha256
 from xpsr.image import decode_rgb
+from xpsr.jsonl import read_lines
 
 __all__ = ["Finding", "Kind", "Report", "check_folder", "perceptual_hash"]
 
-Kind = Literal["unreadable", "tiny", "mismatched", "duplicate", "changed", "missing", "unlisted", "no prior"]
+Kind = Literal[
+    "unreadable", "tiny", "mismatched", "duplicate", "changed", "missing", "ambiguous", "unlisted", "no prior"
+]
 
 _MAX_DISTANCE = 3  # bits of 64; below the number of bands, so that near hashes share one
 _NUM_BANDS = 4
@@ -44,14 +47,18 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was looked at and what was found; `layout` is pictures, pairs or shards."""
+    """What was looked at and what was found; `layout` is pictures, pairs or shards.
+
+    `hidden` are pictures below the folder that nobody reads, because their names or folders begin with a dot.
+    """
 
     layout: Literal["pictures", "pairs", "shards"]
     num_checked: int = 0
     findings: list[Finding] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[Kind, int]:
-        """How many findings there are of each kind that occurs."""
+        """Counts the findings of each kind that occurs."""
         return {kind: n for kind in get_args(Kind) if (n := sum(f.kind == kind for f in self.findings))}
 
 
@@ -88,24 +95,28 @@ def check_folder(
         progress: is told how many items of how many are done.
 
     Raises:
-        InputError: nothing is there, or a damaged line in the manifest, an index or the priors.
-        TrainingError: there is no file `priors`.
+        InputError: nothing is there, no file `priors`, or a damaged line in the manifest or the priors.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name one with pictures, pairs or shards.")
+        raise InputError(
+            f"{folder}: no such folder", code="not_found", remedy="name one with pictures, pairs or shards"
+        )
     priors = priors or (folder / "priors.jsonl" if (folder / "priors.jsonl").is_file() else None)
     table = None if priors is None else PriorTable(priors, folder)
     if (folder / "hr").is_dir() and (folder / "lr").is_dir():
         report = Report("pairs")
         items = _find_pairs(folder, report)
-    elif (folder / "shards").is_dir() or any(folder.glob("*.tar")):
+    elif (folder / "shards").is_dir() or find_tars(folder):
         report = Report("shards")
         items = _find_shards(folder, report)
     else:
         report = Report("pictures")
         items = _find_pictures(folder)
     if not items and not report.findings:
-        raise InputError(f"{folder}: holds no pictures, pairs or shards; name another folder.")
+        raise InputError(
+            f"{folder}: holds no pictures, pairs or shards", code="no_pictures", remedy="name another folder"
+        )
+    report.hidden = [path.relative_to(folder).as_posix() for path in find_hidden(folder)]
     looks = _Looks()
     for item in items:
         report.findings += _check(item, scale, min_size, looks)
@@ -118,7 +129,8 @@ def check_folder(
 
 
 def perceptual_hash(pixels: Pixels) -> int:
-    """64 bits that change little when a picture is scaled, compressed or brightened: its lowest frequencies' signs."""
+    """Returns the signs of a picture's lowest frequencies: 64 bits that change little with scale, compression and
+    brightness."""
     gray = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(gray.astype(np.float32))[:8, :8].ravel()
     bits = low > np.median(low[1:])
@@ -126,7 +138,12 @@ def perceptual_hash(pixels: Pixels) -> int:
 
 
 def _check(item: _Item, scale: int, min_size: int, looks: "_Looks") -> Iterator[Finding]:
+    try:
+        Texts.of(item.entry)
+    except InputError as error:
+        yield Finding("unreadable", item.name, str(error))
     pictures: dict[str, Pixels] = {}
+    digests: dict[str, str] = {}
     for part, read in (("hr", item.hr), ("lr", item.lr)):
         if read is None:
             continue
@@ -136,8 +153,8 @@ def _check(item: _Item, scale: int, min_size: int, looks: "_Looks") -> Iterator[
         except InputError as error:
             yield Finding("unreadable", item.name, f"{part}: {error}" if item.lr else str(error))
             continue
-        digest = item.entry.get(f"{part}_sha256")
-        if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        digests[part] = hashlib.sha256(content).hexdigest()
+        if item.entry.get(f"{part}_sha256") not in (None, digests[part]):
             yield Finding("changed", item.name, f"{part} is not the file that the manifest tells of")
     hr, lr = pictures.get("hr"), pictures.get("lr")
     if hr is not None and min(hr.shape[:2]) < min_size:
@@ -148,22 +165,29 @@ def _check(item: _Item, scale: int, min_size: int, looks: "_Looks") -> Iterator[
             yield Finding("mismatched", item.name, f"{sizes} are not exactly {scale} : 1")
         elif not _shows_same(_thumbnail(hr), _thumbnail(lr)):
             yield Finding("mismatched", item.name, "hr and lr show different pictures")
-    if hr is not None:
-        other = looks.find_or_add(item.source, item.name, hr)
-        if other is not None:
-            yield Finding("duplicate", item.name, f"looks like {other}")
+    twin = looks.find_or_add_pair(item.name, digests["hr"], digests["lr"]) if len(digests) == 2 else None
+    if twin is not None:
+        yield Finding("duplicate", item.name, f"is the same pair as {twin}")
+    elif hr is not None and (other := looks.find_or_add(item.source, item.name, hr)) is not None:
+        yield Finding("duplicate", item.name, f"looks like {other}")
 
 
 class _Looks:
-    """Pictures by what they look like. Of one source only the first is kept."""
+    """Pictures by what they look like, of one source only the first, and pairs by their digests."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[str, int, NDArray[np.uint8]]] = []
         self._by_band: dict[tuple[int, int], list[int]] = defaultdict(list)
         self._sources: set[str] = set()
+        self._pairs: dict[tuple[str, ...], str] = {}
+
+    def find_or_add_pair(self, name: str, *digests: str) -> str | None:
+        """Returns the name of an earlier pair of the same two files, by the SHA-256 of HR and LR."""
+        other = self._pairs.setdefault(digests, name)
+        return None if other is name else other
 
     def find_or_add(self, source: str, name: str, pixels: Pixels) -> str | None:
-        """The name of an earlier picture of another source that looks the same."""
+        """Returns the name of an earlier picture of another source that looks the same."""
         if source in self._sources:
             return None
         self._sources.add(source)
@@ -193,71 +217,84 @@ def _shows_same(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> bool:
 
 
 def _find_pictures(folder: Path) -> list[_Item]:
-    items = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in relative.parts):
-            name = relative.as_posix()
-            items.append(_Item(name, name, partial(read_bytes, path), None, {}))
-    return items
+    named = ((path, path.relative_to(folder).as_posix()) for path in find_images(folder, recursive=True))
+    return [_Item(name, name, partial(read_bytes, path), None, {}) for path, name in named]
 
 
 def _find_pairs(folder: Path, report: Report) -> list[_Item]:
-    files: dict[str, dict[str, Path]] = {
-        part: {
-            path.stem: path
-            for path in sorted((folder / part).iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        }
-        for part in ("hr", "lr")
-    }
-    entries = {str(entry.get("name")): entry for entry in read_lines(folder / MANIFEST)}
+    files = {part: by_stem(find_images(folder / part)) for part in ("hr", "lr")}
+    entries = {str(entry.get("name")): entry for _, entry in read_lines(folder / MANIFEST)}
     items = []
     for name in sorted({*files["hr"], *files["lr"], *entries}):
-        absent = [part for part in ("hr", "lr") if name not in files[part]]
-        if absent:
+        found = {part: files[part].get(name, []) for part in ("hr", "lr")}
+        if absent := [part for part in found if not found[part]]:
             report.findings.append(Finding("missing", name, f"there is no {' and no '.join(absent)} picture"))
+            continue
+        if several := [f"{part}/{path.name}" for part in found if len(found[part]) > 1 for path in found[part]]:
+            report.findings.append(Finding("ambiguous", name, f"there are {' and '.join(several)}"))
             continue
         entry = entries.get(name, {})
         if entries and not entry:
             report.findings.append(Finding("unlisted", name, f"{MANIFEST} does not tell of it"))
-        hr, lr = (files[part][name] for part in ("hr", "lr"))
-        entry = {"hr": f"hr/{hr.name}", "lr": f"lr/{lr.name}", **entry}
+        hr, lr = found["hr"][0], found["lr"][0]
+        entry = {**entry, "hr": f"hr/{hr.name}", "lr": f"lr/{lr.name}"}
         source = str(entry.get("source", name))
         items.append(_Item(name, source, partial(read_bytes, hr), partial(read_bytes, lr), entry))
     return items
 
 
 def _find_shards(folder: Path, report: Report) -> list[_Item]:
-    items: list[_Item] = []
     home = folder / "shards" if (folder / "shards").is_dir() else folder
-    for path in sorted(home.glob("*.tar")):
+    tars: dict[str, TarPairs | None] = {}
+    for path in find_tars(home):
         try:
-            tar = TarPairs(path)
+            tars[path_key(path)] = TarPairs(path)
         except InputError as error:
+            tars[path_key(path)] = None
             report.findings.append(Finding("unreadable", path.name, str(error)))
+    if (home / INDEX).is_file():
+        try:
+            report.findings += _check_index(home / INDEX, tars)
+        except InputError as error:
+            report.findings.append(Finding("unreadable", INDEX, str(error)))
+    return [_in_tar(tar, number) for tar in tars.values() if tar is not None for number in range(len(tar))]
+
+
+def _check_index(path: Path, tars: Mapping[str, TarPairs | None]) -> Iterator[Finding]:
+    """Yields what an index says wrongly of the tars beside it, by their keys; one that cannot be read is None."""
+    unlisted = {key: Path(key).name for key in tars}
+    listed: set[str] = set()
+    for shard in read_index(path):
+        if shard.is_remote:
             continue
-        items += [_in_tar(tar, number) for number in range(len(tar))]
-    try:
-        list_shards([str(folder)])
-    except XPSRError as error:
-        if not report.findings:  # else it says the same again
-            report.findings.append(Finding("missing", home.name, str(error)))
-    return items
+        key, name = path_key(Path(shard.url)), shard.url.removeprefix(f"{path.parent}/")
+        unlisted.pop(key, None)
+        if key in listed:
+            yield Finding("duplicate", name, f"{INDEX} lists it twice")
+        elif key not in tars:
+            yield Finding("missing", name, f"{INDEX} lists it, and it is not in {path.parent}")
+        elif (tar := tars[key]) is not None:
+            if len(tar) != shard.num_pairs:
+                yield Finding("changed", name, f"holds {len(tar)} pairs, {INDEX} says {shard.num_pairs}")
+            elif shard.sha256 not in (None, sha256(tar.path)):
+                yield Finding("changed", name, f"is not the file that {INDEX} tells of")
+        listed.add(key)
+    for name in unlisted.values():
+        yield Finding("unlisted", name, f"{INDEX} does not tell of it")
 
 
 def _in_tar(tar: TarPairs, number: int) -> _Item:
     name = tar.names[number]
     try:
         entry = tar.read(number)[2]
-    except InputError:
+    except InputError:  # it is found when the pictures are read
         entry = {}
     return _Item(
         f"{tar.path.name}: {name}",
         str(entry.get("source", name)),
         partial(_part, tar, number, 0),
         partial(_part, tar, number, 1),
-        {"hr": f"hr/{name}.png", "lr": f"lr/{name}.png", **entry},
+        {**entry, "hr": f"hr/{name}.png", "lr": f"lr/{name}.png"},
     )
 
 

@@ -13,15 +13,15 @@ import torch
 from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig
-from xpsr.data.draws import chance, generator_for, randint, uniform
 from xpsr.data.photos import Photo, list_photos
 from xpsr.data.pictures import Pictures, Pixels, as_tensor, detail, draw_window, turn
 from xpsr.data.samples import Sample
+from xpsr.data.seeding import chance, generator_for, randint, uniform
 from xpsr.degradation import Degraded, degrade
 from xpsr.errors import TrainingError
 from xpsr.prior import Level, Levels, Prior, quality_text
 
-__all__ = ["CLEAN", "CropDataset", "levels", "misjudge"]
+__all__ = ["CLEAN", "CropDataset", "levels", "misjudge", "none_usable"]
 
 CLEAN = Levels(blur="clean", noise="clean", compression="clean")
 FLAT_ATTEMPTS = 100  # crops of one picture; the chance that all of them are flat by mistake is below 1e-12
@@ -70,10 +70,7 @@ class CropDataset(Dataset[Sample]):
                 if detail(hr) >= self.config.min_detail or chance(self.config.flat_crop_probability, generator):
                     return photo, hr
         flat = f"no crop of it has the detail of min_detail={self.config.min_detail:g}."
-        raise TrainingError(
-            f"{self.config.hr_dir}: of {PICTURE_ATTEMPTS} pictures in a row none can be used, the last because:"
-            f" {self._pictures.unusable.get(photo.path, flat)} See xpsr data check."
-        )
+        raise none_usable(str(self.config.hr_dir), "pictures", self._pictures.unusable.get(photo.path, flat))
 
     def _cut(self, picture: Pixels, generator: torch.Generator) -> Pixels:
         size = self.config.crop_size
@@ -83,8 +80,17 @@ class CropDataset(Dataset[Sample]):
         return hr if hr.shape[0] == size else cv2.resize(hr, (size, size), interpolation=cv2.INTER_AREA)
 
 
+def none_usable(place: str, things: str, problem: str) -> TrainingError:
+    """Returns the error to raise where none of many `things` in a row can be used, the last because of `problem`."""
+    return TrainingError(
+        f"{place}: of {PICTURE_ATTEMPTS} {things} in a row none can be used, the last because: {problem.rstrip('.')}",
+        code="none_usable",
+        remedy="check the folder for what is wrong with the others",
+    )
+
+
 def levels(degraded: Degraded) -> Levels:
-    """What a viewer would call the degradation."""
+    """Returns what a viewer would call the degradation."""
 
     def level(value: float, slight: float, strong: float) -> Level:
         return "clean" if value < slight else "slight" if value < strong else "strong"
@@ -97,7 +103,7 @@ def levels(degraded: Degraded) -> Levels:
 
 
 def misjudge(told: Levels, probability: float, generator: torch.Generator) -> Levels:
-    """Levels of which each is one off with that probability, as a describer's may be."""
+    """Returns levels of which each is one off with that probability, as a describer's may be."""
     for fault in (f.name for f in fields(Levels)):
         if chance(probability, generator):
             told = replace(told, **{fault: _neighbour(getattr(told, fault), generator)})
@@ -105,7 +111,7 @@ def misjudge(told: Levels, probability: float, generator: torch.Generator) -> Le
 
 
 def _with_fault(hr: Pixels, fault: str, generator: torch.Generator) -> Pixels:
-    """A picture that is blurry or grainy by intent: what the text does not call a fault is to stay."""
+    """Makes a picture blurry or grainy by intent: what the text does not call a fault is to stay."""
     if fault == "blur":
         sigma = 2.0 + 3.0 * uniform(generator)  # less is hardly seen after the reduction, and would only soften
         return cv2.GaussianBlur(hr, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)

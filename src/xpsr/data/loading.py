@@ -17,7 +17,7 @@ __all__ = ["Loader", "RankBatches", "build_dataset", "build_loader"]
 
 
 def build_dataset(config: DataConfig, *, seed: int) -> Dataset[Sample]:
-    """The endless dataset that `config` names: stored pairs, shards, or pictures that are degraded on the fly.
+    """Returns the endless dataset that `config` names: stored pairs, shards, or pictures that are degraded on the fly.
 
     Raises:
         TrainingError: see `CropDataset`, `FolderStore` and `ShardStore`.
@@ -40,9 +40,11 @@ class RankBatches(Sampler[list[int]]):
 
     def __init__(self, start: int, stop: int, *, batch_size: int, rank: int = 0, world_size: int = 1):
         if not 0 <= rank < world_size:
-            raise InputError(f"rank={rank} is not in [0, {world_size - 1}]; ranks count from 0.")
+            limit, remedy = f"is not in [0, {world_size - 1}]", "ranks count from 0"
+            raise InputError(limit, code="out_of_range", field="rank", value=str(rank), remedy=remedy)
         if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} is less than one; use 1 or more.")
+            limit, remedy = "is less than one", "use 1 or more"
+            raise InputError(limit, code="out_of_range", field="batch_size", value=str(batch_size), remedy=remedy)
         self.stop, self.batch_size = stop, batch_size
         self._starts = range(start + rank * batch_size, stop, batch_size * world_size)
 
@@ -79,7 +81,7 @@ def build_loader(
     pin_memory: bool = False,
     start_method: str | None = None,
 ) -> Loader:
-    """Batches of the samples `start` … `stop` - 1 that are this rank's, in order.
+    """Returns the batches of the samples `start` … `stop` - 1 that are this rank's, in order.
 
     Args:
         dataset: what `build_dataset` gave.

@@ -24,15 +24,16 @@ from torch.utils.data import DataLoader, Dataset
 from xpsr import __version__
 from xpsr.config import PairsConfig, as_dict
 from xpsr.data.crops import FLAT_ATTEMPTS, levels
-from xpsr.data.draws import generator_for
-from xpsr.data.manifest import INDEX, JOURNAL, MANIFEST, SETTINGS, SKIPPED, read_lines, to_line, write_lines
-from xpsr.data.pictures import Pixels, detail, draw_window, read_bytes
+from xpsr.data.manifest import INDEX, JOURNAL, MANIFEST, SETTINGS, SKIPPED
+from xpsr.data.pictures import Pixels, check_size, detail, draw_window
+from xpsr.data.seeding import generator_for
 from xpsr.data.shards import Shard, read_index, shard_index
 from xpsr.data.workers import iterate, start_worker
 from xpsr.degradation import degrade, sharpen
 from xpsr.errors import InputError
-from xpsr.files import IMAGE_SUFFIXES, atomic_write, sha256, write_text
+from xpsr.files import atomic_write, list_images, read_bytes, refusal, sha256, write_text
 from xpsr.image import decode_rgb
+from xpsr.jsonl import read_lines, to_line, write_lines
 
 __all__ = ["Made", "list_sources", "make_pairs", "name_pairs"]
 
@@ -90,7 +91,7 @@ class _Known:
                 self.pairs.setdefault(source, {})[number] = to_line(line)  # as text, which takes less memory
 
     def lines(self, job: _Job) -> list[Line]:
-        """All that is known of a job that is done."""
+        """Returns all that is known of a job that is done."""
         found: list[Line] = []
         for picture in job.pictures:
             if picture.source in self.skipped:
@@ -128,8 +129,9 @@ def make_pairs(
         gone = sorted(known.digests.keys() - set(sources))
         if gone:
             raise InputError(
-                f"{target}: holds pairs of {len(gone)} pictures that are not in {source}, first {gone[0]}; name another"
-                " folder."
+                f"{target}: holds pairs of {len(gone)} pictures that are not in {source}, first {gone[0]}",
+                code="other_pictures",
+                remedy="name another folder",
             )
         jobs = _plan(sources, config, known)
         num_pairs, done = 0, 0
@@ -164,7 +166,10 @@ def make_pairs(
                 write_lines(target / SKIPPED, skipped)
             if not num_pairs:
                 (target / JOURNAL).unlink()
-                raise InputError(f"{source}: none of {len(sources)} pictures can be used: {skipped[0]['problem']}")
+                raise InputError(
+                    f"{source}: none of {len(sources)} pictures can be used: {skipped[0]['problem']}",
+                    code="none_usable",
+                )
             if not skipped:
                 (target / SKIPPED).unlink(missing_ok=True)
             if shards:
@@ -175,29 +180,19 @@ def make_pairs(
 
 
 def list_sources(folder: Path, *, outside: Path) -> list[str]:
-    """The pictures below a folder, as sorted paths relative to it with "/".
-
-    What is hidden, does not end like a picture (`IMAGE_SUFFIXES`) or lies below `outside` is passed over.
+    """Returns the pictures below a folder, but not below `outside`, as sorted paths relative to it with "/".
 
     Raises:
         InputError: there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name one with clean pictures.")
-    excluded = outside.resolve()
-    found = []
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and excluded not in path.resolve().parents:
-            found.append(relative.as_posix())
-    if not found:
-        raise InputError(f"{folder}: holds no pictures; name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files.")
-    return sorted(found)
+        raise InputError(f"{folder}: no such folder", code="not_found", remedy="name one with clean pictures")
+    found = list_images(folder, recursive=True, outside=outside)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def name_pairs(sources: Sequence[str]) -> list[str]:
-    """How the pairs of each picture are called: by its name, without suffix and without dots, which tars need.
+    """Returns how the pairs of each picture are called: by its name, without suffix and without dots, which tars need.
 
     Of several pictures of one name, upper case or not, the later ones get their folder's in front, then a number
     behind.
@@ -240,7 +235,7 @@ def _plan(sources: Sequence[str], config: PairsConfig, known: _Known) -> list[_J
 def _run(
     jobs: Sequence[_Job], source: Path, target: Path, config: PairsConfig, num_workers: int
 ) -> Iterator[list[Line] | None]:
-    """The lines of every job in order, None for one whose files are there already."""
+    """Yields the lines of every job in order, None for one whose files are there already."""
     loader = DataLoader(
         _Work(jobs, source, target, config),
         batch_size=None,
@@ -278,7 +273,10 @@ class _Work(Dataset["list[Line] | None"]):
         else:
             files = (f"{p.name}_{k}.png" for p in made for k in range(self.config.num_per_image))
             there = all((self.target / part / name).is_file() for name in files for part in ("hr", "lr"))
-        return there and all(_digest(self.source / p.source) == p.digest for p in job.pictures)
+        try:
+            return there and all(sha256(self.source / p.source) == p.digest for p in job.pictures)
+        except InputError:  # it is skipped, as a picture that cannot be read
+            return False
 
     def _write_files(self, job: _Job) -> list[Line]:
         lines = []
@@ -313,7 +311,7 @@ class _Work(Dataset["list[Line] | None"]):
         return [*lines, {"shard": job.shard, "num_pairs": num_pairs, "size": size, "sha256": digest}]
 
     def _pairs(self, job: _Job) -> Iterator[tuple[Line, bytes, bytes]]:
-        """Lines and the PNGs of HR and LR; empty ones where a picture is skipped."""
+        """Yields lines and the PNGs of HR and LR; empty ones where a picture is skipped."""
         for picture in job.pictures:
             digest = None
             try:
@@ -353,11 +351,9 @@ class _Work(Dataset["list[Line] | None"]):
                 yield line, *pngs
 
     def _crops(self, picture: _Picture, pixels: Pixels) -> list[tuple[Pixels, int, int, torch.Generator]]:
-        """For each pair the clean picture, where it was in the source, and the generator of what is still to draw."""
+        """Cuts for each pair the clean picture; also where it was, and the generator of what is still to draw."""
         config, (height, width) = self.config, pixels.shape[:2]
-        if min(height, width) < config.min_size:
-            size = f"{width} x {height} pixels"
-            raise InputError(f"{picture.source}: has {size}, a side below min_size={config.min_size}.")
+        check_size(pixels, config.min_size, picture.source)
         generators = [generator_for(config.seed, picture.source, k) for k in range(config.num_per_image)]
         if config.crop_size is None:
             whole = pixels[: height - height % config.scale, : width - width % config.scale]
@@ -370,7 +366,9 @@ class _Work(Dataset["list[Line] | None"]):
                     crops.append((crop, left, top, generator))
                     break
             else:
-                raise InputError(f"{picture.source}: has no crop with the detail of min_detail={config.min_detail:g}.")
+                raise InputError(
+                    f"{picture.source}: has no crop with the detail of min_detail={config.min_detail:g}.", code="flat"
+                )
         return crops
 
 
@@ -383,16 +381,18 @@ def _claim(target: Path, config: PairsConfig) -> Iterator[None]:
         target.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise InputError(f"{target}: another xpsr degrade is at work there; wait for it, or name another.") from error
+        raise InputError(
+            f"{target}: another process is at work there", code="in_use", remedy="wait for it, or name another folder"
+        ) from error
     except OSError as error:
-        raise _refusal(target, error) from error
+        raise refusal(target, "cannot be written", error) from error
     try:
         _check_settings(target / SETTINGS, config)
         for folder in folders:
             try:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
-                raise _refusal(folder, error) from error
+                raise refusal(folder, "cannot be written", error) from error
         _remove_temporaries(folders)
         yield
     finally:
@@ -400,10 +400,6 @@ def _claim(target: Path, config: PairsConfig) -> Iterator[None]:
         with suppress(OSError):
             (target / ".xpsr.lock").unlink()
         lock.release()
-
-
-def _refusal(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be written ({error.strerror}); check the path, its permissions and the space.")
 
 
 def _remove_temporaries(folders: Iterable[Path]) -> None:
@@ -420,21 +416,27 @@ def _check_settings(path: Path, config: PairsConfig) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["config"]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error!r}); name another folder, or delete this one.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error!r})", code="damaged", remedy="name another folder, or delete this one"
+        ) from error
     other = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
     if other:
         values = f"{found.get(other[0])}, not {wanted.get(other[0])}" if other[0] != "degradation" else "another one"
-        raise InputError(f"{path.parent}: was made with {other[0]}: {values}; use the same, or name another folder.")
+        raise InputError(
+            f"{path.parent}: was made with {other[0]}: {values}",
+            code="other_settings",
+            remedy="use the same, or name another folder",
+        )
 
 
 def _read_known(target: Path) -> _Known:
     known = _Known()
     for name in (MANIFEST, SKIPPED, JOURNAL):
-        for line in read_lines(target / name):
+        for _, line in read_lines(target / name):
             known.add(line)
     index = target / "shards" / INDEX
     if index.is_file():
-        for shard in read_index(index.read_text(encoding="utf-8", errors="replace"), str(index)):
+        for shard in read_index(index):
             name = f"shards/{Path(shard.url).name}"
             line = {"shard": name, "num_pairs": shard.num_pairs, "size": shard.size, "sha256": shard.sha256}
             known.shards.setdefault(name, line)
@@ -443,7 +445,7 @@ def _read_known(target: Path) -> _Known:
 
 @contextmanager
 def _open_journal(path: Path) -> Iterator[Any]:
-    """The journal, to add to; a last line that was cut off is taken away first."""
+    """Opens the journal, to add to; a last line that was cut off is taken away first."""
     try:
         with path.open("ab+") as file:
             file.seek(0)
@@ -451,14 +453,7 @@ def _open_journal(path: Path) -> Iterator[Any]:
         with path.open("a", encoding="ascii", newline="\n") as file:
             yield file
     except OSError as error:
-        raise _refusal(path, error) from error
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return sha256(path)
-    except OSError:
-        return None
+        raise refusal(path, "cannot be written", error) from error
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -13,15 +13,16 @@ import torch
 from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig
-from xpsr.data.crops import CLEAN, FLAT_ATTEMPTS, PICTURE_ATTEMPTS, misjudge
-from xpsr.data.draws import chance, generator_for, randint
-from xpsr.data.manifest import MANIFEST, Texts, read_lines
+from xpsr.data.crops import CLEAN, FLAT_ATTEMPTS, PICTURE_ATTEMPTS, misjudge, none_usable
+from xpsr.data.manifest import MANIFEST, Texts
 from xpsr.data.photos import PriorTable, report_missing
-from xpsr.data.pictures import Pixels, as_tensor, detail, read_bytes, turn
+from xpsr.data.pictures import Pixels, as_tensor, check_size, detail, turn
 from xpsr.data.samples import Sample
+from xpsr.data.seeding import chance, generator_for, randint
 from xpsr.errors import InputError, TrainingError
-from xpsr.files import IMAGE_SUFFIXES
+from xpsr.files import pair_images, read_bytes
 from xpsr.image import decode_rgb, picture_size
+from xpsr.jsonl import read_lines
 from xpsr.prior import Prior, quality_text
 
 __all__ = ["FolderStore", "PairDataset", "PairStore", "StoredPair", "check_ratio", "cut_pair", "priors_of"]
@@ -47,10 +48,10 @@ class PairStore(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> StoredPair:
-        """One pair; raises InputError where it cannot be read."""
+        """Returns one pair; raises InputError where it cannot be read."""
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
-        """int64 (len,): all numbers in an order that the generator draws."""
+        """Returns int64 (len,): all numbers in an order that the generator draws."""
 
 
 class PairDataset(Dataset[Sample]):
@@ -80,10 +81,7 @@ class PairDataset(Dataset[Sample]):
             problem = self._unusable[number]
             number = randint(len(self.store), generator)
         else:
-            raise TrainingError(
-                f"{self.store.name}: of {PICTURE_ATTEMPTS} pairs in a row none can be used, the last because: {problem}"
-                " See xpsr data check."
-            )
+            raise none_usable(self.store.name, "pairs", problem)
         hr, lr, texts = found
         turns, others = randint(8, generator), generator_for(self.seed, index, 2)
         is_clean = chance(self.config.clean_condition_probability, generator_for(self.seed, index, 3))
@@ -99,14 +97,14 @@ class PairDataset(Dataset[Sample]):
             pair = self.store.read(number)
             hr, lr = decode_rgb(pair.hr, f"{pair.name} (hr)"), decode_rgb(pair.lr, f"{pair.name} (lr)")
             check_ratio(pair.name, (hr.shape[1], hr.shape[0]), (lr.shape[1], lr.shape[0]), config.scale)
-            if min(hr.shape[:2]) < config.min_size:
-                size = f"{hr.shape[1]} x {hr.shape[0]} pixels"
-                raise InputError(f"{pair.name}: has {size}, a side below min_size={config.min_size}.")
+            check_size(hr, config.min_size, pair.name)
             for _ in range(FLAT_ATTEMPTS):
                 crops = cut_pair(hr, lr, config.crop_size, config.scale, generator)
                 if detail(crops[0]) >= config.min_detail or chance(config.flat_crop_probability, generator):
                     return *crops, pair.texts
-            raise InputError(f"{pair.name}: no crop of it has the detail of min_detail={config.min_detail:g}.")
+            raise InputError(
+                f"{pair.name}: no crop of it has the detail of min_detail={config.min_detail:g}.", code="flat"
+            )
         except InputError as error:
             self._unusable[number] = str(error)
             logger.warning("%s It is passed over.", error)
@@ -122,30 +120,39 @@ class PairDataset(Dataset[Sample]):
 
 
 class FolderStore:
-    """Pairs in a folder: `hr/NAME.png` and `lr/NAME.png`, and `manifest.jsonl` where `xpsr degrade` made them.
+    """Pairs in a folder: `hr/NAME.png` and `lr/NAME.png`, and `manifest.jsonl` where `make_pairs` made them.
 
     Without a manifest, every picture in `hr/` has a partner of its name, whatever it ends with, in `lr/`.
 
     Raises:
-        TrainingError: no pairs, pictures without a partner, pairs that are not exactly `scale` : 1, or pairs without a
-            prior and `config.require_priors`.
-        InputError: there is no such folder, or a damaged line in the manifest or in the priors.
+        TrainingError: pictures of the manifest are missing, pairs are not exactly `scale` : 1, or have no prior and
+            `config.require_priors`.
+        InputError: there is no such folder, no pair in it, a picture without a partner, or a damaged line in the
+            manifest or in the priors.
     """
 
     def __init__(self, folder: Path, config: DataConfig):
         self.name, self._folder = str(folder), folder
         for part in ("hr", "lr"):
             if not (folder / part).is_dir():
-                raise InputError(f"data.pairs={folder} has no folder {part}; make pairs with xpsr degrade.")
-        entries = read_lines(folder / MANIFEST) or _list_pairs(folder)
-        if not entries:
-            raise TrainingError(f"{folder}: holds no pairs; make some with xpsr degrade.")
+                raise InputError(
+                    f"has no folder {part}",
+                    code="not_found",
+                    field="data.pairs",
+                    value=str(folder),
+                    remedy="make pairs of clean pictures first",
+                )
+        entries = [entry for _, entry in read_lines(folder / MANIFEST)] or [
+            {"hr": f"hr/{hr.name}", "lr": f"lr/{lr.name}"} for hr, lr in pair_images(folder / "hr", folder / "lr")
+        ]
         present = {f"{part}/{path.name}" for part in ("hr", "lr") for path in (folder / part).iterdir()}
-        missing = [f"{entry.get(p)}" for entry in entries for p in ("hr", "lr") if entry.get(p) not in present]
+        named = [str(entry.get(part)) for entry in entries for part in ("hr", "lr")]  # a manifest may hold anything
+        missing = [name for name in named if name not in present]
         if missing:
             raise TrainingError(
-                f"{folder}: {len(missing)} pictures of {len(entries)} pairs are missing, first {missing[0]}; run the"
-                " same xpsr degrade again."
+                f"{folder}: {len(missing)} pictures of {len(entries)} pairs are missing, first {missing[0]}",
+                code="not_found",
+                remedy="make the pairs again",
             )
         for entry in entries:
             hr, lr = (entry.get(f"{part}_size") or _size(folder / entry[part]) for part in ("hr", "lr"))
@@ -160,13 +167,18 @@ class FolderStore:
             (entry["hr"], entry["lr"], Texts.of(entry, *priors)) for entry, priors in zip(entries, found, strict=True)
         ]
         if config.quality_from == "degradation" and any(texts.levels is None for _, _, texts in self._pairs):
-            raise TrainingError(f"{folder}: quality_from=degradation needs the levels of a {MANIFEST}; use prior.")
+            raise TrainingError(
+                f"needs the levels of a {MANIFEST} in {folder}",
+                field="data.quality_from",
+                value="degradation",
+                remedy="use prior",
+            )
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def read(self, number: int) -> StoredPair:
-        """One pair.
+        """Returns one pair.
 
         Raises:
             InputError: a file cannot be read.
@@ -175,7 +187,7 @@ class FolderStore:
         return StoredPair(str(self._folder / hr), read_bytes(self._folder / hr), read_bytes(self._folder / lr), texts)
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
-        """int64 (len,): all numbers, shuffled."""
+        """Returns int64 (len,): all numbers, shuffled."""
         return torch.randperm(len(self), generator=generator)
 
 
@@ -187,13 +199,14 @@ def check_ratio(name: str, hr: tuple[int, int], lr: tuple[int, int], scale: int)
     """
     if hr != (lr[0] * scale, lr[1] * scale):
         raise TrainingError(
-            f"{name}: {hr[0]} x {hr[1]} pixels with an LR of {lr[0]} x {lr[1]} is not exactly {scale} : 1; make the"
-            " pair again with xpsr degrade."
+            f"{name}: {hr[0]} x {hr[1]} pixels with an LR of {lr[0]} x {lr[1]} is not exactly {scale} : 1",
+            code="mismatched",
+            remedy="make the pair again",
         )
 
 
 def cut_pair(hr: Pixels, lr: Pixels, size: int, scale: int, generator: torch.Generator) -> tuple[Pixels, Pixels]:
-    """The same random window of both: HR (size, size, 3) and LR (size / scale, size / scale, 3).
+    """Cuts the same random window of both: HR (size, size, 3) and LR (size / scale, size / scale, 3).
 
     What is smaller is continued by reflection. The edge is repeated, so that both stay in register.
     """
@@ -210,24 +223,12 @@ def cut_pair(hr: Pixels, lr: Pixels, size: int, scale: int, generator: torch.Gen
 def priors_of(
     table: PriorTable | None, entry: dict[str, Any], folder: Path | None
 ) -> tuple[Prior | None, Prior | None]:
-    """The priors of LR and HR, of HR by those of the picture that it was made of where there is no other."""
+    """Returns the priors of LR and HR, of HR by those of the picture that it was made of where there is no other."""
     if table is None:
         return None, None
     place = {part: None if folder is None else folder / entry[part] for part in ("lr", "hr")}
     lr = table.find(place["lr"], entry.get("lr_sha256"))
     return lr, table.find(place["hr"], entry.get("hr_sha256")) or table.find(None, entry.get("source_sha256"))
-
-
-def _list_pairs(folder: Path) -> list[dict[str, Any]]:
-    names: dict[str, dict[str, str]] = {"hr": {}, "lr": {}}
-    for part, found in names.items():
-        for path in sorted((folder / part).iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                found[path.stem] = f"{part}/{path.name}"
-    alone = sorted(names["hr"].keys() ^ names["lr"].keys())
-    if alone:
-        raise TrainingError(f"{folder}: {len(alone)} pictures have no partner in hr or lr, first {alone[0]}.")
-    return [{"hr": name, "lr": names["lr"][stem]} for stem, name in names["hr"].items()]
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -2,17 +2,14 @@
 
 import csv
 import logging
-import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from xpsr.config import DataConfig
 from xpsr.errors import InputError, TrainingError
-from xpsr.files import IMAGE_SUFFIXES, sha256
+from xpsr.files import find_images, path_key, sha256
 from xpsr.prior import Prior, PriorFile
 
 __all__ = ["Photo", "PriorTable", "list_photos", "report_missing"]
@@ -42,36 +39,38 @@ class PriorTable:
 
     def __init__(self, path: Path, root: Path):
         if not path.is_file():
-            raise InputError(f"{path}: no such file of priors; write one with xpsr describe, or leave priors out.")
-        self._by_path: tuple[dict[str, Prior], ...] = ({}, {})
+            raise InputError(
+                f"{path}: no such file of priors",
+                code="not_found",
+                remedy="describe the pictures into one, or leave priors out",
+            )
+        # one of the two where they are the same: a path that is not there takes long to follow on a network disk
+        self._by_path: dict[Path, dict[str, Prior]] = {folder.resolve(): {} for folder in (path.parent, root)}
         self._by_sha256: dict[str, Prior] = {}
-        folders = (path.parent.resolve(), root.resolve())
         for entry in PriorFile(path).read():
             prior = Prior.from_dict(entry)
-            for folder, found in zip(folders, self._by_path, strict=True):
-                found[_key(folder / entry["image"])] = prior
+            for folder, found in self._by_path.items():
+                found[path_key(folder / entry["image"])] = prior
             if isinstance(entry.get("sha256"), str):
                 self._by_sha256[entry["sha256"]] = prior
-        self._root, self._resolved = root, folders[1]
 
     def find(self, image: Path | None, digest: str | None = None) -> Prior | None:
-        """What is said of the picture at `image`, or of any with the SHA-256 `digest`.
+        """Returns what is said of the picture at `image`, or of any with the SHA-256 `digest`.
 
         Where no digest is given and the path is not known, the file is read if the table knows any digest.
         """
         if image is not None:
-            relative = os.path.relpath(image, self._root)  # links above the root were followed once for all
-            key = _key(self._resolved / relative)
-            for found in self._by_path:
+            key = path_key(image)
+            for found in self._by_path.values():
                 if key in found:
                     return found[key]
             if digest is None and self._by_sha256 and image.is_file():
                 digest = sha256(image)
-        return None if digest is None else self._by_sha256.get(digest)
+        return self._by_sha256.get(digest) if isinstance(digest, str) else None  # a manifest may hold anything
 
 
 def list_photos(config: DataConfig) -> list[Photo]:
-    """Every training picture of `config.hr_dir` with what is said of it: in `priors`, or else in the manifest.
+    """Returns every training picture of `config.hr_dir` with what is said of it: in `priors`, or else in the manifest.
 
     Pictures without a content text are told in one warning.
 
@@ -82,19 +81,27 @@ def list_photos(config: DataConfig) -> list[Photo]:
     """
     hr_dir, manifest = config.hr_dir, config.manifest
     if not hr_dir.is_dir():
-        reason = "a file, not a folder" if hr_dir.exists() else "no such folder"
-        raise InputError(f"data.hr_dir={hr_dir} is {reason}; use a folder of pictures, or run scripts/fetch_photos.py.")
+        raise InputError(
+            "is a file, not a folder" if hr_dir.exists() else "is no such folder",
+            code="not_found",
+            field="data.hr_dir",
+            value=str(hr_dir),
+            remedy="use a folder of pictures, or run scripts/fetch_photos.py",
+        )
     if manifest is None:
-        photos = [Photo(p) for p in sorted(hr_dir.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+        photos = [Photo(path) for path in find_images(hr_dir, recursive=True)]
     else:
         photos = _read_manifest(manifest, hr_dir)
         missing = [photo.path for photo in photos if not photo.path.is_file()]
         if missing:
-            count = f"{len(missing)} of {len(photos)} files are missing"
-            raise TrainingError(f"{manifest}: {count}, first {missing[0]}; run scripts/fetch_photos.py.")
+            raise TrainingError(
+                f"{manifest}: {len(missing)} of {len(photos)} files are missing, first {missing[0]}",
+                code="not_found",
+                remedy="run scripts/fetch_photos.py",
+            )
     photos = [p for p in photos if not any(fnmatch(p.path.name, name) for name in config.exclude)]
     if not photos:
-        raise TrainingError(f"{hr_dir}: holds no pictures to train on.")
+        raise TrainingError(f"{hr_dir}: holds no pictures to train on.", code="no_pictures")
     untold: set[Path] = set()
     if config.priors is not None:
         table = PriorTable(config.priors, hr_dir)
@@ -108,8 +115,8 @@ def list_photos(config: DataConfig) -> list[Photo]:
         report_missing(config.priors, names, len(photos), required=config.require_priors)
     silent = [p.path.relative_to(hr_dir).as_posix() for p in photos if not p.content and p.path not in untold]
     if silent:
-        remedy = "set data.priors (xpsr describe writes them)" if config.priors is None else "see xpsr describe"
         counts = f"{len(silent)} of {len(photos)}"
+        remedy = "describe them" + (" and set data.priors" if config.priors is None else "")
         logger.warning("%s: %s pictures have no content text (%s); %s.", hr_dir, counts, _some(silent), remedy)
     return photos
 
@@ -122,10 +129,14 @@ def report_missing(path: Path, names: Sequence[str], total: int, *, required: bo
     """
     if not names:
         return
-    said = f"{path}: says nothing about {len(names)} of {total} pictures ({_some(names)}); xpsr describe adds them."
+    error = TrainingError(
+        f"{path}: says nothing about {len(names)} of {total} pictures ({_some(names)})",
+        code="no_prior",
+        remedy="describe them too",
+    )
     if required:
-        raise TrainingError(said)
-    logger.warning("%s", said)
+        raise error
+    logger.warning("%s", error)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -134,21 +145,26 @@ def _some(names: Sequence[str]) -> str:
 
 def _read_manifest(path: Path, hr_dir: Path) -> list[Photo]:
     if not path.is_file():
-        raise InputError(f"data.manifest={path} is not a file; use one like data/photos.tsv, or null for all pictures.")
+        raise InputError(
+            "is not a file",
+            code="not_found",
+            field="data.manifest",
+            value=str(path),
+            remedy="use one like data/photos.tsv, or null for all pictures",
+        )
     if path.suffix.lower() == ".jsonl":
-        entries: list[dict[str, Any]] = PriorFile(path).read()
+        entries = PriorFile(path).read()
         priors = [Prior.from_dict(entry) for entry in entries]
         return [Photo(hr_dir / e["image"], p.content, p.quality) for e, p in zip(entries, priors, strict=True)]
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     if rows and "file" not in rows[0]:
-        raise InputError(f"{path}: has no column 'file'; use tab-separated columns package, file, label.")
+        raise InputError(
+            f"{path}: has no column 'file'",
+            code="damaged",
+            remedy="use tab-separated columns package, file, label",
+        )
     return [
         Photo(hr_dir / (row.get("package") or "") / row["file"], (row.get("label") or "").strip().lower())
         for row in rows
     ]
-
-
-def _key(path: Path) -> str:
-    """A path as it is compared: without "..", and with letters composed as some file systems do and others do not."""
-    return unicodedata.normalize("NFC", os.path.normpath(path))

@@ -2,7 +2,6 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,12 +9,14 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
-from xpsr.data.draws import randint
+from xpsr.data.seeding import randint
 from xpsr.errors import InputError
+from xpsr.files import read_bytes
 from xpsr.image import decode_rgb
 
-__all__ = ["Pictures", "Pixels", "as_tensor", "detail", "draw_window", "read_bytes", "turn"]
+__all__ = ["Pictures", "Pixels", "as_tensor", "check_size", "detail", "draw_window", "turn"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ Pixels: TypeAlias = np.ndarray
 
 
 class Pictures:
-    """Reads pictures and keeps the last ones, up to `limit` bytes of pixels in each process.
+    """Reads pictures and keeps the last ones, up to `limit` bytes of pixels in a process and its workers together.
 
     A picture that cannot be used (it is damaged, or its shorter side is below `min_size`) is told as a warning, once by
     each process.
@@ -36,11 +37,11 @@ class Pictures:
         self._size = 0
         self.unusable: dict[Path, str] = {}
 
-    def __reduce__(self) -> tuple[Callable[..., "Pictures"], tuple[int, int]]:
-        return _make, (self.min_size, self.limit)  # a worker fills its own
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": OrderedDict(), "_size": 0, "unusable": {}}  # a worker fills its own
 
     def read(self, path: Path) -> Pixels | None:
-        """The picture, not to be written to; None where it cannot be used."""
+        """Returns the picture, not to be written to; None where it cannot be used."""
         if path in self.unusable:
             return None
         if path in self._kept:
@@ -48,44 +49,41 @@ class Pictures:
             return self._kept[path]
         try:
             pixels = decode_rgb(read_bytes(path), str(path))
-            if min(pixels.shape[:2]) < self.min_size:
-                size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
-                raise InputError(f"{path}: has {size}, a side below min_size={self.min_size}.")
+            check_size(pixels, self.min_size, str(path))
         except InputError as error:
             self.unusable[path] = str(error)
             logger.warning("%s It is passed over.", error)
             return None
         self._kept[path] = pixels
         self._size += pixels.nbytes
-        while self._size > self.limit:
+        worker = get_worker_info()
+        while self._size > self.limit // (worker.num_workers if worker else 1):
             self._size -= self._kept.popitem(last=False)[1].nbytes
         return pixels
 
 
-def _make(min_size: int, limit: int) -> Pictures:
-    return Pictures(min_size=min_size, limit=limit)
-
-
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file.
+def check_size(pixels: Pixels, min_size: int, name: str) -> None:
+    """Refuses a picture, called `name`, whose shorter side is below `min_size`.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it is.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions.") from error
+    height, width = pixels.shape[:2]
+    if min(height, width) < min_size:
+        raise InputError(f"{name}: has {width} x {height} pixels, a side below min_size={min_size}.", code="too_small")
 
 
 def detail(pixels: Pixels) -> float:
-    """The mean absolute Laplacian of the gray picture, of 0..255; a flat one has little."""
+    """Returns the mean absolute Laplacian of the gray picture, of 0..255; a flat one has little."""
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return float(np.abs(cv2.Laplacian(gray, cv2.CV_32F)).mean())
 
 
 def draw_window(picture: Pixels, size: int, generator: torch.Generator) -> tuple[Pixels, tuple[int, int]]:
-    """A random window (size, size, 3) and where it is (left, top); a smaller picture is continued by reflection."""
+    """Draws a window (size, size, 3) and where it is (left, top).
+
+    A smaller picture is continued by reflection.
+    """
     height, width = picture.shape[:2]
     if height < size or width < size:
         bottom, right = max(size - height, 0), max(size - width, 0)
@@ -96,10 +94,10 @@ def draw_window(picture: Pixels, size: int, generator: torch.Generator) -> tuple
 
 
 def turn(pixels: Pixels, turns: int) -> Pixels:
-    """One of the eight turns and flips of a square."""
+    """Returns one of the eight turns and flips of a square; `turns` is its number."""
     return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if turns >= 4 else pixels, turns % 4))
 
 
 def as_tensor(pixels: NDArray[Any]) -> torch.Tensor:
-    """uint8 (H, W, 3) to (3, H, W)."""
+    """Turns uint8 (H, W, 3) into a tensor (3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

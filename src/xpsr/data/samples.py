@@ -49,11 +49,11 @@ class Batch:
     indices: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
+        """Returns the same batch on another device."""
         return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in pinned memory; the loader calls this."""
+        """Returns the same batch in pinned memory; the loader calls this."""
         return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
 

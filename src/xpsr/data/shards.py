@@ -7,18 +7,18 @@ first sample in them is wanted, and kept; `index.json` in the format of WebDatas
 import hashlib
 import json
 import os
+import re
 import tarfile
 import time
-import urllib.error
-import urllib.request
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
+from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from typing import IO, Any
+from urllib.parse import urljoin
 
 import numpy as np
 import torch
@@ -29,14 +29,18 @@ from xpsr.config import DataConfig
 from xpsr.data.manifest import INDEX, Texts
 from xpsr.data.pairs import StoredPair, priors_of
 from xpsr.data.photos import PriorTable, report_missing
-from xpsr.errors import InputError, TrainingError
-from xpsr.files import IMAGE_SUFFIXES, atomic_write, sha256
+from xpsr.errors import InputError, TrainingError, one_line
+from xpsr.files import IMAGE_SUFFIXES, atomic_write, find_images, read_bytes, sha256
 
-__all__ = ["Shard", "ShardStore", "TarPairs", "fetch_shard", "list_shards", "read_index", "shard_index"]
+__all__ = ["Shard", "ShardStore", "TarPairs", "fetch_shard", "find_tars", "list_shards", "read_index", "shard_index"]
 
 _MIXED_SHARDS = 8  # whose pairs are shuffled together, so that an epoch starts without all shards at hand
 _KEPT_INDEXES = 1024  # some 50 kB each
-_RETRIES, _TIMEOUT = 3, 60
+_MAX_PAIRS = 10**7  # of a shard; what an index claims is the length of a tensor
+_MAX_INDEX = 2**26  # bytes of one from elsewhere: half a million shards
+_RETRIES = 3
+_TIMEOUT = 60  # seconds without a byte, or of less than the slowest connection that is worth waiting for
+_MIN_SPEED = 1024  # bytes a second
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,18 @@ class TarPairs:
                     if not member.isfile() or not dot or not stem:
                         continue
                     kind = _kind(field.lower())
-                    if kind is not None:
-                        places.setdefault(f"{folder}/{stem}", {})[kind] = (member.offset_data, member.size)
+                    if kind is None:
+                        continue
+                    found = places.setdefault(f"{folder}/{stem}", {})
+                    if kind in found:
+                        raise _damaged(path, f"{stem}.{kind} is in it twice")
+                    found[kind] = (member.offset_data, member.size)
         except (OSError, tarfile.TarError) as error:
-            raise InputError(f"{path}: not a whole tar ({error}); make or download it again.") from error
+            raise _damaged(path, f"not a whole tar ({error})") from error
         for name, found in places.items():
             for kind in ("hr", "lr"):
                 if kind not in found:
-                    raise InputError(f"{path}: {name.strip('/')} has no {kind} picture; WebDataset's NAME.{kind}.png.")
+                    raise _damaged(path, f"{name.strip('/')} has no {kind} picture (NAME.{kind}.png)")
         self.names = [name.strip("/") for name in places]
         nothing = (0, 0)
         rows = [[found["hr"], found["lr"], found.get("json", nothing)] for found in places.values()]
@@ -89,7 +97,7 @@ class TarPairs:
         return len(self.names)
 
     def read(self, number: int) -> tuple[bytes, bytes, dict[str, Any]]:
-        """HR, LR and the JSON object (empty where there is none) of a pair.
+        """Returns HR, LR and the JSON object (empty where there is none) of a pair.
 
         Raises:
             InputError: the file cannot be read or the JSON is damaged.
@@ -99,9 +107,9 @@ class TarPairs:
                 hr, lr, line = (self._read(file, *place) for place in self._places[number].tolist())
             entry = json.loads(line) if line else {}
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.path}: {self.names[number]} cannot be read ({error}).") from error
+            raise _damaged(self.path, f"{self.names[number]} cannot be read ({error})") from error
         if not isinstance(entry, dict):
-            raise InputError(f"{self.path}: the JSON of {self.names[number]} is no object.")
+            raise _damaged(self.path, f"the JSON of {self.names[number]} is no object")
         return hr, lr, entry
 
     @staticmethod
@@ -128,13 +136,18 @@ class ShardStore:
         self._cache = self._cache.expanduser()
         self._starts = [0, *accumulate(shard.num_pairs for shard in self.shards)]
         if not len(self):
-            raise TrainingError(f"{self.name}: holds no pairs; make some with xpsr degrade --shards.")
+            raise TrainingError(
+                f"{self.name}: holds no pairs", code="no_pictures", remedy="make shards of clean pictures first"
+            )
         self._open: OrderedDict[int, TarPairs] = OrderedDict()
         self._priors = None if config.priors is None else PriorTable(config.priors, Path())
         remote = any(shard.is_remote for shard in self.shards)
         if config.require_priors and remote:
             raise TrainingError(
-                "require_priors cannot be checked: shards elsewhere are not read at the start; download them."
+                "cannot be checked: shards elsewhere are not read at the start",
+                field="data.require_priors",
+                value="true",
+                remedy="download them",
             )
         if config.priors is not None and not remote:
             without = []
@@ -151,7 +164,7 @@ class ShardStore:
         return self.__dict__ | {"_open": OrderedDict()}  # a worker reads its own
 
     def read(self, number: int) -> StoredPair:
-        """One pair; a shard from elsewhere is downloaded first.
+        """Returns one pair; a shard from elsewhere is downloaded first.
 
         Raises:
             InputError: it cannot be read.
@@ -164,7 +177,7 @@ class ShardStore:
         )
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
-        """int64 (len,): shards in random order, and the pairs of every eight of them shuffled together."""
+        """Returns int64 (len,): shards in random order, and the pairs of every eight of them shuffled together."""
         shards = torch.randperm(len(self.shards), generator=generator).tolist()
         groups = []
         for start in range(0, len(shards), _MIXED_SHARDS):
@@ -181,14 +194,10 @@ class ShardStore:
         which = int(np.searchsorted(self._starts, number, side="right")) - 1
         if which not in self._open:
             shard = self.shards[which]
-            try:
+            with _stopping():  # a thousand pairs are not passed over one by one
                 tar = TarPairs(fetch_shard(shard, self._cache) if shard.is_remote else Path(shard.url))
-            except InputError as error:  # a thousand pairs are not passed over one by one
-                raise TrainingError(str(error)) from error
             if len(tar) != shard.num_pairs:
-                raise TrainingError(
-                    f"{shard.url}: holds {len(tar)} pairs, its index says {shard.num_pairs}; make the index again."
-                )
+                raise _changed(shard, f"holds {len(tar)} pairs, its index says {shard.num_pairs}")
             self._open[which] = tar
             if len(self._open) > _KEPT_INDEXES:
                 self._open.popitem(last=False)
@@ -196,62 +205,65 @@ class ShardStore:
 
 
 def list_shards(sources: Sequence[str]) -> list[Shard]:
-    """The shards that `sources` name, in their order.
+    """Returns the shards that `sources` name, in their order.
 
     Args:
         sources: each a tar, a folder with an `index.json` or else with tars (its own or in `shards/`), or the path or
             http(s) address of an `index.json`, whose entries are relative to it.
 
     Raises:
-        TrainingError: nothing is there, an address without an index, or shards that are missing or not as large as
-            their index says.
-        InputError: an index or a tar is damaged.
+        TrainingError: an index cannot be downloaded, an address is that of none, or shards are missing or not as large
+            as their index says.
+        InputError: nothing is there, or an index or a tar is damaged.
     """
     shards: list[Shard] = []
     for source in sources:
         path = Path(source)
         if _is_remote(source):
-            if not urlsplit(source).path.endswith(".json"):
-                raise TrainingError(f"{source}: shards elsewhere need an index; name the address of an {INDEX}.")
-            shards += read_index(_download(source).decode(errors="replace"), source)
+            if not re.split("[?#]", source)[0].endswith(".json"):
+                raise TrainingError(
+                    f"{source}: shards elsewhere need an index", remedy=f"name the address of an {INDEX}"
+                )
+            with BytesIO() as file:
+                _download(source, file, limit=_MAX_INDEX)
+                shards += _parse_index(file.getvalue(), source)
         elif path.is_dir():
             folder = path / "shards" if (path / "shards").is_dir() else path
             if (folder / INDEX).is_file():
-                shards += _local_index(folder / INDEX)
+                shards += _present(read_index(folder / INDEX))
             else:
-                shards += [Shard(str(tar), len(TarPairs(tar))) for tar in sorted(folder.glob("*.tar"))]
+                shards += [Shard(str(tar), len(TarPairs(tar))) for tar in find_tars(folder)]
         elif path.suffix == ".json" and path.is_file():
-            shards += _local_index(path)
+            shards += _present(read_index(path))
         elif path.is_file():
             shards.append(Shard(source, len(TarPairs(path))))
         else:
-            raise InputError(f"{source}: no such shard or folder; make some with xpsr degrade --shards.")
+            raise InputError(
+                f"{source}: no such shard or folder", code="not_found", remedy="make shards of clean pictures first"
+            )
     return shards
 
 
-def read_index(text: str, place: str) -> list[Shard]:
-    """The shards in the text of an index; `place` is its path or address, which theirs are relative to.
+def find_tars(folder: Path) -> list[Path]:
+    """Returns the tars in a folder, sorted; hidden ones are none.
 
     Raises:
-        InputError: it is none.
+        InputError: the folder cannot be listed.
     """
+    return find_images(folder, suffixes=frozenset({".tar"}))
 
-    def resolve(url: str) -> str:
-        if _is_remote(url) or _is_remote(place):
-            return urljoin(place, url) if _is_remote(place) else url
-        return str(Path(place).parent / url)
 
-    try:
-        return [
-            Shard(resolve(s["url"]), int(s["nsamples"]), s.get("filesize"), s.get("sha256"))
-            for s in json.loads(text)["shardlist"]
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{place}: not an index of shards ({error!r}); make it again.") from error
+def read_index(path: Path) -> list[Shard]:
+    """Returns the shards that an index tells of, whose addresses are relative to it.
+
+    Raises:
+        InputError: it cannot be read or is none.
+    """
+    return _parse_index(read_bytes(path), str(path))
 
 
 def shard_index(shards: Sequence[Shard]) -> str:
-    """The index of shards that lie beside it, as JSON in the format of `wids`, with SHA-256 sums."""
+    """Returns the index of shards that lie beside it, as JSON in the format of `wids`, with SHA-256 sums."""
     listed = [
         {"url": Path(s.url).name, "nsamples": s.num_pairs, "filesize": s.size, "sha256": s.sha256} for s in shards
     ]
@@ -259,31 +271,57 @@ def shard_index(shards: Sequence[Shard]) -> str:
 
 
 def fetch_shard(shard: Shard, cache: Path) -> Path:
-    """The local copy of a shard from elsewhere, downloaded whole or not at all, once by however many processes.
+    """Returns the local copy of a shard from elsewhere, downloaded whole or not at all, once by all processes.
+
+    What its index says of it is part of the copy's name: made again at the same address, it is another shard.
 
     Raises:
         TrainingError: it cannot be downloaded, is not what its index says, or `cache` cannot be written.
     """
-    digest = hashlib.sha256(shard.url.encode()).hexdigest()[:16]
-    target = cache / f"{digest}-{Path(urlsplit(shard.url).path).name}"
+    identity = f"{shard.url} {shard.sha256 or shard.size}"
+    name = re.split("[?#]", shard.url)[0].rpartition("/")[2][-64:]
+    target = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{name}"
     if target.is_file():
         return target
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"{cache}: cannot be written ({error.strerror}); set data.shard_cache.") from error
+        raise TrainingError(
+            f"cannot be written ({error.strerror})",
+            code="refused",
+            field="data.shard_cache",
+            value=str(cache),
+            remedy="name a folder that can be",
+        ) from error
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.is_file():  # another process was faster
             return target
-        try:
-            with atomic_write(target) as part:
-                _download(shard.url, part)
-                size, found = part.stat().st_size, shard.sha256 and sha256(part)
-                if (shard.size is not None and size != shard.size) or found != shard.sha256:
-                    raise TrainingError(f"{shard.url}: {size} bytes are not what its index promised; make it again.")
-        except InputError as error:  # a full disk is no reason to try the next pair
-            raise TrainingError(str(error)) from error
+        with _stopping(), atomic_write(target) as part:  # a full disk is no reason to try the next pair
+            with part.open("wb") as file:
+                _download(shard.url, file, limit=shard.size)
+            size = part.stat().st_size
+            if shard.size not in (None, size) or shard.sha256 not in (None, sha256(part)):
+                raise _changed(shard, f"{size} bytes are not what its index promised")
     return target
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Makes an `InputError`, after which a dataset goes on with the next pair, a `TrainingError`."""
+    try:
+        yield
+    except InputError as error:
+        raise TrainingError(
+            error.message, code=error.code, field=error.field, value=error.value, remedy=error.remedy
+        ) from error
+
+
+def _damaged(place: Path | str, problem: str) -> InputError:
+    return InputError(f"{place}: {problem}", code="damaged", remedy="make or download it again")
+
+
+def _changed(shard: Shard, problem: str) -> TrainingError:
+    return TrainingError(f"{shard.url}: {problem}", code="changed", remedy="make the shards and their index again")
 
 
 def _kind(field: str) -> str | None:
@@ -294,48 +332,81 @@ def _kind(field: str) -> str | None:
 
 
 def _is_remote(url: str) -> bool:
-    return urlsplit(url).scheme in ("http", "https")
+    return url.lower().startswith(("http://", "https://"))
 
 
-def _local_index(path: Path) -> list[Shard]:
-    shards = read_index(path.read_text(encoding="utf-8", errors="replace"), str(path))
+def _parse_index(content: bytes, place: str) -> list[Shard]:
+    """Returns the shards of an index; `place` is its path or address, which theirs are relative to."""
+    try:
+        return [_parse_shard(entry, place) for entry in json.loads(content)["shardlist"]]
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _damaged(place, f"not an index of shards ({error!r})") from error
+
+
+def _parse_shard(entry: Any, place: str) -> Shard:
+    url, num_pairs = str(entry["url"]), int(entry["nsamples"])
+    size, digest = entry.get("filesize"), entry.get("sha256")
+    if not 0 <= num_pairs <= _MAX_PAIRS:
+        raise ValueError(f"nsamples={num_pairs} is not in [0, {_MAX_PAIRS}]")
+    if not isinstance(size, int | None) or not isinstance(digest, str | None):
+        raise TypeError(f"filesize={size!r} is no number or sha256={digest!r} is no text")
+    if _is_remote(place):
+        url = urljoin(place, url)
+        if not _is_remote(url):
+            raise ValueError(f"{url} is no http(s) address")
+    elif not _is_remote(url):
+        url = str(Path(place).parent / url)
+    return Shard(url, num_pairs, size, digest)
+
+
+def _present(shards: list[Shard]) -> list[Shard]:
+    """Returns shards that an index here tells of, if they are as large as it says."""
     for shard in shards:
         if shard.is_remote:
             continue
         size = Path(shard.url).stat().st_size if Path(shard.url).is_file() else None
         if size is None or shard.size not in (None, size):
-            found = "is missing" if size is None else f"has {size} bytes, not {shard.size}"
-            raise TrainingError(f"{shard.url}: {found}; run the same xpsr degrade again.")
+            raise _changed(shard, "is missing" if size is None else f"has {size} bytes, not {shard.size}")
     return shards
 
 
-def _download(url: str, target: Path | None = None) -> bytes:
-    """The bytes at an address, or nothing where they go to `target`; tried again when the connection fails."""
+def _download(url: str, file: IO[bytes], *, limit: int | None) -> None:
+    """Writes the bytes at an address to a file; tries again where the connection or the server fails.
+
+    Raises:
+        TrainingError: that does not help, or there are more than `limit` bytes.
+    """
+    import httpx
+
     for attempt in range(_RETRIES + 1):
+        file.seek(0)
+        file.truncate()
         try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-                if target is None:
-                    return response.read()
-                expected = response.headers.get("Content-Length")
-                with target.open("wb") as file:
-                    for chunk in _chunks(response):
-                        file.write(chunk)
-                if expected is None or target.stat().st_size == int(expected):
-                    return b""
-                problem = f"the connection ended after {target.stat().st_size} of {expected} bytes"
-        except urllib.error.HTTPError as error:
-            if error.code not in (408, 429) and error.code < 500:
-                raise TrainingError(
-                    f"{url}: the server says {error.code} {error.reason}; check the address."
-                ) from error
-            problem = f"the server says {error.code} {error.reason}"
-        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-            problem = f"{getattr(error, 'reason', error)}"
+            with httpx.stream("GET", url, timeout=_TIMEOUT, follow_redirects=True) as response:
+                response.raise_for_status()
+                start = time.monotonic()
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+                    if limit is not None and file.tell() > limit:
+                        raise TrainingError(
+                            f"{url}: has more than {limit} bytes", code="too_large", remedy="check the address"
+                        )
+                    if time.monotonic() - start > _TIMEOUT + file.tell() / _MIN_SPEED:
+                        raise httpx.ReadTimeout(f"fewer than {_MIN_SPEED} bytes a second")
+            return
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            problem = f"the server says {status} {error.response.reason_phrase}"
+            may_pass = status in (408, 429) or status >= 500
+        except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:  # the last two: of a proxy
+            problem = one_line(error)
+            may_pass = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+        if not may_pass:
+            raise TrainingError(
+                f"{url}: cannot be downloaded: {problem}", code="no_download", remedy="check the address"
+            )
         if attempt < _RETRIES:
             time.sleep(0.5 * 2**attempt)
-    raise TrainingError(f"{url}: cannot be downloaded: {problem}, {_RETRIES + 1} times; try again later.")
-
-
-def _chunks(response: Any) -> Iterator[bytes]:
-    while chunk := response.read(2**20):
-        yield chunk
+    raise TrainingError(
+        f"{url}: cannot be downloaded: {problem}, {_RETRIES + 1} times", code="no_download", remedy="try again later"
+    )

@@ -17,15 +17,21 @@ __all__ = ["iterate", "start_worker"]
 
 
 def iterate(loader: "DataLoader[Any]") -> Iterator[Any]:
-    """What the loader gives; an error that a worker raised on purpose comes back as it was, in one line."""
+    """Yields what the loader gives; an error that a worker raised on purpose comes back as it was, in one line."""
+    iterator: Any = iter(loader)
     try:
-        yield from loader
+        yield from iterator
     except (InputError, TrainingError) as error:
         if loader.num_workers == 0:
             raise
         # torch puts the worker's traceback in front; the last line is "package.Class: message"
         line = str(error).strip().splitlines()[-1]
         raise type(error)(line.partition(": ")[2]) from error
+    finally:
+        if loader.num_workers:
+            # An error keeps the iterator alive, and workers, which answer to no signal, would keep this process from
+            # ending
+            iterator._shutdown_workers()
 
 
 def start_worker(number: int) -> None:
@@ -42,7 +48,7 @@ def start_worker(number: int) -> None:
 
 
 def _follow_parent() -> None:
-    """torch looks for the parent only between tasks: a killed run would go on writing for a while."""
+    """Ends this process with its parent. torch looks only between tasks: a killed run would write for a while."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,25 +1,40 @@
 """Folders of pictures scored against folders of originals."""
 
+import re
+from collections import defaultdict
 from pathlib import Path
 
-from xpsr.errors import InputError
 from xpsr.evaluation.metrics import score
-from xpsr.files import list_images
+from xpsr.files import by_stem, list_images, partner
 from xpsr.image import read_image
 
 __all__ = ["evaluate_folders"]
 
+_SCALE = re.compile(r"_x\d+(\.\d+)?$")
+
 
 def evaluate_folders(hr_dir: Path, restored_dir: Path) -> dict[str, dict[str, float]]:
-    """`score` of every picture of `hr_dir`, by its name, and what is called as it is, or begins so, in `restored_dir`.
+    """Returns the `score` of every picture of `hr_dir` by its name.
+
+    The restored picture is the one that has the original's name, whatever it ends with, or else its name and a scale
+    (`NAME_x4`). What belongs to no original is passed over.
 
     Raises:
-        InputError: a picture is missing, or of another size.
+        InputError: a folder holds no picture, or an original has no restored picture, several, that of another
+            original, or one of another size.
     """
-    results, found = {}, list_images(restored_dir)
-    for path in list_images(hr_dir):
-        of_it = [p for p in found if p.stem == path.stem] or [p for p in found if p.stem.startswith(path.stem)]
-        if not of_it:
-            raise InputError(f"{restored_dir}: no picture for {path.name}.")
-        results[path.name] = score(read_image(of_it[0]).pixels, read_image(path).pixels)
-    return results
+    pairs = _pair(hr_dir, restored_dir)
+    return {hr.name: score(read_image(restored).pixels, read_image(hr).pixels) for hr, restored in pairs}
+
+
+def _pair(hr_dir: Path, restored_dir: Path) -> list[tuple[Path, Path]]:
+    restored = list_images(restored_dir)
+    exact, scaled = by_stem(restored), defaultdict(list)
+    for image in restored:
+        if end := _SCALE.search(image.stem):
+            scaled[image.stem[: end.start()]].append(image)
+    pairs = [(hr, partner(hr, exact.get(hr.stem) or scaled[hr.stem], restored_dir)) for hr in list_images(hr_dir)]
+    originals = defaultdict(list)
+    for hr, image in pairs:
+        originals[image].append(hr)
+    return [(partner(image, originals[image], hr_dir), image) for _, image in pairs]

@@ -1,4 +1,4 @@
-"""Chance: a generator for every purpose, and scalars drawn from it."""
+"""Seeding: a generator for every purpose, and scalars drawn from it."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ __all__ = ["chance", "generator_for", "randint", "uniform"]
 
 
 def generator_for(*keys: int | str) -> torch.Generator:
-    """A CPU generator of its own for every combination of keys.
+    """Returns a CPU generator of its own for every combination of keys.
 
     torch seeds its CPU generator with the low 32 bits of what it is given, so keys are hashed, not shifted together.
     """
@@ -17,15 +17,15 @@ def generator_for(*keys: int | str) -> torch.Generator:
 
 
 def uniform(generator: torch.Generator) -> float:
-    """A float32 in [0, 1)."""
+    """Draws a float32 in [0, 1)."""
     return torch.rand((), generator=generator).item()
 
 
 def chance(probability: float, generator: torch.Generator) -> bool:
-    """True with that probability."""
+    """Draws True with that probability."""
     return uniform(generator) < probability
 
 
 def randint(stop: int, generator: torch.Generator) -> int:
-    """An integer in [0, stop)."""
+    """Draws an integer in [0, stop)."""
     return int(torch.randint(stop, (), generator=generator))
