@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,16 @@ def test_a_termination_signal_leaves_a_checkpoint(
     assert not complete and exported
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
     assert list(losses_of(tmp_path / "run")) == [1]
+
+
+def test_a_run_works_off_the_main_thread_and_leaves_signals_alone(photos: Path, tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    _, expected = run(run_config(photos, tmp_path / "main"))
+    with ThreadPoolExecutor(1) as pool:
+        complete, weights = pool.submit(run, run_config(photos, tmp_path / "thread")).result()
+    assert complete and losses_of(tmp_path / "thread") == losses_of(tmp_path / "main")
+    assert all(torch.equal(expected[name], weights[name]) for name in expected)
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_adversary_and_its_optimizer_are_part_of_the_checkpoint(photos: Path, tmp_path: Path) -> None:

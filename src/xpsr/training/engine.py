@@ -7,6 +7,7 @@ so a run that stopped goes on as if it had not. Processes share an update's batc
 import json
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -53,7 +54,8 @@ def train(
 ) -> bool:
     """Trains `components` in place and writes the averaged weights to `OUTPUT_DIR/model`.
 
-    Under torchrun every process calls this; the batch of an update is `train.batch_size` samples of each.
+    Under torchrun every process calls this; the batch of an update is `train.batch_size` samples of each. SIGTERM and
+    SIGINT stop a run on the main thread after the update at hand; on another thread they are left to the main one.
 
     Args:
         config: the run; `train.max_steps` counts from the very first start.
@@ -435,12 +437,17 @@ class _Run:
 
 
 class _StopSignal:
-    """Turns SIGTERM and SIGINT into a request to stop after the current step; a second one stops at once."""
+    """Turns SIGTERM and SIGINT into a request to stop after the current step; a second one stops at once.
+
+    Off the main thread it does nothing: signals are the main thread's business, and Python lets no other handle them.
+    """
 
     requested = False
 
     def __enter__(self) -> "_StopSignal":
-        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if on_main_thread else ()
+        self._previous = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
     def _request(self, number: int, frame: Any) -> None:
