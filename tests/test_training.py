@@ -271,7 +271,7 @@ def test_adversary_and_its_optimizer_are_part_of_the_checkpoint(photos: Path, tm
     config = replace(config, loss=LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1))
     run(config)
     content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert {"discriminator", "adversary"} <= content.keys()
+    assert {"discriminator", "discriminator_optimizer"} <= content.keys()
     assert "discriminator" in json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     complete, _ = run(replace(config, train=replace(config.train, max_steps=3)))
     assert complete

@@ -107,6 +107,25 @@ def test_a_run_without_an_average_does_not_get_one(photos: Path, tmp_path: Path)
         run(replace(config, train=replace(config.train, max_steps=2)))
 
 
+def test_a_run_that_an_earlier_version_began_goes_on_to_the_same_bits(photos: Path, tmp_path: Path) -> None:
+    loss = LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1)
+    config = replace(run_config(photos, tmp_path / "whole", max_steps=3, batch_size=2), loss=loss)
+    _, whole = run(config)
+    begun = replace(config, train=replace(config.train, output_dir=tmp_path / "begun"))
+    assert not run(replace(begun, train=replace(begun.train, max_minutes=1e-6)))[0]
+    path = tmp_path / "begun" / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    former = {"ema": "average", "fingerprint": "identity", "discriminator_optimizer": "adversary"}
+    assert former.keys() <= content.keys()
+    torch.save({former.get(key, key): value for key, value in content.items()}, path)
+    complete, weights = run(begun)
+    assert complete and losses_of(tmp_path / "begun") == losses_of(tmp_path / "whole")
+    assert all(torch.equal(whole[name], weights[name]) for name in whole)
+    torch.save({former.get(key, key): value for key, value in content.items()}, path)
+    with pytest.raises(TrainingError, match=r"train\.seed is 7, that run's is 0"):
+        run(replace(begun, train=replace(begun.train, seed=7)))
+
+
 def test_latents_stay_what_the_networks_learned(photos: Path, tmp_path: Path) -> None:
     """The autoencoder's scale is measured on pictures, and there may be more of them when the run goes on."""
     config = run_config(photos, tmp_path / "run", max_steps=1)

@@ -16,6 +16,9 @@ from xpsr.errors import TrainingError, one_line
 
 __all__ = ["Checkpoints", "is_finished"]
 
+# What entries were called in the checkpoints of xpsr 0.1.0
+_FORMER_KEYS = {"average": "ema", "identity": "fingerprint", "adversary": "discriminator_optimizer"}
+
 
 class Checkpoints:
     """`checkpoint.pt` is the newest, `checkpoint-STEP.pt` the ones before it, `best.pt` the best by validation.
@@ -98,7 +101,7 @@ def is_finished(config: TrainRunConfig) -> bool:
 
 
 def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """What `Checkpoints.save` wrote, on the CPU.
+    """Returns what `Checkpoints.save` wrote, on the CPU, and what an earlier version wrote under the names of today.
 
     Raises:
         TrainingError: a file that is damaged or something else.
@@ -107,12 +110,12 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
-        return content
+        return {_FORMER_KEYS.get(str(key), str(key)): value for key, value in content.items()}
     except (OSError, KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise refusal(path, error) from error
 
 
 def refusal(path: Path, error: Exception) -> TrainingError:
-    """What is raised for a checkpoint that does not fit."""
+    """Returns the error to raise for a checkpoint that does not fit."""
     reason = one_line(error)[:300]
     return TrainingError(f"{path}: not a checkpoint of this run: {reason}; use another train.output_dir.")

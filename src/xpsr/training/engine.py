@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from xpsr.config import TrainRunConfig, as_dict
@@ -25,10 +24,10 @@ from xpsr.errors import InputError, TrainingError
 from xpsr.files import write_text
 from xpsr.training.checkpoints import Checkpoints
 from xpsr.training.components import Components, merge_adapters, save_adapters
-from xpsr.training.losses import Losses, Share
-from xpsr.training.optimizers import learning_rate, optimizer_step, set_learning_rate
+from xpsr.training.losses import BatchSlice, Losses
+from xpsr.training.optimizers import learning_rate, set_learning_rate
+from xpsr.training.run_log import RunLog, environment, tracker_names
 from xpsr.training.state import TrainState
-from xpsr.training.watch import RunLog, environment, tracker_names
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -157,7 +156,7 @@ class _Run:
         components.to(accelerator.device)
         self.state = TrainState(config, components, accelerator)
         newest = None if run.resume == "never" else self.checkpoints.newest()
-        if self._sum(newest is not None) not in (0, accelerator.num_processes):
+        if self._count(newest is not None) not in (0, accelerator.num_processes):
             raise TrainingError(f"{self.folder}: only some processes find a checkpoint; share train.output_dir.")
         if newest is not None:
             self.state.load(newest)
@@ -168,7 +167,7 @@ class _Run:
         if run.fit_memory:
             self._fit_memory()
         self.batch_size = self.size * self.num_passes * accelerator.num_processes
-        self._check_shares()
+        self._check_one_step_rows()
         # only a run that can begin may touch what another one left
         if accelerator.is_main_process:
             if run.resume == "never":
@@ -179,7 +178,7 @@ class _Run:
         accelerator.wait_for_everyone()
         self.save_seconds = self.validate_seconds = 0.0
 
-    def _check_shares(self) -> None:
+    def _check_one_step_rows(self) -> None:
         """Refuses batches that leave none for diffusion or for the one step."""
         fraction = self.config.loss.one_step_fraction
         one_step = round(self.batch_size * fraction)
@@ -199,7 +198,7 @@ class _Run:
                 batches = (next(passes).to(self.accelerator.device) for _ in range(self.num_passes))
                 metrics, stopping = self._update(batches, stop=stop, began=began)
                 if state.step % run.log_every == 0 or state.step == run.max_steps:
-                    log.write(state.step, self._averaged_over_processes(metrics), batch_size=self.batch_size)
+                    log.write(state.step, self._mean_over_processes(metrics), batch_size=self.batch_size)
                 done = state.step == run.max_steps
                 every = config.validation.every
                 best = every is not None and (done or state.step % every == 0) and self._validate(log)
@@ -209,7 +208,7 @@ class _Run:
                 if stopping:
                     return done
         missing = not state.exported or not (self.folder / "model").is_dir()
-        if self._sum(self.accelerator.is_main_process and missing):
+        if self._count(self.accelerator.is_main_process and missing):
             self._keep(best=False)
         return True
 
@@ -231,7 +230,7 @@ class _Run:
         self, batches: Iterator[Batch], *, stop: "_StopSignal", began: float
     ) -> tuple[dict[str, torch.Tensor], bool]:
         """One update of everything; the terms of the loss over this process's rows, and whether to stop after it."""
-        config, state, accelerator = self.config, self.state, self.accelerator
+        config, state, accelerator, adversary = self.config, self.state, self.accelerator, self.state.adversary
         rate = learning_rate(config.optimizer, state.step, config.train.max_steps)
         metrics: dict[str, torch.Tensor] = {}
         seen: list[torch.Tensor] = []
@@ -239,15 +238,18 @@ class _Run:
             seen.append(batch.indices)
             first = (number * accelerator.num_processes + accelerator.process_index) * self.size
             # the 1 sets it apart from the data's
-            generator, share = generator_for(config.train.seed, state.step, 1), Share(first, self.size, self.batch_size)
+            generator = generator_for(config.train.seed, state.step, 1)
             if state.sharded:  # accelerate knows only how to keep DDP from summing
                 state.module.set_requires_gradient_sync(number == self.num_passes - 1)  # type: ignore[operator]
             with accelerator.accumulate(state.module), accelerator.autocast():
-                losses: Losses = state.module(batch, generator, share)
-                self._please_adversary(losses)
+                losses: Losses = state.module(batch, generator, BatchSlice(first, self.size, self.batch_size))
+                if adversary is not None:
+                    losses.terms["adversarial"] = adversary.generator_loss(losses, step=state.step)
                 total = losses.total()
                 accelerator.backward(total)
-            terms = losses.terms | {"loss": total} | self._teach_adversary(losses)
+            terms = losses.terms | {"loss": total}
+            if adversary is not None:
+                terms["discriminator"] = adversary.discriminator_loss(losses, num_passes=self.num_passes)
             for name, value in terms.items():
                 metrics[name] = metrics.get(name, 0) + value.detach() / self.num_passes
         norm = accelerator.clip_grad_norm_(state.parameters, config.optimizer.max_grad_norm)
@@ -256,64 +258,23 @@ class _Run:
         # in float16 a gradient may overflow: the scaler leaves that update out and scales less
         watched = metrics["loss"] if accelerator.scaler is not None else metrics["loss"] + metrics["grad_norm"]
         finite = bool(torch.isfinite(watched))
-        if self._sum(not finite):
+        if self._count(not finite):
             raise self._not_finite({} if finite else metrics, [] if finite else seen)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.step()
         state.optimizer.zero_grad()
         metrics["learning_rate"] = torch.tensor(rate, device=accelerator.device)
-        self._update_adversary(rate)
+        if adversary is not None:
+            adversary.update(rate)
         state.step += 1
         state.position += self.batch_size
-        state.update_average()
+        state.update_ema()
         limit = config.train.max_minutes
         now = time.monotonic()
         # another update, a validation and a checkpoint must fit in
         reserve = now - began + self.validate_seconds + self.save_seconds
         out_of_time = limit is not None and now - self.started + reserve > limit * 60
-        return metrics, self._sum(stop.requested or out_of_time) > 0
-
-    def _please_adversary(self, losses: Losses) -> None:
-        """Adds what the adversary makes of the restored pictures to the terms."""
-        state, weight = self.state, self.config.loss.adversarial_weight
-        if state.discriminator is None:
-            return
-        if losses.restored is None:
-            losses.terms["adversarial"] = torch.zeros((), device=self.accelerator.device)
-            return
-        ramp = min(1.0, state.step / max(self.config.loss.adversarial_ramp_steps, 1))
-        state.discriminator.requires_grad_(False)
-        score = state.discriminator(losses.restored).mean()
-        losses.terms["adversarial"] = -weight * ramp * losses.one_step_weight * score
-
-    def _teach_adversary(self, losses: Losses) -> dict[str, torch.Tensor]:
-        """Adds to the adversary's gradient that of its hinge loss, which is returned."""
-        discriminator = self.state.discriminator
-        if discriminator is None:
-            return {}
-        discriminator.requires_grad_(True)
-        if losses.restored is None or losses.hr is None:
-            return {"discriminator": torch.zeros((), device=self.accelerator.device)}
-        # it is small, and in float16 its gradients would need a scaler of their own
-        with self.accelerator.autocast() if self.config.train.precision == "bf16" else nullcontext():
-            real, fake = discriminator(torch.cat([losses.hr, losses.restored.detach()])).chunk(2)
-            hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) * losses.one_step_weight
-        (hinge / self.num_passes).backward()
-        return {"discriminator": hinge}
-
-    def _update_adversary(self, rate: float) -> None:
-        discriminator, adversary = self.state.discriminator, self.state.adversary
-        if discriminator is None or adversary is None:
-            return
-        parameters = list(discriminator.parameters())
-        if self.accelerator.num_processes > 1:
-            flat = torch.cat([torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in parameters])
-            flat = self.accelerator.reduce(flat, "mean")
-            for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                parameter.grad = gradient.view_as(parameter).clone()
-        norm = self.config.optimizer.max_grad_norm
-        optimizer_step(adversary, parameters, learning_rate=rate, max_grad_norm=norm)
-        adversary.zero_grad(set_to_none=True)
+        return metrics, self._count(stop.requested or out_of_time) > 0
 
     def _not_finite(self, metrics: Mapping[str, torch.Tensor], seen: Sequence[torch.Tensor]) -> TrainingError:
         """What to say of a loss that is not finite; the weights are still those before it."""
@@ -337,7 +298,7 @@ class _Run:
         """Restores and scores pictures; whether the result is the best so far."""
         state, by, began = self.state, self.config.validation.best_by, time.monotonic()
         better, failure = False, None
-        with state.averaged() as components:
+        with state.ema_components() as components:
             if self.accelerator.is_main_process:
                 assert self.validate is not None
                 folder = self.folder / "validation" / f"step-{state.step:08d}"
@@ -352,12 +313,12 @@ class _Run:
                     state.best = signed if better else state.best
                 except Exception as error:
                     failure = error
-        if self._sum(failure is not None):
+        if self._count(failure is not None):
             self._keep(best=False)  # what was learned is not to be learned again
             raise failure or TrainingError("the main process failed in validation.")
         self.validate_seconds = max(self.validate_seconds, time.monotonic() - began)
         log.pause()
-        return self._sum(better) > 0
+        return self._count(better) > 0
 
     def _keep(self, *, best: bool) -> None:
         """Writes the model and a checkpoint; of the best so far, copies of both.
@@ -367,7 +328,7 @@ class _Run:
         """
         began, state = time.monotonic(), self.state
         failure = self._write_models(("model", "best") if best else ("model",))
-        state.exported = not self._sum(failure is not None)
+        state.exported = not self._count(failure is not None)
         if best and not state.exported:
             state.best = None  # the next one is kept
         content = state.content()
@@ -381,7 +342,7 @@ class _Run:
 
     def _write_models(self, names: Sequence[str]) -> TrainingError | None:
         """Exports the averaged weights; what kept the main process from it."""
-        with self.state.averaged() as components:
+        with self.state.ema_components() as components:
             if self.accelerator.is_main_process:
                 try:
                     merged = merge_adapters(components)
@@ -399,7 +360,7 @@ class _Run:
             fits = self._fits(size)
             self.state.loss.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
-            if not self._sum(not fits):
+            if not self._count(not fits):
                 self.size, self.num_passes = size, total // size
                 self.accelerator.gradient_accumulation_steps = self.num_passes
                 logger.info("batch_size %d in %d passes", self.size, self.num_passes)
@@ -416,20 +377,20 @@ class _Run:
         try:
             moments = [torch.empty_like(p) for p in state.parameters for _ in range(2)]
             with accelerator.autocast():
-                losses = state.loss(batch, generator_for(0), Share(0, size, size))
+                losses = state.loss(batch, generator_for(0), BatchSlice(0, size, size))
             losses.total().backward()
             del moments
         except torch.OutOfMemoryError:
             return False
         return True
 
-    def _sum(self, flag: bool) -> int:
-        """How many processes say so."""
+    def _count(self, flag: bool) -> int:
+        """Returns how many processes say so."""
         if self.accelerator.num_processes == 1:
             return int(flag)
         return int(self.accelerator.reduce(torch.tensor(int(flag), device=self.accelerator.device), "sum"))
 
-    def _averaged_over_processes(self, metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    def _mean_over_processes(self, metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
         values = torch.stack([value.float() for value in metrics.values()])
         if self.accelerator.num_processes > 1:
             values = self.accelerator.reduce(values, "mean")

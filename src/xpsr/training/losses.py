@@ -22,7 +22,7 @@ from xpsr.models import predict_original_sample
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
 
-__all__ = ["Losses", "Share", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
+__all__ = ["BatchSlice", "Losses", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
 
 
 def degradation_free_terms(
@@ -85,7 +85,7 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: f
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchSlice:
     """Which rows of an update's whole batch a pass sees: `rows` of `total` from `first` on."""
 
     first: int
@@ -93,7 +93,7 @@ class Share:
     total: int
 
     @property
-    def passes(self) -> int:
+    def num_passes(self) -> int:
         """How many passes of this size, over all processes, the update is made of."""
         return self.total // self.rows
 
@@ -146,21 +146,21 @@ class XPSRLoss(nn.Module):
         self.empty_ids: torch.Tensor
         self.register_buffer("empty_ids", empty, persistent=False)
 
-    def forward(self, batch: Batch, generator: torch.Generator, share: Share | None = None) -> Losses:
+    def forward(self, batch: Batch, generator: torch.Generator, batch_slice: BatchSlice | None = None) -> Losses:
         """Draws timesteps, noise and dropped texts from `generator` (on the CPU) and computes every term.
 
         Args:
             batch: some rows of an update's batch, or all.
             generator: the update's; every pass of it is given one in the same state.
-            share: which rows these are; None: the whole batch.
+            batch_slice: which rows these are; None: the whole batch.
         """
         config, parts, device, rows = self.config, self.components, batch.hr.device, len(batch.hr)
-        share = share or Share(0, rows, rows)
+        part = batch_slice or BatchSlice(0, rows, rows)
         shifted = torch.rand((), generator=generator) < config.shift_probability
         corner = torch.rand(2, generator=generator)
-        seeds = torch.randint(2**32, (share.total,), generator=generator)[share.first : share.first + rows].tolist()
+        seeds = torch.randint(2**32, (part.total,), generator=generator)[part.first : part.first + rows].tolist()
 
-        one_step_rows, other_rows, num_one_step = share.one_step_rows(config.one_step_fraction)
+        one_step_rows, other_rows, num_one_step = part.one_step_rows(config.one_step_fraction)
         order, one_step = one_step_rows + other_rows, len(one_step_rows)
         batch = Batch(**{f.name: getattr(batch, f.name)[order] for f in fields(batch)})
         generators = [torch.Generator().manual_seed(seeds[row]) for row in order]
@@ -192,12 +192,12 @@ class XPSRLoss(nn.Module):
             sample, timesteps, content, control.down_block_res_samples, control.mid_block_res_sample
         ).sample.float()
 
-        losses = Losses(one_step_weight=one_step * share.passes / max(num_one_step, 1))
+        losses = Losses(one_step_weight=one_step * part.num_passes / max(num_one_step, 1))
         if config.degradation_free_weight:
             losses.terms["degradation_free"] = self._degradation_free(control.images, control.latents, hr, clean)
-        if num_one_step < share.total:
+        if num_one_step < part.total:
             noisy = slice(one_step, None)
-            weight = (rows - one_step) * share.passes / (share.total - num_one_step)
+            weight = (rows - one_step) * part.num_passes / (part.total - num_one_step)
             loss = output.sum() * 0  # a pass without such a row
             if one_step < rows:
                 loss = diffusion_loss(

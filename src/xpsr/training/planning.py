@@ -240,7 +240,7 @@ def _memory(config: TrainRunConfig, components: Components) -> dict[str, float]:
         "frozen weights": frozen + 4.0 * sum(p.numel() for p in components.vae.parameters()),
         "gradients": 4.0 * trained,
         "optimizer": float(moments * trained),
-        "average": 4.0 * trained if config.optimizer.ema_decay else 0.0,
+        "averaged weights (EMA)": 4.0 * trained if config.optimizer.ema_decay else 0.0,
         "copies for half precision": 2.0 * trained
         if run.precision != "fp32" and not run.gradient_checkpointing
         else 0.0,
