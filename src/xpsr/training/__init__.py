@@ -19,7 +19,7 @@ from xpsr.training.features import FEATURE_NETWORKS, EfficientNetFeatures, VGGFe
 from xpsr.training.losses import BatchSlice, Losses, XPSRLoss, degradation_free_terms, diffusion_loss, min_snr_weights
 from xpsr.training.optimizers import build_optimizer, learning_rate, optimizer_step
 from xpsr.training.planning import plan_run
-from xpsr.training.run_log import environment, plot_metrics
+from xpsr.training.run_log import OnMetrics, environment, plot_metrics
 
 __all__ = [
     "FEATURE_NETWORKS",
@@ -30,6 +30,7 @@ __all__ = [
     "EncodingCache",
     "Export",
     "Losses",
+    "OnMetrics",
     "PatchDiscriminator",
     "VGGFeatures",
     "Validate",

@@ -26,7 +26,7 @@ from xpsr.training.checkpoints import Checkpoints
 from xpsr.training.components import Components, merge_adapters, save_adapters
 from xpsr.training.losses import BatchSlice, Losses
 from xpsr.training.optimizers import learning_rate, set_learning_rate
-from xpsr.training.run_log import RunLog, environment, tracker_names
+from xpsr.training.run_log import OnMetrics, RunLog, environment, tracker_names
 from xpsr.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def train(
     device: torch.device,
     validate: Validate | None = None,
     dataset: Dataset[Sample] | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> bool:
     """Trains `components` in place and writes the averaged weights to `OUTPUT_DIR/model`.
 
@@ -65,6 +66,9 @@ def train(
             weights and a folder for pictures, returns scores by name, among them `validation.best_by`. Called in the
             main process only, while the others wait.
         dataset: what `build_dataset(config.data, seed=config.train.seed)` gives, where it is at hand.
+        on_metrics: called in the main process with the step and the values of every line of `metrics.jsonl`: terms of
+            the loss, gradient norm, learning rate, samples a second and memory in GB every `train.log_every` steps, and
+            scores of validations as `validation_NAME`.
 
     Returns:
         True if the run is complete, False if it stopped early (time limit or a signal) with a checkpoint to go on from.
@@ -82,7 +86,7 @@ def train(
     try:
         with _alone(config.train.output_dir) if accelerator.is_main_process else nullcontext():
             run = _Run(config, components, accelerator, export=export, validate=validate, dataset=dataset)
-            return run.go()
+            return run.go(on_metrics)
     finally:
         accelerator.end_training()
         AcceleratorState._reset_state()  # or a second run in this process could not use another precision
@@ -188,10 +192,10 @@ class _Run:
                 f" {one_step or 'none'}; use larger batches, or {1 if one_step else 0}."
             )
 
-    def go(self) -> bool:
-        """Trains until the end, a limit or a signal; whether it was the end."""
+    def go(self, on_metrics: OnMetrics | None) -> bool:
+        """Trains until the end, a limit or a signal; returns whether it was the end."""
         config, state, run = self.config, self.state, self.config.train
-        with _StopSignal() as stop, RunLog(config, self.accelerator, step=state.step) as log:
+        with _StopSignal() as stop, RunLog(config, self.accelerator, step=state.step, on_metrics=on_metrics) as log:
             passes = iter(self._loader())
             while state.step < run.max_steps:
                 began = time.monotonic()

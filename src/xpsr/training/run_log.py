@@ -6,7 +6,7 @@ import logging
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from xpsr.files import write_text
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["RunLog", "environment", "plot_metrics", "tracker_names"]
+__all__ = ["OnMetrics", "RunLog", "environment", "plot_metrics", "tracker_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,26 +43,20 @@ def tracker_names(config: TrainRunConfig) -> list[str]:
     return list(config.train.trackers)
 
 
-class RunLog:
-    """Progress on stderr, one line of `metrics.jsonl` at a time, and trackers. Only the main process says anything."""
+OnMetrics = Callable[[int, Mapping[str, float]], None]
 
-    def __init__(self, config: TrainRunConfig, accelerator: "Accelerator", *, step: int):
+
+class RunLog:
+    """Writes `metrics.jsonl`, a line at a time, and tells trackers and `on_metrics`; all in the main process alone."""
+
+    def __init__(
+        self, config: TrainRunConfig, accelerator: "Accelerator", *, step: int, on_metrics: OnMetrics | None = None
+    ):
+        self._on_metrics = on_metrics
         self._accelerator, self._main = accelerator, accelerator.is_main_process
         self._last = (step, time.monotonic())
         if not self._main:
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True))
-        self._task = self._progress.add_task("", total=config.train.max_steps, completed=step)
         path = config.train.output_dir / "metrics.jsonl"
         # what a killed run wrote after its last checkpoint is done, and written, again
         rows = [row for row in _read_metrics(path) if row["step"] <= step] if path.is_file() else []
@@ -71,13 +65,10 @@ class RunLog:
         accelerator.init_trackers("xpsr", config=dict(_flat(as_dict(config))))
 
     def __enter__(self) -> "RunLog":
-        if self._main:
-            self._progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._main:
-            self._progress.stop()
             self._file.close()
 
     def write(self, step: int, metrics: Mapping[str, float], *, batch_size: int) -> None:
@@ -88,8 +79,6 @@ class RunLog:
         speed = (step - last_step) * batch_size / max(now - last_time, 1e-9)
         values = {**metrics, "samples_per_second": speed, "memory_gb": _memory(self._accelerator.device)}
         if self._main:
-            description = f"loss {metrics['loss']:.3f}, {speed:.1f} samples/s"
-            self._progress.update(self._task, completed=step, description=description)
             self._write(step, values)
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
@@ -107,6 +96,8 @@ class RunLog:
         self._file.write(json.dumps({"step": step, "time": time.time(), **rounded}) + "\n")
         self._file.flush()
         self._accelerator.log(dict(values), step=step)
+        if self._on_metrics is not None:
+            self._on_metrics(step, rounded)
 
 
 def _read_metrics(path: Path) -> list[dict[str, float]]:
