@@ -1,5 +1,6 @@
 """What a run may and may not go on from, and what is left when it cannot."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -173,7 +174,7 @@ def test_batches_that_leave_nothing_for_diffusion_are_refused(photos: Path, tmp_
 
 def test_a_validation_that_fails_costs_no_update(photos: Path, tmp_path: Path) -> None:
     config = replace(
-        run_config(photos, tmp_path / "run", max_steps=3, checkpoint_every=100),
+        run_config(photos, tmp_path / "run", max_steps=3, checkpoint_every=100, num_workers=1),
         validation=ValidationConfig(every=3, hr_dir=photos),
     )
 
@@ -182,6 +183,7 @@ def test_a_validation_that_fails_costs_no_update(photos: Path, tmp_path: Path) -
 
     with pytest.raises(InputError, match="a damaged picture"):
         run(config, validate=validate)
+    assert multiprocessing.active_children() == []  # as long as a worker lives, this process could not end
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
     assert run(config, validate=lambda *_: {"psnr_y": 1.0})[0]
     assert list(losses_of(tmp_path / "run")) == [1, 2, 3]

@@ -9,8 +9,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import Dataset
 
 from xpsr.config import TrainRunConfig, as_dict
-from xpsr.data import Batch, Collate, Loader, Sample, build_dataset, build_loader, generator_for
+from xpsr.data import Batch, Collate, Sample, build_dataset, build_loader, generator_for
 from xpsr.errors import InputError, TrainingError
 from xpsr.files import write_text
 from xpsr.training.checkpoints import Checkpoints
@@ -195,8 +195,11 @@ class _Run:
     def go(self, on_metrics: OnMetrics | None) -> bool:
         """Trains until the end, a limit or a signal; returns whether it was the end."""
         config, state, run = self.config, self.state, self.config.train
-        with _StopSignal() as stop, RunLog(config, self.accelerator, step=state.step, on_metrics=on_metrics) as log:
-            passes = iter(self._loader())
+        with (
+            _StopSignal() as stop,
+            RunLog(config, self.accelerator, step=state.step, on_metrics=on_metrics) as log,
+            closing(self._batches()) as passes,
+        ):
             while state.step < run.max_steps:
                 began = time.monotonic()
                 batches = (next(passes).to(self.accelerator.device) for _ in range(self.num_passes))
@@ -216,9 +219,13 @@ class _Run:
             self._keep(best=False)
         return True
 
-    def _loader(self) -> Loader:
+    def _batches(self) -> Generator[Batch, None, None]:
+        """Yields the rest of the run's batches of this process.
+
+        To be closed: an error keeps the loop's frame alive, and with it workers, which would keep the process alive.
+        """
         run, accelerator = self.config.train, self.accelerator
-        return build_loader(
+        yield from build_loader(
             self.dataset,
             self.collate,
             batch_size=self.size,
