@@ -84,7 +84,7 @@ def test_validation_writes_pictures_scores_the_best_and_a_card(
     assert Path("run/metrics.jsonl").stat().st_mtime_ns == before
 
     code, out, _ = xpsr_train("--plot", "run")
-    assert (code, out) == (0, [str(Path("run", "curves.svg"))])
+    assert (code, out) == (0, [str(Path("run", "curves.png"))])
 
 
 def test_a_model_without_fusion_is_a_model_like_any_other(xpsr_train: Train) -> None:

@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", default=False, help="train nothing; say what it would take, without weights"
     )
-    parser.add_argument("--plot", metavar="RUN_DIR", type=Path, help="draw a run's metrics as RUN_DIR/curves.svg")
+    parser.add_argument("--plot", metavar="RUN_DIR", type=Path, help="draw a run's metrics as RUN_DIR/curves.png")
     parser.add_argument("--debug", action="store_true", default=False, help="show where errors come from")
     args, overrides = parser.parse_known_args(arguments)
     if "plot" in args:

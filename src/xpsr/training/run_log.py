@@ -6,8 +6,7 @@ import logging
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ import torch
 from xpsr import __version__
 from xpsr.config import TrainRunConfig, as_dict
 from xpsr.errors import InputError, MissingDependencyError
-from xpsr.files import write_text
+from xpsr.files import atomic_write
+from xpsr.jsonl import read_lines, to_line, write_lines
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,8 +59,7 @@ class RunLog:
             return
         path = config.train.output_dir / "metrics.jsonl"
         # what a killed run wrote after its last checkpoint is done, and written, again
-        rows = [row for row in _read_metrics(path) if row["step"] <= step] if path.is_file() else []
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(path, [row for row in _read_metrics(path) if row["step"] <= step])
         self._file = path.open("a", encoding="utf-8")
         accelerator.init_trackers("xpsr", config=dict(_flat(as_dict(config))))
 
@@ -93,7 +92,7 @@ class RunLog:
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "time": time.time(), **rounded}) + "\n")
+        self._file.write(to_line({"step": step, "time": time.time(), **rounded}))
         self._file.flush()
         self._accelerator.log(dict(values), step=step)
         if self._on_metrics is not None:
@@ -101,17 +100,17 @@ class RunLog:
 
 
 def _read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.jsonl`, without lines that a crash cut off or spoiled: they are told in one warning."""
-    rows, spoiled = [], 0
-    *lines, _ = path.read_bytes().split(b"\n")
-    for line in lines:
-        try:
-            row = {name: float(value) for name, value in json.loads(line).items()}
-            rows.append({**row, "step": int(row["step"])})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            spoiled += 1
+    """Returns the rows of a `metrics.jsonl`, if there is one; lines that a crash spoiled are counted in a warning.
+
+    No run is kept from going on by them: they say nothing that it needs.
+    """
+    rows, spoiled = list[dict[str, float]](), list[object]()
+    for _, row in read_lines(path, on_damage=spoiled.append):
+        whole = "step" in row and all(isinstance(value, int | float) for value in row.values())
+        (rows if whole else spoiled).append(row)
     if spoiled:
-        logger.warning("%s: %d of %d lines cannot be read and are left out.", path, spoiled, len(lines))
+        total = len(rows) + len(spoiled)
+        logger.warning("%s: %d of %d lines cannot be read and are left out.", path, len(spoiled), total)
     return rows
 
 
@@ -169,66 +168,30 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-# Curves
-
-_WIDTH, _HEIGHT, _LEFT, _TOP = 420, 220, 56, 30
-_COLUMNS = 2
-
-
 def plot_metrics(folder: Path) -> Path:
-    """Draws every metric of a run's `metrics.jsonl` over the steps, as `folder/curves.svg`; returns its path.
+    """Draws every metric of a run's `metrics.jsonl` over the steps, as `folder/curves.png`, and returns its path.
 
     Raises:
-        InputError: the folder holds no metrics.
+        InputError: the folder holds no metrics, or cannot be written to.
+        MissingDependencyError: matplotlib is not installed.
     """
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; name a run's output_dir.")
+    path, target = folder / "metrics.jsonl", folder / "curves.png"
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in _read_metrics(path):
         for name in row.keys() - {"step", "time"}:
             curves.setdefault(name, []).append((row["step"], row[name]))
     if not curves:
-        raise InputError(f"{path}: holds no metrics.")
-    first = ["loss", *sorted(name for name in curves if name.startswith("validation_"))]
-    names = [name for name in first if name in curves] + sorted(curves.keys() - set(first))
-    rows = -(-len(names) // _COLUMNS)
-    parts = [_panel(name, curves[name], i % _COLUMNS, i // _COLUMNS) for i, name in enumerate(names)]
-    size = f'width="{_COLUMNS * _WIDTH}" height="{rows * _HEIGHT}"'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">'
-    target = folder / "curves.svg"
-    write_text(target, "\n".join([svg, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>", ""]))
+        raise InputError(f"{path}: no metrics are there", code="no_metrics", remedy="name a run's train.output_dir")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("curves need matplotlib", remedy="run `pip install matplotlib`") from error
+    names = sorted(curves, key=lambda name: (name != "loss", not name.startswith("validation_"), name))
+    figure = Figure(figsize=(10, 2.2 * len(names)), layout="constrained")
+    for name, axes in zip(names, figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], strict=True):
+        axes.plot(*zip(*curves[name], strict=True), marker=".", markersize=3)
+        axes.set_title(name, loc="left")
+    axes.set_xlabel("step")
+    with atomic_write(target) as part:
+        figure.savefig(part, format="png")
     return target
-
-
-def _panel(name: str, points: Sequence[tuple[float, float]], column: int, row: int) -> str:
-    """A titled box with the points, faint, and their running mean."""
-    finite = [(x, y) for x, y in points if abs(y) < float("inf")]
-    steps, values = [x for x, _ in finite] or [0.0], [y for _, y in finite] or [0.0]
-    low, high, last = min(values), max(values), max(steps)
-    span = high - low or abs(high) or 1.0
-    width, height = _WIDTH - _LEFT - 16, _HEIGHT - _TOP - 30
-
-    def place(x: float, y: float) -> str:
-        return f"{_LEFT + x / (last or 1) * width:.1f},{_TOP + (high - y) / span * height:.1f}"
-
-    smooth: list[tuple[float, float]] = []
-    mean = values[0]
-    for x, y in finite:
-        mean += (y - mean) * max(0.1, 1 / (len(smooth) + 1))
-        smooth.append((x, mean))
-    ticks = "".join(
-        f'<text x="{_LEFT - 6}" y="{_TOP + share * height + 4:.1f}" text-anchor="end">{high - share * span:.3g}</text>'
-        f'<path d="M{_LEFT} {_TOP + share * height:.1f}h{width}" stroke="#ddd"/>'
-        for share in (0, 0.5, 1)
-    )
-    lines = "".join(
-        f'<polyline fill="none" stroke="{color}" points="{" ".join(place(x, y) for x, y in curve)}"/>'
-        for color, curve in (("#9bbfe0", finite), ("#1f4e79", smooth))
-    )
-    dots = "".join(f'<circle cx="{c[0]}" cy="{c[1]}" r="1.5"/>' for c in (place(*p).split(",") for p in finite[-1:]))
-    return (
-        f'<g transform="translate({column * _WIDTH},{row * _HEIGHT})"><text x="{_LEFT}" y="18" font-weight="bold">'
-        f"{escape(name)}</text>{ticks}{lines}{dots}"
-        f'<text x="{_LEFT + width}" y="{_HEIGHT - 10}" text-anchor="end">step {last:.0f}</text></g>'
-    )
