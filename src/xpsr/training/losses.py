@@ -28,7 +28,7 @@ __all__ = ["BatchSlice", "Losses", "XPSRLoss", "degradation_free_terms", "diffus
 def degradation_free_terms(
     images: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], hr: torch.Tensor, clean_latents: torch.Tensor
 ) -> list[torch.Tensor]:
-    """The Degradation-Free Constraint: the mean absolute error of every prediction, a scalar each.
+    """Returns the terms of the Degradation-Free Constraint: the mean absolute error of each prediction, scalars.
 
     `images` are compared with `hr` (B, 3, H, W) in [-1, 1] and `latents` with `clean_latents` (B, C, h, w), reduced
     bilinearly to each prediction's size. The reference adds the sum of them all, times 0.05, to its loss.
@@ -49,7 +49,7 @@ def diffusion_loss(
     timesteps: torch.Tensor,
     min_snr_gamma: float | None = None,
 ) -> torch.Tensor:
-    """Mean squared error of a network's output against what the scheduler's `prediction_type` asks for.
+    """Returns the mean squared error of a network's output against what the scheduler's `prediction_type` asks for.
 
     All (B, C, H, W) but `timesteps` (B,); a float32 scalar. With `min_snr_gamma` each row counts `min_snr_weights`.
     """
@@ -61,7 +61,9 @@ def diffusion_loss(
         case "sample":
             target = clean
         case other:
-            raise TrainingError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")
+            raise TrainingError(
+                "is unknown", field="prediction_type", value=str(other), remedy="use epsilon, v_prediction or sample"
+            )
     if min_snr_gamma is None:
         return F.mse_loss(output.float(), target.float())
     errors = (output.float() - target.float()).square().flatten(1).mean(1)
@@ -69,7 +71,7 @@ def diffusion_loss(
 
 
 def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Weights of timesteps (B,), float32: min(SNR, gamma) on the error of the sample (Hang et al. 2023).
+    """Returns weights of timesteps (B,), float32: min(SNR, gamma) on the error of the sample (Hang et al. 2023).
 
     The squared error of the noise is SNR times that of the sample, the velocity's SNR + 1 times.
     """
@@ -94,11 +96,11 @@ class BatchSlice:
 
     @property
     def num_passes(self) -> int:
-        """How many passes of this size, over all processes, the update is made of."""
+        """Returns how many passes of this size, over all processes, the update is made of."""
         return self.total // self.rows
 
     def one_step_rows(self, fraction: float) -> tuple[list[int], list[int], int]:
-        """Rows of this pass that take the one step, those that do not, and how many of the whole batch do.
+        """Returns the rows of this pass that take the one step, the others, and how many of the whole batch take it.
 
         They are spread evenly, so that passes hold about the same of both.
         """
@@ -121,6 +123,7 @@ class Losses:
     one_step_weight: float = 1.0  # what a mean over the rows of `restored` counts in a pass
 
     def total(self) -> torch.Tensor:
+        """Returns the sum of the terms, a scalar."""
         return torch.stack(list(self.terms.values())).sum()
 
 
@@ -137,7 +140,12 @@ class XPSRLoss(nn.Module):
     ):
         super().__init__()
         if config.one_step_fraction and one_step_timestep is None:
-            raise InputError("loss.one_step_fraction needs a model with the one step; set model.one_step_timestep.")
+            raise InputError(
+                "needs a model with the one step",
+                field="loss.one_step_fraction",
+                value=f"{config.one_step_fraction:g}",
+                remedy="set model.one_step_timestep",
+            )
         self.parts = components.trainable()
         self.components, self.config, self.one_step_timestep = components, config, one_step_timestep or 0
         self._unregistered = [features]  # in a list: frozen, and no part of the state
@@ -222,7 +230,7 @@ class XPSRLoss(nn.Module):
         hr: torch.Tensor,
         corner: torch.Tensor,
     ) -> None:
-        """Terms of the rows that take the one step; of none of them, terms that are zero."""
+        """Adds the terms of the rows that take the one step; of none of them, terms that are zero."""
         config, vae, features = self.config, self.components.vae, self._unregistered[0]
         terms = {"pixel": config.pixel_weight}
         if features is not None:

@@ -1,4 +1,4 @@
-"""What a run leaves to be looked at: its folder's records, `metrics.jsonl`, trackers, curves."""
+"""What a run tells of itself: `metrics.jsonl`, trackers, curves, and what it ran on."""
 
 import importlib.util
 import json
@@ -14,6 +14,7 @@ import torch
 
 from xpsr import __version__
 from xpsr.config import TrainRunConfig, as_dict
+from xpsr.config.checks import said
 from xpsr.errors import InputError, MissingDependencyError
 from xpsr.files import atomic_write
 from xpsr.jsonl import read_lines, to_line, write_lines
@@ -29,7 +30,7 @@ _TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "
 
 
 def tracker_names(config: TrainRunConfig) -> list[str]:
-    """The trackers that a run reports to.
+    """Returns the trackers that a run reports to.
 
     Raises:
         MissingDependencyError: one that is asked for is not installed.
@@ -39,7 +40,12 @@ def tracker_names(config: TrainRunConfig) -> list[str]:
         return ["tensorboard"] if installed["tensorboard"] else []
     for name in config.train.trackers:
         if not installed[name]:
-            raise MissingDependencyError(f"train.trackers names {name}, which is not installed: pip install {name}")
+            raise MissingDependencyError(
+                f"names {name}, which is not installed",
+                field="train.trackers",
+                value=said(config.train.trackers),
+                remedy=f"run `pip install {name}`",
+            )
     return list(config.train.trackers)
 
 
@@ -71,7 +77,7 @@ class RunLog:
             self._file.close()
 
     def write(self, step: int, metrics: Mapping[str, float], *, batch_size: int) -> None:
-        """The terms of an update's loss; `batch_size` is that of a whole update."""
+        """Writes the terms of an update's loss; `batch_size` is that of a whole update."""
         last_step, last_time = self._last
         now = time.monotonic()
         self._last = (step, now)
@@ -81,7 +87,7 @@ class RunLog:
             self._write(step, values)
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """What validation found."""
+        """Writes what validation found."""
         if self._main:
             self._write(step, {f"validation_{name}": value for name, value in scores.items()})
             logger.info("validation at step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
@@ -115,7 +121,7 @@ def _read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and plain values, as trackers want them."""
+    """Yields dotted names and plain values, as trackers want them."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
@@ -124,7 +130,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _memory(device: torch.device) -> float:
-    """Peak memory so far in GB: of the GPU, or what this process holds now of the machine's."""
+    """Returns the peak memory so far in GB: of the GPU, or what this process holds now of the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     import psutil  # comes with accelerate
@@ -133,7 +139,7 @@ def _memory(device: torch.device) -> float:
 
 
 def environment(device: torch.device, *, num_processes: int = 1) -> dict[str, Any]:
-    """Versions, machine and the commit of this package's sources, if they lie in a git repository."""
+    """Returns versions, machine and the commit of this package's sources, if they lie in a git repository."""
     import accelerate
     import diffusers
     import transformers

@@ -12,7 +12,6 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xpsr.config import TrainRunConfig
-from xpsr.errors import InputError
 from xpsr.models import HaarAutoencoder
 from xpsr.training.adversary import Adversary
 from xpsr.training.cache import EncodingCache
@@ -51,8 +50,6 @@ class TrainState:
         self.loss.to(accelerator.device)
         self.parts = self.loss.parts
         self.parts.train()
-        if not any(parameter.requires_grad for parameter in self.parts.parameters()):
-            raise InputError("nothing is trained; name parts in parts.train.")
         self.sharded = run.parallel == "fsdp" and accelerator.num_processes > 1
         # shards cannot be written as a model, so one process keeps whole modules to fill
         self._whole = copy.deepcopy(components) if self.sharded and accelerator.is_main_process else components
@@ -80,7 +77,7 @@ class TrainState:
         self.adversary = Adversary(config, accelerator) if loss.adversarial_weight else None
 
     def _shrink_frozen_weights(self) -> None:
-        """Large frozen weights as float16, the type they are written in at last, so that nothing is lost."""
+        """Makes large frozen weights float16, the type they are written in at last, so that nothing is lost."""
         for parameter in self.parts.parameters():
             if keeps_half(parameter):
                 parameter.data = parameter.data.half()
@@ -131,7 +128,7 @@ class TrainState:
             mean.copy_(kept)
 
     def content(self) -> dict[str, Any]:
-        """Everything to go on from, whole on the CPU or this device. All processes must come here."""
+        """Returns everything to go on from, whole on the CPU or this device. All processes must come here."""
         rng = {"cpu": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
@@ -206,7 +203,7 @@ class TrainState:
 
 
 def _has_norm_on_frozen_input(components: Components) -> bool:
-    """Whether a trained GroupNorm may see a tensor that needs no gradient.
+    """Returns whether a trained GroupNorm may see a tensor that needs no gradient.
 
     In channels_last, torch's CPU kernel (2.13) crashes in such a norm's backward pass.
     """
@@ -219,17 +216,17 @@ def _has_norm_on_frozen_input(components: Components) -> bool:
 
 
 def keeps_half(parameter: nn.Parameter) -> bool:
-    """Whether a weight is kept in half precision where that is what is computed with."""
+    """Returns whether a weight is kept in half precision where that is what is computed with."""
     return not parameter.requires_grad and parameter.ndim > 1 and parameter.numel() >= _LARGE
 
 
 def _whole(value: Any) -> Any:
-    """A tensor without its shards; anything else as it is. Gathers, so all processes must ask."""
+    """Gathers a tensor's shards; returns anything else as it is. All processes must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _like(parameter: torch.Tensor, value: Any) -> Any:
-    """An optimizer's whole tensor, cut like the parameter it belongs to."""
+    """Cuts an optimizer's whole tensor like the parameter it belongs to."""
     if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value
@@ -250,7 +247,7 @@ def _fill(targets: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor
 
 
 def _gathered(value: Any, accelerator: "Accelerator") -> list[Any]:
-    """One value of every process."""
+    """Collects one value of every process."""
     if accelerator.num_processes == 1:
         return [value]
     values: list[Any] = [None] * accelerator.num_processes
