@@ -16,7 +16,7 @@ from xpsr.errors import TrainingError, one_line
 
 __all__ = ["Checkpoints", "is_finished"]
 
-# What entries were called in the checkpoints of xpsr 0.1.0
+# What entries were called by earlier versions, of whose runs some go on
 _FORMER_KEYS = {"average": "ema", "identity": "fingerprint", "adversary": "discriminator_optimizer"}
 
 
