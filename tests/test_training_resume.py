@@ -183,9 +183,10 @@ def test_a_validation_that_fails_costs_no_update(photos: Path, tmp_path: Path) -
     def validate(parts: Components, folder: Path) -> dict[str, float]:
         raise InputError("a damaged picture")
 
+    others = set(multiprocessing.active_children())
     with pytest.raises(InputError, match="a damaged picture"):
         run(config, validate=validate)
-    assert multiprocessing.active_children() == []  # as long as a worker lives, this process could not end
+    assert set(multiprocessing.active_children()) <= others  # as long as a worker lives, this process could not end
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
     assert run(config, validate=lambda *_: {"psnr_y": 1.0})[0]
     assert list(losses_of(tmp_path / "run")) == [1, 2, 3]
