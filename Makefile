@@ -28,7 +28,7 @@ test-all: $(DEV)  ## slow tests too, and GPU ones where there is one
 check: $(DEV)  ## lint, format, types, import order
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
-	$(BIN)/python -m mypy src
+	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 fix: $(DEV)  ## format and repair what ruff can

@@ -9,11 +9,8 @@ Also the speed of `xpsr degrade`, in pairs a second of 512 x 512 and 128 x 128.
 """
 
 import argparse
-import importlib.metadata
 import itertools
 import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from reporting import machine, markdown_table
 from transformers import CLIPTokenizer
 
 from xpsr.checkpoint import bundled_models
@@ -66,37 +64,28 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     collate = Collate(CLIPTokenizer.from_pretrained(bundled_models()["mini"] / "tokenizer"))
-    facts = {
-        "cores": os.cpu_count(),
-        "machine": f"{platform.machine()} {platform.system()}",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
+    facts = machine(PACKAGES)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         photos = args.photos or make_up(folder / "photos")
-        pairs, crops = {}, {}
         for name, shard_size in (("stored", None), ("shards", 32)):
             options = PairsConfig(num_per_image=1, crop_size=SIZE, shard_size=shard_size)
             start = time.perf_counter()
             made = make_pairs(photos, folder / name, options)
-            pairs[name] = made.num_pairs / (time.perf_counter() - start)
-            print(json.dumps({"degrade": name, "pairs_per_second": round(pairs[name], 1), **facts}), flush=True)
+            speed = made.num_pairs / (time.perf_counter() - start)
+            print(json.dumps({"degrade": name, "pairs_per_second": round(speed, 1), **facts}), flush=True)
         configs = {
             "on the fly": DataConfig(hr_dir=photos),
             "stored": DataConfig(pairs=folder / "stored"),
             "shards": DataConfig(shards=(str(folder / "shards"),)),
         }
+        table: dict[str, dict[str, str]] = {name: {} for name in configs}
         for (name, config), workers in itertools.product(configs.items(), args.workers):
             speed = measure(config, collate, batch_size=args.batch_size, num_workers=workers, seconds=args.seconds)
-            crops[name, workers] = speed
-            print(
-                json.dumps({"source": name, "workers": workers, "samples_per_second": round(speed, 1), **facts}),
-                flush=True,
-            )
-    print("\n| samples/s | " + " | ".join(f"{workers} workers" for workers in args.workers) + " |")
-    print("|---|" + "---|" * len(args.workers))
-    for name in configs:
-        print(f"| {name} | " + " | ".join(f"{crops[name, workers]:.0f}" for workers in args.workers) + " |")
+            table[name][f"{workers} workers"] = f"{speed:.0f}"
+            row = {"source": name, "workers": workers, "samples_per_second": round(speed, 1), **facts}
+            print(json.dumps(row), flush=True)
+    print(f"\n{markdown_table(table, 'samples/s')}")
 
 
 if __name__ == "__main__":

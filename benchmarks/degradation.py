@@ -11,6 +11,7 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
+from reporting import markdown_table
 
 from xpsr.config import DEGRADATIONS, DegradationConfig
 from xpsr.degradation import degrade, degrade_batch
@@ -45,17 +46,18 @@ def main() -> None:
     assert photo is not None, "not a picture"
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    table: dict[str, dict[str, str]] = {}
     for size, count in BATCH.items():
         picture = cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
         images = (torch.from_numpy(picture).permute(2, 0, 1).float() / 255).expand(count, -1, -1, -1)
         for name, config in DEGRADATIONS.items():
-            ways = [
-                partial(degrade_one, picture, config),
-                partial(degrade_many, images, config, False),
-                partial(degrade_many, images, config, True),
-            ]
-            rates = " | ".join(f"{measure(way):.3g}" for way in ways)
-            print(f"| {size} to {size // 4} | {name} | {rates} |")
+            ways = {
+                "one": partial(degrade_one, picture, config),
+                "batch": partial(degrade_many, images, config, False),
+                "batch, shared draws": partial(degrade_many, images, config, True),
+            }
+            table[f"{size} to {size // 4}, {name}"] = {way: f"{measure(run):.3g}" for way, run in ways.items()}
+    print(markdown_table(table, "pairs/s"))
 
 
 if __name__ == "__main__":

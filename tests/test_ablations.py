@@ -1,4 +1,4 @@
-"""`scripts/ablations.py` when a run does not end well."""
+"""`benchmarks/ablations.py` when a run does not end well."""
 
 import subprocess
 from pathlib import Path

@@ -118,3 +118,12 @@ def test_refining_in_strips_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         for rows in (1, 5, 16, 36):
             monkeypatch.setattr("xpsr.models.autoencoder._STRIP_ROWS", rows)
             torch.testing.assert_close(autoencoder.decode(latents).sample, whole)
+
+
+def test_what_was_computed_under_inference_mode_does_not_break_training() -> None:
+    autoencoder = HaarAutoencoder()
+    with torch.inference_mode():
+        autoencoder.decode(autoencoder.encode(random_pixels(8, 8)).latent_dist.mean)
+    latents = torch.zeros(1, 48, 2, 2, requires_grad=True)
+    autoencoder.decode(latents).sample.square().sum().backward()
+    autoencoder.encode(random_pixels(8, 8).requires_grad_()).latent_dist.mean.square().sum().backward()

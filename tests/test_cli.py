@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 
 import xpsr
 from xpsr import XPSRPipeline
-from xpsr.batch import name_targets
 from xpsr.checkpoint import checksums
 from xpsr.cli import main
 from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype
 from xpsr.errors import InputError
+from xpsr.files import name_targets, sha256
 from xpsr.image import MAX_PIXELS
 
 ROOT = Path(__file__).parents[1]
@@ -153,10 +153,10 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         ),
         (["upscale"], "xpsr: no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg."),
         (["upscale", "a.png", "--scale"], "xpsr: argument --scale: expected one argument; see xpsr upscale --help."),
-        (["upscale", "a.png", "--steps", "0"], "xpsr: steps=0 is less than one; use 1 to 50."),
-        (["upscale", "a.png", "--scale", "0"], "xpsr: scale=0 does not enlarge; use a number above 0, such as 4."),
-        (["upscale", "a.png", "--scale", "nan"], "xpsr: scale=nan does not enlarge; use a number above 0, such as 4."),
-        (["upscale", "a.png", "--seed", "-1"], f"xpsr: seed=-1 is not in [0, {2**63 - 1}]; use 0, for example."),
+        (["upscale", "a.png", "--steps", "0"], "xpsr: --steps 0 is less than one; use 1 to 50."),
+        (["upscale", "a.png", "--scale", "0"], "xpsr: --scale 0 is not in (0, 16]; use 4, for example."),
+        (["upscale", "a.png", "--scale", "nan"], "xpsr: --scale nan is not in (0, 16]; use 4, for example."),
+        (["upscale", "a.png", "--seed", "-1"], f"xpsr: --seed -1 is not in [0, {2**63 - 1}]; use 0, for example."),
         (["upscale", "a.png", "--dtype", "fp16", "--device", "cpu"], "xpsr: dtype fp16 is about 20 times slower"),
         (["upscale", "a.png", "--device", "abacus"], "xpsr: device abacus is not there; this machine has: "),
         (["upscale", "a.png", "--config", "no.yaml"], "xpsr: no.yaml: no such config file"),
@@ -375,8 +375,10 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
     device = resolve_device("auto")
     assert sidecar == {
         "input": str(Path("photos", "a.png")),
+        "input_sha256": sha256(Path("photos", "a.png")),
         "input_size": [7, 5],
         "output": "a_x2.5.png",
+        "output_sha256": sha256(Path("out", "a_x2.5.png")),
         "output_size": [18, 12],
         "prior": {"content": "a cat", "quality": "noisy"},
         "seed": 3,
@@ -451,7 +453,35 @@ def test_config_file_holds_settings_and_options_go_before_it(upscale: Run) -> No
     Path("run.yaml").write_text("sclae: 2\n")
     result = upscale("a.png", "--config", "run.yaml")
     assert result.code == 2
-    one_line(result, "run.yaml: 'sclae' is not an option; did you mean 'scale'?")
+    one_line(result, "run.yaml: sclae is not an option; did you mean 'scale'?")
+
+
+def test_an_option_is_called_as_it_was_given(upscale: Run) -> None:
+    save_photo("a.png")
+    Path("run.yaml").write_text("tile_size: 15\n")
+    for arguments, said in (
+        (["--tile-size", "15"], "--tile-size 15 is not a multiple of 2; use 16."),
+        (["--steps", "2", "--shifts", "2"], "--shifts 2 is for the one step"),
+        (["--fit", "stretch", "--shifts", "2"], "--shifts 2 is for fit=pad, not stretch; use 1."),
+        (["--min-size", "-1"], "--min-working-size -1 is less than 0; use 0 to ask for nothing."),
+        (["--config", "run.yaml"], "tile_size=15 is not a multiple of 2; use 16."),
+        (["--config", "run.yaml", "--tile-size", "13"], "--tile-size 13 is not a multiple of 2; use 14."),
+    ):
+        result = upscale("a.png", *arguments)
+        assert result.code == 2
+        assert one_line(result).startswith(f"xpsr: {said}")
+    Path("run.yaml").write_text("steps: 3\ntile_size: 16")
+    result = upscale("a.png", "--config", "run.yaml", "--tile-size", "16")
+    one_line(result, "xpsr: run.yaml: steps is not an option; did you mean 'num_inference_steps'?")
+
+
+def test_a_former_name_in_a_config_file_is_told_in_a_line(upscale: Run) -> None:
+    save_photo("a.png")
+    Path("run.yaml").write_text("scale: 2\nmin_size: 16\n")
+    result = upscale("a.png", "--config", "run.yaml")
+    assert result.code == 0
+    assert result.err == ["xpsr: min_size is called min_working_size now; use that name."]
+    assert read_json("outputs/a_x2.json")["settings"]["min_working_size"] == 16
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
@@ -565,7 +595,7 @@ def test_train_failures_are_one_line(run: Run) -> None:
     save_photo("photos/0.png", size=(80, 72))
     result = run("train", "tiny.yaml", "--model.vocabulary=gone.txt")
     assert result.code == 2
-    one_line(result, "model.vocabulary=gone.txt: cannot be read (No such file or directory)")
+    one_line(result, "model.vocabulary=gone.txt cannot be read (No such file or directory)")
     result = run("train", "tiny.yaml", "--train.max_stps=5")
     assert result.code == 2
     one_line(result, "train.max_stps", "did you mean 'train.max_steps'?")

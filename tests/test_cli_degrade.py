@@ -141,7 +141,7 @@ def test_ranges_of_a_yaml_replace_those_of_the_preset(hr: Path, capfd: pytest.Ca
     Path("plain.yaml").write_text("plain_probabilty: 1.0\n")
     capfd.readouterr()
     assert main(["degrade", "hr", "other", "--config", "plain.yaml"]) == 2
-    assert "'plain_probabilty' is not an option; did you mean 'plain_probability'?" in capfd.readouterr().err
+    assert "plain_probabilty is not an option; did you mean 'plain_probability'?" in capfd.readouterr().err
 
 
 # Names
@@ -290,15 +290,15 @@ def test_workers_give_the_same_bytes(finished: tuple[Path, Tree, list[str]], tmp
         (["hr"], 2, "the following arguments are required: OUTPUT"),
         (["hr", "pairs", "--preset", "xpr"], 2, "invalid choice: 'xpr'"),
         (["hr", "pairs", "--seeed", "1"], 2, "unknown option --seeed; did you mean --seed?"),
-        (["hr", "pairs", "--seed", "-1"], 2, "seed=-1 is not in [0, "),
-        (["hr", "pairs", "--num-per-image", "0"], 2, "num_per_image=0 makes no pairs; use 1 or more."),
-        (["hr", "pairs", "--crop-size", "126"], 2, "crop_size=126 is not a multiple of 4; use 128."),
-        (["hr", "pairs", "--min-size", "2"], 2, "min_size=2 leaves no LR pixel; use 4 or more."),
+        (["hr", "pairs", "--seed", "-1"], 2, "--seed -1 is not in [0, "),
+        (["hr", "pairs", "--num-per-image", "0"], 2, "--num-per-image 0 is less than one; use 1 or more."),
+        (["hr", "pairs", "--crop-size", "126"], 2, "--crop-size 126 is not a multiple of 4; use 128."),
+        (["hr", "pairs", "--min-size", "2"], 2, "--min-size 2 leaves no LR pixel; use 4 or more."),
         (["hr", "pairs", "--workers", "-1"], 2, "workers=-1 is less than none; use 0 or more."),
         (
             ["hr", "pairs", "--shards", "--shard-size", "1", "--num-per-image", "2"],
             2,
-            "shard_size=1 is less than num_per_image; use 2 or more.",
+            "--shard-size 1 is less than num_per_image; use 2 or more.",
         ),
         (["hr", "pairs", "--config", "no.yaml"], 2, "no.yaml: no such config file"),
         (["nowhere", "pairs"], 1, "nowhere: no such folder; name one with clean pictures."),

@@ -194,16 +194,16 @@ BAD_OPTIONS = {
     "--second.gray_noise_probability=2": "gray_noise_probability=2 is not in [0, 1]",
     "--kernel_probabilities=[0, 0, 0, 0, 0, 0]": "kernel_probabilities=",
     "--first.resize_probabilities=[1, -1, 1]": "resize_probabilities=",
-    "--first.blur_sigma=[0, 3]": "blur_sigma=[0.0, 3.0] is not from low to high within [0.01, 100.0]",
+    "--first.blur_sigma=[0, 3]": "blur_sigma=[0, 3] is not from low to high within [0.01, 100]",
     "--first.resize_range=[1.5, 0.5]": "resize_range=[1.5, 0.5] is not from low to high",
     "--second.resize_range=[0.3, 0.9]": "resize_range=[0.3, 0.9] does not hold 1",
-    "--first.gaussian_noise=[1, 256]": "gaussian_noise=[1.0, 256.0]",
-    "--first.poisson_noise=[-1, 2]": "poisson_noise=[-1.0, 2.0]",
+    "--first.gaussian_noise=[1, 256]": "gaussian_noise=[1, 256]",
+    "--first.poisson_noise=[-1, 2]": "poisson_noise=[-1, 2]",
     "--first.jpeg_quality=[0, 95]": "jpeg_quality=[0, 95] is not from low to high within [1, 100]",
     "--kernel_sizes=[7, 20]": "kernel_sizes=[7, 20] are not odd",
     "--kernel_sizes=[7, 101]": "kernel_sizes=[7, 101]",
-    "--plateau_beta=[1.5, 2]": "plateau_beta=[1.5, 2.0] does not hold 1",
-    "--generalized_beta=[0, 2]": "generalized_beta=[0.0, 2.0]",
+    "--plateau_beta=[1.5, 2]": "plateau_beta=[1.5, 2] does not hold 1",
+    "--generalized_beta=[0, 2]": "generalized_beta=[0, 2]",
 }
 
 

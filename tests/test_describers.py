@@ -27,8 +27,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from xpsr.errors import InputError, MissingDependencyError, ModelError
 from xpsr.image import to_picture
 from xpsr.prior import Prior, Questions
-from xpsr.prior.asking import crops_view
 from xpsr.prior.mllm import MLLMDescriber
+from xpsr.prior.views import crops_view
 
 VOCABULARY = (
     "a an the photograph of red panda house sharp blurry noise with strong slight no compression artifacts and is in it"
@@ -411,7 +411,7 @@ def test_revisions_are_told(saved: Callable[[str], Path]) -> None:
 
 @pytest.mark.parametrize("option", ["batch_size", "max_new_tokens"])
 def test_options_of_a_model_are_checked(option: str) -> None:
-    with pytest.raises(InputError, match=f"{option}=0 is less than 1"):
+    with pytest.raises(InputError, match=f"{option}=0 .*; use"):
         MLLMDescriber("owner/name", **{option: 0})
 
 
@@ -579,11 +579,9 @@ def test_a_processor_that_needs_torchvision_is_told(llava: Path) -> None:
     assert "needs torchvision" in message and "LLaVA-1.5" in message and "server" in message
 
 
-@pytest.mark.parametrize(
-    ("device", "message"), [("gpu", "is unknown"), ("cuda:99", "is not on this machine"), ("xpu", "not")]
-)
-def test_devices_that_are_not_there_are_refused(device: str, message: str, saved: Callable[[str], Path]) -> None:
-    assert message in refusal(open_model(saved("llava"), device=device), InputError)
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "xpu"])
+def test_devices_that_are_not_there_are_refused(device: str, saved: Callable[[str], Path]) -> None:
+    assert f"device {device} is not there" in refusal(open_model(saved("llava"), device=device), InputError)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The readers of scripts/fetch_photos.py, on tiny files made here, and the manifest that the script follows."""
 
-import importlib.util
 import io
 import struct
 import subprocess
@@ -9,11 +8,9 @@ import tarfile
 import zlib
 from pathlib import Path
 
+import fetch_photos
 import pytest
 from PIL import Image
-
-ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "scripts" / "fetch_photos.py"
 
 # Validation pictures, as the package names them.
 HELD_OUT = {
@@ -30,16 +27,6 @@ HELD_OUT = {
     "explore_world_animals_animals_moose.webp",
     "explore_farm_animals_animals_dog.webp",
 }
-
-
-@pytest.fixture(scope="module")
-def fetch_photos():
-    spec = importlib.util.spec_from_file_location("fetch_photos", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 def rcc(files: dict[str, bytes], *, version: int, flags: int = 0) -> bytes:
@@ -96,24 +83,24 @@ def jpeg(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("flags", [0, 1], ids=["plain", "zlib"])
-def test_rcc_gives_back_what_was_put_in(fetch_photos, version, flags):
+def test_rcc_gives_back_what_was_put_in(version, flags):
     files = {"a.webp": b"first", "ä.webp": bytes(1000), "empty": b""}
     content = rcc(files, version=version, flags=flags)
     assert dict(fetch_photos.read_rcc(content)) == {f"pictures/{name}": body for name, body in files.items()}
 
 
-def test_rcc_with_zstd_is_refused_by_name(fetch_photos):
+def test_rcc_with_zstd_is_refused_by_name():
     with pytest.raises(fetch_photos.FetchError, match=r"pictures/a\.webp .*zstd"):
         list(fetch_photos.read_rcc(rcc({"a.webp": b"first"}, version=3, flags=4)))
 
 
-def test_eet_gives_back_what_was_put_in(fetch_photos):
+def test_eet_gives_back_what_was_put_in():
     entries = {"edje/images/0": b"\xff\xd8picture", "edje/file": b""}
     assert dict(fetch_photos.read_eet(eet(entries))) == entries
 
 
 @pytest.mark.parametrize("compression", ["", "gz", "xz"])
-def test_deb_gives_back_the_wanted_files(fetch_photos, tmp_path, compression):
+def test_deb_gives_back_the_wanted_files(tmp_path, compression):
     path = tmp_path / "pictures_1_all.deb"
     path.write_bytes(deb({"usr/a.jpg": b"a", "usr/b.jpg": b"b", "usr/c.jpg": b"c"}, compression=compression))
     assert dict(fetch_photos.read_deb(path, {"usr/a.jpg", "usr/c.jpg"})) == {"usr/a.jpg": b"a", "usr/c.jpg": b"c"}
@@ -122,11 +109,11 @@ def test_deb_gives_back_the_wanted_files(fetch_photos, tmp_path, compression):
 def run_script(out_dir: Path, debs: Path, rows: list[str]) -> subprocess.CompletedProcess[str]:
     manifest = debs / "photos.tsv"
     manifest.write_text("\n".join(["package\tfile\tsource\tmember\ttile\tsha256", *rows, ""]), encoding="utf-8")
-    command = [sys.executable, SCRIPT, out_dir, "--debs", debs, "--manifest", manifest]
+    command = [sys.executable, fetch_photos.__file__, out_dir, "--debs", debs, "--manifest", manifest]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_script_makes_files_as_they_are_and_tiles(fetch_photos, tmp_path):
+def test_script_makes_files_as_they_are_and_tiles(tmp_path):
     photo = jpeg(1100, 1050)
     files = {"usr/plain.jpg": photo, "usr/e.edj": eet({"edje/images/0": photo})}
     (tmp_path / "pictures_1_all.deb").write_bytes(deb(files))
@@ -162,7 +149,7 @@ def test_script_names_what_cannot_be_made(tmp_path):
     assert not list((tmp_path / "out").rglob("*.*"))
 
 
-def test_manifest_lists_each_photograph_once_and_none_held_out(fetch_photos):
+def test_manifest_lists_each_photograph_once_and_none_held_out():
     photos = fetch_photos.read_manifest(fetch_photos.MANIFEST)
     names = [photo.path_in(Path()).as_posix() for photo in photos]
     assert len(names) == len(set(names)) == 723

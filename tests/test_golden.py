@@ -1,6 +1,6 @@
 """First numerical truth: the reference's numbers, reproduced with its own tiny weights, and mistakes told by them.
 
-The comparisons are those of `scripts/verify_golden.py`; what the files hold is in `golden/README.md`.
+The comparisons are those of `golden_check/`; what the files hold is in `golden/README.md`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The reference's degradation is reproduced, and `scripts/verify_golden.py` tells what is not."""
+"""The reference's degradation is reproduced, and the golden check tells what is not."""
 
 import json
 import math

@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from xpsr.image import (
     to_uint8,
     write_image,
 )
+from xpsr.image.reading import _without_remarks
 
 quick = settings(
     deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -182,6 +185,48 @@ def test_broken_exif_does_not_spoil_a_photograph(tmp_path: Path) -> None:
     for exif in (b"Exif\0\0not a TIFF header", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03"):
         Image.fromarray(noise(8, 9)).save(tmp_path / "photo.jpg", exif=exif)
         assert read_image(tmp_path / "photo.jpg").pixels.shape == (3, 8, 9)
+
+
+def test_reading_in_threads_leaves_the_warnings_of_others_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"  # Pillow warns of it, and here warnings are errors
+    Image.fromarray(noise(8, 9)).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03")
+    content, before = path.read_bytes(), list(warnings.filters)
+
+    def read(_: int) -> None:
+        read_image(path)
+        picture_size(path)
+        decode_rgb(content, "photo")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(read, range(200)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert warnings.filters == before
+    with pytest.raises(UserWarning, match="Corrupt EXIF data"):
+        Image.open(io.BytesIO(content))
+
+
+def test_reading_while_another_thread_catches_warnings_takes_only_its_own_filter_away(tmp_path: Path) -> None:
+    Image.fromarray(noise(8, 9)).save(tmp_path / "photo.png")
+    before = list(warnings.filters)
+    with warnings.catch_warnings():
+        reader = _without_remarks()
+        reader.__enter__()
+        with warnings.catch_warnings(), _without_remarks():
+            pass
+        with warnings.catch_warnings():
+            warnings.resetwarnings()
+        reader.__exit__(None, None, None)
+        assert warnings.filters == before
+    assert warnings.filters == before
+
+
+def test_a_picture_that_was_read_stays_as_it_is() -> None:
+    picture = to_picture(noise(8, 9))
+    assert to_picture(picture) is picture
 
 
 def test_rounding_noise_is_clipped() -> None:

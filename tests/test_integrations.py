@@ -212,7 +212,7 @@ def test_tiles_and_slices_of_the_autoencoder(golden: Path) -> None:
         scheduler=diffusers.DDIMScheduler.from_pretrained(golden, subfolder="scheduler"),
     )
     pipe.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": 1, "settings": {"min_size": 8, "tile_size": 16, "color_match": "none"}}
+    options = {"num_inference_steps": 1, "settings": {"min_working_size": 8, "tile_size": 16, "color_match": "none"}}
     whole = restore(pipe, **options)
     pipe.vae.enable_slicing()
     assert np.array_equal(restore(pipe, **options), whole)

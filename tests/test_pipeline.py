@@ -1,6 +1,7 @@
 """From a picture to a larger one, with a tiny untrained model."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from xpsr import Prior, Settings, XPSRPipeline
 from xpsr.errors import InputError, XPSRError
 from xpsr.image import resize, to_picture
+from xpsr.models import start_at
 from xpsr.training import Components
 
 
@@ -72,6 +74,68 @@ def test_one_generator_gives_every_picture_the_noise_it_has_alone(pipe: XPSRPipe
     assert together[1].tobytes() == alone.tobytes()
 
 
+def test_six_threads_with_different_steps_give_what_they_give_alone(pipe: XPSRPipeline) -> None:
+    image = noise_picture(12, 10)
+
+    def run(steps: int) -> np.ndarray:
+        return restore(pipe, image, num_inference_steps=steps, generator=seeded(steps), prior=Prior("a dog", "blurry"))
+
+    steps = [2, 3, 4, 5, 6, 7]
+    alone = [run(n) for n in steps]
+    before = copy.deepcopy(pipe.scheduler.__dict__)
+    for _ in range(3):
+        with ThreadPoolExecutor(6) as threads:
+            together = list(threads.map(run, steps))
+        assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert str(pipe.scheduler.__dict__) == str(before)
+
+
+def test_no_pictures_give_no_results_whatever_comes_with_them(pipe: XPSRPipeline) -> None:
+    assert pipe([], generator=seeded()).images == []
+    assert pipe([], prior=[], generator=[]).images == []
+
+
+def test_an_empty_list_of_priors_is_not_one_for_each_picture(pipe: XPSRPipeline) -> None:
+    with pytest.raises(InputError, match="0 values of prior for 1 images"):
+        pipe(noise_picture(8, 8), prior=[])
+
+
+def test_every_pass_is_told_and_what_is_raised_there_ends_the_call(pipe: XPSRPipeline) -> None:
+    image = noise_picture(24, 8)
+    told: list[tuple[int, int]] = []
+    options: dict[str, Any] = {"num_inference_steps": 2, "settings": {"tile_size": 16, "tile_overlap": 4}}
+    whole = restore(pipe, image, generator=seeded(), callback_on_pass_end=lambda *now: told.append(now), **options)
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert {total for _, total in told} == {len(told)} and len(told) >= 4
+
+    class Enough(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        restore(pipe, image, generator=seeded(), callback_on_pass_end=stop, **options)
+    assert np.array_equal(whole, restore(pipe, image, generator=seeded(), **options))
+
+
+def test_image_features_are_computed_once_for_a_tile_unless_they_are_too_large(
+    pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    handle = pipe.controlnet.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    options: dict[str, Any] = {"num_inference_steps": 3, "settings": {"tile_size": 16, "tile_overlap": 4}}
+    image = noise_picture(24, 8)
+    kept = restore(pipe, image, generator=seeded(), **options)
+    num_tiles = len(calls)
+    monkeypatch.setattr("xpsr.pipeline.pipeline._KEPT_FEATURES", 0)
+    again = restore(pipe, image, generator=seeded(), **options)
+    handle.remove()
+    assert len(calls) == num_tiles + 3 * num_tiles
+    assert np.array_equal(kept, again)
+
+
 def test_a_generator_moves_on_between_calls(pipe: XPSRPipeline) -> None:
     generator = seeded(0)
     first, second = (restore(pipe, noise_picture(8, 8), num_inference_steps=2, generator=generator) for _ in range(2))
@@ -112,12 +176,12 @@ def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
     pipe.scheduler = scheduler(kind, pipe)
     clean = torch.randn(1, 48, 8, 8, generator=seeded(5))
 
-    def velocity(latents: torch.Tensor, timestep: torch.Tensor, *_: Any) -> torch.Tensor:
+    def velocity(latents: torch.Tensor, timestep: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...]:
         alpha = pipe.scheduler.alphas_cumprod[timestep.long()].clamp(1e-8, 1 - 1e-8)
         noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean, latents[:0]
 
-    monkeypatch.setattr(pipe, "_predict", velocity)
+    monkeypatch.setattr(pipe, "_denoiser", lambda: velocity)
     conditions, settings = prepared(pipe, pipe_input(clean, pipe), num_inference_steps=4, strength=strength)
     if kind == "LMSDiscrete" and strength < 1:
         with pytest.raises(InputError, match="can only start from noise"):
@@ -125,7 +189,8 @@ def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
         return
     latents = pipe.denoise(conditions, settings, generator=seeded())
     assert (latents - clean).abs().mean() < 0.1
-    assert abs(float(pipe.scheduler.timesteps.max()) - 999) <= 1 or strength < 1
+    first = start_at(copy.deepcopy(pipe.scheduler), strength, 4)[0]
+    assert abs(float(first) - 999) <= 1 or strength < 1
 
 
 def pipe_input(latents: torch.Tensor, pipe: XPSRPipeline) -> Image.Image:
@@ -139,7 +204,7 @@ def pipe_input(latents: torch.Tensor, pipe: XPSRPipeline) -> Image.Image:
 def test_strength_is_the_start_timestep_and_all_steps_are_taken(
     pipe: XPSRPipeline, steps: int, strength: float
 ) -> None:
-    timesteps = pipe._start_at(strength, steps)
+    timesteps = start_at(copy.deepcopy(pipe.scheduler), strength, steps)
     assert len(timesteps) == steps
     assert abs(timesteps[0].item() + 1 - strength * 1000) <= 1
     assert (timesteps.diff() < 0).all()
@@ -148,13 +213,9 @@ def test_strength_is_the_start_timestep_and_all_steps_are_taken(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.integers(1, 20), strength=st.floats(0.1, 0.99))
 @example(steps=14, strength=0.23046875)  # 61 timesteps, which upstream's rounding makes 62
-def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(
-    tiny_model: Path, pipe: XPSRPipeline, steps: int, strength: float
-) -> None:
-    other = copy.copy(pipe)
-    other.scheduler = scheduler("DDIM", pipe)
+def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(pipe: XPSRPipeline, steps: int, strength: float) -> None:
     try:
-        timesteps = other._start_at(strength, steps)
+        timesteps = start_at(scheduler("DDIM", pipe), strength, steps)
     except InputError:
         assert steps < 5  # with n of n + 1 steps left, the start is 1 / (n + 1) below that with n of n
         return
@@ -165,18 +226,15 @@ def test_a_scheduler_of_fixed_timesteps_starts_near_or_refuses(
 @pytest.mark.parametrize("steps", [20, 61, 103])
 @pytest.mark.parametrize("kind", ["DDPM", "DDIM"])
 def test_no_timestep_is_negative(pipe: XPSRPipeline, kind: str, steps: int) -> None:
-    other = copy.copy(pipe)
-    other.scheduler = scheduler(kind, pipe)
-    timesteps = other._start_at(1.0, steps)
+    timesteps = start_at(scheduler(kind, pipe), 1.0, steps)
     assert len(timesteps) == steps and timesteps.min() >= 0
 
 
 @pytest.mark.parametrize("kind", ["IPNDM", "EDMEuler", "FlowMatchEulerDiscrete"])
-def test_schedulers_of_another_kind_are_refused_in_one_line(pipe: XPSRPipeline, kind: str) -> None:
-    other = copy.copy(pipe)
-    other.scheduler = getattr(diffusers, f"{kind}Scheduler")()
+def test_schedulers_of_another_kind_are_refused_in_one_line(kind: str) -> None:
+    other = getattr(diffusers, f"{kind}Scheduler")()
     with pytest.raises(InputError, match=f"{kind}Scheduler is not a scheduler of discrete noise levels"):
-        other._start_at(1.0, 4)
+        start_at(other, 1.0, 4)
 
 
 def test_starting_from_noise_forgets_the_latents_but_not_the_condition(pipe: XPSRPipeline) -> None:
@@ -207,14 +265,16 @@ def test_both_texts_and_guidance_change_the_result(pipe: XPSRPipeline) -> None:
 def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
     pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(latents: torch.Tensor, timestep: torch.Tensor, pixels: torch.Tensor, *_: Any) -> torch.Tensor:
+    def look(
+        latents: torch.Tensor, timestep: torch.Tensor, pixels: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, ...]:
         assert pixels.shape[-2:] == (latents.shape[-2] * 4, latents.shape[-1] * 4)
         # what v makes of the one step: the picture that the ControlNet was shown
         seen = pipe.vae.encode(pixels * 2 - 1).latent_dist.mean
         alpha = pipe.scheduler.alphas_cumprod[250]
-        return (alpha.sqrt() * latents - seen) / (1 - alpha).sqrt()
+        return (alpha.sqrt() * latents - seen) / (1 - alpha).sqrt(), latents[:0]
 
-    monkeypatch.setattr(pipe, "_predict", look)
+    monkeypatch.setattr(pipe, "_denoiser", lambda: look)
     image = noise_picture(40, 24)
     enlarged = resize(to_picture(image).pixels, (96, 160)).permute(1, 2, 0).numpy()
     for num_shifts in (1, 2, 4):
@@ -222,12 +282,15 @@ def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
         assert np.abs(result - enlarged).max() < 1e-4
 
 
-def test_tiles_change_little(pipe: XPSRPipeline) -> None:
+def test_tiles_change_little_and_leave_no_seam(pipe: XPSRPipeline) -> None:
     image = noise_picture(40, 24)
     whole = restore(pipe, image, settings={"tile_size": 64})
-    tiled = restore(pipe, image, settings={"tile_size": 16})  # group norms see a tile's own statistics: near, not equal
-    assert tiled.shape == whole.shape
-    assert 0 < np.abs(whole - tiled).mean() < 0.05
+    # group norms see a tile's own statistics: near, not equal
+    difference = restore(pipe, image, settings={"tile_size": 16, "tile_overlap": 8}) - whole
+    assert 0 < np.abs(difference).mean() < 0.05
+    jumps = np.abs(np.diff(difference, axis=1)).mean((0, 2))  # jumps[x - 1] is between the columns x - 1 and x
+    borders = sorted({x for start in (0, 8, 16, 24) for x in (4 * start, 4 * start + 64)} - {0, 160})
+    assert jumps[[x - 1 for x in borders]].mean() < 1.5 * np.median(jumps)
 
 
 def test_shifts_are_the_mean_of_the_picture_on_each_grid(pipe: XPSRPipeline) -> None:
@@ -298,24 +361,30 @@ def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> N
         ({"scale": -1}, "scale=-1"),
         ({"num_inference_steps": 0}, "num_inference_steps=0"),
         ({"strength": 1.5}, "strength=1.5"),
-        ({"strength": 0.0, "num_inference_steps": 4}, "num_inference_steps=1"),
+        ({"strength": 0.0, "num_inference_steps": 4}, "num_inference_steps=4 is not the one step"),
         ({"strength": 0.01, "num_inference_steps": 50}, "at most 10 steps"),
         ({"settings": {"tile_size": 15}}, "use 16"),
         ({"settings": {"tile_size": 0}}, "use 64 to 320"),
         ({"settings": {"tile_overlap": 16}}, "tile_overlap=16"),
-        ({"settings": {"num_shifts": 3}}, "num_shifts=3 does not divide 4 pixels; use 1, 2 or 4."),
+        (
+            {"settings": {"num_shifts": 3}},
+            "num_shifts=3 does not divide the 4 pixels of a latent pixel; use 1, 2 or 4.",
+        ),
         ({"settings": {"num_shifts": 0}}, "num_shifts=0"),
         ({"settings": {"num_shifts": 2}, "num_inference_steps": 2}, "for the one step"),
-        ({"output_type": "jpeg"}, "'pil', 'np', 'pt' or 'latent'"),
+        ({"output_type": "jpeg"}, "output_type=jpeg is unknown; use pil, np, pt or latent."),
         ({"output_type": "latent", "settings": {"num_shifts": 2}}, "averages pixels"),
-        ({"preset": "papre"}, "did you mean 'paper'"),
+        ({"preset": "papre"}, "preset=papre is not one of default, paper, reference; use paper."),
         ({"settings": {"tile_sise": 16}}, "did you mean 'tile_size'"),
-        ({"settings": {"fit": "crop"}}, "use one of pad, stretch"),
-        ({"settings": {"start": "noise"}, "strength": 0.5, "num_inference_steps": 2}, "use start='lr'"),
-        ({"settings": {"offset_noise_scale": 0.1}}, "offset_noise_scale is for start='noise'"),
+        ({"settings": {"fit": "crop"}}, "fit=crop is not one of pad, stretch"),
+        (
+            {"settings": {"start": "noise"}, "strength": 0.5, "num_inference_steps": 2},
+            "start=noise is for strength=1, not 0.5; use lr.",
+        ),
+        ({"settings": {"offset_noise_scale": 0.1}}, "offset_noise_scale=0.1 is for start=noise"),
         ({"settings": {"added_noise_level": 1000}}, "added_noise_level=1000"),
-        ({"settings": {"min_size": -1}}, "min_size=-1"),
-        ({"settings": {"fit": "stretch", "num_shifts": 2}}, "needs fit='pad'"),
+        ({"settings": {"min_working_size": -1}}, "min_working_size=-1"),
+        ({"settings": {"fit": "stretch", "num_shifts": 2}}, "num_shifts=2 is for fit=pad, not stretch; use 1."),
         ({"latents": torch.zeros(1, 48, 8, 8)}, "one step starts from the picture"),
         ({"latents": torch.zeros(1, 48, 9, 8), "num_inference_steps": 2}, "needs .1, 48, 8, 8."),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callbacks get latents, noise_pred, not noise"),
@@ -334,13 +403,17 @@ def test_arguments_that_cannot_be_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("size", "options", "message"),
     [
-        ((3000, 4000), {}, "4000 x 3000 times 4 is 192 megapixels, more than 134; use scale=3.3 or less."),
-        ((8000, 9000), {"scale": 2}, "use scale=1.3 or less."),
-        ((12000, 12000), {"scale": 1}, "use scale=0.96 or less."),
+        ((3000, 4000), {}, "scale=4 makes 192 megapixels of 4000 x 3000, more than 134; use 3.3 or less."),
+        ((8000, 9000), {"scale": 2}, "scale=2 makes 288 megapixels of 9000 x 8000, more than 134; use 1.3 or less."),
+        (
+            (12000, 12000),
+            {"scale": 1},
+            "scale=1 makes 144 megapixels of 12000 x 12000, more than 134; use 0.96 or less.",
+        ),
         (
             (2, 2000),
-            {"settings": {"min_size": 512}},
-            "times 256 is 262 megapixels, more than 134; use min_size=366 or less.",
+            {"settings": {"min_working_size": 512}},
+            "min_working_size=512 makes 262 megapixels of 2000 x 2, more than 134; use 366 or less.",
         ),
     ],
 )

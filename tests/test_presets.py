@@ -19,6 +19,7 @@ from xpsr.config import UpscaleConfig
 from xpsr.errors import ModelError
 from xpsr.image import resize, stretched_sizes, to_picture
 from xpsr.models import XPSRControlNet
+from xpsr.pipeline.texts import token_rows
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_every_setting_can_be_given_to_upscale() -> None:
     mine = {f.name: f.type for f in dataclasses.fields(Settings)}
     theirs = {f.name: f.type for f in dataclasses.fields(UpscaleConfig)}
     assert {name: theirs[name] for name in mine} == {name: kind | None for name, kind in mine.items()}
-    assert UpscaleConfig(fit="stretch", min_size=0).overrides == {"fit": "stretch", "min_size": 0}
+    assert UpscaleConfig(fit="stretch", min_working_size=0).overrides == {"fit": "stretch", "min_working_size": 0}
 
 
 def test_every_setting_is_explained_with_the_default_of_the_mini() -> None:
@@ -115,7 +116,7 @@ def test_stretch_resizes_in_eight_bits_and_back(pipe: XPSRPipeline) -> None:
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
 def test_a_small_picture_is_worked_on_at_the_smallest_size(pipe: XPSRPipeline, fit: str) -> None:
-    options = {"settings": {"fit": fit, "min_size": 64, "tile_size": 32}}
+    options = {"settings": {"fit": fit, "min_working_size": 64, "tile_size": 32}}
     seen, result = condition_of(pipe, picture(12, 8), scale=2, **options)
     assert seen.shape[-2:] == (64, 96)
     assert result.size == (24, 16)
@@ -132,8 +133,8 @@ def test_tokens_fill_the_encoder_and_the_suffix_survives_if_room_is_kept(
     pipe: XPSRPipeline, text: str, suffix: str, reserve: bool
 ) -> None:
     resolved = pipe.settings(overrides={"long_texts": "cut", "reserve_suffix": reserve})
-    (ids,) = pipe._token_ids(text, resolved, suffix=suffix)
     tokenizer, places = pipe.tokenizer, pipe.text_encoder.config.max_position_embeddings
+    (ids,) = token_rows(tokenizer, text, resolved, places=places, suffix=suffix)
     joined = f"{text} {suffix}" if suffix else text
     plain = tokenizer(joined, padding="max_length", max_length=places, truncation=True).input_ids
     assert len(ids) == places
@@ -149,7 +150,7 @@ def test_tokens_fill_the_encoder_and_the_suffix_survives_if_room_is_kept(
 @given(text=WORDS, times=st.integers(1, 4))
 def test_long_texts_are_embedded_whole_in_chunks(pipe: XPSRPipeline, text: str, times: int) -> None:
     text = " ".join([text] * times)
-    rows = pipe._token_ids(text, pipe.settings())
+    rows = token_rows(pipe.tokenizer, text, pipe.settings(), places=77)
     tokenizer, special = pipe.tokenizer, set(pipe.tokenizer.all_special_ids)
     whole = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     assert [token for row in rows for token in row if token not in special] == whole

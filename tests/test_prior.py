@@ -1,12 +1,16 @@
 """What a prior is, and which answers of a model are none."""
 
+import ast
 import re
+from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import xpsr.prior
 from xpsr.errors import InputError
 from xpsr.prior import QUESTIONS, Level, Levels, Prior, clean_answer, quality_text
 
@@ -22,16 +26,37 @@ def test_a_prior_survives_json(content: str, quality: str, levels: Levels | None
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"content": 3}, "content is 3, not a text"),
-        ({"quality": None}, "quality is null, not a text"),
+        ({"content": 3}, "content=3 is not a text; put it in quotes."),
+        ({"quality": None}, "quality=null is not a text; put it in quotes"),
+        ({"content": "panda " * 2000}, "content: has 12000 characters, more than the limit of 10000; shorten it."),
+        ({"quality": "blurry \ud800"}, r"quality: holds half a character \(U\+D800\)"),
         ({"levels": {"blur": "clean"}}, "each one of clean, slight, strong"),
-        ({"levels": "clean"}, "levels need blur, noise, compression"),
-        ({"levels": {"blur": "clean", "noise": "clean", "compression": "much"}}, "or leave them out"),
+        ({"levels": "clean"}, "levels=clean is not blur, noise, compression"),
+        ({"levels": {"blur": "clean", "noise": "clean", "compression": "much"}}, "or leave it out"),
     ],
 )
 def test_what_is_no_prior_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Prior.from_dict(values)
+
+
+def test_whoever_makes_a_prior_of_what_is_no_text_is_told_the_field() -> None:
+    for text in (5, None, "a" * 10_001, "\udcff"):
+        with pytest.raises(InputError) as raised:
+            Prior("a house", text)  # type: ignore[arg-type]
+        assert raised.value.field == "quality" and len(str(raised.value)) < 200
+    assert Prior("a" * 10_000).quality == ""
+
+
+def test_modules_of_the_prior_import_one_another_in_no_circle() -> None:
+    folder = Path(xpsr.prior.__file__).parent
+    imported: dict[str, set[str]] = {}
+    for path in folder.glob("*.py"):
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))  # inside functions too
+        modules = [node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module is not None]
+        imported[path.stem] = {name.split(".")[2] for name in modules if name.startswith("xpsr.prior.")}
+    order = list(TopologicalSorter(imported).static_order())  # raises CycleError
+    assert order[-1] == "__init__" and order.index("texts") == 0
 
 
 @given(one=LEVELS, other=LEVELS)
@@ -100,6 +125,12 @@ def test_answers_are_kept(answer: str) -> None:
 )
 def test_answers_that_are_none_become_empty(answer: str) -> None:
     assert clean_answer(answer) == ""
+
+
+def test_thoughts_are_no_part_of_the_text() -> None:
+    assert clean_answer("<think>Is it a dog? No.</think>\n\nA red panda.") == "A red panda."
+    assert clean_answer("<think>Is it a dog? No. Then it") == ""
+    assert clean_answer("A red panda.") == "A red panda."
 
 
 @given(st.text(max_size=3000))

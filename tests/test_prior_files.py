@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr.errors import InputError
-from xpsr.prior import Prior
-from xpsr.prior.describers import open_describer
-from xpsr.prior.files import FileDescriber
+from xpsr.prior import FileDescriber, Prior, open_describer
 
 
 def noise(seed: int, width: int = 60, height: int = 40) -> Image.Image:
@@ -126,7 +124,15 @@ def test_pictures_without_a_prior_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['{"image": "a.png", "content": ', '["a.png"]', '{"content": "x"}', '{"image": "a.png", "content": 3}']
+    "line",
+    [
+        '{"image": "a.png", "content": ',
+        '["a.png"]',
+        '{"content": "x"}',
+        '{"image": "a.png", "content": 3}',
+        '{"image": "a.png", "content": "\\ud800"}',
+        json.dumps({"image": "a.png", "quality": "dark " * 2001}),
+    ],
 )
 def test_damaged_lines_are_told_by_number(line: str, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "priors.jsonl", {"image": "a.png", "content": "x", "quality": ""})
@@ -170,11 +176,12 @@ def test_sidecars_are_read_alone_and_by_the_folder(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
         ("{}", 'has no "prior"'),
         ('{"input": "a.png", "prior": "a panda"}', '"prior", an object'),
         ('{"prior": {}}', '"input", a path'),
-        ('{"input": "a.png", "prior": {"content": 3}}', "content is 3, not a text"),
+        ('{"input": "a.png", "prior": {"content": 3}}', "content=3 is not a text; put it in quotes."),
     ],
 )
 def test_damaged_sidecars_are_told(text: str, message: str, tmp_path: Path) -> None:
@@ -211,6 +218,15 @@ def test_the_references_prompts_are_read(source: str, tmp_path: Path) -> None:
         Prior("a panda", "very blurry"),
         Prior("a house, seen well", ""),
     ]
+
+
+def test_a_prompt_that_is_too_long_or_no_text_is_told(tmp_path: Path) -> None:
+    write_prompts(tmp_path, highlevel_prompt__one="dark " * 2001)
+    with pytest.raises(InputError, match="prompts of one: content: has 10004 characters"):
+        FileDescriber(tmp_path)
+    (tmp_path / "highlevel_prompt" / "one.txt").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"one\.txt: is no UTF-8"):
+        FileDescriber(tmp_path)
 
 
 def test_names_in_the_references_folders_may_have_dots(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """Describing by a server over HTTP: real ones, in a thread or a process, that are slow, fail, die or talk nonsense."""
 
+import asyncio
 import base64
+import contextlib
+import importlib.util
 import io
 import json
 import logging
 import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,18 +23,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from xpsr.cli import main
 from xpsr.errors import InputError, ModelError
 from xpsr.image import to_picture
+from xpsr.prior import QUESTIONS as PRESETS
 from xpsr.prior import Prior, PriorFile, Questions, describe_files
 from xpsr.prior import server as server_module
-from xpsr.prior.asking import crops_view
 from xpsr.prior.server import ServerDescriber
+from xpsr.prior.views import crops_view
 
 QUESTIONS = Questions(content="What is it?", quality="What is wrong?", quality_view="whole")
 KEY = "sk-very-secret-0123456789"
@@ -126,7 +133,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _quick_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_FIRST_WAIT", 0.01)
-    for variable in ("XPSR_API_KEY", "OPENAI_API_KEY", "http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+    for variable in ("XPSR_API_KEY", "OPENAI_API_KEY", "http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -214,18 +221,30 @@ def test_address_may_be_the_base_or_the_endpoint(end: str, server: Server) -> No
     assert set(server.paths) == {"/v1/chat/completions"} and describer.name == f"{server.url}#a-model"
 
 
-def test_a_query_is_sent_but_not_shown(server: Server) -> None:
+def test_a_query_is_sent_but_not_shown(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     server.reply = lambda question, number: Reply(code=404)
     describer = open_server(server.url + "?api-version=3&token=abc")
     with pytest.raises(ModelError) as raised:
         describer.describe([noise(0)])
     assert server.paths[0] == "/v1/chat/completions?api-version=3&token=abc"
-    assert "abc" not in everything_of(raised.value) + repr(describer) + describer.name
+    assert "abc" not in everything_of(raised.value) + repr(describer) + describer.name + caplog.text
+    httpx.get(f"{server.url}?mine=1", trust_env=False)  # of another in this process, whose log is none of our business
+    assert "mine=1" in caplog.text
 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:11434/v1", "ftp://localhost/v1", "http:///v1", "http://[::1/v1", "http://a:b/v1", "http://a/ b"],
+    [
+        "",
+        "localhost:11434/v1",
+        "ftp://localhost/v1",
+        "http:///v1",
+        "http://[::1/v1",
+        "http://a:b/v1",
+        "http://a/ b",
+        "http://xn--a/v1",
+    ],
 )
 def test_addresses_that_are_none_are_refused(url: str) -> None:
     with pytest.raises(InputError, match="use one like http://localhost:11434/v1"):
@@ -240,7 +259,7 @@ def test_passwords_in_addresses_are_refused_and_not_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("concurrency", 0), ("retries", -1), ("max_tokens", 0), ("timeout", 0.0), ("timeout", float("inf"))],
+    [("concurrency", 0), ("retries", -1), ("max_tokens", 0), ("timeout", 0), ("timeout", float("inf"))],
 )
 def test_options_are_checked(option: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"{option}={value}"):
@@ -292,7 +311,7 @@ def test_a_hiccup_is_retried(kind: str, server: Server) -> None:
         ("429", "answers 429 Too Many Requests: slow down, tried 3 times; wait, lower the concurrency"),
         (
             "closed",
-            "cannot be reached (Remote end closed connection without response), tried 3 times; start the server",
+            "cannot be reached (Server disconnected without sending a response), tried 3 times; start the server",
         ),
         (
             "html",
@@ -380,6 +399,27 @@ def test_a_server_that_is_too_slow_is_given_up(pieces: int, server: Server) -> N
     released.set()
 
 
+def test_a_server_that_drips_headers_is_given_up() -> None:
+    closed = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while True:  # every piece is soon enough for a time limit of pieces
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        closed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        start = time.monotonic()
+        with pytest.raises(ModelError, match=r"no answer in 0\.3 seconds"):
+            open_server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=0.3, retries=0).describe([noise(0)])
+        assert time.monotonic() - start < 3
+    assert closed.wait(3)
+
+
 def test_an_answer_without_end_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_MOST_BYTES", 100_000)
     server.reply = lambda question, number: Reply(b" " * 400_000)
@@ -403,24 +443,36 @@ def test_the_wait_that_a_server_asks_for_is_kept_within_bounds(server: Server, m
         assert seconds(value) < 1
 
 
-def test_waiting_grows_and_is_never_the_same(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float | None] = []
-
-    class Clock(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.append(timeout)
-            return False
-
-    monkeypatch.setattr(server_module, "_FIRST_WAIT", 1.0)
-    server.reply = lambda question, number: Reply(code=500)
-    request = {"messages": [{"content": ["", {"text": ""}]}]}
-    with pytest.raises(ModelError, match="tried 4 times"):
-        open_server(server, retries=3)._complete(request, Clock())
-    assert len(waits) == 3
-    assert all(wait and 2**attempt / 2 <= wait <= 2**attempt for attempt, wait in enumerate(waits))
-    with pytest.raises(ModelError, match="tried 4 times"):
-        open_server(server, retries=3)._complete(request, Clock())
+def test_waiting_grows_and_is_never_the_same() -> None:
+    waits = [(2**attempt, server_module._seconds_to_wait(attempt, None)) for attempt in (0, 1, 2) * 2]
+    assert all(times / 2 <= wait / server_module._FIRST_WAIT <= times for times, wait in waits)
     assert len(set(waits)) == 6  # many clients do not come back at the same moment
+
+
+def test_a_notebook_whose_event_loop_runs_may_describe(server: Server) -> None:
+    async def cell() -> list[Prior]:
+        return open_server(server).describe([noise(0)])
+
+    assert asyncio.run(cell()) == [Prior("a red panda", "a red panda")]
+    server.reply = lambda question, number: Reply(code=404)
+    with pytest.raises(ModelError, match="answers 404"):
+        asyncio.run(cell())
+
+
+def test_upscale_asks_the_questions_of_its_preset_and_keeps_the_answers(
+    server: Server, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise(0).save("a.png")
+    options = ["upscale", "a.png", "--model", str(tiny_model), "--scale", "2", "--steps", "1", "--min-size", "0"]
+    for preset in ("default", "reference"):
+        for _ in range(2):  # the second time nothing is asked
+            assert main([*options, "--describer", f"{server.url}#a-model", "--preset", preset]) == 0
+    asked = [question_of(request) for request in server.requests]
+    presets = [PRESETS[name] for name in ("default", "reference")]
+    assert asked == [question for preset in presets for question in (preset.content, preset.quality)]
+    assert len(PriorFile(Path("outputs/priors.jsonl")).read()) == 2
+    assert json.loads(Path("outputs/a_x2.json").read_text())["prior"]["content"] == "a red panda"
 
 
 def test_one_failure_ends_the_others_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,10 +490,6 @@ def test_one_failure_ends_the_others_soon(server: Server, monkeypatch: pytest.Mo
         open_server(server).describe([noise(seed) for seed in range(50)])
     assert time.monotonic() - start < 5
     assert len(server.requests) <= 8
-    for thread in threading.enumerate():  # none waits for an attempt that nobody needs
-        if thread.name.startswith("xpsr-describe"):
-            thread.join(5)
-            assert not thread.is_alive()
 
 
 def test_a_picture_that_cannot_be_read_is_told(server: Server, tmp_path: Path) -> None:
@@ -498,7 +546,7 @@ def test_a_server_that_is_killed_while_it_answers_is_told() -> None:
         describer = open_server(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", retries=1)
         assert describer.describe([noise(0)]) == [Prior("a red panda", "a red panda")]
         process.kill()
-    with pytest.raises(ModelError, match="Connection refused"):
+    with pytest.raises(ModelError, match="All connection attempts failed"):
         describer.describe([noise(0)])
 
 
@@ -649,3 +697,15 @@ def test_the_key_of_another_service_is_not_sent_in_clear(server: Server, monkeyp
 def test_a_server_on_this_machine_is_asked_without_a_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing listens there
     assert open_server(server).describe([noise(0)]) == [Prior("a red panda", "a red panda")]
+
+
+@pytest.mark.parametrize("proxy", [f"socks5://me:{KEY}@127.0.0.1:9", f"nonsense://me:{KEY}@127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_told_without_its_password(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("socksio") and proxy.startswith("socks"):
+        pytest.skip("SOCKS can be used here")
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(
+        InputError, match=r"names a proxy that cannot be used; .* pip install 'httpx\[socks\]'"
+    ) as raised:
+        open_server("http://example.invalid/v1").describe([noise(0)])
+    assert KEY not in everything_of(raised.value)

@@ -1,5 +1,6 @@
-"""`scripts/verify_golden.py` accepts set A of the golden numbers and refuses copies in which one thing differs."""
+"""The golden check accepts set A of the golden numbers and refuses copies in which one thing differs."""
 
+import copy
 import json
 import math
 import re
@@ -14,6 +15,7 @@ import pytest
 import torch
 from golden_rows import Tensors
 from golden_system import System
+from golden_training import training_step
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from verify_golden import guarded, load, report, sections
@@ -21,7 +23,7 @@ from verify_golden import guarded, load, report, sections
 from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
 from xpsr.pipeline import XPSRPipeline
 
-SCRIPT = Path(__file__).parents[1] / "scripts/verify_golden.py"
+SCRIPT = Path(__file__).parent / "golden_check" / "verify_golden.py"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -328,6 +330,26 @@ def test_changed_values_are_told(
     found = off(System(folder, pipe), section)
     assert found
     assert not rows or sorted(found) == [f"{file}:{row}" for row in rows]
+
+
+def test_gradients_that_are_exact_zeros_are_not_absent(folder: Path, pipe: XPSRPipeline) -> None:
+    # at this size a query of the middle block has one key to attend to, whose weight is 1 whatever the two are
+    golden = load_file(folder / "loss.safetensors")
+    inputs = {
+        name: value[..., : value.shape[-2] // 2, : value.shape[-1] // 2] if value.ndim == 4 else value
+        for name, value in golden.items()
+        if name.startswith("in/")
+    }
+    outputs, gradients = training_step(System(folder, copy.deepcopy(pipe)), inputs)
+    norms = {name: float(gradient.norm()) for name, gradient in gradients.items() if gradient is not None}
+    zeros = [name for name, norm in norms.items() if norm == 0]
+    assert "controlnet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight" in zeros
+    made = {**inputs, **outputs}
+    save_file({name: made[name].contiguous() for name in golden}, folder / "loss.safetensors")
+    write_json(folder / "loss_info.json", {"grad_norms": norms})
+    assert off(System(folder, pipe), "loss") == []
+    write_json(folder / "loss_info.json", {"params_with_no_grad": zeros})
+    assert off(System(folder, pipe), "loss") == ["loss_info.json:params_with_no_grad"]
 
 
 CONFIGS: dict[str, tuple[str, str, Any, str]] = {

@@ -9,7 +9,7 @@ from PIL import Image
 
 from xpsr.errors import InputError
 from xpsr.image import Picture, to_picture, to_pil
-from xpsr.prior.asking import crops_view, usable_text, whole_view
+from xpsr.prior.views import crops_view, whole_view
 
 
 def noise(seed: int, width: int = 60, height: int = 40) -> Image.Image:
@@ -76,9 +76,3 @@ def test_size_of_crops_is_checked() -> None:
 )
 def test_whole_view_is_shrunk_only_where_it_is_long(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert whole_view(Picture(pixels=torch.zeros(3, size[1], size[0]))).size == expected
-
-
-def test_thoughts_are_no_part_of_the_text() -> None:
-    assert usable_text("<think>Is it a dog? No.</think>\n\nA red panda.") == "A red panda."
-    assert usable_text("<think>Is it a dog? No. Then it") == ""
-    assert usable_text("A red panda.") == "A red panda."

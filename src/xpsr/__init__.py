@@ -1,9 +1,9 @@
 """xpsr: photo super-resolution by a diffusion model that reads the picture's content and its quality.
 
-    from xpsr import XPSRPipeline
+    from xpsr import Restorer, write_image
 
-    pipe = XPSRPipeline.from_pretrained("mini")
-    pipe("photo.jpg", scale=4).images[0].save("photo_x4.png")
+    restored = Restorer("mini").restore("photo.jpg")
+    write_image("photo_x4.png", restored.picture)
 
 The public names below load on first use, so `import xpsr` is instant and does not import torch.
 """
@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from xpsr.config import PRESETS, Settings
     from xpsr.errors import XPSRError
+    from xpsr.image import read_image, write_image
     from xpsr.models import XPSRControlNet, XPSRUNet
     from xpsr.pipeline import XPSRPipeline, XPSRPipelineOutput
-    from xpsr.prior import Prior
+    from xpsr.prior import Prior, describe, open_describer
+    from xpsr.restore import Restorer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
     "Prior",
+    "Restorer",
     "Settings",
     "XPSRControlNet",
     "XPSRError",
@@ -30,17 +33,26 @@ __all__ = [
     "XPSRPipelineOutput",
     "XPSRUNet",
     "__version__",
+    "describe",
+    "open_describer",
+    "read_image",
+    "write_image",
 ]
 
 _MODULE_OF = {
     "PRESETS": "xpsr.config",
     "Prior": "xpsr.prior",
+    "Restorer": "xpsr.restore",
     "Settings": "xpsr.config",
     "XPSRControlNet": "xpsr.models",
     "XPSRError": "xpsr.errors",
     "XPSRPipeline": "xpsr.pipeline",
     "XPSRPipelineOutput": "xpsr.pipeline",
     "XPSRUNet": "xpsr.models",
+    "describe": "xpsr.prior",
+    "open_describer": "xpsr.prior",
+    "read_image": "xpsr.image",
+    "write_image": "xpsr.image",
 }
 
 

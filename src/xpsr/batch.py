@@ -1,153 +1,50 @@
-"""Many pictures on disk, one model: names, devices, and from picture file to picture file with a sidecar."""
+"""Pictures on disk to pictures on disk, each with a record beside it of how it came about."""
 
-import dataclasses
 import json
-import platform
-import secrets
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
-import transformers
-
-from xpsr import __version__
-from xpsr.checkpoint import checksums, fetch_model
 from xpsr.config import UpscaleConfig
-from xpsr.devices import Dtype, torch_dtype
 from xpsr.errors import InputError
-from xpsr.files import atomic_write, write_text
-from xpsr.image import read_image
-from xpsr.pipeline import XPSRPipeline
-from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, PriorFile, describe_files, open_describer
-from xpsr.prior.describers import is_asked
-from xpsr.prior.mllm import MLLMDescriber
+from xpsr.files import sha256, write_text
+from xpsr.image import read_image, write_image
+from xpsr.prior import Prior
+from xpsr.restore import Restorer
 
-__all__ = [
-    "Restorer",
-    "open_eyes",
-]
+__all__ = ["restore_file"]
 
 
-class Restorer:
-    """A loaded model with settings that it can follow; `pipe` is the model, on its device.
+def restore_file(restorer: Restorer, source: Path, target: Path, prior: Prior, config: UpscaleConfig) -> dict[str, Any]:
+    """Restores `source` into `target`, and writes beside it, as JSON, the record that is returned.
+
+    The record comes last and holds the SHA-256 of both pictures, so that it never tells of another than is there.
 
     Raises:
-        ModelError: the model cannot be found or loaded.
-        InputError: a setting is out of range for the model.
+        InputError: `source` cannot be read, the result would be too large, or `target` cannot be written.
     """
-
-    def __init__(self, config: UpscaleConfig, *, device: torch.device, dtype: Dtype):
-        folder = fetch_model(config.model)
-        # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
-        self._autocast = device.type == "cpu" and dtype == "bf16"
-        weights = torch.float32 if self._autocast else torch_dtype(dtype)
-        self.pipe = XPSRPipeline.from_pretrained(folder, dtype=weights).to(device)
-        self._options = {"scale": config.scale, "preset": config.preset, "settings": config.overrides}
-        self.pipe([], **self._options)  # no picture yet, but every option is checked
-        settings = self.pipe.settings(config.preset, config.overrides)
-        self._seed = config.seed
-        self._facts = {
-            "scale": config.scale,
-            "settings": dataclasses.asdict(settings),
-            "device": str(device),
-            "dtype": dtype,
-            "model": {"name": config.model, "sha256": checksums(folder)},
-            "versions": {
-                "xpsr": __version__,
-                "torch": str(torch.__version__),
-                "diffusers": diffusers.__version__,
-                "transformers": transformers.__version__,
-                "python": platform.python_version(),
-            },
-        }
-
-    def __call__(self, source: Path, target: Path, prior: Prior) -> dict[str, Any]:
-        """Restores `source` into the PNG `target`, with a sidecar beside it whose content is returned.
-
-        Raises:
-            InputError: `source` cannot be read, the result would be too large, or `target` cannot be written.
-        """
-        start = time.perf_counter()
-        try:
-            str(source).encode()  # the sidecar names it
-        except UnicodeEncodeError as error:
-            raise InputError(f"{source}: the name is not UTF-8; rename it.") from error
-        seed = secrets.randbelow(2**32) if self._seed is None else self._seed
-        picture = read_image(source)
-        planes = picture.pixels if picture.alpha is None else torch.cat([picture.pixels, picture.alpha])
-        # noise is drawn on the CPU, so that a seed means the same on every device
-        generator = torch.Generator().manual_seed(seed)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            image = self.pipe(planes, prior=prior, generator=generator, **self._options).images[0]
-        sidecar = {
+    try:
+        str(source).encode()  # the record names it
+    except UnicodeEncodeError as error:
+        raise InputError(f"{source}: the name is not UTF-8; rename it.") from error
+    restored = restorer.restore(
+        read_image(source),
+        prior,
+        scale=config.scale,
+        preset=config.preset,
+        settings=config.overrides,
+        seed=config.seed,
+    )
+    write_image(target, restored.picture)
+    try:
+        record = {
             "input": str(source),
-            "input_size": [picture.width, picture.height],
+            "input_sha256": sha256(source),
             "output": target.name,
-            "output_size": list(image.size),
-            "prior": prior.as_dict(),
-            "seed": seed,
-            **self._facts,
-            "seconds": round(time.perf_counter() - start, 3),
+            "output_sha256": sha256(target),
+            **restored.record,
         }
-        with atomic_write(target) as part:
-            image.save(part, "PNG")
-            # before the picture takes its name: a picture never lacks its sidecar
-            write_text(target.with_suffix(".json"), json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
-        return sidecar
-
-
-def open_eyes(
-    config: UpscaleConfig, sources: Sequence[Path], cache: Path, *, device: torch.device
-) -> Callable[[Path], Prior]:
-    """How the prior of a picture is found: a text of the config, else the file of priors, else the describer.
-
-    The mini's describer looks when it is asked. A larger one looks at all of `sources` now, keeps what it says in
-    `cache` and is gone before a model for restoration needs the memory.
-
-    Raises:
-        InputError: priors that cannot be read; from the result, a picture without a prior or one that cannot be read.
-        ModelError: a describer that cannot be loaded.
-    """
-    content, quality = config.content, config.quality
-    if config.priors is not None:
-        found = open_describer(config.priors)
-        if not isinstance(found, FileDescriber):
-            raise InputError(f"{config.priors}: no priors there; name a JSONL, a sidecar or a folder of sidecars.")
-        look: Callable[[Path], Prior] = lambda source: found.describe([source])[0]  # noqa: E731
-    elif (content is not None and quality is not None) or config.describer == "none":
-        look = lambda source: Prior()  # noqa: E731
-    elif config.describer == "mini":
-        mini = open_describer("mini")
-        look = lambda source: mini.describe([source])[0]  # noqa: E731
-    else:
-        questions = QUESTIONS[config.preset or "default"] if is_asked(config.describer) else None
-        describer = open_describer(config.describer, questions=questions, device=str(device))
-        if isinstance(describer, FileDescriber):  # what is on disk already needs no copy
-            look = lambda source: describer.describe([source])[0]  # noqa: E731
-        else:
-            look = _look_at_all(describer, sources, cache)
-
-    def prior(source: Path) -> Prior:
-        seen = look(source)
-        given = {"content": content, "quality": quality}
-        changed = {name: text for name, text in given.items() if text is not None}
-        return dataclasses.replace(seen, **changed, **({"levels": None} if quality is not None else {}))  # type: ignore[arg-type]
-
-    return prior
-
-
-def _look_at_all(describer: Describer, sources: Sequence[Path], cache: Path) -> Callable[[Path], Prior]:
-    failed: dict[Path, Exception] = {}
-    seen = dict(describe_files(describer, sources, PriorFile(cache), on_error=failed.__setitem__))
-    if isinstance(describer, MLLMDescriber):
-        describer.release()
-
-    def look(source: Path) -> Prior:
-        if source in failed:
-            raise failed[source]
-        return seen[source]
-
-    return look
+        write_text(target.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    except BaseException:  # Ctrl-C, too
+        target.unlink()  # no picture without its record
+        raise
+    return record

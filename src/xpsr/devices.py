@@ -7,7 +7,7 @@ import torch
 
 from xpsr.errors import InputError
 
-__all__ = ["Dtype", "devices", "fast_dtypes", "resolve_device", "resolve_dtype", "torch_dtype"]
+__all__ = ["Dtype", "devices", "fast_dtypes", "has_float64", "resolve_device", "resolve_dtype", "torch_dtype"]
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
@@ -64,3 +64,8 @@ def fast_dtypes(device: torch.device) -> list[Dtype]:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return ["fp32", "fp16", "bf16"]
     return ["fp32", "fp16"]
+
+
+def has_float64(device: torch.device) -> bool:
+    """Returns whether the device computes in double precision at all; Apple's do not."""
+    return device.type != "mps"

@@ -4,7 +4,8 @@
     ├── InputError              a picture, argument or option that cannot be used (also a ValueError)
     ├── ModelError              a model folder that cannot be found, read or matched to its weights
     ├── MissingDependencyError  an optional package is not installed (also an ImportError)
-    └── TrainingError           a training run that cannot start or go on
+    ├── TrainingError           a training run that cannot start or go on
+    └── Cancelled               whoever asked for something wants it no more
 
 An error is one line, what is wrong (value and limit) and what to do about it, and its parts are data: whoever shows it
 calls the field as its reader does, a flag, a YAML key or a member of a JSON object.
@@ -13,7 +14,7 @@ calls the field as its reader does, a flag, a YAML key or a member of a JSON obj
 from collections.abc import Callable
 from typing import Any, Self
 
-__all__ = ["InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
+__all__ = ["Cancelled", "InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
 
 
 class XPSRError(Exception):
@@ -25,7 +26,8 @@ class XPSRError(Exception):
         code: which kind of error it is, for programs, such as "out_of_range"; None: the class's own.
         field: the option or argument that is at fault, dotted where it lies in a section, as in `train.max_steps`.
         value: what the field held, as text.
-        remedy: what to do, as in "use 8".
+        remedy: what to do, as in "use 8", or whether something else was meant.
+        source: the file that the error is about, such as a config.
     """
 
     code = "error"
@@ -38,19 +40,25 @@ class XPSRError(Exception):
         field: str | None = None,
         value: str | None = None,
         remedy: str | None = None,
+        source: str | None = None,
     ):
         super().__init__(message)
-        self.message, self.field, self.value, self.remedy = message, field, value, remedy
+        self.message, self.field, self.value, self.remedy, self.source = message, field, value, remedy, source
         self.code = code or self.code
 
     def __str__(self) -> str:
         return self.sentence()
 
     def sentence(self, call: Callable[[str, str | None], str] | None = None) -> str:
-        """Returns the error as one line; `call` says how a field and its value (None: without one) are written."""
-        call = call or (lambda field, value: f"{field}:" if value is None else f"{field}={value}")
+        """Returns the error as one line; `call` says how a field and its value (None: without one) are written.
+
+        By default as `field=value`, or `field` alone. The `source` goes in front.
+        """
+        call = call or (lambda field, value: field if value is None else f"{field}={value}")
         subject = "" if self.field is None else f"{call(self.field, self.value)} "
-        return f"{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}.")
+        source = "" if self.source is None else f"{self.source}: "
+        stop = "" if self.remedy is None or self.remedy.endswith("?") else "."
+        return f"{source}{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}{stop}")
 
     def within(self, section: str) -> Self:
         """Returns the same error of a field that lies in `section`, such as `model.settings`."""
@@ -60,6 +68,7 @@ class XPSRError(Exception):
             field=None if self.field is None else f"{section}.{self.field}",
             value=self.value,
             remedy=self.remedy,
+            source=self.source,
         )
         return moved
 
@@ -86,6 +95,12 @@ class TrainingError(XPSRError):
     """A training run that cannot start or go on."""
 
     code = "training_failed"
+
+
+class Cancelled(XPSRError):
+    """Whoever asked for something wants it no more."""
+
+    code = "cancelled"
 
 
 def one_line(error: Exception) -> str:

@@ -4,10 +4,13 @@ import codecs
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from filelock import lock_descriptor, unlock_descriptor
 
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, read_bytes, refusal
@@ -42,7 +45,7 @@ def read_lines(
             continue
         try:
             entry, problem = json.loads(line), "a JSON object is needed"
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # without a line break at its end
                 continue
             entry, problem = None, str(error)
@@ -68,7 +71,7 @@ def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Adds objects to a file that a person reads, all of them or none; they are on the disk when this returns.
 
-    What a crash left of a last line is taken away, with a warning. One process at a time; the caller sees to that.
+    Several processes and threads may add to one file. What a crash left of a last line is taken away, with a warning.
 
     Raises:
         InputError: the file cannot be written, or its last line is none of a JSONL.
@@ -76,7 +79,7 @@ def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
     try:
         # unbuffered: what did not fit on the disk must not be written again by what takes it back
-        with path.open("ab+", buffering=0) as file:
+        with path.open("ab+", buffering=0) as file, _locked(file, path):
             lines = _mend(file, path) + lines
             end = file.seek(0, os.SEEK_END)
             try:
@@ -88,6 +91,21 @@ def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
                 raise
     except OSError as error:
         raise refusal(path, "cannot be written", error) from error
+
+
+@contextmanager
+def _locked(file: FileIO, path: Path) -> Iterator[None]:
+    """Keeps out all others that do the same. The file itself is the lock, so none is left beside it."""
+    try:
+        lock_descriptor(file.fileno())
+    except OSError as error:  # some file systems of networks
+        logger.warning("%s: cannot be locked (%s); let one process at a time add to it.", path, error.strerror)
+        yield
+        return
+    try:
+        yield
+    finally:
+        unlock_descriptor(file.fileno())
 
 
 def damaged(path: Path, number: int, problem: str) -> InputError:
@@ -107,7 +125,7 @@ def _mend(file: FileIO, path: Path) -> bytes:
         return b""
     try:
         json.loads(last)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         number = data.count(b"\n") + 1
         if not last.startswith(b"{"):  # a file of another kind, or a person's words: not ours to delete
             raise damaged(path, number, str(error)) from error

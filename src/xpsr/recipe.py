@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from xpsr import __version__
 from xpsr.config import Settings, TrainRunConfig, as_dict
+from xpsr.config.checks import fault
 from xpsr.data import Sample, build_dataset
 from xpsr.devices import resolve_device
 from xpsr.errors import InputError, TrainingError, one_line
@@ -241,13 +242,8 @@ class Validation:
             missing = [path.name for path in self.pictures if path.stem not in self.degraded]
             if missing:
                 more = f" and {len(missing) - 1} more" if missing[1:] else ""
-                raise InputError(
-                    f"has no picture for {missing[0]}{more}",
-                    code="no_partner",
-                    field="validation.lr_dir",
-                    value=str(validation.lr_dir),
-                    remedy="add it under the same name, or use null to reduce the clean pictures",
-                )
+                remedy = "add it under the same name, or use null to reduce the clean pictures"
+                raise fault(config, "validation.lr_dir", f"has no picture for {missing[0]}{more}", remedy)
         self.priors = [Prior() for _ in self.pictures]
         if validation.priors is not None:
             sources = [self.degraded.get(path.stem, path) for path in self.pictures]
@@ -276,12 +272,8 @@ class Validation:
             if validation.best_by not in scored:
                 scored |= score(hr, hr).keys()
         if validation.best_by not in scored:
-            raise InputError(
-                f"no picture of {validation.hr_dir} has enough for it",
-                field="validation.best_by",
-                value=validation.best_by,
-                remedy="use larger pictures, or psnr_y",
-            )
+            message = f"cannot be: no picture of {validation.hr_dir} has enough for it"
+            raise fault(self.config, "validation.best_by", message, "use larger pictures, or psnr_y")
 
     def _pair(self, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         """Reads a clean picture, its sides cut to multiples of the scale, and the degraded one: (3, H, W) in [0, 1]."""

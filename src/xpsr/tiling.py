@@ -34,11 +34,10 @@ class Tile:
         """Returns the part (..., height, width) of `values` (..., H, W) that lies under the tile, as a view."""
         return values[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
-    def scaled(self, factor: int) -> "Tile":
-        """Returns the same part of a picture `factor` times as large."""
-        return Tile(
-            top=self.top * factor, left=self.left * factor, height=self.height * factor, width=self.width * factor
-        )
+    def scaled(self, factor: float) -> "Tile":
+        """Returns the same part of a picture `factor` times as large; a fraction leaves whole pixels."""
+        top, left, height, width = (round(x * factor) for x in (self.top, self.left, self.height, self.width))
+        return Tile(top=top, left=left, height=height, width=width)
 
 
 def tile_grid(height: int, width: int, *, tile_size: int, overlap: int) -> list[Tile]:

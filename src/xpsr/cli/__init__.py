@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from xpsr import __version__
 from xpsr.cli import convert, data, degrade, describe, doctor, train, upscale
-from xpsr.cli.terminal import Parser, complain, explain, parse, print_traceback, quiet_imports
+from xpsr.cli.terminal import Parser, command_context, complain, explain, parse, print_traceback, quiet_imports
 from xpsr.config import suggest
 from xpsr.errors import InputError
 
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--debug" not in arguments:
         quiet_imports()
     try:
-        return _run(arguments)
+        with command_context():
+            return _run(arguments)
     except KeyboardInterrupt:
         complain("interrupted.")
         return 130

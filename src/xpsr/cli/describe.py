@@ -50,8 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     if args.describer == "none":
         raise InputError("--describer none describes nothing; name mini, a server or a model.")
 
-    from xpsr.prior import QUESTIONS, PriorFile, Questions, describe_files, open_describer
-    from xpsr.prior.describers import is_asked
+    from xpsr.prior import QUESTIONS, PriorFile, Questions, describe_files, is_asked, open_describer
 
     if not args.debug:
         hush()

@@ -83,6 +83,7 @@ def _examine() -> dict[str, Any]:
         import torch
 
         hush()
+        import xpsr.pipeline  # noqa: F401  # all that a picture needs
         from xpsr.checkpoint import bundled_models, checksums
         from xpsr.devices import devices, fast_dtypes, resolve_dtype
     except Exception as error:  # whatever a library that does not fit raises

@@ -5,17 +5,20 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
-from xpsr.config import suggest
+from xpsr.config import RenamedWarning, suggest
 from xpsr.errors import InputError, XPSRError, one_line
 
 __all__ = [
     "DESCRIBERS",
     "Parser",
+    "command_context",
     "complain",
     "counting",
     "explain",
@@ -50,13 +53,23 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help.")
 
 
+_FLAGS: ContextVar[Mapping[str, str]] = ContextVar("flags")
+"""How the command that runs calls an argument: its flag, by the name that library and configs have for it."""
+
+
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Options and positionals in any order; an unknown option is refused with the nearest known one."""
+    """Options and positionals in any order; an unknown option is refused with the nearest known one.
+
+    From then on errors about them name the flags.
+    """
     args, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         option = unknown[0].partition("=")[0]
-        nearest = suggest(option, re.findall(r"--[\w-]+", parser.format_help())).replace("'", "")
+        nearest = suggest(option, parser._option_string_actions).replace("'", "")
         raise InputError(f"unknown option {option}{nearest or f'; see {parser.prog} --help.'}")
+    flags = {action.dest: action.option_strings[-1] for action in reversed(parser._actions) if action.option_strings}
+    # with a config file, what was not given as a flag may be its key
+    _FLAGS.set({name: flag for name, flag in flags.items() if name in args or "config" not in args})
     return args
 
 
@@ -87,6 +100,24 @@ def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], N
             names = ", ".join(other.name for other in others[:3]) + (" ..." if len(others) > 3 else "")
             complain(f"{path}: {len(others)} files passed over ({names}); convert them to PNG or TIFF to have them.")
     return list(found.values())
+
+
+@contextmanager
+def command_context() -> Iterator[None]:
+    """What a command runs in: flags of a command before are forgotten, former names are told in a line of their own."""
+    _FLAGS.set({})
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, RenamedWarning):
+                complain(str(message))
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = tell
+        warnings.simplefilter("default", RenamedWarning)
+        yield
 
 
 def quiet_imports() -> None:
@@ -136,10 +167,10 @@ _LESS_MEMORY = {
 
 
 def explain(error: Exception, command: str = "upscale") -> str:
-    """One line: what is wrong and what to do in that command."""
+    """One line: what is wrong and what to do in that command, which calls its arguments as `parse` has seen."""
     text = one_line(error)
     if isinstance(error, XPSRError):
-        return text
+        return " ".join(error.sentence(_call).split())
     # torch raises RuntimeError on most devices, of a subclass only on some
     if isinstance(error, MemoryError) or re.search("out of memory|not enough memory|can't allocate memory", text):
         remedy = _LESS_MEMORY.get(command, "a smaller --tile-size, --scale or picture")
@@ -147,6 +178,12 @@ def explain(error: Exception, command: str = "upscale") -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions."
     return f"unexpected {type(error).__name__}: {text}; run again with --debug to see where."
+
+
+def _call(field: str, value: str | None) -> str:
+    flag = _FLAGS.get({}).get(field)
+    name, link = (field, "=") if flag is None else (flag, " ")
+    return name if value is None else f"{name}{link}{value}"
 
 
 def complain(message: str) -> None:

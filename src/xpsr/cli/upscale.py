@@ -1,8 +1,8 @@
 """`xpsr upscale`."""
 
+import argparse
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +56,8 @@ def _upscale_parser() -> Parser:
     )
     add("--seed", type=int, metavar="S", help="the same for every picture (default: a random one for each)")
     add("--color-match", choices=("none", "adain", "wavelet"), help="to the input (default: the model's)")
-    add("--min-size", type=int, metavar="N", help="pixels that the smaller side has while the model works; 0: any")
+    add("--min-working-size", type=int, metavar="N", help="pixels of the smaller side while the model works; 0: any")
+    add("--min-size", dest="min_working_size", type=int, help=argparse.SUPPRESS)  # its former name
     add("--content-suffix", metavar="TEXT", help="said after every content text")
     add("--negative-content", metavar="TEXT", help="what guidance leads away from, in content")
     add("--negative-quality", metavar="TEXT", help="and in quality")
@@ -100,12 +101,14 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import Restorer, open_eyes
+    from xpsr.batch import restore_file
     from xpsr.devices import resolve_device, resolve_dtype
     from xpsr.files import name_targets
+    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
+    from xpsr.restore import Restorer
 
     device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
+    resolve_dtype(config.dtype, device)
     failures = 0
 
     def fail(source: Path, error: Exception) -> None:
@@ -113,7 +116,6 @@ def run(arguments: Sequence[str]) -> int:
         failures += 1
         message = explain(error)
         message = message if message.startswith(str(source)) else f"{source}: {message}"
-        message = re.sub(r"\buse (scale|min_size)=", lambda name: f"use --{name[1].replace('_', '-')} ", message)
         if args.debug:
             print_traceback()
         complain(message)
@@ -126,8 +128,17 @@ def run(arguments: Sequence[str]) -> int:
 
     if not args.debug:
         hush()
-    prior_of = open_eyes(config, sources, out / "priors.jsonl", device=device)
-    restore = Restorer(config, device=device, dtype=dtype)
+    prior_of = PriorLookup(
+        config.describer,
+        priors=config.priors,
+        content=config.content,
+        quality=config.quality,
+        questions=QUESTIONS[config.preset or "default"],
+        device=str(device),
+    )
+    prior_of.describe_ahead(sources, PriorFile(out / "priors.jsonl"))
+    restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
+    restorer.pipe([], scale=config.scale, preset=config.preset, settings=config.overrides)  # every option is checked
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -135,7 +146,7 @@ def run(arguments: Sequence[str]) -> int:
 
     hidden = args.quiet or not sys.stderr.isatty()
     alone = len(sources) == 1  # then the pipeline's bar over tiles and steps tells more than one over pictures
-    restore.pipe.set_progress_bar_config(disable=hidden or not alone, leave=False)
+    restorer.pipe.set_progress_bar_config(disable=hidden or not alone, leave=False)
     columns = (TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
         *columns,
@@ -146,7 +157,7 @@ def run(arguments: Sequence[str]) -> int:
         targets = name_targets(sources, out, scale=config.scale)
         for source, target in progress.track(list(zip(sources, targets, strict=True))):
             try:
-                sidecar = restore(source, target, prior_of(source))
+                sidecar = restore_file(restorer, source, target, prior_of(source), config)
             except Exception as error:  # every picture is tried; the exit code tells
                 fail(source, error)
                 continue

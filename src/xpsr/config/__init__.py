@@ -4,14 +4,24 @@ Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop 
 everything below them takes named arguments.
 
 `settings` says how a picture is restored and `upscale` what is asked for; `degradation` and `data` say what training
-reads, `model` and `training` what it does. `checks` refuses values, `loading` reads files and flags.
+reads, `model` and `training` what it does. `checks` refuses values, `names` knows what is meant by others, `loading`
+reads files and flags.
 """
 
 from xpsr.config.data import DataConfig, PairsConfig
 from xpsr.config.degradation import DEGRADATIONS, DegradationConfig, DegradationName, DegradationStage
-from xpsr.config.loading import as_dict, load_config, suggest
+from xpsr.config.loading import as_dict, load_config, override
 from xpsr.config.model import ModelConfig
-from xpsr.config.settings import PRESETS, PresetName, Settings
+from xpsr.config.names import RenamedWarning, nearest, renamed, suggest
+from xpsr.config.settings import (
+    MAX_SCALE,
+    PRESETS,
+    ModelFacts,
+    PresetName,
+    Settings,
+    preset_settings,
+    resolve_settings,
+)
 from xpsr.config.training import (
     AblateConfig,
     LossConfig,
@@ -32,13 +42,16 @@ __all__ = [
     "DegradationName",
     "DegradationStage",
     "LossConfig",
+    "MAX_SCALE",
     "ModelConfig",
+    "ModelFacts",
     "OptimizerConfig",
     "PRESETS",
     "PairsConfig",
     "PartName",
     "PartsConfig",
     "PresetName",
+    "RenamedWarning",
     "Settings",
     "TrainConfig",
     "TrainRunConfig",
@@ -46,5 +59,10 @@ __all__ = [
     "ValidationConfig",
     "as_dict",
     "load_config",
+    "nearest",
+    "override",
+    "preset_settings",
+    "renamed",
+    "resolve_settings",
     "suggest",
 ]

@@ -4,17 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xpsr.config.checks import PROBABILITY, at_least, check, check_crop_size, option, within
+from xpsr.config.checks import PROBABILITY, SEED, Checked, at_least, check_multiple, fault, option, within
 from xpsr.config.degradation import DegradationConfig
-from xpsr.errors import InputError
+from xpsr.config.settings import MAX_SCALE
 
 __all__ = ["DataConfig", "PairsConfig"]
 
-_SCALE = within(1, 16, "4, for example")  # a pipeline enlarges no further
+_SCALE = within(1, MAX_SCALE, "4, for example")
+_MIN_DETAIL = at_least(0, "0 for any crop")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Checked):
     """Where the pictures are and how a training crop is cut from them.
 
     Pictures of `hr_dir` are degraded anew in every sample, unless `pairs` or `shards` names pairs that were stored.
@@ -40,76 +41,70 @@ class DataConfig:
     )
     exclude: tuple[str, ...] = option((), "File names or patterns (White-*) that are kept out of training.")
     crop_size: int = option(128, "Side of a training crop of HR in pixels, a multiple of scale.")
-    scale: int = option(4, "How many times smaller LR is, along a side.")
-    min_size: int = option(16, "Pictures with a shorter side are passed over.")
-    crop_scales: tuple[float, ...] = option((1.0, 0.75, 0.5), "A crop is cut from the picture reduced by one of these.")
-    min_detail: float = option(0.0, "Crops whose mean absolute Laplacian (of 0..255) is lower are flat.")
-    flat_crop_probability: float = option(0.25, "That a flat crop is taken all the same.")
+    scale: int = option(4, "How many times smaller LR is, along a side.", _SCALE)
+    min_size: int = option(16, "Pictures with a shorter side are passed over.", at_least(0, "16, for example"))
+    crop_scales: tuple[float, ...] = option(
+        (1.0, 0.75, 0.5),
+        "A crop is cut from the picture reduced by one of these.",
+        within(0, 1, "1 for the picture as it is", open_at="low"),
+    )
+    min_detail: float = option(0.0, "Crops whose mean absolute Laplacian (of 0..255) is lower are flat.", _MIN_DETAIL)
+    flat_crop_probability: float = option(0.25, "That a flat crop is taken all the same.", PROBABILITY)
     clean_condition_probability: float = option(
-        0.0, "That the condition is the clean picture, with its own quality text."
+        0.0, "That the condition is the clean picture, with its own quality text.", PROBABILITY
     )
     kept_fault_probability: float = option(
         0.0,
         "That a crop is made blurry or grainy *before* it is degraded, where the degradation adds no such fault"
         " itself: the quality text does not name it and the target keeps it, so that the text decides what is a"
         " fault.",
+        PROBABILITY,
     )
-    wrong_level_probability: float = option(0.0, "That a level in the quality text is one off, as a describer may be.")
+    wrong_level_probability: float = option(
+        0.0, "That a level in the quality text is one off, as a describer may be.", PROBABILITY
+    )
     degradation: DegradationConfig = option(DegradationConfig(), "What pictures of hr_dir are degraded by.")
 
     def __post_init__(self) -> None:
         """Refuses what cannot be cut or read, whatever the pictures."""
-        probabilities = ("flat_crop", "clean_condition", "kept_fault", "wrong_level")
-        check(
-            self,
-            "",
-            {
-                "scale": _SCALE,
-                "min_size": at_least(0, "16, for example"),
-                "crop_scales": within(0, 1, "1 for the picture as it is", open_at="low"),
-                "min_detail": at_least(0, "0 for any crop"),
-                **{f"{name}_probability": PROBABILITY for name in probabilities},
-            },
-        )
+        super().__post_init__()
         if not self.crop_scales:
-            raise InputError("crop_scales=[] is no scale; use [1.0] for the picture as it is.")
-        check_crop_size(self.crop_size, self.scale)
+            raise fault(self, "crop_scales", "is no scale", "use [1.0] for the picture as it is")
+        check_multiple(self, "crop_size", self.scale)
         if self.pairs is not None and self.shards:
-            raise InputError(f"pairs={self.pairs} is set and so is shards; leave one of them out.")
+            raise fault(self, "pairs", "is set and so is shards", "leave one of them out")
         if self.quality_from == "prior" and self.pairs is None and not self.shards:
-            raise InputError(
-                "quality_from=prior needs stored pairs: no prior knows a degradation drawn later; use auto."
+            raise fault(
+                self, "quality_from", "needs stored pairs: no prior knows a degradation drawn later", "use auto"
             )
         if self.require_priors and self.priors is None:
-            raise InputError("require_priors=true is set and priors is not; use a JSONL from xpsr describe.")
+            raise fault(self, "require_priors", "is set and priors is not", "use a JSONL from xpsr describe")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig:
+class PairsConfig(Checked):
     """How `xpsr degrade` makes pairs of pictures."""
 
-    seed: int = 0
-    num_per_image: int = 1
-    crop_size: int | None = None  # None: the whole picture, its sides cut to a multiple of the scale
-    scale: int = 4
-    min_size: int = 16  # pictures with a shorter side are passed over
-    min_detail: float = 0.0  # crops whose mean absolute Laplacian (of 0..255) is lower are drawn again
-    sharpen: bool = False  # the clean picture, as XPSR's authors do
-    shard_size: int | None = None  # pairs in a tar; None: PNGs in folders
-    degradation: DegradationConfig = DegradationConfig()
+    seed: int = option(0, "All randomness follows from it.", SEED)
+    num_per_image: int = option(1, "Pairs of each picture.", at_least(1, "1 or more"))
+    crop_size: int | None = option(
+        None, "Side of random square crops; null: whole pictures, their sides cut to a multiple of the scale."
+    )
+    scale: int = option(4, "How many times smaller LR is, along a side.", _SCALE)
+    min_size: int = option(16, "Pictures with a shorter side are passed over.")
+    min_detail: float = option(
+        0.0, "Crops whose mean absolute Laplacian (of 0..255) is lower are drawn again.", _MIN_DETAIL
+    )
+    sharpen: bool = option(False, "Sharpen the clean picture first, as XPSR's authors do.")
+    shard_size: int | None = option(None, "Pairs in a tar; null: PNGs in folders.")
+    degradation: DegradationConfig = option(DegradationConfig(), "What pictures are degraded by.")
 
     def __post_init__(self) -> None:
         """Refuses what cannot be made."""
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed={self.seed} is not in [0, {2**63 - 1}]; use 0, for example.")
-        if self.num_per_image < 1:
-            raise InputError(f"num_per_image={self.num_per_image} makes no pairs; use 1 or more.")
-        check(self, "", {"scale": _SCALE, "min_detail": at_least(0, "0 for any crop")})
+        super().__post_init__()
         if self.crop_size is not None:
-            check_crop_size(self.crop_size, self.scale)
+            check_multiple(self, "crop_size", self.scale)
         if self.min_size < self.scale:
-            raise InputError(f"min_size={self.min_size} leaves no LR pixel; use {self.scale} or more.")
+            raise fault(self, "min_size", "leaves no LR pixel", f"use {self.scale} or more")
         if self.shard_size is not None and self.shard_size < self.num_per_image:
-            raise InputError(
-                f"shard_size={self.shard_size} is less than num_per_image; use {self.num_per_image} or more."
-            )
+            raise fault(self, "shard_size", "is less than num_per_image", f"use {self.num_per_image} or more")

@@ -3,55 +3,48 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from xpsr.config.checks import PROBABILITY, check, check_range, check_weights, option
-from xpsr.errors import InputError
+from xpsr.config.checks import PROBABILITY, Checked, fault, option, span, weights
 
 __all__ = ["DEGRADATIONS", "DegradationConfig", "DegradationName", "DegradationStage"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DegradationStage:
+class DegradationStage(Checked):
     """One of the two stages of the second-order degradation; pixel values below are on the 0..255 scale."""
 
-    blur_probability: float = option(1.0, "That the picture is blurred.")
-    blur_sigma: tuple[float, float] = option((0.2, 3.0), "Standard deviation of the blur, pixels.")
+    blur_probability: float = option(1.0, "That the picture is blurred.", PROBABILITY)
+    blur_sigma: tuple[float, float] = option((0.2, 3.0), "Standard deviation of the blur, pixels.", span(0.01, 100))
     resize_probabilities: tuple[float, float, float] = option(
-        (0.2, 0.7, 0.1), "Weights of making it larger, smaller, or leaving it."
+        (0.2, 0.7, 0.1), "Weights of making it larger, smaller, or leaving it.", weights
     )
-    resize_range: tuple[float, float] = option((0.15, 1.5), "Factors of resizing; those below 1 make it smaller.")
-    gaussian_noise_probability: float = option(0.5, "That the noise is Gaussian, else Poisson.")
-    gaussian_noise: tuple[float, float] = option((1.0, 30.0), "Standard deviation of Gaussian noise.")
-    poisson_noise: tuple[float, float] = option((0.05, 3.0), "Scale of Poisson noise.")
-    gray_noise_probability: float = option(0.4, "That the noise is the same in all colours.")
-    jpeg_quality: tuple[int, int] = option((30, 95), "Qualities of JPEG, 1 to 100.")
-
-    def __post_init__(self) -> None:
-        """Refuses ranges and probabilities that cannot be drawn from."""
-        names = ("blur_probability", "gaussian_noise_probability", "gray_noise_probability")
-        check(self, "", dict.fromkeys(names, PROBABILITY))
-        check_weights("resize_probabilities", self.resize_probabilities)
-        check_range("blur_sigma", self.blur_sigma, 0.01, 100.0)
-        check_range("resize_range", self.resize_range, 0.01, 16.0, holds=1.0)
-        check_range("gaussian_noise", self.gaussian_noise, 0.0, 255.0)
-        check_range("poisson_noise", self.poisson_noise, 0.0, 100.0)
-        check_range("jpeg_quality", self.jpeg_quality, 1, 100)
+    resize_range: tuple[float, float] = option(
+        (0.15, 1.5), "Factors of resizing; those below 1 make it smaller.", span(0.01, 16, around=1)
+    )
+    gaussian_noise_probability: float = option(0.5, "That the noise is Gaussian, else Poisson.", PROBABILITY)
+    gaussian_noise: tuple[float, float] = option((1.0, 30.0), "Standard deviation of Gaussian noise.", span(0, 255))
+    poisson_noise: tuple[float, float] = option((0.05, 3.0), "Scale of Poisson noise.", span(0, 100))
+    gray_noise_probability: float = option(0.4, "That the noise is the same in all colours.", PROBABILITY)
+    jpeg_quality: tuple[int, int] = option((30, 95), "Qualities of JPEG, 1 to 100.", span(1, 100))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DegradationConfig:
+class DegradationConfig(Checked):
     """The second-order degradation of Real-ESRGAN as XPSR uses it; the defaults are those of XPSR's training pairs."""
 
-    plain_probability: float = option(0.0, "Of only an area reduction, nothing else.")
-    second_stage_probability: float = option(1.0, "That the second stage follows.")
+    plain_probability: float = option(0.0, "Of only an area reduction, nothing else.", PROBABILITY)
+    second_stage_probability: float = option(1.0, "That the second stage follows.", PROBABILITY)
     kernel_probabilities: tuple[float, float, float, float, float, float] = option(
         (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
         "Weights of the blur kernels: isotropic, anisotropic, the same two generalized, the same two with a plateau.",
+        weights,
     )
-    generalized_beta: tuple[float, float] = option((0.5, 4.0), "Shapes of generalized kernels; 1 is the Gaussian's.")
-    plateau_beta: tuple[float, float] = option((1.0, 2.0), "Shapes of kernels with a plateau.")
-    sinc_probability: float = option(0.1, "That a stage blurs with a sinc filter instead, which rings.")
-    final_sinc_probability: float = option(0.8, "That a sinc filter follows at the end.")
-    kernel_sizes: tuple[int, int] = option((7, 21), "Odd sizes of kernels, from .. to.")
+    generalized_beta: tuple[float, float] = option(
+        (0.5, 4.0), "Shapes of generalized kernels; 1 is the Gaussian's.", span(0.1, 20, around=1)
+    )
+    plateau_beta: tuple[float, float] = option((1.0, 2.0), "Shapes of kernels with a plateau.", span(0.1, 20, around=1))
+    sinc_probability: float = option(0.1, "That a stage blurs with a sinc filter instead, which rings.", PROBABILITY)
+    final_sinc_probability: float = option(0.8, "That a sinc filter follows at the end.", PROBABILITY)
+    kernel_sizes: tuple[int, int] = option((7, 21), "Odd sizes of kernels, from .. to.", span(1, 99))
     first: DegradationStage = option(DegradationStage(), "The first stage.")
     second: DegradationStage = option(
         DegradationStage(
@@ -67,14 +60,9 @@ class DegradationConfig:
 
     def __post_init__(self) -> None:
         """Refuses ranges and probabilities that cannot be drawn from."""
-        names = ("plain_probability", "second_stage_probability", "sinc_probability", "final_sinc_probability")
-        check(self, "", dict.fromkeys(names, PROBABILITY))
-        check_weights("kernel_probabilities", self.kernel_probabilities)
-        check_range("generalized_beta", self.generalized_beta, 0.1, 20.0, holds=1.0)
-        check_range("plateau_beta", self.plateau_beta, 0.1, 20.0, holds=1.0)
-        check_range("kernel_sizes", self.kernel_sizes, 1, 99)
+        super().__post_init__()
         if any(size % 2 == 0 for size in self.kernel_sizes):
-            raise InputError(f"kernel_sizes={list(self.kernel_sizes)} are not odd; use [7, 21], for example.")
+            raise fault(self, "kernel_sizes", "are not odd", "use [7, 21], for example", code="out_of_range")
 
 
 DegradationName: TypeAlias = Literal["xpsr", "realesrgan"]

@@ -1,20 +1,25 @@
 """From a YAML and flags to a config, and back to plain values."""
 
+import contextlib
 import dataclasses
-import difflib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
 
-from xpsr.config.checks import said
-from xpsr.errors import InputError, one_line
+from xpsr.config.checks import alternatives
+from xpsr.config.names import renamed, unknown
+from xpsr.errors import InputError
 
-__all__ = ["as_dict", "load_config", "suggest"]
+__all__ = ["as_dict", "load_config", "override"]
 
 T = TypeVar("T")
+
+_MAX_DEPTH, _MAX_VALUES = 50, 100_000  # of a YAML; those that come with xpsr have 5 and 100
 
 
 def load_config(
@@ -26,76 +31,162 @@ def load_config(
 
     Raises:
         InputError: the file is missing, a key is unknown (the nearest known one is suggested) or given twice, or a
-            value does not fit.
+            value does not fit. Its field is named as it was given: `train.max_steps` in a file, `--train.max_steps`.
     """
+    types, flags = dict(_options(kind)), dict(_flags(overrides))
     try:
-        flags = _flags(overrides)
-        if path is not None and not path.is_file():
-            raise InputError(_missing(path, overrides))
-        known = dict(_options(kind))
-        values = {} if path is None else dict(_walk(_read_yaml(path), known))
-        values |= {key: value for given, text in flags for key, value in _walk_flag(given, text, known)}
-        return _build(kind, _parse(kind, values, known, default))
+        tree = {} if path is None else _read_yaml(path, overrides)
+        for name, text in flags.items():
+            value = _flag_value(text, types.get(name))
+            for part in reversed(name.split(".")):
+                value = {part: value}
+            tree = _merged(tree, value)
+        return override(kind() if default is None else default, tree)
     except InputError as error:
-        raise InputError(f"{path or 'config'}: {error}") from error
+        field = error.field or ""
+        if error.code == "unknown_field":  # with the whole name of what was meant
+            error.remedy = unknown(field, types).remedy
+        if field in flags:
+            error.field, error.value = f"--{field}", flags[field]
+        elif path is not None and not any(f"{field}.".startswith(f"{name}.") for name in flags):
+            error.source = str(path)
+        raise
 
 
-def _missing(path: Path, overrides: Sequence[str]) -> str:
-    text = "no such config file; configs/ holds the ones that come with xpsr."
-    lonely = next((flag for flag in overrides if flag.startswith("--") and "=" not in flag), None)
-    return text if lonely is None else f"{text} Is it the value of an option? Write {lonely}={path} in one word."
-
-
-def _flags(overrides: Sequence[str]) -> list[tuple[str, str]]:
+def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Names and values of `--NAME=VALUE` and `--NAME VALUE`."""
-    found, rest = [], list(overrides)
+    rest = list(overrides)
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         if not name.startswith("--"):
-            raise InputError(f"'{name}' is no option; options look like --train.max_steps=1000.")
+            message = f"'{name}' is no option"
+            raise InputError(message, code="unknown_field", remedy="options look like --train.max_steps=1000")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise InputError(f"{name} has no value; use {name}=VALUE.")
+                raise InputError("has no value", code="wrong_type", field=name, remedy=f"use {name}=VALUE")
             value = rest.pop(0)
-        found.append((name.removeprefix("--"), value))
-    return found
+        yield name.removeprefix("--"), value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _flag_value(text: str, kind: Any) -> Any:
+    """What an option of that kind holds: a text as it stands, anything else as in YAML."""
+    kinds = alternatives(kind)
+    if {str, Path} & {*kinds}:
+        return None if text == "null" and NoneType in kinds else text
+    value = _parse_yaml(text)
+    return text if value is None and dataclasses.is_dataclass(kind) else value
+
+
+def _read_yaml(path: Path, overrides: Sequence[str]) -> dict[Any, Any]:
+    if not path.is_file():
+        remedy = "configs/ holds the ones that come with xpsr"
+        lonely = next((flag for flag in overrides if flag.startswith("--") and "=" not in flag), None)
+        hint = "" if lonely is None else f". Is it the value of an option? Write {lonely}={path} in one word"
+        raise InputError("no such config file", code="not_found", remedy=remedy + hint)
     try:
-        content = _load(path.read_text(encoding="utf-8"))
+        content = _parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(f"not YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"expected a mapping of sections, got {type(content).__name__}.")
-    return content
+        raise InputError(f"not YAML: {error}", code="not_yaml") from error
+    if not isinstance(content, Mapping | None):
+        message = f"expected a mapping of options, got {type(content).__name__}"
+        raise InputError(message, code="wrong_type", remedy="use lines like 'seed: 3'")
+    return dict(content or {})
 
 
-def _load(text: str) -> Any:
-    """What a YAML holds. A key stands once, and 1e-4 is a number, as in YAML 1.2."""
+def _parse_yaml(text: str) -> Any:
+    """What a YAML holds. A key stands once, 1e-4 is a number, as in YAML 1.2, and a date is a text."""
     import yaml
 
+    sizes: dict[yaml.Node | None, float] = {}
+
     class Loader(yaml.SafeLoader):
+        depth = 0
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                return super().compose_node(parent, index)
+            self.depth += 1
+            if self.depth > _MAX_DEPTH:
+                raise InputError(f"not a config: nested more than {_MAX_DEPTH} deep", code="not_yaml")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            pairs = [entry if isinstance(entry, tuple) else (entry,) for entry in inner]
+            # an alias counts as all that it stands for, and one of what is not complete yet for more than any
+            sizes[node] = 1 + sum(sizes.get(child, math.inf) for pair in pairs for child in pair)
+            if sizes[node] > _MAX_VALUES:
+                message = f"not a config: more than {_MAX_VALUES} values, or aliases in a circle"
+                raise InputError(message, code="not_yaml")
+            return node
+
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             lines: dict[str, int] = {}
             for key, _ in node.value:
                 name, line = str(key.value), key.start_mark.line + 1
                 if name in lines and name != "<<":
-                    raise InputError(
-                        f"'{name}' is given twice, in lines {lines[name]} and {line}; leave one of them out."
-                    )
+                    message = f"is given twice, in lines {lines[name]} and {line}"
+                    raise InputError(message, code="duplicate", field=name, remedy="leave one of them out")
                 lines[name] = line
             return super().construct_mapping(node, deep)
 
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in Loader.yaml_implicit_resolvers.items()
+    }
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
     )
     try:
         return yaml.load(text, Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"not YAML: {' '.join(str(error).split())}") from error
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that Python does not read
+        raise InputError(f"not YAML: {' '.join(str(error).split())}", code="not_yaml") from error
+
+
+def _merged(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Both, and where both have one the sections in them merged; else the new one counts."""
+    both = {key for key in new if isinstance(new[key], Mapping) and isinstance(old.get(key), Mapping)}
+    return {**old, **{key: _merged(old[key], value) if key in both else value for key, value in new.items()}}
+
+
+def override(config: T, changes: Mapping[Any, Any]) -> T:
+    """Returns `config` with some of its fields changed, in its sections too; former names are understood.
+
+    Values are what JSON and YAML have: lists for tuples, texts for paths, mappings for sections; null leaves a section.
+
+    Raises:
+        InputError: a field is unknown, or a value is not of its type or breaks a rule.
+    """
+    types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    values = renamed(changes, types)
+    for name, value in values.items():
+        if name not in types:
+            raise unknown(str(name), dict(_options(type(config))))
+        values[name] = _coerced(types[name], value)
+        if dataclasses.is_dataclass(types[name]) and isinstance(value, Mapping | None):
+            try:
+                values[name] = override(getattr(config, name), value or {})
+            except InputError as error:
+                raise error.within(name) from error
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def _coerced(kind: Any, value: Any) -> Any:
+    """A value as a field of that kind holds it; what does not fit is left to the field's check."""
+    kind = alternatives(kind)[0]
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_coerced(get_args(kind)[0], one) for one in value)
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    if isinstance(value, bool):  # to Python it is a number
+        return value
+    if kind is int and isinstance(value, Integral):
+        return int(value)  # NumPy's too
+    if kind is float and isinstance(value, Real):
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    return value
 
 
 def _options(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -106,123 +197,6 @@ def _options(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _options(f.type, f"{prefix}{f.name}.")
 
 
-def _walk(node: Mapping[Any, Any], known: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of the options in nested sections; unknown ones are refused."""
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if key not in known:
-            raise InputError(f"'{key}' is not an option{suggest(key, list(known)) or '.'}")
-        if not dataclasses.is_dataclass(known[key]):
-            yield key, value
-        elif isinstance(value, Mapping):
-            yield from _walk(value, known, f"{key}.")
-        elif value is not None:
-            first = dataclasses.fields(known[key])[0].name
-            raise InputError(f"{key}={said(value)} is not a section; use options below it, such as {key}.{first}.")
-
-
-def _walk_flag(key: str, text: str, known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    if not dataclasses.is_dataclass(known.get(key)):
-        if key not in known:
-            raise InputError(f"'{key}' is not an option{suggest(key, list(known)) or '.'}")
-        yield key, _Text(text)
-        return
-    value = _load(text)
-    *sections, last = key.split(".")
-    yield from _walk({last: text if value is None else value}, known, "".join(f"{part}." for part in sections))
-
-
-class _Text(str):
-    """A value as it stands on the command line, of whatever type it turns out to be."""
-
-
-def _parse(kind: type, values: Mapping[str, Any], known: Mapping[str, Any], default: Any) -> Any:
-    """All options with values of their types, in sections."""
-    from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False, logger=False)
-    parser.add_argument("--config", action=ActionConfigFile)
-    parser.add_class_arguments(kind, None)
-    if default is not None:
-        parser.set_defaults(as_dict(default))
-    arguments = []
-    for key, value in values.items():
-        if value == "" and Path in (known[key], *get_args(known[key])):
-            raise InputError(f"{key}= is empty; use {_expected(known[key])}, or leave it out.")
-        if value is None and type(None) not in get_args(known[key]):
-            raise InputError(_unfit(key, value, known[key]))
-        if isinstance(value, _Text):
-            arguments.append(f"--{key}={value}")
-        else:
-            nested = value
-            for part in reversed(key.split(".")):
-                nested = {part: nested}
-            arguments.append(f"--config={json.dumps(nested, default=str)}")
-    try:
-        return parser.parse_args(arguments)
-    except (ArgumentError, TypeError, ValueError) as error:
-        for argument, (key, value) in zip(arguments, values.items(), strict=True):
-            try:
-                parser.parse_args([argument])
-            except (ArgumentError, TypeError, ValueError):
-                raise InputError(_unfit(key, value, known[key])) from error
-        raise InputError(one_line(error)) from error
-
-
-def _unfit(key: str, value: Any, kind: Any) -> str:
-    example = _example(kind, "" if value is None else str(value))
-    return f"{key}={said(value)} is not {_expected(kind)}; use {example}."
-
-
-def _expected(kind: Any) -> str:
-    """What a value of a type is, in words."""
-    args = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join("null" if arg is type(None) else _expected(arg) for arg in args)
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(args)}"
-    if get_origin(kind) is tuple:
-        of = _expected(args[0])
-        return f"a list, each {of}" if args[-1] is ... else f"a list of {len(args)}, each {of}"
-    return {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(kind, "a text")
-
-
-def _example(kind: Any, given: str) -> str:
-    """A value that a type takes, near the one that was given."""
-    args = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return _example(args[0], given)
-    if get_origin(kind) is Literal:
-        return given if given in args else str(next(iter(difflib.get_close_matches(given, args, n=1)), args[0]))
-    if get_origin(kind) is tuple:
-        one = _example(args[0], given.strip("[]()'\" ").split(",")[0].strip("' \""))
-        return f"[{', '.join([one] * (1 if args[-1] is ... else len(args)))}]"
-    if kind is str or kind is Path:
-        return given or "a name"
-    return {int: "1", float: "0.5", bool: "true"}[kind]
-
-
-def _build(kind: type[T], values: Any, prefix: str = "") -> T:
-    """A config of parsed values; what it says of its own fields gets the section in front."""
-    given = {
-        f.name: _build(f.type, values[f.name], f"{prefix}{f.name}.")  # type: ignore[arg-type]
-        if dataclasses.is_dataclass(f.type)
-        else values[f.name]
-        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
-    }
-    try:
-        return kind(**given)
-    except InputError as error:
-        first = re.split(r"[= ]", str(error), maxsplit=1)[0]
-        raise InputError(f"{prefix if first in given else ''}{error}") from error
-
-
-def suggest(word: str, known: Sequence[str]) -> str:
-    """`"; did you mean 'x'?"` for the nearest known word, or nothing."""
-    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
-
-
 def as_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values, to be written beside a result."""
+    """Returns a config as plain JSON values, to be written beside a result."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))

@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from xpsr.config.checks import at_least, check, option, said, within
-from xpsr.config.settings import Settings
+from xpsr.config.checks import Checked, at_least, fault, option, said, within
+from xpsr.config.settings import ModelFacts, Settings, resolve_settings
 from xpsr.errors import InputError
 
 __all__ = ["ModelConfig"]
@@ -18,7 +18,7 @@ _BYTE_TOKENS = 2 * 256 + 2  # every byte, within and at the end of a word, and t
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The model that is trained: a folder to go on from, a Stable Diffusion to build on, or the sizes of a new one.
 
     With `path`, the folder's own sizes and defaults hold; with `base`, the sizes of its UNet. Else the mini's kind is
@@ -40,28 +40,42 @@ class ModelConfig:
     zero_init: bool = option(
         True, "With base: conditional attentions start at zero; the reference starts them at random."
     )
-    block_out_channels: tuple[int, ...] = option((64, 96, 160), "Width of each level of a new model's UNet.")
-    num_attention_heads: tuple[int, ...] = option(
-        (1, 2, 2), "Heads of each level, as many numbers; each divides its level's width."
+    block_out_channels: tuple[int, ...] = option(
+        (64, 96, 160), "Width of each level of a new model's UNet.", at_least(1, "multiples of norm_num_groups")
     )
-    layers_per_block: int = option(1, "Layers of each level.")
-    norm_num_groups: int = option(16, "Groups of its norms; divides every width.")
+    num_attention_heads: tuple[int, ...] = option(
+        (1, 2, 2),
+        "Heads of each level, as many numbers; each divides its level's width.",
+        at_least(1, "1 or more for each level"),
+    )
+    layers_per_block: int = option(1, "Layers of each level.", at_least(1, "1 or 2"))
+    norm_num_groups: int = option(16, "Groups of its norms; divides every width.", at_least(1, "16 or 32"))
     conditional_attention_window: int | None = option(
-        8, "Conditional attentions look at windows of so many latent pixels; null: at all of the picture."
+        8,
+        "Conditional attentions look at windows of so many latent pixels; null: at all of the picture.",
+        at_least(1, "8, or null to look at all of the picture"),
     )
     conditioning_channels: tuple[int, ...] = option(
-        (16, 32, 64), "Widths of the ControlNet's picture encoder; every one after the first halves the picture."
+        (16, 32, 64),
+        "Widths of the ControlNet's picture encoder; every one after the first halves the picture.",
+        at_least(1, "[16, 32, 64], for example"),
     )
-    text_width: int = option(64, "Width of a new model's text encoder; even.")
-    text_layers: int = option(2, "Layers of a new model's text encoder.")
+    text_width: int = option(64, "Width of a new model's text encoder; even.", at_least(TEXT_HEADS, "64, for example"))
+    text_layers: int = option(2, "Layers of a new model's text encoder.", at_least(0, "2, for example"))
     vocabulary: Path | None = option(
         None, "Text that a new model's tokenizer learns its words from; null: the one that comes with xpsr."
     )
-    vocabulary_size: int = option(2048, "Tokens that a new model's tokenizer knows at most.")
-    refiner_channels: int = option(16, "Width of the convolutions behind a new model's autoencoder.")
-    refiner_layers: int = option(2, "How many there are before the last.")
+    vocabulary_size: int = option(
+        2048, "Tokens that a new model's tokenizer knows at most.", at_least(_BYTE_TOKENS, "2048, for example")
+    )
+    refiner_channels: int = option(
+        16, "Width of the convolutions behind a new model's autoencoder.", at_least(1, "16, for example")
+    )
+    refiner_layers: int = option(2, "How many there are before the last.", at_least(0, "2, for example"))
     one_step_timestep: int | None = option(
-        250, "What the one step is labelled with; null: a model without the one step."
+        250,
+        "What the one step is labelled with; null: a model without the one step.",
+        within(0, NUM_TIMESTEPS - 1, "250, for example"),
     )
     settings: Settings = option(
         Settings(
@@ -72,7 +86,7 @@ class ModelConfig:
             tile_overlap=16,
             num_shifts=2,
             color_match="none",
-            min_size=0,
+            min_working_size=0,
             content_suffix="",
             negative_content="",
             negative_quality="",
@@ -87,108 +101,55 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built; a folder's own sizes are not known here."""
-        check(
-            self,
-            "model.",
-            {
-                "block_out_channels": at_least(1, "multiples of norm_num_groups"),
-                "num_attention_heads": at_least(1, "1 or more for each level"),
-                "layers_per_block": at_least(1, "1 or 2"),
-                "norm_num_groups": at_least(1, "16 or 32"),
-                "conditional_attention_window": at_least(1, "8, or null to look at all of the picture"),
-                "conditioning_channels": at_least(1, "[16, 32, 64], for example"),
-                "text_width": at_least(TEXT_HEADS, "64, for example"),
-                "text_layers": at_least(0, "2, for example"),
-                "vocabulary_size": at_least(_BYTE_TOKENS, "2048, for example"),
-                "refiner_channels": at_least(1, "16, for example"),
-                "refiner_layers": at_least(0, "2, for example"),
-                "one_step_timestep": within(0, NUM_TIMESTEPS - 1, "250, for example"),
-            },
-        )
+        super().__post_init__()
         if self.path is not None and self.base is not None:
-            raise InputError("model.path goes on with a model, model.base builds a new one; leave one of them out.")
+            message = "goes on with a model, and base builds a new one"
+            raise fault(self, "path", message, "leave one of them out")
         if self.prediction_type == "epsilon" and self.zero_terminal_snr:
-            raise InputError(
-                "model.zero_terminal_snr leaves nothing to predict noise from at the last timestep; use"
-                " model.prediction_type=v_prediction."
-            )
+            message = "leaves nothing to predict noise from at the last timestep"
+            raise fault(self, "zero_terminal_snr", message, "use false, or prediction_type=v_prediction")
         if self.is_new:
             self._check_sizes()
+        # of a folder only that it is the mini's kind or Stable Diffusion's
+        stride = MINI_STRIDE if self.is_new else BASE_STRIDE
         if self.path is None:
-            self._check_conditioning(MINI_STRIDE if self.is_new else BASE_STRIDE)
-        self._check_settings()
+            self._check_conditioning(stride)
+        self._check_settings(stride)
 
     def _check_sizes(self) -> None:
         widths, heads, groups = self.block_out_channels, self.num_attention_heads, self.norm_num_groups
         if not widths:
-            raise InputError("model.block_out_channels=[] is no level; use [64, 96, 160], for example.")
+            raise fault(self, "block_out_channels", "is no level", "use [64, 96, 160], for example")
         if len(heads) != len(widths):
-            raise InputError(
-                f"model.num_attention_heads={said(heads)} is not a number for each of"
-                f" block_out_channels={said(widths)}; use {len(widths)} numbers."
-            )
+            message = f"is not a number for each of block_out_channels={said(widths)}"
+            raise fault(self, "num_attention_heads", message, f"use {len(widths)} numbers")
         for count, width in zip(heads, widths, strict=True):
             if width % count:
-                raise InputError(
-                    f"model.num_attention_heads={said(heads)} is {count} for {width} channels, which it does not"
-                    " divide; use a divisor."
-                )
+                message = f"is {count} for {width} channels, which it does not divide"
+                raise fault(self, "num_attention_heads", message, "use a divisor")
             if width % groups:
-                raise InputError(
-                    f"model.norm_num_groups={groups} is no divisor of {width} in block_out_channels; use"
-                    f" {math.gcd(*widths)}, or one of its divisors."
-                )
+                message, most = f"is no divisor of {width} in block_out_channels", math.gcd(*widths)
+                raise fault(self, "norm_num_groups", message, f"use {most}, or one of its divisors")
         if self.text_width % TEXT_HEADS:
-            raise InputError(f"model.text_width={self.text_width} is not even; use {self.text_width + 1}.")
+            raise fault(self, "text_width", "is not even", f"use {self.text_width + 1}")
 
     def _check_conditioning(self, stride: int) -> None:
-        channels = self.conditioning_channels
-        if 2 ** (len(channels) - 1) != stride:
+        if 2 ** (len(self.conditioning_channels) - 1) != stride:
             usual = {MINI_STRIDE: (16, 32, 64), BASE_STRIDE: (16, 32, 96, 256)}[stride]
-            raise InputError(
-                f"model.conditioning_channels={said(channels)} is not {len(usual)} widths, with which a picture gets as"
-                f" small as its latents, {stride} times; use {said(usual)}."
-            )
+            message = f"is not {len(usual)} widths, with which a picture gets as small as its latents, {stride} times"
+            raise fault(self, "conditioning_channels", message, f"use {said(usual)}")
 
-    def _check_settings(self) -> None:
-        """What a pipeline would refuse after the run."""
-        settings, multiple = self.settings, 1
-        # of a folder only that it is the mini's kind or Stable Diffusion's
-        stride = MINI_STRIDE if self.is_new else BASE_STRIDE
-        if stride % settings.num_shifts:
-            raise InputError(
-                f"model.settings.num_shifts={settings.num_shifts} is no divisor of the {stride} pixels of a latent"
-                f" pixel; use one of {', '.join(str(n) for n in range(1, stride + 1) if stride % n == 0)}."
-            )
-        if settings.num_shifts > 1 and settings.fit != "pad" and self.one_step_timestep is not None:
-            raise InputError(
-                f"model.settings.num_shifts={settings.num_shifts} is for model.settings.fit=pad; use it, or 1."
-            )
-        if settings.num_inference_steps > NUM_TIMESTEPS:
-            raise InputError(
-                f"model.settings.num_inference_steps={settings.num_inference_steps} is more than the {NUM_TIMESTEPS}"
-                " timesteps; use 1 to 50."
-            )
-        if settings.strength and round(settings.num_inference_steps / settings.strength) > NUM_TIMESTEPS:
-            raise InputError(
-                f"model.settings.strength={settings.strength:g} is too little for"
-                f" {settings.num_inference_steps} steps of {NUM_TIMESTEPS} timesteps; use 0.1 or more."
-            )
-        if not settings.strength and (settings.num_inference_steps > 1 or self.one_step_timestep is None):
-            raise InputError("model.settings.strength=0 is for the one step alone; use above 0.")
-        if settings.added_noise_level >= NUM_TIMESTEPS:
-            raise InputError(
-                f"model.settings.added_noise_level={settings.added_noise_level} is not below {NUM_TIMESTEPS}; use 0 for"
-                " none."
-            )
-        if settings.offset_noise_scale and settings.start != "noise":
-            raise InputError(
-                f"model.settings.offset_noise_scale={settings.offset_noise_scale:g} is for start=noise; use 0."
-            )
-        if self.is_new and settings.tile_weights != "reference":
-            multiple = 2 ** (len(self.block_out_channels) - 1)
-        if settings.tile_size % multiple:
-            raise InputError(
-                f"model.settings.tile_size={settings.tile_size} is not a multiple of {multiple}; use"
-                f" {math.ceil(settings.tile_size / multiple) * multiple}."
-            )
+    def _check_settings(self, stride: int) -> None:
+        """Refuses what a pipeline would refuse after the run: by default, in one step, or in several."""
+        facts = ModelFacts(
+            num_train_timesteps=NUM_TIMESTEPS,
+            vae_scale_factor=stride,
+            tile_multiple=2 ** (len(self.block_out_channels) - 1) if self.is_new else 1,
+            has_one_step=self.one_step_timestep is not None,
+        )
+        several: dict[str, Any] = {"strength": self.settings.strength, "num_shifts": 1}
+        for overrides in ({}, {"num_inference_steps": 1}, several):
+            try:
+                resolve_settings(self.settings, overrides, facts)
+            except InputError as error:
+                raise error.within("settings") from error

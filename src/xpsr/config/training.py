@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from xpsr.config.checks import PROBABILITY, Limit, above, at_least, check, option, said, within
+from xpsr.config.checks import PROBABILITY, SEED, Checked, above, at_least, check_multiple, fault, option, within
 from xpsr.config.data import DataConfig
 from xpsr.config.model import BASE_STRIDE, MINI_STRIDE, ModelConfig
-from xpsr.errors import InputError
 
 __all__ = [
     "AblateConfig",
@@ -23,8 +22,8 @@ __all__ = [
 
 _SMALLEST_JUDGED = 8  # pixels a side, of which the adversary's convolutions leave one
 _SMALLEST_FEATURES = 4  # of which VGG's leave one
-_SEED = within(0, 2**63 - 1, "0, for example")
 _WEIGHT = at_least(0, "0 to leave it out")
+_COUNT = at_least(1, "1 or more")
 
 
 PartName: TypeAlias = Literal[
@@ -40,94 +39,86 @@ PartName: TypeAlias = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartsConfig:
+class PartsConfig(Checked):
     """Which parameters are trained, by name, and adapters (LoRA) on those that are not."""
 
     train: tuple[PartName, ...] = option(("everything",), "Names of parts; everything stands alone.")
-    lora_rank: int = option(16, "Rank of the adapters.")
-    lora_alpha: int = option(16, "What adapters add is scaled by lora_alpha / lora_rank.")
+    lora_rank: int = option(16, "Rank of the adapters.", at_least(1, "4 to 64"))
+    lora_alpha: int = option(16, "What adapters add is scaled by lora_alpha / lora_rank.", at_least(1, "lora_rank"))
     lora_targets: tuple[str, ...] = option(
         ("to_q", "to_k", "to_v", "to_out.0"), "Ends of the names of layers that get adapters."
     )
 
     def __post_init__(self) -> None:
         """Refuses names that do not go together."""
+        super().__post_init__()
         if not self.train or ("everything" in self.train and len(self.train) > 1):
-            raise InputError(f"parts.train={said(self.train)} names nothing or too much; use everything, or parts.")
+            raise fault(self, "train", "names nothing or too much", "use everything, or parts")
         for part in ("unet", "controlnet"):
             if {part, f"{part}_lora"} <= set(self.train):
-                raise InputError(f"parts.train trains {part} and an adapter on it; leave one of them out.")
-        check(self, "parts.", {"lora_rank": at_least(1, "4 to 64"), "lora_alpha": at_least(1, "lora_rank")})
+                raise fault(self, "train", f"trains {part} and an adapter on it", "leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Checked):
     """What a batch is asked for. `one_step_fraction` of its rows learn the single step, the others diffusion."""
 
-    one_step_fraction: float = option(0.5, "Of the rows, how many learn the one step.")
+    one_step_fraction: float = option(0.5, "Of the rows, how many learn the one step.", PROBABILITY)
     one_step_start: Literal["lr", "noised"] = option(
         "lr", "From the LR latents as they are, or noised to the step's timestep."
     )
-    diffusion_weight: float = option(1.0, "Of the diffusion rows' squared error.")
+    diffusion_weight: float = option(1.0, "Of the diffusion rows' squared error.", _WEIGHT)
     min_snr_gamma: float | None = option(
-        None, "Weighs timesteps as Min-SNR (Hang et al. 2023) does, 5 is usual; null: all the same."
+        None,
+        "Weighs timesteps as Min-SNR (Hang et al. 2023) does, 5 is usual; null: all the same.",
+        above(0, "5, as usual"),
     )
     degradation_free_weight: float = option(
-        0.05, "Of the Degradation-Free Constraint: the sum over all its terms, as the reference has it."
+        0.05, "Of the Degradation-Free Constraint: the sum over all its terms, as the reference has it.", _WEIGHT
     )
-    degradation_free_image_weight: float = option(1.0, "Factor of its terms that compare pictures.")
-    degradation_free_latent_weight: float = option(1.0, "Factor of those that compare latents.")
+    degradation_free_image_weight: float = option(1.0, "Factor of its terms that compare pictures.", _WEIGHT)
+    degradation_free_latent_weight: float = option(1.0, "Factor of those that compare latents.", _WEIGHT)
     degradation_free_images: tuple[int, ...] | None = option(None, "Which pictures, the largest is 0; null: all.")
     degradation_free_latents: tuple[int, ...] | None = option(
         None, "Which residuals, the middle block's is the last (-1); null: all."
     )
-    pixel_weight: float = option(2.0, "Of the one step's mean absolute error.")
-    feature_weight: float = option(0.0, "Of the one step's distance in a network's features.")
+    pixel_weight: float = option(2.0, "Of the one step's mean absolute error.", _WEIGHT)
+    feature_weight: float = option(0.0, "Of the one step's distance in a network's features.", _WEIGHT)
     feature_network: Literal["efficientnet", "vgg"] = option("efficientnet", "That network; vgg needs another package.")
-    feature_crop: int = option(64, "Side in pixels of the window that it looks at.")
-    adversarial_weight: float = option(0.0, "Of what an adversary makes of the one step's pictures.")
-    adversarial_ramp_steps: int = option(300, "Steps over which adversarial_weight rises from 0.")
-    shift_probability: float = option(0.0, "That a batch lies half a latent pixel further, as with num_shifts=2.")
-    content_dropout: float = option(0.15, "Probability that a row's content text is left empty.")
-    quality_dropout: float = option(0.15, "Probability that a row's quality text is left empty.")
+    feature_crop: int = option(
+        64, "Side in pixels of the window that it looks at.", at_least(_SMALLEST_FEATURES, "64, for example")
+    )
+    adversarial_weight: float = option(0.0, "Of what an adversary makes of the one step's pictures.", _WEIGHT)
+    adversarial_ramp_steps: int = option(
+        300,
+        "Steps over which adversarial_weight rises from 0.",
+        at_least(0, "0 for the whole weight from the start"),
+    )
+    shift_probability: float = option(
+        0.0, "That a batch lies half a latent pixel further, as with num_shifts=2.", PROBABILITY
+    )
+    content_dropout: float = option(0.15, "Probability that a row's content text is left empty.", PROBABILITY)
+    quality_dropout: float = option(0.15, "Probability that a row's quality text is left empty.", PROBABILITY)
 
     def __post_init__(self) -> None:
         """Refuses numbers out of range, and weights of which nothing is learned."""
-        probabilities = ("one_step_fraction", "shift_probability", "content_dropout", "quality_dropout")
-        names = ("diffusion", "degradation_free", "degradation_free_image", "degradation_free_latent")
-        check(
-            self,
-            "loss.",
-            {
-                **dict.fromkeys(probabilities, PROBABILITY),
-                **{f"{name}_weight": _WEIGHT for name in (*names, "pixel", "feature", "adversarial")},
-                "min_snr_gamma": above(0, "5, as usual"),
-                "feature_crop": at_least(_SMALLEST_FEATURES, "64, for example"),
-                "adversarial_ramp_steps": at_least(0, "0 for the whole weight from the start"),
-            },
-        )
+        super().__post_init__()
         if not self.one_step_fraction and (self.feature_weight or self.adversarial_weight):
-            raise InputError(
-                "loss.feature_weight and loss.adversarial_weight look at the one step, which no row takes; set"
-                " loss.one_step_fraction above 0."
-            )
+            message = "is one step that no row takes, but feature_weight and adversarial_weight look at it"
+            raise fault(self, "one_step_fraction", message, "use a number above 0")
         if self.degradation_free_weight and self.degradation_free_images == () == self.degradation_free_latents:
-            raise InputError(
-                "loss.degradation_free_images=[] is nothing to compare, and so is degradation_free_latents; use"
-                " loss.degradation_free_weight=0."
-            )
+            message = "is nothing to compare, and so is degradation_free_latents"
+            raise fault(self, "degradation_free_images", message, "use degradation_free_weight=0 instead")
         of_one_step = self.pixel_weight, self.feature_weight, self.adversarial_weight
         if not self.degradation_free_weight and not (
             (self.diffusion_weight and self.one_step_fraction < 1) or (any(of_one_step) and self.one_step_fraction)
         ):
-            raise InputError(
-                f"loss.diffusion_weight={self.diffusion_weight:g} is the weight of a loss of which no term is left to"
-                " learn from; use 1, or another weight above 0."
-            )
+            message = "is the weight of a loss of which no term is left to learn from"
+            raise fault(self, "diffusion_weight", message, "use 1, or another weight above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateConfig:
+class AblateConfig(Checked):
     """What is taken away, to see what it was good for."""
 
     content: bool = option(False, "The content text is always empty.")
@@ -137,105 +128,91 @@ class AblateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """AdamW with a linear warm-up and then a schedule down to `final_learning_rate`."""
 
     kind: Literal["adamw", "torchao_8bit", "bitsandbytes_8bit"] = option(
         "adamw", "AdamW in float32, or with moments of a byte each."
     )
-    learning_rate: float = option(5e-4, "The highest, after the warm-up.")
-    final_learning_rate: float = option(5e-5, "What the schedule ends at; constant never reaches it.")
+    learning_rate: float = option(5e-4, "The highest, after the warm-up.", at_least(0, "5e-5 to 5e-4"))
+    final_learning_rate: float = option(
+        5e-5, "What the schedule ends at; constant never reaches it.", at_least(0, "a tenth of learning_rate")
+    )
     schedule: Literal["cosine", "linear", "constant"] = option("cosine", "How it falls after the warm-up.")
-    warmup_steps: int = option(200, "Steps over which it rises from 0.")
-    betas: tuple[float, float] = option((0.9, 0.99), "AdamW's, each below 1.")
-    weight_decay: float = option(0.01, "AdamW's.")
-    max_grad_norm: float = option(1.0, "Longer gradients are shortened to this.")
+    warmup_steps: int = option(200, "Steps over which it rises from 0.", at_least(0, "0 for none"))
+    betas: tuple[float, float] = option(
+        (0.9, 0.99), "AdamW's, each below 1.", within(0, 1, "[0.9, 0.99], for example", open_at="high")
+    )
+    weight_decay: float = option(0.01, "AdamW's.", at_least(0, "0 for none"))
+    max_grad_norm: float = option(1.0, "Longer gradients are shortened to this.", above(0, "1, as usual"))
     ema_decay: float = option(
         0.998,
         "Of the averaged weights, which are what is written; 0: no average is kept, and the last weights are written.",
+        within(0, 1, "0.999, as usual", open_at="high"),
     )
-
-    def __post_init__(self) -> None:
-        """Refuses numbers out of range."""
-        check(
-            self,
-            "optimizer.",
-            {
-                "learning_rate": at_least(0, "5e-5 to 5e-4"),
-                "final_learning_rate": at_least(0, "a tenth of learning_rate"),
-                "warmup_steps": at_least(0, "0 for none"),
-                "betas": within(0, 1, "[0.9, 0.99], for example", open_at="high"),
-                "weight_decay": at_least(0, "0 for none"),
-                "max_grad_norm": above(0, "1, as usual"),
-                "ema_decay": within(0, 1, "0.999, as usual", open_at="high"),
-            },
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
+class ValidationConfig(Checked):
     """Pictures that are restored with the averaged weights now and then, and scored."""
 
-    every: int | None = option(None, "Steps between two validations; null: never.")
+    every: int | None = option(None, "Steps between two validations; null: never.", at_least(1, "null for never"))
     hr_dir: Path | None = option(None, "The clean pictures.")
     lr_dir: Path | None = option(
         None, "Degraded pictures of the same names; null: HR reduced bicubically by data.scale."
     )
     priors: Path | None = option(None, "Their texts, as xpsr describe writes them; null: empty texts.")
-    max_pictures: int = option(8, "The first so many by name.")
+    max_pictures: int = option(8, "The first so many by name.", at_least(1, "8, say"))
     best_by: Literal["psnr_y", "ssim_y", "niqe"] = option("psnr_y", "Which score decides what is kept as the best.")
 
     def __post_init__(self) -> None:
         """Refuses numbers out of range, and validation of nothing."""
-        check(self, "validation.", {"every": at_least(1, "null for never"), "max_pictures": at_least(1, "8, say")})
+        super().__post_init__()
         if self.every is not None and self.hr_dir is None:
-            raise InputError("validation.every needs pictures; set validation.hr_dir.")
+            raise fault(self, "hr_dir", f"holds no pictures for every={self.every}", "use a folder, or every=null")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """How long, how often, on what and where to."""
 
     output_dir: Path = option(Path("runs/mini"), "Where checkpoints, metrics and the model go.")
-    max_steps: int = option(1000, "Updates in all, counted from the very first start.")
+    max_steps: int = option(1000, "Updates in all, counted from the very first start.", _COUNT)
     max_minutes: float | None = option(
-        None, "Checkpoint and stop before this is over, the next start goes on; null: no limit."
+        None,
+        "Checkpoint and stop before this is over, the next start goes on; null: no limit.",
+        above(0, "null for no limit"),
     )
-    batch_size: int = option(16, "Samples at once, in each process.")
-    gradient_accumulation_steps: int = option(1, "Passes per update, which sees batch_size * this * processes samples.")
+    batch_size: int = option(16, "Samples at once, in each process.", _COUNT)
+    gradient_accumulation_steps: int = option(
+        1, "Passes per update, which sees batch_size * this * processes samples.", _COUNT
+    )
     fit_memory: bool = option(False, "On a GPU: halve batch_size (and double the passes) until it fits.")
-    seed: int = option(0, "All randomness follows from it.")
+    seed: int = option(0, "All randomness follows from it.", SEED)
     precision: Literal["fp32", "bf16", "fp16"] = option("bf16", "What is computed in; weights are kept in float32.")
     parallel: Literal["ddp", "fsdp"] = option("ddp", "Of several processes: whole copies, or shards (FSDP2).")
     gradient_checkpointing: bool = option(
         False, "Compute activations again in the backward pass: less memory, a third slower."
     )
     compile: bool = option(False, "torch.compile of both networks; pays on a GPU.")
-    checkpoint_every: int = option(200, "Steps between two checkpoints.")
-    keep_checkpoints: int = option(2, "How many of the newest stay.")
-    log_every: int = option(10, "Steps between two lines of metrics.jsonl.")
+    checkpoint_every: int = option(200, "Steps between two checkpoints.", _COUNT)
+    keep_checkpoints: int = option(2, "How many of the newest stay.", _COUNT)
+    log_every: int = option(10, "Steps between two lines of metrics.jsonl.", _COUNT)
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] | None = option(
         None, "What else metrics go to; null: tensorboard if installed."
     )
     cache_dir: Path | None = option(
         None, "Keeps latents and text embeddings of frozen encoders, for crops that come again; null: nowhere."
     )
-    num_workers: int = option(0, "Processes that read ahead; 0: none.")
+    num_workers: int = option(0, "Processes that read ahead; 0: none.", at_least(0, "0 for none"))
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...")
     resume: Literal["auto", "never"] = option(
         "auto", "auto goes on where a run in output_dir stopped; never starts afresh and removes its checkpoints."
     )
 
-    def __post_init__(self) -> None:
-        """Refuses numbers out of range."""
-        counts = ("batch_size", "gradient_accumulation_steps", "checkpoint_every", "keep_checkpoints", "log_every")
-        limits: dict[str, Limit] = dict.fromkeys((*counts, "max_steps"), at_least(1, "1 or more"))
-        limits |= {"max_minutes": above(0, "null for no limit"), "num_workers": at_least(0, "0 for none")}
-        check(self, "train.", limits | {"seed": _SEED})
-
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRunConfig:
+class TrainRunConfig(Checked):
     """Everything that `xpsr train` is told."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -249,33 +226,31 @@ class TrainRunConfig:
 
     def __post_init__(self) -> None:
         """Refuses what does not go together, whatever the machine."""
+        super().__post_init__()
         model, loss, size = self.model, self.effective_loss, self.data.crop_size
         stride = MINI_STRIDE if model.base is None else BASE_STRIDE  # of a folder the least that it may be
-        if size % stride:
-            raise InputError(
-                f"data.crop_size={size} is not a multiple of the {stride} pixels of a latent pixel; use"
-                f" {-(-size // stride) * stride}."
-            )
+        check_multiple(self, "data.crop_size", stride, " pixels, those of a latent pixel")
         if loss.feature_weight and loss.feature_crop > size:
-            raise InputError(f"loss.feature_crop={loss.feature_crop} is more than data.crop_size={size}; use {size}.")
+            raise fault(self, "loss.feature_crop", f"is more than data.crop_size={size}", f"use {size}")
         smallest = stride * 2 if loss.shift_probability else stride
         reason = "for loss.shift_probability, which cuts a latent pixel off"
         if loss.adversarial_weight:
             smallest += _SMALLEST_JUDGED - stride
             reason = "for the adversary of loss.adversarial_weight"
         if size < smallest:
-            raise InputError(f"data.crop_size={size} is too small {reason}; use {smallest} or more.")
+            raise fault(self, "data.crop_size", f"is too small {reason}", f"use {smallest} or more")
         self._check_heads()
         if self.train.parallel == "fsdp" and self.optimizer.kind != "adamw":
-            raise InputError(
-                f"optimizer.kind={self.optimizer.kind} cannot be sharded; use adamw, or train.parallel=ddp."
-            )
+            raise fault(self, "optimizer.kind", "cannot be sharded", "use adamw, or train.parallel=ddp")
         if self.train.parallel == "fsdp" and self.train.fit_memory:
-            raise InputError("train.fit_memory tries on each GPU by itself, which shards cannot; use parallel=ddp.")
+            message = "tries on each GPU by itself, which shards cannot"
+            raise fault(self, "train.fit_memory", message, "use false, or train.parallel=ddp")
         if loss.one_step_fraction and model.path is None and model.one_step_timestep is None:
-            raise InputError("loss.one_step_fraction needs model.one_step_timestep; set it, such as 250.")
+            message = f"is no label for the one step of loss.one_step_fraction={loss.one_step_fraction:g}"
+            raise fault(self, "model.one_step_timestep", message, "use 250, for example")
         if loss.one_step_fraction and loss.one_step_start == "noised" and model.one_step_timestep == 0:
-            raise InputError("model.one_step_timestep=0 is no noise for loss.one_step_start=noised; use 250, say.")
+            message = "is no noise for loss.one_step_start=noised"
+            raise fault(self, "model.one_step_timestep", message, "use 250, say")
 
     def _check_heads(self) -> None:
         """Refuses pictures and residuals of the Degradation-Free Constraint that a new model does not have."""
@@ -288,10 +263,8 @@ class TrainRunConfig:
             counts["degradation_free_latents"] = depth * (model.layers_per_block + 1) + 1
         for name, count in counts.items():
             if any(not -count <= index < count for index in getattr(loss, name) or ()):
-                raise InputError(
-                    f"loss.{name}={said(getattr(loss, name))} is not all in [{-count}, {count - 1}], of the {count}"
-                    " that this model has; use null for all."
-                )
+                message = f"is not all in [{-count}, {count - 1}], of the {count} that this model has"
+                raise fault(self, f"loss.{name}", message, "use null for all", code="out_of_range")
 
     @property
     def effective_loss(self) -> LossConfig:

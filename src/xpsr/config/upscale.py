@@ -1,19 +1,18 @@
 """What `xpsr upscale` is told."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.settings import PresetName, Settings
-from xpsr.errors import InputError
+from xpsr.config.checks import SEED, Checked, option, within
+from xpsr.config.settings import MAX_SCALE, PresetName, Settings
 
 __all__ = ["UpscaleConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscaleConfig:
+class UpscaleConfig(Checked):
     """How `xpsr upscale` restores. What is None is what `preset` says, or else the model's own default.
 
     The first part are `Settings`; they say what each one means.
@@ -31,7 +30,7 @@ class UpscaleConfig:
     tile_weights: Literal["symmetric", "reference"] | None = None
     num_shifts: int | None = None
     fit: Literal["pad", "stretch"] | None = None
-    min_size: int | None = None
+    min_working_size: int | None = None
     color_match: Literal["none", "adain", "wavelet"] | None = None
     content_suffix: str | None = None
     reserve_suffix: bool | None = None
@@ -40,8 +39,8 @@ class UpscaleConfig:
     negative_quality: str | None = None
 
     preset: PresetName | None = None
-    scale: float = 4.0
-    seed: int | None = None  # None: a random one for each picture
+    scale: float = option(4.0, "How much larger, along a side.", within(0, MAX_SCALE, "4, for example", open_at="low"))
+    seed: int | None = option(None, "The same for every picture; null: a random one for each.", SEED)
     content: str | None = None  # None: what the describer, or the file of priors, says
     quality: str | None = None
     describer: str = "mini"  # "none", "mini", a server's address, a model's folder or its name on the hub
@@ -58,11 +57,5 @@ class UpscaleConfig:
 
     def __post_init__(self) -> None:
         """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""
-        if not 0 < self.scale < math.inf:
-            raise InputError(f"scale={self.scale:g} does not enlarge; use a number above 0, such as 4.")
-        if self.num_inference_steps is not None and self.num_inference_steps < 1:
-            raise InputError(f"steps={self.num_inference_steps} is less than one; use 1 to 50.")
-        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise InputError(f"guidance_scale={self.guidance_scale} is not finite; use 1 (no guidance) to 10.")
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise InputError(f"seed={self.seed} is not in [0, {2**63 - 1}]; use 0, for example.")
+        super().__post_init__()
+        Settings(**self.overrides)

@@ -2,7 +2,10 @@
 
 import io
 import os
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
@@ -17,7 +20,7 @@ from xpsr.image.picture import Picture, damaged, from_array, from_pil, from_tens
 
 __all__ = ["MAX_PIXELS", "ImageLike", "decode_rgb", "picture_size", "read_image", "to_picture"]
 
-ImageLike: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor | str | os.PathLike[str]
+ImageLike: TypeAlias = Picture | Image.Image | NDArray[Any] | torch.Tensor | str | os.PathLike[str]
 
 MAX_PIXELS = 2**26
 """Largest picture read from a file (8192 x 8192): enlarged 4x it is a gigapixel, 12 GB of float32.
@@ -35,16 +38,20 @@ def to_picture(image: ImageLike) -> Picture:
 
     Args:
         image: one of
+            a `Picture`, which is returned as it is;
             a path: see `read_image`;
             a PIL image of any mode that converts to RGB: EXIF orientation is applied, 16-bit gray ("I;16", and "I" read
             as 16 bit) is scaled, "F" is taken as [0, 1];
             an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4);
-            a tensor (1, H, W), (3, H, W) or (4, H, W), or a batch of one of these.
+            a tensor (1, H, W), (3, H, W) or (4, H, W), or a batch of one of these;
+            a `Picture`, which is returned as it is.
             Arrays and tensors are uint8, uint16 or floats in [0, 1]; a fourth channel is alpha.
 
     Raises:
         InputError: wrong type, shape or dtype, NaN, values outside [0, 1], or a path that `read_image` refuses.
     """
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
@@ -70,8 +77,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
         file = path.open("rb")
     except OSError as error:
         raise refusal(path, "cannot be read", error) from error
-    with file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on size, which is checked here, and on doubtful metadata
+    with file, _without_remarks():
         return from_pil(_open(file, str(path)), str(path))
 
 
@@ -85,8 +91,7 @@ def picture_size(path: Path) -> tuple[int, int]:
         file = path.open("rb")
     except OSError as error:
         raise refusal(path, "cannot be read", error) from error
-    with file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with file, _without_remarks():
         return _open(file, str(path)).size
 
 
@@ -102,12 +107,37 @@ def decode_rgb(content: bytes, name: str) -> NDArray[np.uint8]:
     Raises:
         InputError: as `read_image`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _without_remarks():
         image = _open(io.BytesIO(content), name)
         if image.mode in _EIGHT_BIT_MODES:
             return np.array(upright(image, name).convert("RGB"))
         return to_uint8(from_pil(image, name).pixels).permute(1, 2, 0).contiguous().numpy()
+
+
+class _Pillow:
+    """The modules that a filter of warnings is about. Equal to no other, so each reader finds its own filter again."""
+
+    match = re.compile(r"(PIL|pillow_heif|pillow_jxl)\b").match
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Passes over Pillow's remarks on size, which is checked here, and on doubtful metadata.
+
+    `warnings.catch_warnings` puts the whole list of filters back, and with it, where threads overlap, those of another
+    reader: the process would be without warnings for good. Here a reader takes away the one filter that it brought.
+    """
+    # Warnings that are ignored leave no trace in the registries of modules, so nothing else has to be set back
+    filters: Any = warnings.filters
+    place: Any
+    mine = ("ignore", None, Warning, _Pillow(), 0)
+    filters.insert(0, mine)
+    try:
+        yield
+    finally:
+        for place in (filters, warnings.filters):  # another list where someone catches warnings, perhaps with a copy
+            with suppress(ValueError):
+                place.remove(mine)
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write
+from xpsr.image.picture import Picture, to_pil
 
 __all__ = ["write_image"]
 
@@ -17,7 +18,7 @@ _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
 }
 
 
-def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
+def write_image(path: str | os.PathLike[str], image: Picture | Image.Image) -> None:
     """Writes `image` whole or not at all, in the format that the suffix of `path` names.
 
     Raises:
@@ -29,9 +30,10 @@ def write_image(path: str | os.PathLike[str], image: Image.Image) -> None:
         known = ", ".join(sorted(WRITTEN_SUFFIXES))
         raise InputError(f"{path}: suffix {path.suffix!r} cannot be written; use one of {known}.")
     kind = Image.registered_extensions()[path.suffix.lower()]
+    picture = to_pil(image.pixels, image.alpha) if isinstance(image, Picture) else image
     with atomic_write(path) as part:
         try:
-            image.save(part, kind, **_SAVE_OPTIONS.get(kind, {}))
+            picture.save(part, kind, **_SAVE_OPTIONS.get(kind, {}))
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the system's refusal, not the encoder's
                 raise

@@ -10,12 +10,14 @@ from diffusers import ModelMixin  # noqa: F401  # diffusers looks for it in the 
 from xpsr.models.attention import SemanticFusionAttention, WindowAttention, WindowAttnProcessor
 from xpsr.models.autoencoder import HaarAutoencoder
 from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
-from xpsr.models.denoiser import predict_original_sample
+from xpsr.models.denoiser import Denoiser
 from xpsr.models.efficientnet import EfficientNetLite0
+from xpsr.models.scheduling import predict_original_sample, start_at
 from xpsr.models.unet import ConditionalUpBlock, XPSRUNet
 
 __all__ = [
     "ConditionalUpBlock",
+    "Denoiser",
     "EfficientNetLite0",
     "HaarAutoencoder",
     "ImageEncoder",
@@ -26,6 +28,7 @@ __all__ = [
     "XPSRControlNetOutput",
     "XPSRUNet",
     "predict_original_sample",
+    "start_at",
 ]
 
 # What model_index.json calls them must not depend on which file they live in

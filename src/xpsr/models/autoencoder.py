@@ -1,6 +1,5 @@
 """The autoencoder of the bundled miniature."""
 
-import functools
 import itertools
 from collections.abc import Sequence
 
@@ -112,7 +111,6 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
         return mean, std
 
 
-@functools.cache
 def _walsh_patterns() -> torch.Tensor:
     """The 16 Walsh patterns of 4x4 pixels, (16, 16), orthonormal."""
     lines = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]], dtype=torch.float32) / 2

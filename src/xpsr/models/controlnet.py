@@ -32,13 +32,19 @@ class ImageEncoder(ControlNetConditioningEmbedding):
         super().__init__(conditioning_embedding_channels, conditioning_channels, tuple(block_out_channels))
         self.to_images = nn.ModuleList(nn.Conv2d(channels, 3, 3, padding=1) for channels in block_out_channels[1:])
 
-    def forward(self, conditioning: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Maps pixels (B, 3, H, W) in [0, 1] to features at latent size and pictures in [-1, 1] at 1/2, 1/4, …"""
+    def forward(
+        self, conditioning: torch.Tensor, *, predict_clean: bool = True
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Maps pixels (B, 3, H, W) in [0, 1] to features at latent size and pictures in [-1, 1] at 1/2, 1/4, …
+
+        Without `predict_clean`, which is what training needs, there are no pictures.
+        """
         hidden = F.silu(self.conv_in(conditioning))
         images = []
         for same, halve, to_image in zip(self.blocks[::2], self.blocks[1::2], self.to_images, strict=True):
             hidden = F.silu(halve(F.silu(same(hidden))))
-            images.append(to_image(hidden))
+            if predict_clean:
+                images.append(to_image(hidden))
         return self.conv_out(hidden), images
 
 
@@ -51,13 +57,15 @@ class XPSRControlNetOutput(ControlNetOutput):
 
     `down_block_res_samples`: one (B, C_i, H_i, W_i) per skip connection, scaled; `mid_block_res_sample` likewise.
     `images`: predicted pictures (B, 3, H/2^i, W/2^i) in [-1, 1]. `latents`: predicted clean latents (B, C, H_i, W_i),
-    one per residual, the middle last; neither depends on the scale.
+    one per residual, the middle last; neither depends on the scale, and without `predict_clean` both are empty.
+    `image_features`: (B, C_0, H, W), what the image encoder saw; it depends on the picture alone.
     """
 
     down_block_res_samples: tuple[torch.Tensor, ...] = _GIVEN
     mid_block_res_sample: torch.Tensor = _GIVEN
     images: list[torch.Tensor] = _GIVEN
     latents: list[torch.Tensor] = _GIVEN
+    image_features: torch.Tensor = _GIVEN
 
 
 class XPSRControlNet(Refusals, ControlNetModel):
@@ -120,10 +128,12 @@ class XPSRControlNet(Refusals, ControlNetModel):
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
         encoder_hidden_states: torch.Tensor,
-        controlnet_cond: torch.Tensor,
+        controlnet_cond: torch.Tensor | None,
         conditioning_scale: float = 1.0,
         *,
         quality_hidden_states: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        predict_clean: bool = True,
         class_labels: torch.Tensor | None = None,
         added_cond_kwargs: dict[str, torch.Tensor] | None = None,
         guess_mode: bool = False,
@@ -136,14 +146,19 @@ class XPSRControlNet(Refusals, ControlNetModel):
             timestep: one for all, or (B,).
             encoder_hidden_states: content embeddings (B, N, D).
             controlnet_cond: pixels (B, 3, H*f, W*f) in [0, 1], f being 2 to the number of the image encoder's halvings.
+                None where `image_features` are given. One row serves all.
             conditioning_scale: factor of every residual.
             quality_hidden_states: quality embeddings (B, M, D); None skips that branch and the fusion.
+            image_features: what an earlier call on the same picture gave under that name.
+            predict_clean: whether to make the predictions that the Degradation-Free Constraint is about.
             class_labels, added_cond_kwargs: what configs with class embeddings and SDXL-like ones want.
             guess_mode: shallow residuals count less, from 0.1 to 1 (the reference has it).
             fg_mask: (1 or B, 1, h, w); residuals count 1.5 where it is above 0.5 and 0.6 elsewhere,
                 `conditioning_scale` is then ignored (the reference has it and never uses it).
         """
-        features, images = self.image_encoder(controlnet_cond)
+        images: list[torch.Tensor] = []
+        if image_features is None:
+            image_features, images = self.image_encoder(controlnet_cond, predict_clean=predict_clean)
         fused = {"quality_hidden_states": quality_hidden_states} if self.config.semantic_fusion else {}
         if not fused and quality_hidden_states is not None:
             encoder_hidden_states = torch.cat([encoder_hidden_states, quality_hidden_states], 1)
@@ -151,14 +166,15 @@ class XPSRControlNet(Refusals, ControlNetModel):
             sample,
             timestep,
             encoder_hidden_states,
-            features,
+            image_features,
             class_labels=class_labels,
             added_cond_kwargs=added_cond_kwargs,
             cross_attention_kwargs=fused,
             return_dict=False,
         )
         residuals = [*residuals, mid]
-        latents = [to_latent(residual) for to_latent, residual in zip(self.to_latents, residuals, strict=True)]
+        heads = zip(self.to_latents, residuals, strict=True) if predict_clean else ()
+        latents = [to_latent(residual) for to_latent, residual in heads]
         if fg_mask is not None:
             weight = torch.where(fg_mask > 0.5, 1.5, 0.6).to(sample)
             residuals = [r * F.interpolate(weight, size=r.shape[-2:], mode="nearest") for r in residuals]
@@ -171,4 +187,5 @@ class XPSRControlNet(Refusals, ControlNetModel):
             mid_block_res_sample=residuals[-1],
             images=images,
             latents=latents,
+            image_features=image_features,
         )

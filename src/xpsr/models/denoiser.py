@@ -1,30 +1,69 @@
-"""What a network's output means."""
-
-from typing import Any
+"""ControlNet, UNet and guidance as one network: what the pipeline, its tiles, compilation and export call."""
 
 import torch
+from torch import nn
 
-__all__ = ["predict_original_sample"]
+from xpsr.models.controlnet import XPSRControlNet
+from xpsr.models.unet import XPSRUNet
+
+__all__ = ["Denoiser"]
 
 
-def predict_original_sample(
-    scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor
-) -> torch.Tensor:
-    """The clean latents that a network's output implies.
+class Denoiser(nn.Module):
+    """From noisy latents, and what the networks look at, to what they say of the latents; tensors in, tensors out.
 
-    Args:
-        scheduler: any diffusers scheduler with `alphas_cumprod` and `config.prediction_type`.
-        output: (B, C, H, W), what the network said of `sample`.
-        timestep: (B,) or a single integer tensor.
-        sample: (B, C, H, W) latents at that timestep.
+    The networks stay their owners': making one of these costs nothing and copies nothing.
     """
-    alpha = scheduler.alphas_cumprod.to(sample.device)[timestep].to(sample.dtype).view(-1, 1, 1, 1)
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return (sample - (1 - alpha).sqrt() * output) / alpha.sqrt()
-        case "v_prediction":
-            return alpha.sqrt() * sample - (1 - alpha).sqrt() * output
-        case "sample":
-            return output
-        case other:
-            raise ValueError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")
+
+    def __init__(self, controlnet: XPSRControlNet, unet: XPSRUNet):
+        super().__init__()
+        self.controlnet, self.unet = controlnet, unet
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        pixels: torch.Tensor,
+        content: torch.Tensor,
+        quality: torch.Tensor,
+        image_features: torch.Tensor | None = None,
+        *,
+        guidance_scale: float = 1.0,
+        conditioning_scale: float = 1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predicts noise, velocity or sample, whichever the UNet has learned.
+
+        Args:
+            latents: (B, C, h, w), as noisy as `timestep` says.
+            timestep: a scalar, one for all.
+            pixels: (B, 3, H, W) in [0, 1], the picture that is restored.
+            content: (B, N, D) embeddings; under guidance (2B, N, D), the negative ones first.
+            quality: (B or 2B, M, D) likewise.
+            image_features: what the call before gave for the same pixels; None: they are computed.
+            guidance_scale: how far the output is led away from the negative texts, where there are any.
+            conditioning_scale: how much the ControlNet's residuals count.
+
+        Returns:
+            float32 (B, C, h, w), and the image features, which hold for every timestep.
+        """
+        copies = len(content) // len(latents)
+        if copies > 1:
+            latents = latents.repeat(copies, 1, 1, 1)
+            pixels = pixels if len(pixels) == 1 else pixels.repeat(copies, 1, 1, 1)
+        control = self.controlnet(
+            latents,
+            timestep,
+            content,
+            pixels,
+            conditioning_scale,
+            quality_hidden_states=quality,
+            image_features=image_features,
+            predict_clean=False,
+        )
+        output = self.unet(
+            latents, timestep, content, control.down_block_res_samples, control.mid_block_res_sample
+        ).sample.float()
+        if copies > 1:
+            negative, positive = output.chunk(2)
+            output = negative + guidance_scale * (positive - negative)
+        return output, control.image_features

@@ -1,122 +1,26 @@
-"""What describers share that ask a model: which part of a picture it is shown, and what becomes of a bad answer."""
+"""What describers share that ask a model: how a picture is called, and what becomes of a bad answer."""
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from xpsr.errors import InputError
-from xpsr.prior.texts import clean_answer
+from xpsr.prior.texts import Aspect
 
-if TYPE_CHECKING:  # they load torch
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
+if TYPE_CHECKING:  # it loads torch
+    from xpsr.image import ImageLike
 
-    from xpsr.image import ImageLike, Picture
-
-__all__ = ["Aspect", "crops_view", "name_picture", "report_no_text", "usable_text", "view_picture", "whole_view"]
+__all__ = ["SECOND_SEED", "SECOND_TEMPERATURE", "name_picture", "report_no_text"]
 
 logger = logging.getLogger(__name__)
 
-Aspect = Literal["content", "quality"]
-
-_CELL = 8  # pixels; windows begin at multiples of it, so the blocks of a JPEG stay in one grid
-
-
-def view_picture(picture: "Picture", kind: Literal["whole", "crops"]) -> "Image.Image":
-    """What a model is shown of a picture: `whole_view` or `crops_view`, as 8-bit RGB."""
-    return whole_view(picture) if kind == "whole" else crops_view(picture)
-
-
-def whole_view(picture: "Picture", *, longest: int = 1536) -> "Image.Image":
-    """The whole picture as 8-bit RGB, shrunk where a side is longer than `longest` pixels."""
-    from PIL import Image
-
-    from xpsr.image import to_pil
-
-    image = to_pil(picture.pixels)
-    factor = longest / max(image.size)
-    if factor >= 1:
-        return image
-    width, height = (max(round(side * factor), 1) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
-
-
-def crops_view(picture: "Picture", *, size: int = 448) -> "Image.Image":
-    """Parts of the picture at its own resolution, side by side in at most `size` x `size` pixels of 8-bit RGB.
-
-    Every pixel is one of the picture's: noise, blur and JPEG blocks are as they were. A side of more than `size` pixels
-    is cut in two, and of each half, or quarter of the picture, the window of `size / 2` with the strongest gradients is
-    shown, the first of equals. A picture that fits is shown as it is.
-
-    Raises:
-        InputError: `size` is not a positive multiple of 16.
-    """
-    import numpy as np
-    from PIL import Image
-
-    from xpsr.image import to_pil
-
-    if size < 1 or size % (2 * _CELL):
-        raise InputError(f"size={size} is not a positive multiple of {2 * _CELL}; use 448.")
-    image = to_pil(picture.pixels)
-    rows, columns = _bands(image.height, size), _bands(image.width, size)
-    if len(rows) == len(columns) == 1:
-        return image
-    detail = _summed_detail(np.asarray(image.convert("L"), dtype=np.float32))
-    crops = Image.new("RGB", (sum(width for _, width in columns), sum(height for _, height in rows)))
-    for row, (tops, height) in enumerate(rows):
-        for column, (lefts, width) in enumerate(columns):
-            top, left = _most_detailed(detail, tops, lefts, height, width)
-            window = image.crop((left, top, left + width, top + height))
-            crops.paste(window, (column * width, row * height))
-    return crops
-
-
-def _bands(length: int, size: int) -> list[tuple[range, int]]:
-    """The parts that a side falls into: where a window may begin, and how long it is."""
-    if length <= size:
-        return [(range(1), length)]
-    window, middle = size // 2, length // 2 // _CELL * _CELL
-    return [(range(0, length // 2 - window + 1, _CELL), window), (range(middle, length - window + 1, _CELL), window)]
-
-
-def _summed_detail(gray: "NDArray[np.float32]") -> "NDArray[np.float64]":
-    """Maps (H, W) to the summed-area table (1 + H / 8, 1 + W / 8) of squared gradients, sides rounded up."""
-    import numpy as np
-
-    height, width = gray.shape
-    squares = np.zeros((-(-height // _CELL) * _CELL, -(-width // _CELL) * _CELL), np.float32)
-    squares[:height, 1:width] += np.diff(gray, axis=1) ** 2
-    squares[1:height, :width] += np.diff(gray, axis=0) ** 2
-    cells = squares.reshape(len(squares) // _CELL, _CELL, -1, _CELL).sum((1, 3), dtype=np.float64)
-    return np.pad(cells.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-
-
-def _most_detailed(table: "NDArray[np.float64]", tops: range, lefts: range, height: int, width: int) -> tuple[int, int]:
-    """Where (top, left) the window of that size has the most detail."""
-    import numpy as np
-
-    top, left = np.array(tops) // _CELL, np.array(lefts) // _CELL
-    bottom, right = top - (-height // _CELL), left - (-width // _CELL)
-
-    def corner(rows: "NDArray[Any]", columns: "NDArray[Any]") -> "NDArray[np.float64]":
-        return table[np.ix_(rows, columns)]
-
-    sums = corner(bottom, right) - corner(top, right) - corner(bottom, left) + corner(top, left)
-    row, column = divmod(int(sums.argmax()), len(lefts))
-    return tops[row], lefts[column]
+# The first answer is the most likely one; where it is none, one more is drawn, the same every time
+SECOND_TEMPERATURE = 0.7
+SECOND_SEED = 0
 
 
 def name_picture(image: "ImageLike", index: int) -> str:
-    """How messages call a picture: by its path, or by its place, counted from 1."""
+    """Returns how messages call a picture: its path, or its place, counted from 1."""
     return str(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"picture {index + 1}"
-
-
-def usable_text(answer: str) -> str:
-    """The text of a model's answer as `clean_answer` leaves it, without the thoughts that some models write before."""
-    _, end, text = answer.rpartition("</think>")
-    return "" if "<think>" in answer and not end else clean_answer(text)
 
 
 def report_no_text(picture: str, aspect: Aspect, answer: str) -> None:

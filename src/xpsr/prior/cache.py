@@ -1,123 +1,19 @@
-"""Priors on disk: one JSON object a line, which a person may edit.
+"""Pictures that are described once: what a file of priors holds is not asked again, and what it lacks is added."""
 
-A line is `{"image", "sha256", "content", "quality", "describer", "revision", "question", "view"}`, and `"levels"` where
-the describer knows them; `image` is relative to the file's folder. Only `image` and the texts are needed, and unknown
-keys stay. A later line goes before an earlier one.
-"""
-
-import codecs
-import json
-import logging
-import os
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from xpsr.errors import InputError, ModelError
-from xpsr.prior.describers import Describer
+from xpsr.files import path_key, sha256
+from xpsr.prior.files import PriorFile
+from xpsr.prior.protocol import Describer
 from xpsr.prior.texts import Prior
 
-__all__ = ["PriorFile", "describe_files", "path_key"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["describe_files"]
 
 _GROUP = 8  # pictures that are described before anything is written
-
-
-class PriorFile:
-    """A JSONL of priors that several processes may write to; a line is there whole or not at all."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-
-    def read(self) -> list[dict[str, Any]]:
-        """Every line, the oldest first; none where there is no file. A last line that a crash cut off is passed over.
-
-        Raises:
-            InputError: another line is not what it should be.
-        """
-        if not self.path.exists():
-            return []
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error}); name a JSONL of priors.") from error
-        lines, entries = data.removeprefix(codecs.BOM_UTF8).split(b"\n"), []  # some editors write a byte order mark
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-                    raise InputError('a JSON object with "image" is needed')
-                Prior.from_dict(entry)
-            except ValueError as error:
-                if number == len(lines) and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-                    continue
-                raise InputError(f"{self.path}, line {number}: {error}; mend or delete the line.") from error
-            entries.append(entry)
-        return entries
-
-    def append(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Adds lines, all of them or none. What a crash left of a last line is taken away, with a warning.
-
-        Raises:
-            InputError: the file cannot be written, or its last line is none of a JSONL.
-        """
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # unbuffered: what did not fit on the disk must not be written again by what takes it back
-            with self._lock, self.path.open("ab+", buffering=0) as file:
-                lines = self._mend(file) + lines
-                end = file.seek(0, os.SEEK_END)
-                try:
-                    while lines:
-                        lines = lines[file.write(lines) :]
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(end)
-                    raise
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another with -o.") from error
-
-    def _mend(self, file: FileIO) -> bytes:
-        """Takes away a last line that was cut off; what has to come before the next line."""
-        file.seek(0)
-        data = file.readall()
-        start = data.rfind(b"\n") + 1
-        last = data[start:].removeprefix(codecs.BOM_UTF8)
-        if not last.strip():
-            return b""
-        try:
-            json.loads(last)
-        except ValueError as error:
-            number = data.count(b"\n") + 1
-            if not last.startswith(b"{"):  # a file of another kind, or a person's words: not ours to delete
-                raise InputError(f"{self.path}, line {number}: {error}; mend or delete the line.") from error
-            file.truncate(start)
-            logger.warning("%s, line %d: was cut off and is taken away: %.80r", self.path, number, last)
-            return b""
-        return b"\n"  # a person's editor, or a process that was killed
-
-    def relative(self, image: Path) -> str:
-        """How a line calls a picture."""
-        return Path(os.path.relpath(image.resolve(), self.path.parent.resolve())).as_posix()
-
-
-def path_key(path: Path) -> str:
-    """A path as it is compared: without links, and with letters composed as some file systems do and others do not."""
-    try:
-        path = path.resolve()
-    except (OSError, ValueError, RuntimeError):  # no path could be so: it is compared as it was written
-        path = path.absolute()
-    return unicodedata.normalize("NFC", str(path))
 
 
 def describe_files(
@@ -211,20 +107,16 @@ def _describe_group(
 
 
 def _checked_sha256(image: Path, file: PriorFile) -> str:
-    """A picture's SHA-256.
+    """Returns a picture's SHA-256.
 
     Raises:
         InputError: it cannot be read, or no line of the file can hold its name.
     """
-    from xpsr.files import sha256
-
     try:
         file.relative(image).encode()
-        return sha256(image)
     except UnicodeEncodeError as error:
         raise InputError(f"{image}: the name is not UTF-8; rename it.") from error
-    except OSError as error:
-        raise InputError(f"{image}: cannot be read ({error.strerror}); check the path and its permissions.") from error
+    return sha256(image)
 
 
 def _identity(describer: Describer) -> dict[str, Any]:
@@ -238,10 +130,11 @@ def _identity(describer: Describer) -> dict[str, Any]:
 
 
 def _known(file: PriorFile, identity: dict[str, Any]) -> dict[str, tuple[int, Prior]]:
-    """The last line that counts, and its place, by SHA-256 or else by the picture's path."""
-    folder = file.path.parent
-    return {
-        entry.get("sha256") or path_key(folder / entry["image"]): (place, Prior.from_dict(entry))
-        for place, entry in enumerate(file.read())
-        if "describer" not in entry or {key: entry.get(key) for key in identity} == identity
-    }
+    """Returns the last line that counts, and its place, by SHA-256 or else by the picture's path."""
+    known = {}
+    for place, entry in enumerate(file.read()):
+        if "describer" not in entry or {key: entry.get(key) for key in identity} == identity:
+            digest = entry.get("sha256")
+            key = digest if digest and isinstance(digest, str) else path_key(file.path.parent / entry["image"])
+            known[key] = (place, Prior.from_dict(entry))
+    return known

@@ -1,53 +1,57 @@
-"""Those who look at pictures and say what they see, and how one is called by name."""
+"""Describers by name, and the short way from pictures to what is said of them."""
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from xpsr.errors import InputError
+from xpsr.prior.files import FileDescriber
+from xpsr.prior.protocol import Describer
 from xpsr.prior.texts import QUESTIONS, Prior, Questions
 
 if TYPE_CHECKING:  # it loads torch
     from xpsr.image import ImageLike
 
-__all__ = ["Describer", "is_asked", "open_describer"]
+__all__ = ["describe", "is_asked", "open_describer", "released"]
 
 
-class Describer(Protocol):
-    """Looks at pictures and says what is in them and what is wrong with them."""
+def describe(
+    images: "ImageLike | Sequence[ImageLike]",
+    describer: str | os.PathLike[str] | Describer = "mini",
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[Prior]:
+    """Returns what is in pictures and what is wrong with them, one prior for each, in their order.
 
-    @property
-    def name(self) -> str:
-        """Which one it is: a model's id or folder, the address of a server, a file."""
-        ...
+        prior, = describe("photo.jpg")
 
-    @property
-    def revision(self) -> str | None:
-        """Which state of it, where there are several."""
-        ...
+    Args:
+        images: one picture or a sequence of them, whatever `to_picture` takes.
+        describer: what `open_describer` takes as a name, or a describer. One that is named is opened for this call, so
+            open one yourself for questions and options, and for many calls.
+        progress: is told how many pictures were finished since it was last called.
 
-    @property
-    def questions(self) -> Questions | None:
-        """What it asks of a picture; None where it asks nothing."""
-        ...
+    Raises:
+        InputError: a picture or the name of the describer cannot be used.
+        ModelError: the describer cannot be loaded or reached, or fails.
+    """
+    pictures = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    if not isinstance(describer, str | os.PathLike):
+        return describer.describe(pictures, progress=progress)
+    opened = open_describer(describer)
+    with released(opened):
+        return opened.describe(pictures, progress=progress)
 
-    def describe(self, images: Sequence["ImageLike"], *, progress: Callable[[int], None] | None = None) -> list[Prior]:
-        """One prior for each of `images`, in their order; a text of which nothing can be said is empty.
 
-        Args:
-            images: whatever `to_picture` takes; some describers take paths only.
-            progress: is told how many pictures were finished since it was last called.
-
-        Raises:
-            InputError: a picture cannot be used.
-            ModelError: the describer cannot be loaded or reached, or fails.
-        """
-        ...
+def released(describer: Describer) -> AbstractContextManager[object]:
+    """Returns what frees a describer's memory at the end of a `with`, if it is one that holds much."""
+    return describer if isinstance(describer, AbstractContextManager) else nullcontext()
 
 
 def is_asked(name: str | os.PathLike[str]) -> bool:
-    """Whether the describer that `name` stands for asks questions: the mini and what was written before ask none."""
+    """Tells whether the describer that `name` stands for asks questions: the mini and what was written ask none."""
     text = os.fspath(name)
     return text != "mini" and not _holds_priors(text)
 
@@ -64,7 +68,7 @@ def open_describer(
     trust_remote_code: bool = False,
     local_files_only: bool = False,
 ) -> Describer:
-    """The describer that `name` stands for; models are loaded when they are first needed.
+    """Opens the describer that `name` stands for; models are loaded when they are first needed.
 
     Args:
         name: "mini", which comes with xpsr; a server's address with the model behind "#", as in
@@ -77,38 +81,40 @@ def open_describer(
         InputError: an option that does not go with `name`, an address without a model, or priors that cannot be read.
     """
     text = os.fspath(name)
-    given = {
-        "quality_model": quality_model is not None,
-        "revision": revision is not None,
-        "quantization": quantization != "none",
-        "trust_remote_code": trust_remote_code,
+    for_models = {
+        "quality_model": quality_model,
+        "revision": revision,
+        "quantization": None if quantization == "none" else quantization,
+        "trust_remote_code": trust_remote_code or None,
     }
-    unused = [option for option, is_given in given.items() if is_given]
+
+    def refuse_options(kind: str) -> None:
+        for option, value in for_models.items():
+            if value is not None:
+                said = f"is for models on this machine, and {kind} is none"
+                raise InputError(said, field=option, value=str(value), remedy="leave it out")
+
     if questions is not None and not is_asked(text):
-        raise InputError(f"questions are for models that are asked, and {text} is not; leave them out.")
+        said = f"are for models that are asked, and {text} is not"
+        raise InputError(said, field="questions", remedy="leave them out")
     questions = questions or QUESTIONS["default"]
 
     if text == "mini":
         from xpsr.prior.mini import MiniDescriber
 
-        if unused:
-            raise InputError(f"{unused[0]} is for models that are loaded by name, and mini is none; leave it out.")
+        refuse_options("mini")
         return MiniDescriber.bundled()
 
-    if text.lower().startswith(("http://", "https://")):
+    if _is_address(text):
         from xpsr.prior.server import ServerDescriber
 
-        if unused:
-            raise InputError(f"{unused[0]} is for models on this machine; leave it out, or describe without a server.")
+        refuse_options("a server")
         url, _, model = text.partition("#")
         return ServerDescriber(url, model, questions=questions)
 
     if _holds_priors(text):
-        from xpsr.prior.files import FileDescriber
-
-        if unused:
-            raise InputError(f"{unused[0]} is for models, and {text} holds priors; leave it out.")
-        return FileDescriber(Path(text))
+        refuse_options(text)
+        return FileDescriber(text)
 
     from xpsr.prior.mllm import MLLMDescriber
 
@@ -125,8 +131,12 @@ def open_describer(
     )
 
 
+def _is_address(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
+
+
 def _holds_priors(text: str) -> bool:
-    if text.lower().startswith(("http://", "https://")):
+    if _is_address(text):
         return False
     path = Path(text)
     return path.suffix.lower() in (".json", ".jsonl") or (path.is_dir() and not (path / "config.json").is_file())

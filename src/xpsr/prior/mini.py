@@ -86,12 +86,12 @@ class MiniDescriber:
 
     @classmethod
     def bundled(cls) -> "MiniDescriber":
-        """The one that comes with xpsr."""
+        """Opens the one that comes with xpsr."""
         return cls(checkpoint.bundled_models()["mini"] / "describer")
 
     @torch.no_grad()
     def describe(self, images: Sequence[ImageLike], *, progress: Callable[[int], None] | None = None) -> list[Prior]:
-        """One prior for each picture, its `levels` with it; pictures are looked at one by one."""
+        """Returns one prior for each picture, its `levels` with it; pictures are looked at one by one."""
         priors = []
         for image in images:
             picture = to_picture(image)
@@ -102,14 +102,14 @@ class MiniDescriber:
         return priors
 
     def see_levels(self, picture: Picture) -> Levels:
-        """What is wrong, by the mean of the logits over crops at the picture's own resolution."""
+        """Returns what is wrong, by the mean of the logits over crops at the picture's own resolution."""
         logits = torch.stack([self.levels(crop[None])[0] for crop in native_crops(picture.pixels)]).mean(0)
         worse = (logits > 0).long().cumprod(1).sum(1).tolist()
         names: tuple[Level, ...] = get_args(Level)
         return Levels(**{fault: names[index] for fault, index in zip(FAULTS, worse, strict=True)})
 
     def see_content(self, picture: Picture) -> str:
-        """A name where the network is sure of one, a kind where several of a kind add up, else nothing."""
+        """Returns a name where the network is sure of one, a kind where several of a kind add up, else nothing."""
         height, width = picture.height, picture.width
         factor = _CONTENT_SIDE / (height * width) ** 0.5
         sides = [min(max(round(side * factor / 32), 2), 21) * 32 for side in (height, width)]
@@ -128,7 +128,7 @@ class MiniDescriber:
 
 
 def native_crops(pixels: torch.Tensor) -> list[torch.Tensor]:
-    """Up to nine crops of at most 128 x 128 pixels, unscaled, on the grid of JPEG's blocks, those with most detail.
+    """Returns up to nine crops of at most 128 x 128 pixels, unscaled, on the grid of JPEG's blocks: the most detailed.
 
     `pixels` (3, H, W); each crop is (3, h, w) with sides of at least 16, mirrored if need be.
     """

@@ -15,20 +15,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from xpsr.errors import InputError, MissingDependencyError, ModelError
-from xpsr.prior.asking import Aspect, name_picture, report_no_text, usable_text, view_picture
-from xpsr.prior.texts import QUESTIONS, Prior, Questions
+from xpsr.config.checks import at_least, check
+from xpsr.errors import MissingDependencyError, ModelError
+from xpsr.prior.asking import SECOND_SEED, SECOND_TEMPERATURE, name_picture, report_no_text
+from xpsr.prior.texts import QUESTIONS, Aspect, Prior, Questions, clean_answer
+from xpsr.prior.views import view_picture
 
 if TYPE_CHECKING:  # they take seconds to load
     import torch
     from PIL import Image
 
+    from xpsr.devices import Dtype
     from xpsr.image import ImageLike
 
 __all__ = ["MLLMDescriber"]
 
-_SECOND_TRY_TEMPERATURE = 0.7
-_SECOND_TRY_SEED = 0
 _LESS_MEMORY = 'quantization="int4", a smaller batch_size or model, or a server (http://HOST/v1#MODEL)'
 
 
@@ -86,9 +87,6 @@ class MLLMDescriber:
         batch_size: int = 4,
         local_files_only: bool = False,
     ):
-        for option, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{option}={value} is less than 1; use 1 or more.")
         content = _Source(os.fspath(model), revision)
         quality = content if quality_model is None else _Source(os.fspath(quality_model), quality_revision)
         self._sources: dict[Aspect, _Source] = {"content": content, "quality": quality}
@@ -99,6 +97,7 @@ class MLLMDescriber:
         self.questions: Questions = questions
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
+        check(self, batch_size=at_least(1, "4"), max_new_tokens=at_least(1, "160"))
         self._dtype = dtype
         self._device = device
         self._quantization = quantization
@@ -123,8 +122,8 @@ class MLLMDescriber:
         _free_memory()
 
     def describe(self, images: Sequence["ImageLike"], *, progress: Callable[[int], None] | None = None) -> list[Prior]:
-        """One prior for each of `images`, in their order. An answer that cannot be used is asked for once more, with
-        sampling from a fixed seed; then the text stays empty and a warning names the picture.
+        """Returns one prior for each of `images`, in their order. An answer that cannot be used is asked for once more,
+        with sampling from a fixed seed; then the text stays empty and a warning names the picture.
 
         Args:
             images: whatever `to_picture` takes.
@@ -137,25 +136,21 @@ class MLLMDescriber:
         """
         from xpsr.image import to_picture
 
-        questions: dict[Aspect, str] = {"content": self.questions.content, "quality": self.questions.quality}
-        kinds: dict[Aspect, Literal["whole", "crops"]] = {
-            "content": self.questions.content_view,
-            "quality": self.questions.quality_view,
-        }
         texts: dict[Aspect, list[str]] = {"content": [""] * len(images), "quality": [""] * len(images)}
         loaded = self._loaded.source if self._loaded else None
         # two models take turns; the one that is in memory begins
         sources = sorted(dict.fromkeys(self._sources.values()), key=lambda source: source != loaded)
         for source in sources:
-            aspects = [aspect for aspect in questions if self._sources[aspect] == source and questions[aspect]]
+            aspects = [a for a in texts if self._sources[a] == source and self.questions.about(a)[0]]
             for start in range(0, len(images), self.batch_size):
                 places = range(start, min(start + self.batch_size, len(images)))
                 pictures = [to_picture(images[place]) for place in places] if aspects else []
                 names = [name_picture(images[place], place) for place in places]
                 for aspect in aspects:
-                    views = [view_picture(picture, kinds[aspect]) for picture in pictures]
+                    question, view = self.questions.about(aspect)
+                    views = [view_picture(picture, view) for picture in pictures]
                     self._load(source)
-                    texts[aspect][start : places.stop] = self._ask(views, questions[aspect], aspect, names)
+                    texts[aspect][start : places.stop] = self._ask(views, question, aspect, names)
                 if progress and source == sources[-1]:
                     progress(len(places))
         return [Prior(content, quality) for content, quality in zip(texts["content"], texts["quality"], strict=True)]
@@ -172,19 +167,19 @@ class MLLMDescriber:
     def _ask(
         self, views: Sequence["Image.Image"], question: str, aspect: Aspect, names: Sequence[str]
     ) -> Iterator[str]:
-        """The texts about these views, empty where two answers cannot be used."""
+        """Yields the texts about these views, empty where two answers cannot be used."""
         for view, name, answer in zip(views, names, self._answer(views, question), strict=True):
-            text = usable_text(answer)
+            text = clean_answer(answer)
             if not text:
                 # alone, so that what comes of it does not depend on the company
                 (answer,) = self._answer([view], question, sample=True)
-                text = usable_text(answer)
+                text = clean_answer(answer)
             if not text:
                 report_no_text(name, aspect, answer)
             yield text
 
     def _answer(self, views: Sequence["Image.Image"], question: str, *, sample: bool = False) -> list[str]:
-        """What the model says about each view; where memory is short, in two halves."""
+        """Returns what the model says about each view; where memory is short, in two halves."""
         assert self._loaded is not None
         for size in dict.fromkeys((len(views), -(-len(views) // 2))):
             try:
@@ -206,13 +201,13 @@ class MLLMDescriber:
         assert self._loaded is not None
         model, processor = self._loaded.model, self._loaded.processor
         inputs = _inputs(self._loaded, views, question).to(model.device, dtype=model.dtype)
-        with torch.inference_mode(), _seeded(_SECOND_TRY_SEED if sample else None):
+        with torch.inference_mode(), _seeded(SECOND_SEED if sample else None):
             tokens = model.generate(
                 **inputs,
                 max_new_tokens=self.max_new_tokens,
                 num_beams=1,
                 do_sample=sample,
-                temperature=_SECOND_TRY_TEMPERATURE if sample else None,
+                temperature=SECOND_TEMPERATURE if sample else None,
                 top_k=50 if sample else None,
                 top_p=1.0 if sample else None,
                 pad_token_id=processor.tokenizer.pad_token_id,
@@ -225,7 +220,7 @@ class MLLMDescriber:
 
 
 def _inputs(loaded: _Loaded, views: Sequence["Image.Image"], question: str) -> Any:
-    """What the model's `generate` takes: a `BatchFeature` of tensors."""
+    """Returns what the model's `generate` takes: a `BatchFeature` of tensors."""
     processor = loaded.processor
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     try:
@@ -259,7 +254,7 @@ def _inputs(loaded: _Loaded, views: Sequence["Image.Image"], question: str) -> A
 
 
 def _prompt(loaded: _Loaded, question: str) -> str:
-    """The question for a model without a chat template."""
+    """Returns the question for a model without a chat template."""
     image_token = getattr(loaded.processor, "image_token", None)
     config = loaded.model.config
     if image_token is None or config.is_encoder_decoder:  # Florence-2 puts the picture before the question itself
@@ -282,7 +277,9 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _load(source: _Source, *, dtype: str, device: str, quantization: str, options: dict[str, Any]) -> _Loaded:
+def _load(
+    source: _Source, *, dtype: "Dtype | Literal['auto']", device: str, quantization: str, options: dict[str, Any]
+) -> _Loaded:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -302,7 +299,7 @@ def _load(source: _Source, *, dtype: str, device: str, quantization: str, option
         model, info = AutoModelForImageTextToText.from_pretrained(
             name,
             config=config,
-            dtype=_torch_dtype(dtype, config, place),
+            dtype=_dtype_of(dtype, config, place),
             device_map=place,
             quantization_config=quantizer,
             use_safetensors=True,  # upstream would fall back to a pickle
@@ -356,7 +353,7 @@ def _load_processor(name: str, config: Any, options: dict[str, Any]) -> Any:
 
 
 def _load_image_processor(name: str, config: Any, options: dict[str, Any]) -> Any:
-    """The model's processor without its part for videos, the only one that needs torchvision in most of them."""
+    """Loads the model's processor without its part for videos, the only one that needs torchvision in most of them."""
     from transformers import ProcessorMixin
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -381,37 +378,33 @@ def _needs_torchvision(error: Exception) -> bool:
 
 
 def _place(device: str) -> Any:
-    """The `device_map` for that name.
+    """Returns the `device_map` for that name.
 
     Raises:
         InputError: there is no such device.
     """
     import torch
 
-    mps = torch.backends.mps.is_available()
-    if device == "auto":
-        return "auto" if torch.cuda.is_available() else {"": "mps" if mps else "cpu"}
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device {device} is unknown; use auto, cpu, mps, cuda or cuda:N.") from error
-    there = {"cpu": True, "mps": mps, "cuda": (wanted.index or 0) < torch.cuda.device_count()}
-    if not there.get(wanted.type, False):
-        raise InputError(f"device {device} is not on this machine; use auto.")
-    return {"": device}
+    from xpsr.devices import resolve_device
+
+    if device == "auto" and torch.cuda.is_available():
+        return "auto"  # all of them, and what does not fit there in the CPU's memory
+    return {"": str(resolve_device(device))}
 
 
-def _torch_dtype(dtype: str, config: Any, place: Any) -> "torch.dtype | str":
+def _dtype_of(name: "Dtype | Literal['auto']", config: Any, place: Any) -> "torch.dtype | str":
     import torch
 
-    if dtype != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    from xpsr.devices import torch_dtype
+
+    if name != "auto":
+        return torch_dtype(name)
     # float16 on a CPU is about 20 times slower than the others
     return torch.bfloat16 if place == {"": "cpu"} and config.dtype == torch.float16 else "auto"
 
 
 def _quantizer(quantization: str) -> Any:
-    """The `quantization_config` for that name.
+    """Returns the `quantization_config` for that name.
 
     Raises:
         MissingDependencyError: no package that does it is installed.

@@ -1,36 +1,34 @@
 """Multimodal language models behind an OpenAI-compatible HTTP API: vLLM, Ollama, llama.cpp, hosted ones.
 
-The requests are made with the standard library: there is nothing to install, and no redirect is followed, so neither
-picture nor key ever goes to another host than the one that was named.
+No redirect is followed, so neither picture nor key ever goes to another host than the one that was named.
 """
 
+import asyncio
 import base64
 import io
 import json
-import math
+import logging
 import os
 import random
 import re
-import threading
-import time
-import urllib.request
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from email.message import Message
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPMessage, HTTPResponse
-from queue import Empty, SimpleQueue
-from typing import IO, TYPE_CHECKING, Any
-from urllib.error import HTTPError, URLError
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import httpx
+from anyio.from_thread import start_blocking_portal
+
+from xpsr.config.checks import above, at_least, check
 from xpsr.errors import InputError, ModelError
-from xpsr.prior.asking import Aspect, name_picture, report_no_text, usable_text, view_picture
-from xpsr.prior.texts import QUESTIONS, Prior, Questions
+from xpsr.prior.asking import SECOND_SEED, SECOND_TEMPERATURE, name_picture, report_no_text
+from xpsr.prior.texts import QUESTIONS, Aspect, Prior, Questions, View, clean_answer
+from xpsr.prior.views import view_picture
 
 if TYPE_CHECKING:  # they load torch
-    from PIL import Image
-
     from xpsr.image import ImageLike, Picture
 
 __all__ = ["ServerDescriber"]
@@ -39,8 +37,20 @@ _FIRST_WAIT = 0.5  # seconds before the second attempt; before each further one 
 _LONGEST_WAIT = 60.0
 _MOST_BYTES = 2**22  # of an answer
 _PNG_PIXELS = 512 * 512  # larger views for the content question go as JPEG
-_SECOND_TRY = {"temperature": 0.7, "seed": 0}
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",  # a few bytes might be unpacked to more than any memory
+    "User-Agent": "xpsr",
+}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+_chance = random.SystemRandom()
+
+# The libraries' logs tell addresses with their queries, and whatever a server repeats of the key
+_is_asking: ContextVar[bool] = ContextVar("_is_asking", default=False)
+for _library in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
+    logging.getLogger(_library).addFilter(lambda record: not _is_asking.get())
 
 
 class ServerDescriber:
@@ -54,7 +64,7 @@ class ServerDescriber:
         model: what the server calls the model.
         questions: what is asked, and what is shown; an empty question is not asked and its text stays empty.
         concurrency: pictures that are asked about at a time.
-        timeout: seconds that the server may be silent, or take to send an answer once it has begun.
+        timeout: seconds that a request may take, from its first byte to the last one of the answer.
         retries: further attempts where the server cannot be reached, is overloaded, fails or answers with no answer.
         max_tokens: longest answer.
         api_key_variable: of the environment; where it is not set, OPENAI_API_KEY, which is sent encrypted or to this
@@ -76,15 +86,6 @@ class ServerDescriber:
         max_tokens: int = 200,
         api_key_variable: str = "XPSR_API_KEY",
     ):
-        for option, value, least in (
-            ("concurrency", concurrency, 1),
-            ("retries", retries, 0),
-            ("max_tokens", max_tokens, 1),
-        ):
-            if value < least:
-                raise InputError(f"{option}={value} is less than {least}; use {least} or more.")
-        if not 0 < timeout < math.inf:
-            raise InputError(f"timeout={timeout} is not a positive number of seconds; use 60.")
         self._endpoint, self._shown, host = _endpoint(url)
         if not model:
             raise InputError(f"{self._shown}: name the model behind #, as in http://localhost:11434/v1#qwen2.5vl.")
@@ -95,20 +96,24 @@ class ServerDescriber:
         self.timeout = timeout
         self.retries = retries
         self.max_tokens = max_tokens
+        check(
+            self,
+            concurrency=at_least(1, "4"),
+            retries=at_least(0, "3"),
+            max_tokens=at_least(1, "200"),
+            timeout=above(0, "60 seconds"),
+        )
         self._model = model
         self._api_key_variable = api_key_variable
-        self._is_private = self._endpoint.startswith("https:") or host in _LOOPBACK
-        # a proxy has nothing to do with a server on this machine, whatever the environment says
-        proxies = urllib.request.ProxyHandler({} if host in _LOOPBACK else None)
-        self._opener = urllib.request.build_opener(_NoRedirects, proxies)
-        self._random = random.Random()
+        self._is_here = host in _LOOPBACK
+        self._is_private = self._is_here or self._endpoint.startswith("https:")
 
     def __repr__(self) -> str:
         return f"ServerDescriber({self.name!r})"
 
     def describe(self, images: Sequence["ImageLike"], *, progress: Callable[[int], None] | None = None) -> list[Prior]:
-        """One prior for each of `images`, in their order. An answer that cannot be used is asked for once more; then
-        the text stays empty and a warning names the picture.
+        """Returns one prior for each of `images`, in their order. An answer that cannot be used is asked for once more;
+        then the text stays empty and a warning names the picture.
 
         When a picture cannot be read or the server fails for good, the others are given up too: call this with a few
         pictures at a time, and keep what it returns.
@@ -121,78 +126,64 @@ class ServerDescriber:
             InputError: a picture cannot be used, or the server refuses this one (400, 413, 415, 422).
             ModelError: the server cannot be reached, refuses, or answers with something else than a chat completion.
         """
-        given_up = threading.Event()
-        todo: SimpleQueue[tuple[int, ImageLike]] = SimpleQueue()
-        done: SimpleQueue[tuple[int, Prior | BaseException]] = SimpleQueue()
-        for item in enumerate(images):
-            todo.put(item)
+        return _run(self._describe_all, images, progress)
 
-        def work() -> None:
-            while not given_up.is_set():
-                try:
-                    index, image = todo.get_nowait()
-                except Empty:
-                    return
-                try:
-                    done.put((index, self._describe(image, name_picture(image, index), given_up)))
-                except BaseException as error:  # it is raised where the answer is waited for
-                    done.put((index, error))
+    async def _describe_all(self, images: Sequence["ImageLike"], progress: Callable[[int], None] | None) -> list[Prior]:
+        _is_asking.set(True)
+        priors = [Prior()] * len(images)
+        places = iter(range(len(images)))
 
-        # no pool of the standard library: Python would not end before the last silent server had answered
-        for _ in range(min(self.concurrency, len(images))):
-            threading.Thread(target=work, name="xpsr-describe", daemon=True).start()
-        priors: dict[int, Prior] = {}
-        try:
-            while len(priors) < len(images):
-                index, result = done.get()
-                if isinstance(result, BaseException):
-                    raise result
-                priors[index] = result
+        async def work(client: httpx.AsyncClient) -> None:
+            for place in places:  # of all workers: each takes the next
+                priors[place] = await self._describe(client, images[place], name_picture(images[place], place))
                 if progress:
                     progress(1)
-        finally:
-            given_up.set()
-        return [priors[index] for index in range(len(images))]
 
-    def _describe(self, image: "ImageLike", name: str, given_up: threading.Event) -> Prior:
+        try:
+            async with self._open_client() as client, asyncio.TaskGroup() as group:
+                for _ in range(min(self.concurrency, len(images))):
+                    group.create_task(work(client))
+        except ExceptionGroup as errors:
+            failed = errors.exceptions[0]
+        else:
+            return priors
+        raise failed
+
+    def _open_client(self) -> httpx.AsyncClient:
+        # a proxy has nothing to do with a server on this machine, whatever the environment says
+        try:
+            return httpx.AsyncClient(
+                timeout=None, trust_env=not self._is_here, verify=ssl.create_default_context(), headers=_HEADERS
+            )
+        except (ImportError, ValueError, httpx.InvalidURL):
+            remedy = "correct HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or for SOCKS run: pip install 'httpx[socks]'"
+            # without its cause, which may tell a password
+            raise InputError("the environment names a proxy that cannot be used", remedy=remedy) from None
+
+    async def _describe(self, client: httpx.AsyncClient, image: "ImageLike", name: str) -> Prior:
         from xpsr.image import to_picture
 
-        picture = to_picture(image)
-        try:
-            return Prior(
-                self._ask(picture, "content", name, given_up),
-                self._ask(picture, "quality", name, given_up),
-            )
-        except _Unwelcome as error:
-            raise InputError(f"{name}: {error}") from None
+        picture = await asyncio.to_thread(to_picture, image)
+        content = await self._ask(client, picture, "content", name)
+        return Prior(content, await self._ask(client, picture, "quality", name))
 
-    def _ask(self, picture: "Picture", aspect: Aspect, name: str, given_up: threading.Event) -> str:
-        questions = self.questions
-        content = aspect == "content"
-        question = questions.content if content else questions.quality
+    async def _ask(self, client: httpx.AsyncClient, picture: "Picture", aspect: Aspect, name: str) -> str:
+        question, view = self.questions.about(aspect)
         if not question:
             return ""
-        view = view_picture(picture, questions.content_view if content else questions.quality_view)
-        # what is wrong with a picture must not be overlaid by the traces of another compression
-        address = _data_url(view, lossless=not content or view.width * view.height <= _PNG_PIXELS)
+        address = {"url": await asyncio.to_thread(_data_url, picture, view, aspect)}
+        parts = [{"type": "image_url", "image_url": address}, {"type": "text", "text": question}]
         request = {
             "model": self._model,
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image_url", "image_url": {"url": address}},
-                        {"type": "text", "text": question},
-                    ],
-                }
-            ],
+            "messages": [{"role": "user", "content": parts}],
             "temperature": 0,
             "max_tokens": self.max_tokens,
             "stream": False,
         }
-        text = self._usable(self._complete(request, given_up))
+        text = self._usable(await self._complete(client, request, name))
         if not text:
-            answer = self._complete({**request, **_SECOND_TRY}, given_up)
+            again = {**request, "temperature": SECOND_TEMPERATURE, "seed": SECOND_SEED}
+            answer = await self._complete(client, again, name)
             text = self._usable(answer)
             if not text:
                 report_no_text(name, aspect, self._without_key(answer))
@@ -201,48 +192,49 @@ class ServerDescriber:
     def _usable(self, answer: str) -> str:
         # masked before, because an end that is cut off may lie in the key; and after, because characters that no one
         # sees may have hidden it
-        return self._without_key(usable_text(self._without_key(answer)))
+        return self._without_key(clean_answer(self._without_key(answer)))
 
-    def _complete(self, request: dict[str, Any], given_up: threading.Event) -> str:
-        """The model's answer, after as many attempts as it takes."""
+    async def _complete(self, client: httpx.AsyncClient, request: dict[str, Any], name: str) -> str:
+        """Returns the model's answer, after as many attempts as it takes."""
         body = json.dumps(request).encode()
         for attempt in range(self.retries + 1):
             try:
-                return self._attempt(body)
+                return await self._attempt(client, body, name)
             except _Hiccup as error:
                 hiccup = error
-            longest = _FIRST_WAIT * 2**attempt
-            wait = self._random.uniform(longest / 2, longest) if hiccup.wait is None else hiccup.wait
-            # without a further attempt there is nothing to wait for
-            if attempt < self.retries and given_up.wait(min(max(wait, 0), _LONGEST_WAIT)):
-                break
+            if attempt < self.retries:  # without a further attempt there is nothing to wait for
+                await asyncio.sleep(_seconds_to_wait(attempt, hiccup.wait))
         times = "once" if self.retries == 0 else f"{self.retries + 1} times"
         raise ModelError(f"{self._shown}: {hiccup.reason}, tried {times}; {hiccup.remedy}.")
 
-    def _attempt(self, body: bytes) -> str:
-        """One request.
+    async def _attempt(self, client: httpx.AsyncClient, body: bytes, name: str) -> str:
+        """Makes one request.
 
         Raises:
             _Hiccup: it may go better next time.
-            _Unwelcome: it will not, but with another picture it may.
+            InputError: it will not, but with another picture it may.
             ModelError: it will with none.
         """
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "xpsr"}
-        if key := self._key():
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self._endpoint, body, headers, method="POST")
+        key, data = self._key(), b""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            with self._opener.open(request, timeout=self.timeout) as response:
-                data = _read(response, time.monotonic() + self.timeout)
-        except HTTPError as error:
-            with error:
-                raise self._refusal(error) from None  # whose words may hold the key
-        except (OSError, HTTPException) as error:  # time-outs and closed connections too
-            reason = error.reason if isinstance(error, URLError) else error
-            if isinstance(reason, TimeoutError):
-                raise _Hiccup(f"no answer in {self.timeout:g} seconds", "give it a longer timeout") from None
-            said = self._printable(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__)
+            async with (
+                asyncio.timeout(self.timeout),
+                client.stream("POST", self._endpoint, content=body, headers=headers) as response,
+            ):
+                async for chunk in response.aiter_raw():
+                    data += chunk
+                    if len(data) > _MOST_BYTES:
+                        break
+        except TimeoutError:
+            raise _Hiccup(f"no answer in {self.timeout:g} seconds", "give it a longer timeout") from None
+        except httpx.HTTPError as error:
+            said = self._printable(str(error).rstrip(".") or type(error).__name__)
             raise _Hiccup(f"cannot be reached ({said})", "start the server or check the address") from None
+        if not response.is_success:
+            raise self._refusal(response, data, name)
+        if len(data) > _MOST_BYTES:
+            raise _Hiccup(f"sends more than {_MOST_BYTES} bytes", "check the address")
         try:
             return _content(data)
         except (ValueError, LookupError, TypeError, RecursionError):
@@ -250,29 +242,26 @@ class ServerDescriber:
             what = f"answers no chat completion but {said!r}" if said else "gives an empty response"
             raise _Hiccup(what, "check the address, which for most servers ends in /v1") from None
 
-    def _refusal(self, error: HTTPError) -> "ModelError | _Hiccup | _Unwelcome":
-        """What becomes of a response that is not of success."""
-        try:
-            said = _read(error, time.monotonic() + self.timeout).decode("utf-8", "replace")
-            said = self._printable(_message(self._without_key(said)))
-        except (OSError, HTTPException):
-            said = ""
-        answer = f"{error.code} {self._printable(str(error.reason))}" + (f": {said}" if said else "")
-        if error.code in (408, 429) or error.code >= 500:
-            wait = _retry_after(error.headers)
+    def _refusal(self, response: httpx.Response, data: bytes, name: str) -> Exception:
+        """Returns what to raise for a response that is not of success."""
+        code = response.status_code
+        said = self._printable(_message(self._without_key(data.decode("utf-8", "replace"))))
+        answer = f"{code} {self._printable(response.reason_phrase)}" + (f": {said}" if said else "")
+        if code in (408, 429) or code >= 500:
+            wait = _retry_after(response.headers.get("Retry-After", ""))
             return _Hiccup(f"answers {answer}", "wait, lower the concurrency, or look into the server's log", wait)
-        if 300 <= error.code < 400:
-            target = self._printable(error.headers.get("Location", "another address"))
+        if 300 <= code < 400:
+            target = self._printable(response.headers.get("Location", "another address"))
             return ModelError(f"{self._shown}: redirects to {target}; redirects are not followed: give that address.")
-        if error.code in (401, 403):
+        if code in (401, 403):
             return ModelError(f"{self._shown}: answers {answer}; set {self._api_key_variable} to a valid API key.")
-        check = f"check the address and the model {self._model!r}"
-        if error.code in (400, 413, 415, 422):  # too large, too small, against the rules: another picture may do
-            return _Unwelcome(f"{self._shown} answers {answer}; leave the picture out, or {check}.")
-        return ModelError(f"{self._shown}: answers {answer}; {check}.")
+        remedy = f"check the address and the model {self._model!r}"
+        if code in (400, 413, 415, 422):  # too large, too small, against the rules: another picture may do
+            return InputError(f"{name}: {self._shown} answers {answer}; leave the picture out, or {remedy}.")
+        return ModelError(f"{self._shown}: answers {answer}; {remedy}.")
 
     def _key(self) -> str:
-        """The API key, empty where there is none.
+        """Returns the API key, empty where there is none.
 
         Raises:
             InputError: it cannot be sent.
@@ -290,7 +279,7 @@ class ServerDescriber:
         return text.replace(key, "***") if key else text
 
     def _printable(self, text: str) -> str:
-        """What the server said, in one short line without control characters or our key."""
+        """Returns what the server said, in one short line without control characters or our key."""
         text = "".join(c if c.isprintable() else " " for c in self._without_key(text))
         text = " ".join(text.split())
         return text if len(text) <= 200 else f"{text[:200]} ..."
@@ -304,21 +293,28 @@ class _Hiccup(Exception):
         self.reason, self.remedy, self.wait = reason, remedy, wait
 
 
-class _Unwelcome(Exception):
-    """A request that the server refuses for what is in it."""
+def _run(describe: Callable[..., Coroutine[Any, Any, list[Prior]]], *arguments: Any) -> list[Prior]:
+    """Runs a coroutine to its end, where an event loop runs in this thread already (a notebook's) in another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(describe(*arguments))
+    with start_blocking_portal() as portal:
+        return portal.call(describe, *arguments)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Makes a redirect an `HTTPError`; upstream would send the API key along to wherever it points."""
+def _seconds_to_wait(attempt: int, asked: float | None) -> float:
+    """Returns the pause after attempt number `attempt`, from 0: what the server asked for, or else longer each time.
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
-        return None
+    There is chance in it, so that many clients do not come back at the same moment.
+    """
+    longest = _FIRST_WAIT * 2**attempt
+    wait = _chance.uniform(longest / 2, longest) if asked is None else asked
+    return min(max(wait, 0), _LONGEST_WAIT)
 
 
 def _endpoint(url: str) -> tuple[str, str, str]:
-    """Where requests go, how messages call it, and its host.
+    """Returns where requests go, how messages call it, and its host.
 
     Raises:
         InputError: it is no address of a server, or holds a password.
@@ -326,8 +322,8 @@ def _endpoint(url: str) -> tuple[str, str, str]:
     try:
         parts = urlsplit(url.strip())
         host = parts.hostname
-        _ = parts.port  # checked when it is read
-    except ValueError as error:
+        _ = httpx.URL(url.strip()).host  # is stricter, and reads international names
+    except (ValueError, httpx.InvalidURL) as error:
         raise InputError(
             f"the server's address cannot be read ({error}); use one like http://localhost:11434/v1."
         ) from error
@@ -341,30 +337,20 @@ def _endpoint(url: str) -> tuple[str, str, str]:
     return parts._replace(path=f"{base}/chat/completions", fragment="").geturl(), shown, host
 
 
-def _data_url(view: "Image.Image", *, lossless: bool) -> str:
-    file = io.BytesIO()
-    if lossless:
+def _data_url(picture: "Picture", kind: View, aspect: Aspect) -> str:
+    view, file = view_picture(picture, kind), io.BytesIO()
+    # what is wrong with a picture must not be overlaid by the traces of another compression
+    if aspect == "quality" or view.width * view.height <= _PNG_PIXELS:
         view.save(file, "PNG")
+        head = "data:image/png;base64,"
     else:
         view.save(file, "JPEG", quality=92, subsampling=0)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _read(response: HTTPResponse | HTTPError, deadline: float) -> bytes:
-    """The body, unless it goes on for too long: the socket's own time-out starts again with every byte."""
-    data = b""
-    while chunk := response.read1(2**16):
-        data += chunk
-        if len(data) > _MOST_BYTES:
-            raise HTTPException(f"it sends more than {_MOST_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    return data
+        head = "data:image/jpeg;base64,"
+    return head + base64.b64encode(file.getvalue()).decode()
 
 
 def _content(data: bytes) -> str:
-    """The answer in a chat completion; what is none raises one of many errors."""
+    """Returns the answer in a chat completion; what is none raises one of many errors."""
     content = json.loads(data)["choices"][0]["message"]["content"]
     if isinstance(content, list):  # in parts
         return "".join(part["text"] for part in content if part["type"] == "text")
@@ -374,7 +360,7 @@ def _content(data: bytes) -> str:
 
 
 def _message(text: str) -> str:
-    """What an error's body says, in one of the shapes that are in use."""
+    """Returns what an error's body says, in one of the shapes that are in use."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -385,9 +371,8 @@ def _message(text: str) -> str:
     return found if isinstance(found, str) else json.dumps(found)
 
 
-def _retry_after(headers: Message) -> float | None:
-    """Seconds that the server asks to wait, given as such or as a date."""
-    value = headers.get("Retry-After", "")
+def _retry_after(value: str) -> float | None:
+    """Returns the seconds that a server asks to wait, given as such or as a date; None where it does not."""
     if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
         return float(value)
     try:

@@ -1,18 +1,38 @@
 """Two texts about a picture: what they are, what is asked for them, and which answers are none."""
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from xpsr.config import PresetName
+from xpsr.config.checks import said
 from xpsr.errors import InputError
 
-__all__ = ["QUESTIONS", "Level", "Levels", "Prior", "Questions", "clean_answer", "quality_text"]
+__all__ = [
+    "MAX_CHARACTERS",
+    "QUESTIONS",
+    "Aspect",
+    "Level",
+    "Levels",
+    "Prior",
+    "Questions",
+    "View",
+    "clean_answer",
+    "quality_text",
+    "read_prior",
+]
 
+Aspect: TypeAlias = Literal["content", "quality"]
 Level = Literal["clean", "slight", "strong"]
+View: TypeAlias = Literal["whole", "crops"]
+
+MAX_CHARACTERS = 10_000
+"""Longest text of a prior: some thirty times what a text encoder reads at once. Memory grows with the length, so that a
+text of a few megabytes would take all there is."""
+
+_LONGEST_ANSWER = 1000  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,40 +49,79 @@ class Prior:
     """Two texts about one picture. An empty text says nothing; the model then relies on the pixels alone.
 
     `levels` is what the quality text was written from, where a describer knows it.
+
+    Raises:
+        InputError: a text is no string, longer than `MAX_CHARACTERS`, or no Unicode.
     """
 
     content: str = ""
     quality: str = ""
     levels: Levels | None = None
 
+    def __post_init__(self) -> None:
+        for name, text in (("content", self.content), ("quality", self.quality)):
+            _check_text(name, text)
+
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values; `levels` only where they are known."""
+        """Returns JSON values; `levels` only where they are known."""
         return {key: value for key, value in asdict(self).items() if key != "levels" or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Prior":
-        """What `as_dict` gave, or a person wrote; other keys are passed over.
+        """Takes what `as_dict` gave, or a person wrote; other keys are passed over.
 
         Raises:
             InputError: a text or a level is of another kind.
         """
-        texts = {key: values.get(key, "") for key in ("content", "quality")}
-        for key, text in texts.items():
-            if not isinstance(text, str):
-                raise InputError(f"{key} is {json.dumps(text)[:40]}, not a text; put it in quotes.")
         levels = values.get("levels")
-        if levels is None:
-            return cls(**texts)
         names = [f.name for f in fields(Levels)]
-        if not isinstance(levels, dict) or any(levels.get(name) not in get_args(Level) for name in names):
-            choices = ", ".join(get_args(Level))
-            raise InputError(f"levels need {', '.join(names)}, each one of {choices}; or leave them out.")
-        return cls(**texts, levels=Levels(**{name: levels[name] for name in names}))
+        if levels is not None and not (
+            isinstance(levels, dict) and all(levels.get(name) in get_args(Level) for name in names)
+        ):
+            raise InputError(
+                f"is not {', '.join(names)}, each one of {', '.join(get_args(Level))}",
+                field="levels",
+                value=said(levels)[:40],
+                remedy="correct it or leave it out",
+            )
+        return cls(
+            values.get("content", ""),
+            values.get("quality", ""),
+            None if levels is None else Levels(**{name: levels[name] for name in names}),
+        )
+
+
+def read_prior(values: Mapping[str, Any], place: str) -> Prior:
+    """Returns `Prior.from_dict(values)`; an error begins with `place`, the file or line where the values stand.
+
+    Raises:
+        InputError: a text or a level is of another kind.
+    """
+    try:
+        return Prior.from_dict(values)
+    except InputError as error:
+        raise InputError(f"{place}: {error}", code="damaged") from error
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise InputError("is not a text", field=name, value=said(text)[:40], remedy="put it in quotes")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"has {len(text)} characters, more than the limit of {MAX_CHARACTERS}", field=name, remedy="shorten it"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise InputError(f"holds half a character ({half})", field=name, remedy="write it in UTF-8") from None
 
 
 def quality_text(levels: Levels) -> str:
-    """One sentence that says what is wrong, e.g. "a slightly blurry photograph with strong noise and no compression
-    artifacts"."""
+    """Returns a sentence that says what is wrong.
+
+    For example "a slightly blurry photograph with strong noise and no compression artifacts".
+    """
     sharpness = {"clean": "sharp", "slight": "slightly blurry", "strong": "very blurry"}[levels.blur]
     amount = {"clean": "no", "slight": "slight", "strong": "strong"}
     return (
@@ -83,8 +142,12 @@ class Questions:
         "Please describe the quality of this image and evaluate it based on factors such as clarity, color, noise, and"
         " lighting."
     )
-    content_view: Literal["whole", "crops"] = "whole"
-    quality_view: Literal["whole", "crops"] = "crops"
+    content_view: View = "whole"
+    quality_view: View = "crops"
+
+    def about(self, aspect: Aspect) -> tuple[str, View]:
+        """Returns the question about `aspect`, and what is shown with it."""
+        return (self.content, self.content_view) if aspect == "content" else (self.quality, self.quality_view)
 
 
 QUESTIONS: dict[PresetName, Questions] = {
@@ -94,7 +157,6 @@ QUESTIONS: dict[PresetName, Questions] = {
 }
 """The paper's questions, and those of the authors' scripts."""
 
-MAX_CHARACTERS = 1000
 _REFUSALS = re.compile(
     r"^\W*(?:unfortunately\W+)?(?:i(?:'|’)?m sorry|i am sorry"
     r"|sorry\W+(?:but )?(?:i\b|as an? |unable|no image|there is no)"
@@ -119,22 +181,28 @@ _ORDERS = re.compile(
 
 
 def clean_answer(answer: str) -> str:
-    """A model's answer as one line of plain text; empty where it is none.
+    """Returns a model's answer as one line of plain text, without the thoughts that some write before; "" for none.
 
     None are refusals, loops, and answers that repeat orders written in the picture. Control and invisible characters
     are taken out; what is longer than 1,000 characters ends with the last whole sentence or word before.
     """
     kept = "".join(" " if unicodedata.category(c) in ("Zl", "Zp") or c.isspace() else c for c in answer)
     kept = "".join(c for c in kept if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs", "Cn"))
-    text = " ".join(kept.split()).strip("\"'` ")
-    if not any(c.isalpha() for c in text) or _REFUSALS.search(text) or _ORDERS.search(text) or _loops(text):
+    text = " ".join(kept.rpartition("</think>")[-1].split()).strip("\"'` ")
+    if (
+        "<think>" in text
+        or not any(c.isalpha() for c in text)
+        or _REFUSALS.search(text)
+        or _ORDERS.search(text)
+        or _loops(text)
+    ):
         return ""
-    if len(text) <= MAX_CHARACTERS:
+    if len(text) <= _LONGEST_ANSWER:
         return text
-    text = text[:MAX_CHARACTERS]
+    text = text[:_LONGEST_ANSWER]
     ends = [max(text.rfind(mark) for mark in marks) + 1 for marks in ((". ", "! ", "? ", "。", "！", "？"), (" ",))]
     # languages without spaces between words have no other place to end
-    return text[: next((end for end in ends if end > MAX_CHARACTERS // 2), MAX_CHARACTERS)].rstrip()
+    return text[: next((end for end in ends if end > _LONGEST_ANSWER // 2), _LONGEST_ANSWER)].rstrip()
 
 
 def _loops(text: str) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from xpsr import checkpoint
 from xpsr.config import LossConfig, ModelConfig, PartsConfig
-from xpsr.config.checks import said
+from xpsr.config.checks import fault, said
 from xpsr.errors import InputError, MissingDependencyError, ModelError, one_line
 from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet
 
@@ -102,7 +102,7 @@ def build_tokenizer(vocabulary: Path | None, size: int) -> "CLIPTokenizer":
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot be read ({reason})", field="model.vocabulary", value=str(vocabulary), remedy="name a text file"
+            f"cannot be read ({reason})", field="model.vocabulary", value=said(vocabulary), remedy="name a text file"
         ) from error
     tokenizer.train_from_iterator(lines, trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
@@ -266,12 +266,8 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
     parts = components.trainable()
     chosen = set(config.train)
     if "refiner" in chosen and "refiner" not in parts:
-        raise InputError(
-            "names refiner, which this model's autoencoder does not have",
-            field="parts.train",
-            value=said(config.train),
-            remedy="leave it out",
-        )
+        error = fault(config, "train", "names refiner, which this model's autoencoder does not have", "leave it out")
+        raise error.within("parts")
     components.vae.requires_grad_(False)
     for name, part in parts.items():
         part.requires_grad_("everything" in chosen or name in chosen)
@@ -285,13 +281,8 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
     ):
         wanted, count = getattr(loss, name), len(heads)
         if any(not -count <= index < count for index in wanted or ()):
-            raise InputError(
-                f"is not all in [{-count}, {count - 1}], of the {count} that this model has",
-                code="out_of_range",
-                field=f"loss.{name}",
-                value=said(wanted),
-                remedy="use null for all",
-            )
+            message = f"is not all in [{-count}, {count - 1}], of the {count} that this model has"
+            raise fault(loss, name, message, "use null for all", code="out_of_range").within("loss")
         used = range(count) if wanted is None else [index % count for index in wanted]
         for index, head in enumerate(heads):
             if not loss.degradation_free_weight or index not in used:
@@ -305,12 +296,8 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
             if f"{name}_lora" in chosen:
                 _add_adapter(networks[name], config, skip_conditional="conditional_attentions" in chosen)
     if not any(parameter.requires_grad for part in parts.values() for parameter in part.parameters()):
-        raise InputError(
-            "trains nothing that loss looks at",
-            field="parts.train",
-            value=said(config.train),
-            remedy="name other parts, or everything",
-        )
+        error = fault(config, "train", "trains nothing that loss looks at", "name other parts, or everything")
+        raise error.within("parts")
 
 
 def _add_adapter(network: Any, config: PartsConfig, *, skip_conditional: bool) -> None:
@@ -333,12 +320,7 @@ def _add_adapter(network: Any, config: PartsConfig, *, skip_conditional: bool) -
         and not any(part in name for part in skipped)
     ]
     if not targets:
-        raise InputError(
-            "name no layer",
-            field="parts.lora_targets",
-            value=said(config.lora_targets),
-            remedy="use to_q and to_k, for example",
-        )
+        raise fault(config, "lora_targets", "name no layer", "use to_q and to_k, for example").within("parts")
     network.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets), ADAPTER)
     for name, parameter in network.named_parameters():
         # peft freezes what it does not add

@@ -19,8 +19,9 @@ import torch
 from torch.utils.data import Dataset
 
 from xpsr.config import TrainRunConfig, as_dict
+from xpsr.config.checks import fault
 from xpsr.data import Batch, Collate, Sample, build_dataset, build_loader, generator_for
-from xpsr.errors import InputError, TrainingError
+from xpsr.errors import TrainingError
 from xpsr.files import write_text
 from xpsr.training.checkpoints import Checkpoints
 from xpsr.training.components import Components, merge_adapters, save_adapters
@@ -81,12 +82,7 @@ def train(
     from accelerate.state import AcceleratorState
 
     if config.validation.every and validate is None:
-        raise InputError(
-            "is set, but nothing was given that validates",
-            field="validation.every",
-            value=str(config.validation.every),
-            remedy="pass validate",
-        )
+        raise fault(config, "validation.every", "is set, but nothing was given that validates", "pass validate")
     accelerator = _accelerator(config, device)
     try:
         with _alone(config.train.output_dir) if accelerator.is_main_process else nullcontext():
@@ -129,7 +125,7 @@ def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
 
     run = config.train
     if run.precision == "fp16" and device.type == "cpu":
-        raise InputError("needs a GPU", field="train.precision", value="fp16", remedy="use bf16 or fp32")
+        raise fault(config, "train.precision", "needs a GPU", "use bf16 or fp32")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # accelerate takes the current one; under torchrun it chooses again
     return Accelerator(
@@ -201,12 +197,9 @@ class _Run:
         fraction = self.config.loss.one_step_fraction
         one_step = round(self.batch_size * fraction)
         if 0 < fraction < 1 and one_step in (0, self.batch_size):
-            raise InputError(
-                f"of {self.batch_size} samples an update is {one_step or 'none'}",
-                field="loss.one_step_fraction",
-                value=f"{fraction:g}",
-                remedy=f"use larger batches, or {1 if one_step else 0}",
-            )
+            message = f"of {self.batch_size} samples an update is {one_step or 'none'}"
+            remedy = f"use larger batches, or {1 if one_step else 0}"
+            raise fault(self.config, "loss.one_step_fraction", message, remedy)
 
     def go(self, on_metrics: OnMetrics | None) -> bool:
         """Trains until the end, a limit or a signal; returns whether it was the end."""
@@ -334,9 +327,8 @@ class _Run:
                     with self.accelerator.autocast(), torch.random.fork_rng(devices=[]):
                         scores = self.validate(merge_adapters(components), folder)
                     if by not in scores:
-                        raise InputError(
-                            "was not scored", field="validation.best_by", value=by, remedy=f"use {' or '.join(scores)}"
-                        )
+                        remedy = f"use {' or '.join(scores)}"
+                        raise fault(self.config, "validation.best_by", "was not scored", remedy)
                     log.write_scores(state.step, scores)
                     signed = -scores[by] if by in _LOWER_IS_BETTER else scores[by]
                     better = state.best is None or signed > state.best

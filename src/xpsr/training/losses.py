@@ -16,8 +16,9 @@ from diffusers import SchedulerMixin
 from torch import nn
 
 from xpsr.config import LossConfig
+from xpsr.config.checks import fault
 from xpsr.data import Batch
-from xpsr.errors import InputError, TrainingError
+from xpsr.errors import TrainingError
 from xpsr.models import predict_original_sample
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
@@ -140,12 +141,8 @@ class XPSRLoss(nn.Module):
     ):
         super().__init__()
         if config.one_step_fraction and one_step_timestep is None:
-            raise InputError(
-                "needs a model with the one step",
-                field="loss.one_step_fraction",
-                value=f"{config.one_step_fraction:g}",
-                remedy="set model.one_step_timestep",
-            )
+            error = fault(config, "one_step_fraction", "needs a model with the one step", "set model.one_step_timestep")
+            raise error.within("loss")
         self.parts = components.trainable()
         self.components, self.config, self.one_step_timestep = components, config, one_step_timestep or 0
         self._unregistered = [features]  # in a list: frozen, and no part of the state

@@ -4,6 +4,7 @@ The draws of the reference are taken from the traces in degradation.json, or dra
 to the operations of `xpsr.degradation`. Errors are absolute.
 """
 
+import itertools
 import json
 import math
 import re
@@ -14,13 +15,14 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from golden_rows import EXACT, Row, Tensors, lacking
+from golden_rows import EXACT, Row, Tensors, compare, lacking
 from safetensors.torch import load_file
 
 from xpsr.config import DEGRADATIONS, DegradationConfig, DegradationStage
 from xpsr.degradation import (
     USM_SIGMA,
     USM_SIZE,
+    Interpolation,
     KernelFamily,
     add_noise,
     compress_images,
@@ -75,16 +77,10 @@ def error_but_for(ours: torch.Tensor, golden: torch.Tensor, outliers: float = 0.
 def rows(
     ours: Tensors, golden: Tensors, tolerance: float, outliers: float = 0.0, *, blocks: bool = False
 ) -> Iterator[Row]:
-    """One row for each of ours and each golden; those that only one side has are wrong."""
-    for name in [*ours, *(name for name in golden if name not in ours)]:
-        if name not in golden:
-            yield Row(f"degradation:{name}", math.inf, tolerance, "missing in the file")
-        elif name not in ours:
-            yield Row(f"degradation:{name}", math.inf, tolerance, "not known")
-        else:
-            error = error_but_for(ours[name], golden[name], outliers, blocks=blocks)
-            note = f"but for {outliers:.1%} of the {'blocks' if blocks else 'values'}" if outliers else ""
-            yield Row(f"degradation:{name}", error, tolerance, note)
+    """`compare` by `error_but_for`."""
+    error = partial(error_but_for, outliers=outliers, blocks=blocks)
+    note = f"but for {outliers:.1%} of the {'blocks' if blocks else 'values'}" if outliers else ""
+    return compare("degradation", ours, golden, tolerance, error=error, note=note)
 
 
 def chain_rows(ours: Tensors, golden: Tensors) -> Iterator[Row]:
@@ -148,18 +144,18 @@ class Trace:
         return gaussian_kernel(family, size, sigma_x, sigma_y, rotation, beta)
 
     def blur(self, sinc_probability: float) -> np.ndarray:
-        """A kernel of the first or the second blur, padded."""
+        """A kernel of the first or the second blur."""
         size = self.next("random.choice")
         if self.next("np.random.uniform") < sinc_probability:
-            return pad_kernel(sinc_kernel(self.next("np.random.uniform"), size), STACKED)
-        return pad_kernel(self.gaussian(size), STACKED)
+            return sinc_kernel(self.next("np.random.uniform"), size)
+        return self.gaussian(size)
 
     def final(self, sinc_probability: float) -> np.ndarray:
-        """The sinc kernel of the end, padded, or the one that changes nothing."""
+        """The sinc kernel of the end, or the one that changes nothing."""
         if self.next("np.random.uniform") < sinc_probability:
             size = self.next("random.choice")
-            return pad_kernel(sinc_kernel(self.next("np.random.uniform"), size), STACKED)
-        return pad_kernel(np.ones((1, 1)), STACKED)
+            return sinc_kernel(self.next("np.random.uniform"), size)
+        return np.ones((1, 1))
 
 
 def random_mixed(numbers: Numbers) -> Iterator[Row]:
@@ -177,7 +173,7 @@ SINC_PROBABILITY, FINAL_SINC_PROBABILITY = 0.1, 0.8
 def drawn_kernels(trace: Trace) -> list[torch.Tensor]:
     """Those of the two blurs and of the end, float32 (1, 21, 21) each."""
     made = [trace.blur(SINC_PROBABILITY), trace.blur(SINC_PROBABILITY), trace.final(FINAL_SINC_PROBABILITY)]
-    return [torch.from_numpy(kernel).float()[None] for kernel in made]
+    return [torch.from_numpy(pad_kernel(kernel, STACKED)).float()[None] for kernel in made]
 
 
 def random_kernels(numbers: Numbers) -> Iterator[Row]:
@@ -240,15 +236,16 @@ def jpeg(numbers: Numbers) -> Iterator[Row]:
 def resize(numbers: Numbers) -> Iterator[Row]:
     """`resize/*`: the interpolation and the factor, or the size, stand in the name."""
     golden, images, ours = numbers.below("resize/"), numbers.tensors["img"][:1], {}
-    for name in golden:
-        if match := re.fullmatch(r"resize/(area|bilinear|bicubic)_(?:x([\d.]+)|(\d+)x(\d+))", name):
-            factor = float(match[2]) if match[2] else None
+    modes = get_args(Interpolation)
+    for name, mode in itertools.product(golden, modes):
+        if match := re.fullmatch(rf"resize/{mode}_(?:x([\d.]+)|(\d+)x(\d+))", name):
+            factor = float(match[1]) if match[1] else None
             if factor is None:
-                height, width = int(match[3]), int(match[4])
+                height, width = int(match[2]), int(match[3])
             else:
                 height, width = (int(side * factor) for side in images.shape[-2:])
-            ours[name] = resize_images(images, height, width, match[1], factor=factor)  # type: ignore[arg-type]
-    kinds = [f"resize/{mode}_{how}" for mode in ("area", "bilinear", "bicubic") for how in ("x", "")]
+            ours[name] = resize_images(images, height, width, mode, factor=factor)
+    kinds = [f"resize/{mode}_{how}" for mode in modes for how in ("x", "")]
     yield from lacking("degradation", golden, kinds)
     yield from rows(ours, golden, OPERATION)
 
@@ -312,7 +309,8 @@ def run_stages(
     no and the factors of resizes with.
     """
     first, second, final = drawn
-    height, width = images.shape[-2] // SCALE, images.shape[-1] // SCALE
+    full_height, full_width = images.shape[-2:]
+    height, width = full_height // SCALE, full_width // SCALE
 
     def quality(stage: DegradationStage) -> torch.Tensor:
         low, high = stage.jpeg_quality
@@ -330,7 +328,7 @@ def run_stages(
 
     now = filter_images(images, first)
     ratio, mode = drawn_factor(), trace.next("random.choice")
-    now = resize_images(now, *(int(side * ratio) for side in now.shape[-2:]), mode, factor=ratio)
+    now = resize_images(now, int(full_height * ratio), int(full_width * ratio), mode, factor=ratio)
     now = noised(now, config.first)
     now = compress_images(now.clamp(0, 1), quality(config.first))
 
@@ -400,7 +398,7 @@ def degrade_process(numbers: Numbers) -> Iterator[Row]:
         ours[f"{at}/gt"] = images
         ours[f"{at}/lq_resize_bak_0"] = (lr * 255).round().clamp(0, 255) / 255
         mode = trace.entries[-1][2]  # after draws that change nothing
-        lr = resize_images(lr, *images.shape[-2:], mode)
+        lr = resize_images(lr, images.shape[-2], images.shape[-1], mode)
         ours[f"{at}/lq_resize_bak_1"] = (lr * 255).round().clamp(0, 255) / 255
     yield from chain_rows(ours, golden)
 

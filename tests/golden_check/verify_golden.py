@@ -1,7 +1,7 @@
 """Runs a folder of the reference's numbers through xpsr and compares every one.
 
-    python scripts/verify_golden.py tests/golden/A
-    python scripts/verify_golden.py tests/golden/degradation/A
+    python tests/golden_check/verify_golden.py tests/golden/A
+    python tests/golden_check/verify_golden.py tests/golden/degradation/A
 
 The folder holds a whole small system of the reference with its inputs and outputs (tests/golden/README.md describes the
 format). It is converted as a user would (`xpsr convert`) and then only the public path is used. Or it holds the numbers

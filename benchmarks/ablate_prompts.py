@@ -1,6 +1,6 @@
 """What each text changes: restores degraded pictures with right, wrong, exchanged and no texts and scores every way.
 
-    python scripts/ablate_prompts.py HR_DIR LR_DIR OUT [--model mini] [--priors data/validation.jsonl]
+    python benchmarks/ablate_prompts.py HR_DIR LR_DIR OUT [--model mini] [--priors data/validation.jsonl]
 
 HR_DIR holds NAME.png, LR_DIR holds KIND/NAME.png. Results go to OUT/WAY/KIND/NAME.png, the table to stdout: PSNR-Y,
 SSIM-Y, NIQE, and how far pixels are from those without texts (mean absolute difference, of 255).
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reporting import markdown_table
 
 from xpsr import Prior, XPSRPipeline
 from xpsr.evaluation import niqe, psnr_y, ssim_y
@@ -63,15 +64,11 @@ def main() -> None:
             moved = (restored - none).abs().mean().item() * 255
             score = psnr_y(restored, original), ssim_y(restored, original), niqe(restored), moved
             scores.setdefault((way, Path(name).parent.name), []).append(score)
-    kinds = list(dict.fromkeys(kind for _, kind in scores))
-    print("|", " | ".join(["PSNR-Y / SSIM-Y / NIQE / moved", *kinds]), "|")
-    print("|---" * (len(kinds) + 1) + "|")
-    for way in dict.fromkeys(way for way, _ in scores):
-        cells = []
-        for kind in kinds:
-            psnr, ssim, naturalness, moved = np.mean(scores[way, kind], axis=0)
-            cells.append(f"{psnr:.3f} / {ssim:.4f} / {naturalness:.3f} / {moved:.2f}")
-        print("|", " | ".join([way, *cells]), "|")
+    table: dict[str, dict[str, str]] = {}
+    for (way, kind), rows in scores.items():
+        psnr, ssim, naturalness, moved = np.mean(rows, axis=0)
+        table.setdefault(way, {})[kind] = f"{psnr:.3f} / {ssim:.4f} / {naturalness:.3f} / {moved:.2f}"
+    print(markdown_table(table, "PSNR-Y / SSIM-Y / NIQE / moved"))
 
 
 def opposite(levels: Levels | None) -> Levels:

@@ -1,4 +1,6 @@
-"""Rehearses Stable Diffusion 1.5's size with random weights: `python scripts/rehearse_full.py [FOLDER] [--json FILE]`.
+"""Rehearses Stable Diffusion 1.5's size with random weights.
+
+    python benchmarks/rehearse_full.py [FOLDER] [--json FILE]
 
 Writes a whole system in the reference's layout, in shards; converts it as `xpsr convert` does; and, in float32 and in
 bfloat16, loads it as `XPSRPipeline.from_pretrained` does and restores examples/moose.png (128 x 128, to 512 x 512) in
@@ -12,25 +14,20 @@ memory.
 
 import argparse
 import json
-import os
-import platform
-import resource
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from diffusers import AutoencoderKL
 from huggingface_hub import split_torch_state_dict_into_shards
+from reporting import machine, markdown_table, peak_memory
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -40,90 +37,74 @@ from xpsr.convert import convert_reference
 from xpsr.devices import fast_dtypes
 from xpsr.models import XPSRControlNet, XPSRUNet
 from xpsr.training import build_tokenizer
-from xpsr.training.planning import STABLE_DIFFUSION_1_5 as SIZES
+from xpsr.training.planning import STABLE_DIFFUSION_1_5
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "examples" / "moose.png"
 GIGABYTES = 20
-REFERENCE_FLAGS = {
+Sizes = Mapping[str, dict[str, Any]]
+# What the reference's and Stable Diffusion's configs say beside the sizes
+STORED: Sizes = {
     "unet": {
+        "_class_name": "UNet2DConditionModel",
         "down_use_lowlevel_prompt": False,
         "mid_use_lowlevel_prompt": False,
         "up_use_lowlevel_prompt": [False] * 4,
     },
-    "controlnet": {"return_rgbs": True, "use_latent_pred": True, "use_lowlevel_prompt": True, "use_rrdb": False},
+    "controlnet": {
+        "_class_name": "ControlNetModel",
+        "return_rgbs": True,
+        "use_latent_pred": True,
+        "use_lowlevel_prompt": True,
+        "use_rrdb": False,
+    },
+    "vae": {"_class_name": "AutoencoderKL"},
+    "text_encoder": {"architectures": ["CLIPTextModel"]},
+    "scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
 }
-SCHEDULER = {
-    "_class_name": "PNDMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-}
 
 
-@dataclass(frozen=True, kw_only=True)
-class System:
-    """The sizes of a whole system: what its configs hold beyond the classes' defaults."""
+def write_system(folder: Path, sizes: Sizes = STABLE_DIFFUSION_1_5, max_shard_size: str = "2GB") -> None:
+    """Writes random weights in the reference's layout, and a base beside them; at most a shard is in memory.
 
-    unet: dict[str, Any]
-    controlnet: dict[str, Any]
-    vae: dict[str, Any]
-    text_encoder: dict[str, Any]
-
-
-STABLE_DIFFUSION_1_5 = System(
-    **{name: SIZES[name] for name in ("unet", "controlnet", "vae", "text_encoder")},
-)
-
-
-def write_system(folder: Path, system: System, max_shard_size: str = "2GB") -> None:
-    """Random weights in the reference's layout, and a base beside them; no more than a shard is in memory."""
+    `sizes` are the configs of the parts beyond the classes' defaults.
+    """
+    text_config = CLIPTextConfig(**sizes["text_encoder"])
     with torch.device("meta"):
-        unet, controlnet = XPSRUNet.from_config(system.unet), XPSRControlNet.from_config(system.controlnet)
-        vae = AutoencoderKL.from_config(system.vae)
-        text_config = CLIPTextConfig(**system.text_encoder)
-        text_encoder = CLIPTextModel(text_config)
-    for name, class_name, state, config, stem in (
-        ("unet", "UNet2DConditionModel", unet_to_reference(unet.state_dict()), system.unet, "diffusion_pytorch_model"),
-        (
-            "controlnet",
-            "ControlNetModel",
-            controlnet_to_reference(controlnet.state_dict()),
-            system.controlnet,
-            "diffusion_pytorch_model",
-        ),
-        ("vae", "AutoencoderKL", vae.state_dict(), system.vae, "diffusion_pytorch_model"),
-        ("text_encoder", "CLIPTextModel", text_encoder.state_dict(), text_config.to_dict(), "model"),
-    ):
-        (folder / name).mkdir(parents=True)
-        config = {**config, **REFERENCE_FLAGS.get(name, {}), "_class_name": class_name}
-        write_json(folder / name / "config.json", config)
-        write_weights(folder / name, state, stem, max_shard_size)
-    (folder / "scheduler").mkdir()
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    vocabulary = min(2048, text_config.vocab_size)
-    build_tokenizer(None, vocabulary).save_pretrained(folder / "tokenizer")
+        states = {
+            "unet": unet_to_reference(XPSRUNet.from_config(sizes["unet"]).state_dict()),
+            "controlnet": controlnet_to_reference(XPSRControlNet.from_config(sizes["controlnet"]).state_dict()),
+            "vae": AutoencoderKL.from_config(sizes["vae"]).state_dict(),
+            "text_encoder": CLIPTextModel(text_config).state_dict(),
+        }
+    configs = {**sizes, "text_encoder": text_config.to_dict()}
+    for name, stored in STORED.items():
+        part = folder / name
+        part.mkdir(parents=True)
+        file = "scheduler_config.json" if name == "scheduler" else "config.json"
+        write_json(part / file, {**configs[name], **stored})
+        if name in states:
+            stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
+            write_weights(part, states[name], stem, max_shard_size)
+    build_tokenizer(None, min(2048, text_config.vocab_size)).save_pretrained(folder / "tokenizer")
+
+
+def random_weights(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Draws a parameter such that activations neither die nor explode."""
+    if len(shape) == 1:
+        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)  # the latter of a norm
+    return torch.randn(shape, generator=generator) * shape[1:].numel() ** -0.5
 
 
 def write_weights(folder: Path, state: dict[str, torch.Tensor], stem: str, max_shard_size: str) -> None:
-    """Writes random tensors of the shapes in `state`, such that activations neither die nor explode."""
+    """Writes random tensors of the shapes in `state`."""
     generator = torch.Generator().manual_seed(0)
-
-    def draw(key: str) -> torch.Tensor:
-        shape = state[key].shape
-        if len(shape) == 1:
-            return torch.zeros(shape) if key.endswith("bias") else torch.ones(shape)  # the latter of a norm
-        return torch.randn(shape, generator=generator) * shape[1:].numel() ** -0.5
-
     plan = split_torch_state_dict_into_shards(
         state, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=max_shard_size
     )
     for file, keys in plan.filename_to_tensors.items():
-        save_file({key: draw(key) for key in keys}, folder / file, metadata={"format": "pt"})
+        shard = {key: random_weights(key, state[key].shape, generator) for key in keys}
+        save_file(shard, folder / file, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / f"{stem}.safetensors.index.json", index)
@@ -131,11 +112,6 @@ def write_weights(folder: Path, state: dict[str, torch.Tensor], stem: str, max_s
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-
-def convert(folder: Path, out: Path) -> None:
-    """What `xpsr convert FOLDER --base FOLDER -o OUT` does."""
-    convert_reference(folder, out, base=folder)
 
 
 def restore(model: Path, dtype: torch.dtype) -> dict[str, float]:
@@ -173,9 +149,7 @@ def measure(function: Callable[..., dict[str, float] | None], *arguments: object
     """Calls a function; what it returns, its seconds, and the peak memory of this process so far, in GB."""
     start = time.perf_counter()
     result = function(*arguments) or {}
-    seconds = time.perf_counter() - start
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {**result, "seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    return {**result, "seconds": time.perf_counter() - start, "peak_gb": peak_memory() / 1e9}
 
 
 def apart(function: Callable[..., dict[str, float] | None], *arguments: object) -> dict[str, float]:
@@ -184,23 +158,15 @@ def apart(function: Callable[..., dict[str, float] | None], *arguments: object) 
         return pool.submit(measure, function, *arguments).result()
 
 
-def rehearse(folder: Path, system: System = STABLE_DIFFUSION_1_5) -> dict[str, dict[str, float]]:
+def rehearse(folder: Path) -> dict[str, dict[str, float]]:
     """All parts, one after the other; what was measured, by part. Writes `folder/reference` and `folder/model`."""
     reference, model = folder / "reference", folder / "model"
-    results = {"write": apart(write_system, reference, system)}
-    results["convert"] = apart(convert, reference, model)
+    results = {"write": apart(write_system, reference)}
+    results["convert"] = apart(partial(convert_reference, base=reference), reference, model)
     results["convert"]["weights_gb"] = sum(path.stat().st_size for path in model.rglob("*.safetensors")) / 1e9
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         results[f"restore {name}"] = apart(restore, model, dtype)
     return results
-
-
-def print_table(results: dict[str, dict[str, float]]) -> None:
-    columns = list(dict.fromkeys(column for row in results.values() for column in row))
-    print("| |", " | ".join(column.replace("_", " ") for column in columns), "|")
-    print("|---" * (len(columns) + 1) + "|")
-    for name, row in results.items():
-        print(f"| {name} |", " | ".join(f"{row[column]:.1f}" if column in row else "" for column in columns), "|")
 
 
 def main() -> None:
@@ -217,17 +183,14 @@ def main() -> None:
         if free < GIGABYTES:
             parser.error(f"{folder} has {free:.0f} GB free, which is less than the {GIGABYTES} that are needed")
         results = rehearse(folder)
-    print_table(results)
+    rows = {
+        name: {column.replace("_", " "): f"{value:.1f}" for column, value in row.items()}
+        for name, row in results.items()
+    }
+    print(markdown_table(rows))
     if args.json is not None:
-        machine = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        }
-        args.json.write_text(json.dumps({**machine, "parts": results}, indent=2) + "\n", encoding="utf-8")
+        facts = {**machine(("xpsr", "torch", "diffusers", "transformers")), "threads": torch.get_num_threads()}
+        args.json.write_text(json.dumps({**facts, "parts": results}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Takes real optimizer steps at Stable Diffusion 1.5's size with random weights: `python scripts/train_full_step.py`.
+"""Takes real optimizer steps at Stable Diffusion 1.5's size with random weights.
+
+    python benchmarks/train_full_step.py [--size 256] [--steps 2]
 
 The run is that of configs/train_sd15.yaml (the ControlNet and the conditional attentions learn, bfloat16, gradient
 checkpointing) on one picture at a time and without an average, in this process: `xpsr train` has the same loop. Prints
@@ -8,64 +10,51 @@ seconds and the peak memory. Needs 20 GB of memory, and with --save 11 GB of dis
 import argparse
 import dataclasses
 import json
-import resource
-import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import DDPMScheduler
 from PIL import Image
+from rehearse_full import random_weights
+from reporting import machine, peak_memory
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from xpsr.config import TrainRunConfig, load_config
-from xpsr.models import XPSRControlNet, XPSRUNet
-from xpsr.training import Components, build_tokenizer, train
-from xpsr.training.checkpoints import Checkpoints
-from xpsr.training.planning import STABLE_DIFFUSION_1_5
+from xpsr.training import Checkpoints, Components, build_tokenizer, train
+from xpsr.training.planning import meta_components
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def with_random_weights(network: nn.Module) -> Any:
-    """A network of the meta device with weights such that activations neither die nor explode."""
+    """A network of the meta device, brought to the CPU."""
     network = network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
-            else:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)  # the latter of a norm
+            parameter.copy_(random_weights(name, parameter.shape, generator))
         for name, buffer in network.named_buffers():
             assert name.endswith("position_ids"), name
             buffer.copy_(torch.arange(buffer.shape[-1]))
     return network
 
 
-def build() -> Components:
-    sizes = STABLE_DIFFUSION_1_5
-    with torch.device("meta"):
-        unet, controlnet = XPSRUNet.from_config(sizes["unet"]), XPSRControlNet.from_config(sizes["controlnet"])
-        vae = AutoencoderKL.from_config(sizes["vae"])
-        text_encoder = CLIPTextModel(CLIPTextConfig(**sizes["text_encoder"]))
+def build(config: TrainRunConfig) -> Components:
+    empty = meta_components(config)
     return Components(
-        vae=with_random_weights(vae),
-        text_encoder=with_random_weights(text_encoder),
+        vae=with_random_weights(empty.vae),
+        text_encoder=with_random_weights(empty.text_encoder),
         tokenizer=build_tokenizer(None, 2048),
-        unet=with_random_weights(unet),
-        controlnet=with_random_weights(controlnet),
-        scheduler=DDPMScheduler.from_config(sizes["scheduler"]),
+        unet=with_random_weights(empty.unet),
+        controlnet=with_random_weights(empty.controlnet),
+        scheduler=DDPMScheduler.from_config(empty.scheduler.config),  # the other's tables are on the meta device
     )
-
-
-def peak_gb() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def main() -> None:
@@ -73,7 +62,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="the first one also makes AdamW's moments (default: 2)")
     parser.add_argument("--size", type=int, default=256, help="pixels of the crop's side (default: 256)")
     parser.add_argument("--save", action="store_true", help="write the checkpoint, too")
-    parser.add_argument("--json", metavar="FILE", type=Path)
     args, overrides = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -85,6 +73,7 @@ def main() -> None:
             ROOT / "configs" / "train_sd15.yaml",
             [
                 f"--data.hr_dir={folder / 'photos'}",
+                "--data.priors=null",
                 f"--data.crop_size={args.size}",
                 f"--train.output_dir={folder / 'run'}",
                 f"--train.max_steps={args.steps}",
@@ -97,13 +86,12 @@ def main() -> None:
                 *overrides,
             ],
         )
-        if not args.save:
-            Checkpoints.save = lambda *_, **__: None  # type: ignore[method-assign]
-        started = time.perf_counter()
-        components = build()
-        built = {"seconds_to_build": time.perf_counter() - started, "peak_gb_built": peak_gb()}
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, one_step_timestep=None))
-        train(config, components, export=lambda *_: None, device=torch.device("cpu"))
+        started = time.perf_counter()
+        components = build(config)
+        built = {"seconds_to_build": time.perf_counter() - started, "peak_gb_built": peak_memory() / 1e9}
+        with nullcontext() if args.save else mock.patch.object(Checkpoints, "save"):
+            train(config, components, export=lambda *_: None, device=torch.device("cpu"))
         rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
         trained = sum(p.numel() for p in components.trainable().parameters() if p.requires_grad)
     result = {
@@ -111,15 +99,13 @@ def main() -> None:
         "seconds_per_step": [round(1 / row["samples_per_second"], 2) for row in rows],
         "memory_gb_after_step": [row["memory_gb"] for row in rows],
         "losses": [row["loss"] for row in rows],
-        "peak_gb": peak_gb(),
+        "peak_gb": peak_memory() / 1e9,
         "trained_parameters": trained,
         "size": args.size,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **machine(("xpsr", "torch", "diffusers", "transformers")),
     }
     print(json.dumps(result, indent=2))
-    if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import nn
 
 from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
 from xpsr.color import binomial_blur, match_adain, match_wavelet
-from xpsr.config import PRESETS, Settings
+from xpsr.config import PRESETS
 from xpsr.image import read_image, resize, stretched_sizes, to_uint8
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import Prior
@@ -49,6 +50,10 @@ class System:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.folder / name}: not JSON: {error}") from error
+
+    def image(self, run: str) -> torch.Tensor:
+        """Pixels (3, H, W) in [0, 1] of the picture that the run of that name restores."""
+        return read_image(self.folder / f"{'loop' if run.startswith('loop') else run}_image.png").pixels
 
     def prior(self) -> tuple[Prior, dict[str, Any]]:
         """The texts, and the settings that say the rest of them."""
@@ -85,8 +90,8 @@ def texts(system: System) -> Iterator[Row]:
     yield equal("run.json:t", forward["in/main/timestep"].tolist(), run["t"])
     yield equal("run.json:emb", list(system.pipe.controlnet.config.conditioning_embedding_out_channels), run["emb"])
     for key, file in (("pil_hw", "loop"), *((name, name) for name in run if re.fullmatch(r"tiled\d*", name))):
-        picture = read_image(system.folder / f"{file}_image.png")
-        yield equal(f"run.json:{key}", [picture.height, picture.width], run[key]["hw"] if file != "loop" else run[key])
+        size = list(system.image(file).shape[-2:])
+        yield equal(f"run.json:{key}", size, run[key]["hw"] if file != "loop" else run[key])
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -168,8 +173,8 @@ def module_of(system: System, key: str) -> nn.Module | None:
         return None
     net = getattr(system.pipe, network)
     path = re.sub(r"^(conv_degradation_mid|conv_degradation\.\d+)$", r"\1.0", path)  # lists of one
-    to_reference = controlnet_to_reference if network == "controlnet" else unet_to_reference
-    for theirs, ours in to_reference({name: name for name in net.state_dict()}).items():  # type: ignore[misc]
+    to_reference, state = controlnet_to_reference if network == "controlnet" else unet_to_reference, net.state_dict()
+    for theirs, ours in zip(to_reference(state), state, strict=True):  # renaming keeps the order
         rest = theirs.removeprefix(path)
         if theirs.startswith(f"{path}.") and ours.endswith(rest):
             return net.get_submodule(ours.removesuffix(rest))
@@ -220,7 +225,7 @@ def debug(system: System) -> Iterator[Row]:
     yield from lacking("debug", golden, ("unet/", "controlnet/", "probe/unet.", "probe/time_proj_"))
     yield from compare("debug", seen, stored, NETWORK)
     ours = probes(system, probed)
-    yield from compare("debug", ours, {key: value for key, value in probed.items() if key not in given}, NETWORK)
+    yield from compare("debug", ours, probed, NETWORK, given=given)
 
 
 def scheduler(system: System) -> Iterator[Row]:
@@ -247,7 +252,7 @@ def scheduler(system: System) -> Iterator[Row]:
         with mock.patch.object(scheduling_ddpm, "randn_tensor", return_value=golden[f"{step}/variance_noise"]):
             sample = ddpm.step(golden[f"{step}/model_output"], timestep, sample).prev_sample
         ours[f"{step}/prev_sample"] = sample
-    yield from compare("scheduler", ours, {k: v for k, v in golden.items() if k not in given}, SCHEDULER)
+    yield from compare("scheduler", ours, golden, SCHEDULER, given=given)
 
 
 def draws(seed: int, shape: Iterable[int]) -> Iterator[torch.Tensor]:
@@ -261,7 +266,7 @@ def prepare_latents(system: System) -> Iterator[Row]:
     """prepare_latents.safetensors: what denoising starts from."""
     golden, pipe = system.load("prepare_latents"), system.pipe
     seed = system.run["generator_seeds"]["prepare_latents"]
-    image = read_image(system.folder / "loop_image.png").pixels[None]
+    image = system.image("loop")[None]
     posterior = pipe.vae.encode(golden["image"] * 2 - 1).latent_dist
     ours: Tensors = {
         "image": golden["image"],  # as it was given; it is the loop's picture or a random one
@@ -280,12 +285,12 @@ def prepare_latents(system: System) -> Iterator[Row]:
         if match := re.fullmatch(r"img/level(\d+)_steps(\d+)/latents", name):
             level, steps = map(int, match.groups())
             pipe.scheduler.set_timesteps(steps)
-            settings = changed(base, added_noise_level=level)
+            settings = replace(base, added_noise_level=level)
             start = pipe.scheduler.timesteps[:1]
             ours[name] = pipe.prepare_latents(golden["image"], start, settings, generator=generator)
         elif match := re.fullmatch(r"noise_mode/latents_offset([\d.]+)", name):
             weight = float(match[1])
-            settings = changed(base, start="noise", added_noise_level=0, offset_noise_scale=weight)
+            settings = replace(base, start="noise", added_noise_level=0, offset_noise_scale=weight)
             latents = pipe.prepare_latents(golden["image"], pipe.scheduler.timesteps[:1], settings, generator=generator)
             # the reference drew the offset from another generator, so ours is exchanged for the stored one
             again = torch.Generator().manual_seed(seed)
@@ -293,13 +298,7 @@ def prepare_latents(system: System) -> Iterator[Row]:
             drawn = torch.randn((*shape[:2], 1, 1), generator=again)
             ours[name] = latents - weight * drawn + weight * golden["noise_mode/offset_noise"]
     yield from lacking("prepare_latents", golden, ("img/level", "noise_mode/latents_offset"))
-    yield from compare(
-        "prepare_latents", ours, {k: v for k, v in golden.items() if k != "noise_mode/offset_noise"}, NETWORK
-    )
-
-
-def changed(settings: Settings, **changes: Any) -> Settings:
-    return Settings(**{**vars(settings), **changes})
+    yield from compare("prepare_latents", ours, golden, NETWORK, given={"noise_mode/offset_noise"})
 
 
 def colorfix(system: System) -> Iterator[Row]:
@@ -334,7 +333,7 @@ def colorfix(system: System) -> Iterator[Row]:
         if match := re.fullmatch(r"wavelet/blur_r(\d+)", name):
             ours[name] = binomial_blur(target, int(match[1]))
     yield from lacking("colorfix", golden, ["wavelet/blur_r"])
-    yield from compare("colorfix", ours, {k: v for k, v in golden.items() if k not in files}, SCHEDULER)
+    yield from compare("colorfix", ours, golden, SCHEDULER, given=files)
 
 
 def loop_settings(system: System, name: str) -> dict[str, Any]:
@@ -342,7 +341,7 @@ def loop_settings(system: System, name: str) -> dict[str, Any]:
     run = system.run
     settings = {
         **system.prior()[1],
-        "min_size": 0,
+        "min_working_size": 0,
         "color_match": "none",
         "num_inference_steps": run["steps"],
         "guidance_scale": 1.0 if name == "loop_nocfg" else float(run["guidance"]),
@@ -362,21 +361,20 @@ def restore(
     step_noise: Iterable[torch.Tensor],
     *,
     changes: Mapping[str, Any] | None = None,
-    output_type: str = "latent",
+    output_type: Literal["latent", "pt"] = "latent",
     see_step: Callable[[Any, int, torch.Tensor, Tensors], Tensors] | None = None,
 ) -> torch.Tensor:
     """The run `name` of the pipeline, with other settings where `changes` says so; its steps draw `step_noise`."""
-    image = read_image(system.folder / f"{'loop' if name.startswith('loop') else name}_image.png").pixels
     # the reference's steps drew from torch's global generator
     with mock.patch.object(scheduling_ddpm, "randn_tensor", side_effect=step_noise):
         return system.pipe(
-            image,
+            system.image(name),
             scale=1,
             prior=system.prior()[0],
             preset="reference",
             settings={**loop_settings(system, name), **(changes or {})},
             generator=torch.Generator().manual_seed(loop_seed(system, name)),
-            output_type=output_type,  # type: ignore[arg-type]
+            output_type=output_type,
             callback_on_step_end=see_step,
             callback_on_step_end_tensor_inputs=("latents", "noise_pred"),
         ).images[0]
@@ -389,11 +387,11 @@ def loop_seed(system: System, name: str) -> int:
 @torch.no_grad()
 def run_loop(system: System, name: str, step_noise: list[torch.Tensor]) -> Tensors:
     """All of the run `name` under the golden names."""
-    pipe = system.pipe
-    image = read_image(system.folder / f"{'loop' if name.startswith('loop') else name}_image.png").pixels
+    pipe, image = system.pipe, system.image(name)
     settings = pipe.settings("reference", loop_settings(system, name))
     ours: Tensors = {}
     unet_outputs: list[torch.Tensor] = []
+    steps: list[torch.Tensor] = []
     condition: dict[str, torch.Tensor] = {}
 
     def see_condition(module: nn.Module, arguments: Any, keywords: Any) -> None:
@@ -406,6 +404,7 @@ def run_loop(system: System, name: str, step_noise: list[torch.Tensor]) -> Tenso
         ours[f"step/{index}/latents"] = tensors["latents"]
         ours[f"step/{index}/noise_pred"] = tensors["noise_pred"]
         ours[f"step/{index}/unet_out"] = unet_outputs[-1]
+        steps.append(timestep)
         return {}
 
     handles = [
@@ -417,7 +416,7 @@ def run_loop(system: System, name: str, step_noise: list[torch.Tensor]) -> Tenso
     finally:
         for handle in handles:
             handle.remove()
-    timesteps, seed = pipe.scheduler.timesteps, loop_seed(system, name)
+    timesteps, seed = torch.stack(steps), loop_seed(system, name)
     start = torch.Generator().manual_seed(seed)
     ours |= {
         "init_latents": pipe.prepare_latents(image[None], timesteps[:1], settings, generator=start),
@@ -439,7 +438,8 @@ def run_loop(system: System, name: str, step_noise: list[torch.Tensor]) -> Tenso
             "vae/posterior_std": posterior.std,
         }
     if not name.startswith("loop"):
-        tiles = pipe.tiles(*final.shape[-2:], settings)
+        height, width = final.shape[-2:]
+        tiles = pipe.tiles(height, width, settings)
         ours["tile_boxes_xyxy"] = torch.tensor([[t.left, t.top, t.left + t.width, t.top + t.height] for t in tiles])
         ours["tile_weights_f64"] = reference_weights(tiles[0].height, tiles[0].width, final.shape[1])
     return ours
@@ -460,7 +460,7 @@ def loop(system: System, name: str) -> Iterator[Row]:
     for key in golden:
         if match := re.fullmatch(r"gaussian_weights_(\d+)x(\d+)_f64", key):
             ours[key] = reference_weights(int(match[2]), int(match[1]), golden[key].shape[1])
-    yield from compare(name, ours, {key: value for key, value in golden.items() if key not in given}, LOOP)
+    yield from compare(name, ours, golden, LOOP, given=given)
 
 
 def preprocess(system: System) -> Iterator[Row]:
@@ -473,7 +473,7 @@ def preprocess(system: System) -> Iterator[Row]:
             yield Row(f"preprocess/{path.name}", math.inf, EXACT, "not known")
     for case in cases:
         name, multiple = case["name"], pipe.vae_scale_factor
-        settings = pipe.settings("reference", {"min_size": case["process_size"]})
+        settings = pipe.settings("reference", {"min_working_size": case["process_size"]})
         lr, expected, final = (
             read_image(folder / f"{name}_{kind}.png") for kind in ("lr", "pipeline_input", "final_resize_of_input")
         )
@@ -483,8 +483,13 @@ def preprocess(system: System) -> Iterator[Row]:
             min_size=case["process_size"],
             multiple=multiple,
         )
-        steps = {"lr": (lr.height, lr.width), "after_upscale": sizes[0], "after_min_resize": sizes[-2]}
-        steps |= {"pipeline_input": conditions.pixels.shape[-2:], "final": conditions.size}
+        steps: dict[str, tuple[int, ...]] = {
+            "lr": (lr.height, lr.width),
+            "after_upscale": sizes[0],
+            "after_min_resize": sizes[-2],
+            "pipeline_input": conditions.pixels.shape[-2:],
+            "final": conditions.size,
+        }
         for step, (height, width) in steps.items():
             yield equal(f"preprocess/cases.json:{name}.{step}_wh", [width, height], case[f"{step}_wh"])
         ours = {

@@ -1,7 +1,7 @@
 """Rows of a comparison with golden numbers: what they are called, how far off ours are, and how far they may be."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,22 @@ def relative_error(ours: torch.Tensor, golden: torch.Tensor) -> float:
 
 
 def compare(
-    file: str, ours: Tensors, golden: Tensors, tolerance: float, *, also_in: Tensors | None = None
+    file: str,
+    ours: Tensors,
+    golden: Tensors,
+    tolerance: float,
+    *,
+    given: Container[str] = (),
+    also_in: Tensors | None = None,
+    error: Callable[[torch.Tensor, torch.Tensor], float] = relative_error,
+    note: str = "",
 ) -> Iterator[Row]:
     """One row for each of ours and each golden; those that only one side has are wrong.
 
-    `also_in` are goldens that stand in where `golden` lacks one.
+    `given` are the names of goldens that ours were computed from, which need no row. `also_in` are goldens that stand
+    in where `golden` lacks one. `note` says what `error` leaves out.
     """
-    for name in [*ours, *(name for name in golden if name not in ours)]:
+    for name in dict.fromkeys([*ours, *(name for name in golden if name not in given)]):
         stored = golden.get(name, (also_in or {}).get(name))
         if stored is None:
             yield Row(f"{file}:{name}", math.inf, tolerance, "missing in the file")
@@ -54,7 +63,7 @@ def compare(
             yield Row(f"{file}:{name}", math.inf, tolerance, "not known")
         else:
             limit = ONE_LSB if stored.dtype == torch.uint8 else tolerance if stored.is_floating_point() else EXACT
-            yield Row(f"{file}:{name}", relative_error(ours[name], stored), limit)
+            yield Row(f"{file}:{name}", error(ours[name], stored), limit, note)
 
 
 def equal(name: str, ours: Any, golden: Any) -> Row:

@@ -1,6 +1,6 @@
 """Trains a config as it is and with each part taken away, and prints a table of what each run reached.
 
-    python scripts/ablations.py configs/train_mini.yaml OUTPUT_DIR --hr HR_DIR --lr LR_DIR --steps 400 [--priors FILE]
+    python benchmarks/ablations.py configs/train_mini.yaml OUTPUT --hr HR_DIR --lr LR_DIR --steps 400 [--priors FILE]
 
 Every run is the command `xpsr train CONFIG --ablate.PART=true ...` with the same seed and number of steps. A run that
 was finished before is not repeated; an unfinished one goes on. A run that fails, or stops early, ends the script with
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from reporting import markdown_table
 
 STOPPED_EARLY = 3  # as xpsr train says it
 
@@ -82,12 +83,10 @@ def main() -> int:
             print(f"ablations: {complaint(name, code)}", file=sys.stderr)
             return code if code > 0 else 128 - code  # as a shell says it
         results[name] = summary(folder)
-    columns = list(dict.fromkeys(column for row in results.values() for column in row))
-    lines = [f"| {args.steps} steps | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in results.items():
-        lines.append(f"| {name} | {' | '.join(f'{row[c]:.4f}' if c in row else '' for c in columns)} |")
-    (args.output / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
-    print("\n".join(lines))
+    rows = {name: {column: f"{value:.4f}" for column, value in row.items()} for name, row in results.items()}
+    table = markdown_table(rows, f"{args.steps} steps")
+    (args.output / "table.md").write_text(f"{table}\n", encoding="utf-8")
+    print(table)
     return 0
 
 

@@ -1,4 +1,6 @@
-"""How much the training loop costs beside the arithmetic: `python scripts/measure_loop.py configs/train_mini.yaml`.
+"""How much the training loop costs beside the arithmetic.
+
+    python benchmarks/measure_loop.py configs/train_mini.yaml
 
 Runs the loop on batches that are ready and takes the time of forward, backward, clipping and AdamW inside it; what is
 left is the loop's own. In seconds of this process's CPU time, all taken at the same moments, so that other work on the
@@ -15,18 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.utils.data import Dataset
 
 from xpsr.config import TrainRunConfig, load_config
-from xpsr.data import CropDataset, Sample
-from xpsr.training import XPSRLoss, build_components, engine
+from xpsr.data import Sample, build_dataset
+from xpsr.training import XPSRLoss, build_components, train
 
 WARM = 2  # updates that do not count
 
 
-class Ready(CropDataset):
-    """Samples that were made before."""
+class Ready(Dataset[Sample]):
+    """Samples that were made before, again and again."""
 
-    samples: tuple[Sample, ...] = ()
+    def __init__(self, samples: list[Sample]):
+        self.samples = samples
 
     def __getitem__(self, index: int) -> Sample:
         return dataclasses.replace(self.samples[index % len(self.samples)], index=index)
@@ -58,19 +62,18 @@ def main() -> None:
         overrides += [f"--train.output_dir={temporary}", f"--train.max_steps={args.updates}", "--train.device=cpu"]
         overrides += ["--train.gradient_accumulation_steps=1", "--train.checkpoint_every=1000000"]
         config = load_config(TrainRunConfig, args.config, overrides)
-        dataset = CropDataset(config.data, seed=0)
+        dataset = build_dataset(config.data, seed=0)
         started = time.process_time()
-        Ready.samples = tuple(dataset[index] for index in range(4 * config.train.batch_size))
+        samples = [dataset[index] for index in range(4 * config.train.batch_size)]
         making = (time.process_time() - started) / 4
-        components = build_components(config.model, torch.stack([s.hr for s in Ready.samples]).float() / 255)
-        engine.build_dataset = Ready  # type: ignore[assignment]
+        components = build_components(config.model, torch.stack([sample.hr for sample in samples]).float() / 255)
         clocks = {
             "forward": Clock(XPSRLoss, "forward"),
             "backward": Clock(Accelerator, "backward"),
             "clipping": Clock(Accelerator, "clip_grad_norm_"),
             "AdamW": Clock(torch.optim.AdamW, "step"),
         }
-        engine.train(config, components, export=lambda *_: None, device=torch.device("cpu"))
+        train(config, components, export=lambda *_: None, device=torch.device("cpu"), dataset=Ready(samples))
     began = clocks["forward"].began
     whole = (began[-1] - began[WARM]) / (len(began) - 1 - WARM)
     parts = {name: float(np.mean(clock.took[WARM:-1])) for name, clock in clocks.items()}

@@ -1,0 +1,473 @@
+"""From a small degraded picture to a large clean one: `XPSRPipeline`.
+
+`__call__` reads as the method does: look up the prior, encode pixels and texts, denoise, decode.
+"""
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from xpsr.checkpoint import fetch_model, load_strict
+from xpsr.color import match_color
+from xpsr.config import MAX_SCALE, ModelFacts, PresetName, Settings, override, preset_settings, resolve_settings
+from xpsr.devices import has_float64
+from xpsr.errors import InputError, ModelError, XPSRError
+from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
+from xpsr.models import Denoiser, HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample, start_at
+from xpsr.pipeline.conditions import Conditions, fit_picture
+from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
+from xpsr.pipeline.texts import embed_texts
+from xpsr.prior import Prior
+from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
+
+__all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
+
+_KEPT_FEATURES = 2**28
+"""Bytes of image features that are kept from step to step; those of larger pictures are computed again."""
+
+StepCallback = Callable[["XPSRPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+PassCallback = Callable[[int, int], None]
+
+
+@dataclass
+class XPSRPipelineOutput(BaseOutput):
+    """`images`: one per input, PIL images, or arrays (H, W, C) or tensors (C, H, W) in [0, 1]; C is 4 where there was
+    alpha; or latents (1, C, h, w). `priors`: the texts that were used, one per input."""
+
+    images: list[Any]
+    priors: list[Prior]
+
+
+class XPSRPipeline(DiffusionPipeline):
+    """Restores and enlarges photographs.
+
+    `one_step_timestep` and `settings` are the model's own defaults; they are stored in `model_index.json`, so that a
+    model needs no flags.
+
+    Args:
+        vae: `AutoencoderKL` or `HaarAutoencoder`.
+        text_encoder, tokenizer: CLIP; both texts go through them.
+        unet, controlnet: the networks.
+        scheduler: any diffusers scheduler.
+        one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
+        settings: fields of `xpsr.Settings` that differ from the preset "default".
+
+    Raises:
+        ModelError: an unknown setting.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"  # the ControlNet alternates with the UNet: it stays
+    _callback_tensor_inputs = ("latents", "noise_pred")
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | HaarAutoencoder,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: XPSRUNet,
+        controlnet: XPSRControlNet,
+        scheduler: SchedulerMixin,
+        one_step_timestep: int | None = None,
+        settings: dict | None = None,  # type: ignore[type-arg]  # upstream's loader reads this annotation
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            controlnet=controlnet,
+            scheduler=scheduler,
+        )
+        try:
+            complete = dataclasses.asdict(override(Settings(), settings or {}))
+        except InputError as error:
+            raise ModelError(f"model_index.json: {error}") from error
+        self.register_to_config(one_step_timestep=one_step_timestep, settings=complete)
+
+    @classmethod
+    def from_pretrained(  # upstream's signature needs **kwargs
+        cls, pretrained_model_name_or_path: str | Path = "mini", **kwargs: Any
+    ) -> "XPSRPipeline":
+        """Loads a model: `"mini"`, which comes with xpsr, a folder, or a name on the Hugging Face hub.
+
+        Everything is loaded as float32 unless `dtype` says otherwise, however it is stored: float16, which halves the
+        files, is unusably slow on a CPU. Other keywords are upstream's (`revision`, components to use instead of the
+        stored ones, …).
+
+        Raises:
+            ModelError: there is no such model, or its weights do not match its config to the last key.
+        """
+        folder = fetch_model(
+            str(pretrained_model_name_or_path),
+            revision=kwargs.pop("revision", None),
+            local_files_only=kwargs.pop("local_files_only", False),
+        )
+        kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or torch.float32
+        try:
+            haar = cls.load_config(folder)["vae"][1] == HaarAutoencoder.__name__
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ModelError(f"{folder}: model_index.json cannot be read ({error}); fetch the model again.") from error
+        for name, kind in (
+            ("vae", HaarAutoencoder if haar else AutoencoderKL),
+            ("text_encoder", CLIPTextModel),
+            ("unet", XPSRUNet),
+            ("controlnet", XPSRControlNet),
+        ):
+            if name not in kwargs:
+                kwargs[name] = load_strict(
+                    kind, folder, subfolder=name, dtype=kwargs["dtype"], variant=kwargs.get("variant")
+                )
+        return super().from_pretrained(str(folder), **kwargs)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent pixel, along a side."""
+        return pixels_per_latent(self.vae)
+
+    @property
+    def _tile_multiple(self) -> int:
+        """Of which the sides of latents are multiples, so that every level of the UNet halves them."""
+        return 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def enable_group_offload(self, *args: Any, offload_to_disk_path: str | None = None, **kwargs: Any) -> None:
+        """As upstream, but not to disk: diffusers 0.42 would give layers of the same name in two networks one file."""
+        if offload_to_disk_path is not None:
+            raise NotImplementedError(
+                "offload_to_disk_path mixes up the networks' layers here; offload each network to a folder of its own:"
+                " pipe.unet.enable_group_offload(..., offload_to_disk_path=...), and so on."
+            )
+        super().enable_group_offload(*args, **kwargs)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        *,
+        scale: float = 4,
+        prior: Prior | Sequence[Prior] | None = None,
+        preset: PresetName | None = None,
+        settings: Mapping[str, Any] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        strength: float | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_pass_end: PassCallback | None = None,
+    ) -> XPSRPipelineOutput:
+        """Restores one picture or a list of them. What is left out is the model's own default.
+
+        Args:
+            image: a PIL image, an array (H, W, C), a tensor (C, H, W) in [0, 1], a path, or a list of them. Each
+                picture is restored by itself, so a list gives what its items give alone.
+            scale: how much larger the result is, along a side; may be fractional.
+            prior: what is in the picture and what is wrong with it; one for all or one each. None: empty texts.
+            preset: "default", "paper" or "reference" instead of the model's own settings; see `xpsr.PRESETS`.
+            settings: fields of `xpsr.Settings`, which says what each one means, over those of the preset or the model.
+            num_inference_steps, guidance_scale, strength: the three of them that are used most.
+            generator: one for all, which each picture uses from its present state on, or one each. None: a random one.
+            latents: what to start from instead of latents drawn here, (1, C, h, w) of the fitted picture, as noisy as
+                the scheduler's first timestep.
+            output_type: "pil", "np", "pt" or "latent".
+            callback_on_step_end: called after every step with the pipeline, the step's index, its timestep and the
+                tensors that `callback_on_step_end_tensor_inputs` names, of "latents" (1, C, h, w) and "noise_pred", the
+                guided output of that step; "latents" in what it returns go on. The one step has no scheduler and no
+                callback.
+            callback_on_pass_end: called after every pass through the networks, which is one tile of one step, with how
+                many of how many are done for the picture. What it raises ends the call; the pipeline stays usable.
+
+        Calls from several threads do not disturb one another: a call changes nothing of the pipeline.
+
+        Raises:
+            InputError: a picture or an argument that cannot be used.
+            XPSRError: the result is not finite.
+        """
+        named = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "strength": strength}
+        given = {name: value for name, value in named.items() if value is not None}
+        resolved = self.settings(preset, {**(settings or {}), **given})
+        if not 0 < scale <= MAX_SCALE:
+            raise InputError(
+                f"is not in (0, {MAX_SCALE:g}]", code="out_of_range", field="scale", value=f"{scale:g}", remedy="use 4"
+            )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise InputError(
+                "is unknown",
+                code="unknown_value",
+                field="output_type",
+                value=f"{output_type}",
+                remedy="use pil, np, pt or latent",
+            )
+        if output_type == "latent" and resolved.num_shifts > 1:
+            raise InputError(
+                "averages pixels", field="num_shifts", value=f"{resolved.num_shifts}", remedy="use 1 for latents"
+            )
+        if latents is not None and resolved.strength == 0:
+            raise InputError("the one step starts from the picture; leave latents out or take several steps.")
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise InputError(f"callbacks get {', '.join(self._callback_tensor_inputs)}, not {', '.join(unknown)}.")
+
+        def on_step_end(index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+            if callback_on_step_end is None:
+                return tensors["latents"]
+            shown = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+            return callback_on_step_end(self, index, timestep, shown).get("latents", tensors["latents"])
+
+        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        priors = _one_each(Prior() if prior is None else prior, len(images), "prior")
+        results: list[Any] = []
+        for item, item_prior, item_generator in zip(images, priors, _generators(generator, len(images)), strict=True):
+            picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
+            conditions = self.encode(picture, item_prior, resolved, scale=scale)
+            shares = []
+            for shift in range(resolved.num_shifts):
+                moved = conditions.shifted(shift * self.vae_scale_factor // resolved.num_shifts)
+                clean = self.denoise(
+                    moved,
+                    resolved,
+                    generator=item_generator,
+                    latents=latents,
+                    on_step_end=on_step_end,
+                    on_pass_end=_counted(callback_on_pass_end, shift, resolved.num_shifts),
+                )
+                if output_type == "latent":
+                    break
+                shares.append(self.decode(clean, moved, resolved) / resolved.num_shifts)
+            if output_type == "latent":
+                results.append(clean)
+            else:
+                results.append(_as_output(sum(shares[1:], shares[0]), picture, output_type))
+        self.maybe_free_model_hooks()
+        return XPSRPipelineOutput(images=results, priors=priors)
+
+    def settings(self, preset: PresetName | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Returns what a call with these arguments does: `overrides` over those of the preset, or the model's own.
+
+        Raises:
+            InputError: an unknown preset or setting, or one out of its range.
+        """
+        base = Settings(**self.config.settings) if preset is None else preset_settings(preset)
+        facts = ModelFacts(
+            num_train_timesteps=self.scheduler.config.num_train_timesteps,
+            vae_scale_factor=self.vae_scale_factor,
+            tile_multiple=self._tile_multiple,
+            has_one_step=self.config.one_step_timestep is not None,
+        )
+        return resolve_settings(base, overrides or {}, facts)
+
+    def encode(self, picture: Picture, prior: Prior, settings: Settings, *, scale: float) -> Conditions:
+        """Enlarges the picture, fits it to the model's multiple of pixels and embeds the texts."""
+        fitted = fit_picture(
+            picture,
+            settings,
+            scale=scale,
+            vae_scale_factor=self.vae_scale_factor,
+            tile_multiple=self._tile_multiple,
+        )
+        content, quality = [(prior.content, settings.content_suffix)], [(prior.quality, "")]
+        if settings.guidance_scale > 1:
+            content.insert(0, (settings.negative_content, ""))
+            quality.insert(0, (settings.negative_quality, ""))
+
+        def embed(texts: list[tuple[str, str]]) -> torch.Tensor:
+            device = self._execution_device
+            return embed_texts(self.text_encoder, self.tokenizer, texts, settings, device=device).to(self.unet.dtype)
+
+        return dataclasses.replace(
+            fitted,
+            pixels=fitted.pixels.to(self._execution_device, self.unet.dtype),
+            content=embed(content),
+            quality=embed(quality),
+        )
+
+    def prepare_latents(
+        self,
+        pixels: torch.Tensor,
+        timestep: torch.Tensor,
+        settings: Settings,
+        *,
+        generator: torch.Generator | None = None,
+        scheduler: SchedulerMixin | None = None,
+    ) -> torch.Tensor:
+        """Returns what denoising starts from: (1, C, H/f, W/f).
+
+        Noise is drawn in this order: for the autoencoder's sample, at `timestep`, at `added_noise_level`; with
+        start="noise" only the start itself and the offset.
+
+        Args:
+            pixels: (1, 3, H, W) in [0, 1].
+            timestep: (1,), the first that is denoised.
+            settings: its `start`, `added_noise_level` and `offset_noise_scale`.
+            generator: None: torch's own.
+            scheduler: one that is set to the run's timesteps; None: the pipeline's.
+        """
+        scheduler = scheduler or self.scheduler
+        noise_like = {"generator": generator, "device": self._execution_device, "dtype": self.unet.dtype}
+        factor, channels = self.vae_scale_factor, self.unet.config.in_channels
+        shape = (len(pixels), channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
+        if settings.start == "noise":
+            noise = randn_tensor(shape, **noise_like)
+            if settings.offset_noise_scale:
+                noise = noise + settings.offset_noise_scale * randn_tensor((*shape[:2], 1, 1), **noise_like)
+            return noise * scheduler.init_noise_sigma
+        latents = encode_pixels(self.vae, pixels, generator).to(self.unet.dtype)
+        latents = scheduler.add_noise(latents, randn_tensor(shape, **noise_like), timestep)
+        if settings.added_noise_level:
+            alpha = scheduler.alphas_cumprod[settings.added_noise_level].to(latents)
+            latents = alpha.sqrt() * latents + (1 - alpha).sqrt() * randn_tensor(shape, **noise_like)
+        return latents
+
+    def denoise(
+        self,
+        conditions: Conditions,
+        settings: Settings,
+        *,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        on_step_end: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
+        on_pass_end: PassCallback | None = None,
+    ) -> torch.Tensor:
+        """Returns clean latents (1, C, H/f, W/f) of the fitted picture."""
+        height, width = (side // self.vae_scale_factor for side in conditions.pixels.shape[-2:])
+        tiles, denoiser = self.tiles(height, width, settings), self._denoiser()
+        symmetric, device = settings.tile_weights == "symmetric", conditions.pixels.device
+        weights = gaussian_weights(
+            tiles[0].height,
+            tiles[0].width,
+            symmetric=symmetric,
+            dtype=torch.float32 if symmetric or not has_float64(device) else torch.float64,
+            device=device,
+        )
+        one_step = settings.strength == 0
+        num_passes = len(tiles) * (1 if one_step else settings.num_inference_steps)
+        features: list[torch.Tensor | None] = [None] * len(tiles)
+        done = 0
+
+        def predict(latents: torch.Tensor, timestep: torch.Tensor, bar: Any) -> torch.Tensor:
+            def predictions() -> Iterator[tuple[Tile, torch.Tensor]]:
+                nonlocal done
+                for number, tile in enumerate(tiles):
+                    output, seen = denoiser(
+                        tile.crop(latents),
+                        timestep,
+                        tile.scaled(self.vae_scale_factor).crop(conditions.pixels),
+                        conditions.content,
+                        conditions.quality,
+                        features[number],
+                        guidance_scale=settings.guidance_scale,
+                        conditioning_scale=settings.controlnet_conditioning_scale,
+                    )
+                    if not one_step and seen.nbytes * len(tiles) <= _KEPT_FEATURES:
+                        features[number] = seen
+                    done += 1
+                    bar.update()
+                    if on_pass_end is not None:
+                        on_pass_end(done, num_passes)
+                    yield tile, output
+
+            if len(tiles) == 1:
+                return next(predictions())[1].to(latents.dtype)
+            return blend_tiles(predictions(), latents.shape, weights=weights).to(latents.dtype)
+
+        if one_step:
+            latents = encode_pixels(self.vae, conditions.pixels, generator).to(self.unet.dtype)
+            timestep = torch.tensor(self.config.one_step_timestep, device=latents.device)
+            with self.progress_bar(total=num_passes) as bar:
+                output = predict(latents, timestep, bar)
+            return predict_original_sample(self.scheduler, output, timestep, latents)
+
+        scheduler = copy.deepcopy(self.scheduler)  # it keeps the run's timesteps and its past
+        timesteps = start_at(scheduler, settings.strength, settings.num_inference_steps, device=device)
+        num_passes = len(tiles) * len(timesteps)  # schedulers of a higher order pass more often
+        if latents is None:
+            latents = self.prepare_latents(
+                conditions.pixels, timesteps[:1], settings, generator=generator, scheduler=scheduler
+            )
+        shape = (1, self.unet.config.in_channels, height, width)
+        if latents.shape != shape:
+            raise InputError(f"latents are of shape {tuple(latents.shape)}; this picture needs {shape}.")
+        latents = latents.to(conditions.pixels)
+        accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
+        options = {"generator": generator} if accepts_generator else {}
+        with self.progress_bar(total=num_passes) as bar:
+            for index, timestep in enumerate(timesteps):
+                output = predict(scheduler.scale_model_input(latents, timestep), timestep, bar)
+                latents = scheduler.step(output, timestep, latents, **options).prev_sample.to(latents.dtype)
+                if on_step_end is not None:
+                    latents = on_step_end(index, timestep, {"latents": latents, "noise_pred": output})
+        return latents
+
+    def _denoiser(self) -> Denoiser:
+        return Denoiser(self.controlnet, self.unet)
+
+    def decode(self, latents: torch.Tensor, conditions: Conditions, settings: Settings) -> torch.Tensor:
+        """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
+        pixels = conditions.crop.crop(decode_latents(self.vae, latents) / 2 + 0.5)
+        if not torch.isfinite(pixels).all():
+            raise XPSRError(
+                f"the result is not finite in {self.unet.dtype}", code="not_finite", remedy="use float32 or bfloat16"
+            )
+        source = conditions.crop.crop(conditions.pixels.float())
+        matched = match_color(pixels.clamp(0, 1), source, settings.color_match)[0].clamp(0, 1)
+        if matched.shape[-2:] == conditions.size:
+            return matched
+        return resize(matched, conditions.size, method="bicubic", eight_bit=settings.fit == "stretch")
+
+    @staticmethod
+    def tiles(height: int, width: int, settings: Settings) -> list[Tile]:
+        """The tiles, in order, in which latents of this size are denoised; one where they are small enough."""
+        side = settings.tile_size
+        if settings.tile_weights == "reference":  # it decides by the area, and its tiles are squares
+            side = max(height, width) if height * width <= side**2 else min(side, height, width)
+        return tile_grid(height, width, tile_size=side, overlap=min(settings.tile_overlap, side - 1))
+
+
+def _one_each(value: Any, count: int, name: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        return [value] * count
+    if len(value) != count:
+        raise InputError(f"{len(value)} values of {name} for {count} images; give one each or one for all.")
+    return list(value)
+
+
+def _generators(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[torch.Generator | None]:
+    """One for each picture; a single one is copied, so that no picture's noise depends on those before it."""
+    if not isinstance(generator, torch.Generator):
+        return _one_each(generator, count, "generator")
+    state = generator.get_state()
+    copies = [generator, *(torch.Generator(generator.device) for _ in range(count - 1))][:count]
+    for one in copies[1:]:
+        one.set_state(state)
+    return list(copies)
+
+
+def _counted(callback: PassCallback | None, grid: int, num_grids: int) -> PassCallback | None:
+    """The callback for one grid of several."""
+    if callback is None:
+        return None
+    return lambda done, total: callback(grid * total + done, num_grids * total)
+
+
+def _as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:
+    size = (pixels.shape[-2], pixels.shape[-1])
+    alpha = None if picture.alpha is None else resize(picture.alpha, size, method="lanczos")
+    if output_type == "pil":
+        return to_pil(pixels, alpha)
+    planes = pixels if alpha is None else torch.cat([pixels, alpha.to(pixels)])
+    return planes if output_type == "pt" else planes.permute(1, 2, 0).cpu().numpy()

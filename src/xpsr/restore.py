@@ -1,0 +1,162 @@
+"""One way from a picture to a picture: what command line, batch, page and API call. Touches no disk but to load."""
+
+import dataclasses
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+import transformers
+
+from xpsr import __version__
+from xpsr.checkpoint import checksums, fetch_model
+from xpsr.config import PresetName
+from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
+from xpsr.errors import Cancelled
+from xpsr.image import ImageLike, Picture, to_picture
+from xpsr.pipeline import XPSRPipeline
+from xpsr.prior import Describer, Prior, open_describer
+
+__all__ = ["Restored", "Restorer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What a restoration gave.
+
+    Attributes:
+        picture: the restored picture; what the input carried beside its pixels goes with it.
+        record: how it came about, ready for JSON: sizes, prior, seed, settings, model, versions, seconds. With the same
+            input it is enough to have the same picture again.
+    """
+
+    picture: Picture
+    record: dict[str, Any]
+
+
+class Restorer:
+    """A loaded model on its device. Any number of threads may call it at once.
+
+    Args:
+        model: "mini", which comes with xpsr, a model's folder, or its name on the hub.
+        device: "auto" (the fastest one), "cuda", "cuda:1", "mps" or "cpu".
+        dtype: "auto", "fp32", "bf16" or "fp16"; see `xpsr.devices.resolve_dtype`.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+        InputError: the device is not there, or slow with the number type.
+    """
+
+    def __init__(
+        self, model: str | Path = "mini", *, device: str = "auto", dtype: Dtype | Literal["auto"] = "auto"
+    ) -> None:
+        folder = fetch_model(str(model))
+        place = resolve_device(device)
+        kind = resolve_dtype(dtype, place)
+        # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
+        self._autocast = place.type == "cpu" and kind == "bf16"
+        self.pipe = XPSRPipeline.from_pretrained(folder, dtype=torch_dtype("fp32" if self._autocast else kind))
+        self.pipe.to(place)
+        self.pipe.set_progress_bar_config(disable=True)
+        self._describer: Describer | None = None
+        self._opening = threading.Lock()
+        self._facts = {
+            "device": str(place),
+            "dtype": kind,
+            "model": {"name": str(model), "sha256": checksums(folder)},
+            "versions": {
+                "xpsr": __version__,
+                "torch": str(torch.__version__),
+                "diffusers": diffusers.__version__,
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def restore(
+        self,
+        image: ImageLike,
+        prior: Prior | Describer | None = None,
+        *,
+        scale: float = 4,
+        preset: PresetName | None = None,
+        settings: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        is_cancelled: Callable[[], bool] | None = None,
+    ) -> Restored:
+        """Restores one picture.
+
+        Args:
+            image: whatever `xpsr.image.to_picture` takes: a path, a `Picture`, a PIL image, an array or a tensor.
+            prior: what is in the picture and what is wrong with it, or who looks; None: the mini's describer looks,
+                `Prior()`: nothing is said.
+            scale: how much larger the result is, along a side; may be fractional.
+            preset: "default", "paper" or "reference" instead of the model's own settings.
+            settings: fields of `xpsr.Settings` over those of the preset or the model.
+            seed: of the noise, where any is drawn, on every device the same; None: a random one, which the record has.
+            progress: is told after every tile of every step how many passes of how many are done.
+            is_cancelled: is asked as often, and once before; where it says so, the call ends.
+
+        Raises:
+            InputError: a picture or an argument that cannot be used.
+            Cancelled: `is_cancelled` said so.
+            XPSRError: the result is not finite.
+        """
+
+        def stop_if_cancelled() -> None:
+            if is_cancelled is not None and is_cancelled():
+                raise Cancelled("the restoration was cancelled.")
+
+        start = time.perf_counter()
+        stop_if_cancelled()
+        resolved = self.pipe.settings(preset, settings)
+        picture = to_picture(image)
+        if prior is None:
+            prior = self._mini()
+        if not isinstance(prior, Prior):
+            (prior,) = prior.describe([image])
+        seed = secrets.randbelow(2**32) if seed is None else seed
+
+        def on_pass_end(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done, total)
+            stop_if_cancelled()
+
+        # noise is drawn on the CPU, so that a seed means the same on every device
+        generator = torch.Generator().manual_seed(seed)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            planes = self.pipe(
+                picture,
+                scale=scale,
+                prior=prior,
+                settings=dataclasses.asdict(resolved),
+                generator=generator,
+                output_type="pt",
+                callback_on_pass_end=on_pass_end,
+            ).images[0]
+        restored = dataclasses.replace(
+            picture, pixels=planes[:3].cpu(), alpha=None if picture.alpha is None else planes[3:].cpu()
+        )
+        record = {
+            "input_size": [picture.width, picture.height],
+            "output_size": [restored.width, restored.height],
+            "prior": prior.as_dict(),
+            "seed": seed,
+            "scale": scale,
+            "settings": dataclasses.asdict(resolved),
+            **self._facts,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        return Restored(picture=restored, record=record)
+
+    def _mini(self) -> Describer:
+        with self._opening:
+            self._describer = self._describer or open_describer("mini")
+        return self._describer
