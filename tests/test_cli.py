@@ -595,7 +595,7 @@ def test_train_failures_are_one_line(run: Run) -> None:
     save_photo("photos/0.png", size=(80, 72))
     result = run("train", "tiny.yaml", "--model.vocabulary=gone.txt")
     assert result.code == 2
-    one_line(result, "model.vocabulary=gone.txt: cannot be read (No such file or directory)")
+    one_line(result, "model.vocabulary=gone.txt cannot be read (No such file or directory)")
     result = run("train", "tiny.yaml", "--train.max_stps=5")
     assert result.code == 2
     one_line(result, "train.max_stps", "did you mean 'train.max_steps'?")

@@ -54,7 +54,8 @@ UNREACHABLE = {
     "evaluation": {"models", "pipeline"},
 }
 OPTIONAL_LIBRARIES = [
-    *("bitsandbytes", "h5py", "peft", "pillow_heif", "pillow_jxl", "scipy", "tensorboard", "torchao", "torchvision"),
+    *("bitsandbytes", "h5py", "matplotlib", "peft", "pillow_heif", "pillow_jxl", "scipy", "tensorboard", "torchao"),
+    "torchvision",
 ]
 MAX_LINES = 650
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -255,12 +256,22 @@ def test_a_termination_signal_leaves_a_checkpoint(
     assert list(losses_of(tmp_path / "run")) == [1]
 
 
+def test_a_run_works_off_the_main_thread_and_leaves_signals_alone(photos: Path, tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    _, expected = run(run_config(photos, tmp_path / "main"))
+    with ThreadPoolExecutor(1) as pool:
+        complete, weights = pool.submit(run, run_config(photos, tmp_path / "thread")).result()
+    assert complete and losses_of(tmp_path / "thread") == losses_of(tmp_path / "main")
+    assert all(torch.equal(expected[name], weights[name]) for name in expected)
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
 def test_adversary_and_its_optimizer_are_part_of_the_checkpoint(photos: Path, tmp_path: Path) -> None:
     config = run_config(photos, tmp_path / "run", max_steps=2)
     config = replace(config, loss=LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1))
     run(config)
     content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert {"discriminator", "adversary"} <= content.keys()
+    assert {"discriminator", "discriminator_optimizer"} <= content.keys()
     assert "discriminator" in json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     complete, _ = run(replace(config, train=replace(config.train, max_steps=3)))
     assert complete

@@ -84,7 +84,7 @@ def test_validation_writes_pictures_scores_the_best_and_a_card(
     assert Path("run/metrics.jsonl").stat().st_mtime_ns == before
 
     code, out, _ = xpsr_train("--plot", "run")
-    assert (code, out) == (0, [str(Path("run", "curves.svg"))])
+    assert (code, out) == (0, [str(Path("run", "curves.png"))])
 
 
 def test_a_model_without_fusion_is_a_model_like_any_other(xpsr_train: Train) -> None:
@@ -185,7 +185,8 @@ def test_settings_that_cannot_be_are_refused_before_the_first_update(xpsr_train:
 def test_a_model_that_does_not_restore_is_put_aside(xpsr_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(XPSRPipeline, "__call__", lambda *_, **__: 1 / 0)
-        assert xpsr_train("tiny.yaml")[0] == 1
+        code, out, err = xpsr_train("tiny.yaml")
+    assert (code, out, len(err)) == (1, [], 1) and f"look at {Path('run', 'model.failed')}" in err[0]
     assert Path("run/model.failed").is_dir() and not Path("run/model").exists()
     assert xpsr_train("tiny.yaml")[:2] == (0, [str(Path("run", "model"))])
 

@@ -16,8 +16,8 @@ from xpsr.data import generator_for
 from xpsr.errors import InputError
 from xpsr.training import (
     FEATURE_NETWORKS,
+    BatchSlice,
     EncodingCache,
-    Share,
     XPSRLoss,
     build_components,
     diffusion_loss,
@@ -49,7 +49,7 @@ def test_the_mean_over_passes_is_the_loss_of_the_whole_batch(fraction: float, si
     passes = []
     for first in range(0, 8, size):
         rows = replace(whole, **{k: v[first : first + size] for k, v in vars(whole).items()})
-        passes.append(loss(rows, generator_for(3), Share(first, size, 8)))
+        passes.append(loss(rows, generator_for(3), BatchSlice(first, size, 8)))
     assert {frozenset(one.terms) for one in passes} == {frozenset(passes[0].terms)}
     mean = torch.stack([one.total() for one in passes]).mean()
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)

@@ -107,8 +107,18 @@ def test_impossible_choices_are_refused() -> None:
         PartsConfig(train=("everything", "unet"))
     with pytest.raises(InputError, match="an adapter on it"):
         PartsConfig(train=("unet", "unet_lora"))
-    with pytest.raises(InputError, match="name no layer"):
-        choose_parts(components(), PartsConfig(train=("unet_lora",), lora_targets=("nothing",)), LossConfig(), seed=0)
+    for parts, loss, error in (
+        (
+            PartsConfig(train=("unet_lora",), lora_targets=("nothing",)),
+            LossConfig(),
+            "parts.lora_targets=[nothing] name",
+        ),
+        (PartsConfig(train=("refiner",)), LossConfig(one_step_fraction=0), "parts.train=[refiner] trains nothing"),
+        (PartsConfig(), LossConfig(degradation_free_latents=(9,)), "loss.degradation_free_latents=[9] is not all in"),
+    ):
+        with pytest.raises(InputError) as caught:
+            choose_parts(components(), parts, loss, seed=0)
+        assert str(caught.value).startswith(error) and f"{caught.value.field}={caught.value.value}" in error
 
 
 def test_learning_rate_warms_up_and_follows_its_schedule() -> None:

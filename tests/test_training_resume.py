@@ -1,6 +1,8 @@
 """What a run may and may not go on from, and what is left when it cannot."""
 
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +30,21 @@ def photos(tmp_path: Path) -> Path:
     return save_photos(tmp_path / "photos")
 
 
+ADAPTED = re.compile(r"\.(to_q|to_k|to_v|to_out\.0)\.weight$")
+CHANGED: dict[PartName, Callable[[str], Any]] = {
+    "everything": lambda name: True,
+    "controlnet": lambda name: name.startswith("controlnet."),
+    "conditional_attentions": lambda name: name.startswith("unet.") and ".conditional_attentions." in name,
+    "unet": lambda name: name.startswith("unet."),
+    "text_encoder": lambda name: name.startswith("text_encoder."),
+    "refiner": lambda name: name.startswith("refiner."),
+    "unet_lora": lambda name: name.startswith("unet.") and ADAPTED.search(name),
+    "controlnet_lora": lambda name: (
+        name.startswith("controlnet.") and ADAPTED.search(name) and name.endswith(".weight")
+    ),
+}
+
+
 @pytest.mark.parametrize("part", get_args(PartName))
 def test_each_part_is_trained_alone(photos: Path, tmp_path: Path, part: PartName) -> None:
     config = replace(
@@ -39,7 +56,8 @@ def test_each_part_is_trained_alone(photos: Path, tmp_path: Path, part: PartName
     after: dict[str, torch.Tensor] = {}
     train(config, components(noisy=True), export=lambda c, _: after.update(c.trainable().state_dict()), device=CPU)
     assert before.keys() == after.keys()
-    assert [name for name in before if not torch.equal(before[name], after[name])]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed == {name for name in before if CHANGED[part](name)}
 
 
 def other_timestep(config: TrainRunConfig) -> TrainRunConfig:
@@ -90,6 +108,25 @@ def test_a_run_without_an_average_does_not_get_one(photos: Path, tmp_path: Path)
         run(replace(config, train=replace(config.train, max_steps=2)))
 
 
+def test_a_run_that_an_earlier_version_began_goes_on_to_the_same_bits(photos: Path, tmp_path: Path) -> None:
+    loss = LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1)
+    config = replace(run_config(photos, tmp_path / "whole", max_steps=3, batch_size=2), loss=loss)
+    _, whole = run(config)
+    begun = replace(config, train=replace(config.train, output_dir=tmp_path / "begun"))
+    assert not run(replace(begun, train=replace(begun.train, max_minutes=1e-6)))[0]
+    path = tmp_path / "begun" / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    former = {"ema": "average", "fingerprint": "identity", "discriminator_optimizer": "adversary"}
+    assert former.keys() <= content.keys()
+    torch.save({former.get(key, key): value for key, value in content.items()}, path)
+    complete, weights = run(begun)
+    assert complete and losses_of(tmp_path / "begun") == losses_of(tmp_path / "whole")
+    assert all(torch.equal(whole[name], weights[name]) for name in whole)
+    torch.save({former.get(key, key): value for key, value in content.items()}, path)
+    with pytest.raises(TrainingError, match=r"train\.seed is 7, that run's is 0"):
+        run(replace(begun, train=replace(begun.train, seed=7)))
+
+
 def test_latents_stay_what_the_networks_learned(photos: Path, tmp_path: Path) -> None:
     """The autoencoder's scale is measured on pictures, and there may be more of them when the run goes on."""
     config = run_config(photos, tmp_path / "run", max_steps=1)
@@ -123,8 +160,10 @@ def test_one_run_at_a_time_in_a_folder(photos: Path, tmp_path: Path) -> None:
     run(config)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     again = replace(config, train=replace(config.train, resume="never"))
-    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(TrainingError, match="another run is writing here"):
+    held = pytest.raises(TrainingError, match="another run is writing here")
+    with FileLock(tmp_path / "run" / ".lock"), held as caught:
         run(again)
+    assert (caught.value.code, caught.value.field) == ("in_use", "train.output_dir")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert run(again)[0]
 
@@ -137,15 +176,17 @@ def test_batches_that_leave_nothing_for_diffusion_are_refused(photos: Path, tmp_
 
 def test_a_validation_that_fails_costs_no_update(photos: Path, tmp_path: Path) -> None:
     config = replace(
-        run_config(photos, tmp_path / "run", max_steps=3, checkpoint_every=100),
+        run_config(photos, tmp_path / "run", max_steps=3, checkpoint_every=100, num_workers=1),
         validation=ValidationConfig(every=3, hr_dir=photos),
     )
 
     def validate(parts: Components, folder: Path) -> dict[str, float]:
         raise InputError("a damaged picture")
 
+    others = set(multiprocessing.active_children())
     with pytest.raises(InputError, match="a damaged picture"):
         run(config, validate=validate)
+    assert set(multiprocessing.active_children()) <= others  # as long as a worker lives, this process could not end
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
     assert run(config, validate=lambda *_: {"psnr_y": 1.0})[0]
     assert list(losses_of(tmp_path / "run")) == [1, 2, 3]

@@ -4,7 +4,7 @@ import codecs
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -25,13 +25,16 @@ def to_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry) + "\n"
 
 
-def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_lines(
+    path: Path, *, on_damage: Callable[[InputError], None] | None = None
+) -> list[tuple[int, dict[str, Any]]]:
     """Returns the objects in a file with the numbers of their lines, from 1; none where there is no file.
 
-    Empty lines are passed over, and so is a last line that was cut off.
+    Empty lines are passed over, and so is a last line that was cut off. Any other line that is no JSON object is told
+    to `on_damage` and passed over, or raised where that is None.
 
     Raises:
-        InputError: another line is no JSON object, or the file cannot be read.
+        InputError: such a line, or the file cannot be read.
     """
     if not path.exists():
         return []
@@ -41,14 +44,17 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry, problem = json.loads(line), "a JSON object is needed"
         except (ValueError, RecursionError) as error:
             if number == len(lines):  # without a line break at its end
                 continue
-            raise damaged(path, number, str(error)) from error
-        if not isinstance(entry, dict):
-            raise damaged(path, number, "a JSON object is needed")
-        entries.append((number, entry))
+            entry, problem = None, str(error)
+        if isinstance(entry, dict):
+            entries.append((number, entry))
+        elif on_damage is None:
+            raise damaged(path, number, problem)
+        else:
+            on_damage(damaged(path, number, problem))
     return entries
 
 

@@ -142,18 +142,18 @@ def hush() -> None:
 
 
 @contextmanager
-def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Shows how many of how many are done: a bar on a terminal, nothing elsewhere. None where it is to be `quiet`."""
+def counting(what: str, *, quiet: bool) -> Iterator[Callable[..., None] | None]:
+    """Yields what shows on a terminal how many of how many are done, and a note; None elsewhere and where `quiet`."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    done_of_all = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*done_of_all, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, description=note)
 
 
 _LESS_MEMORY = {

@@ -1,5 +1,6 @@
 """Training: the losses, one step, and the loop around it."""
 
+from xpsr.training.adversary import PatchDiscriminator
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import Checkpoints, is_finished
 from xpsr.training.components import (
@@ -14,22 +15,23 @@ from xpsr.training.components import (
     without_fusion,
 )
 from xpsr.training.engine import Export, Validate, train
-from xpsr.training.features import FEATURE_NETWORKS, EfficientNetFeatures, PatchDiscriminator, VGGFeatures
-from xpsr.training.losses import Losses, Share, XPSRLoss, degradation_free_terms, diffusion_loss, min_snr_weights
+from xpsr.training.features import FEATURE_NETWORKS, EfficientNetFeatures, VGGFeatures
+from xpsr.training.losses import BatchSlice, Losses, XPSRLoss, degradation_free_terms, diffusion_loss, min_snr_weights
 from xpsr.training.optimizers import build_optimizer, learning_rate, optimizer_step
 from xpsr.training.planning import plan_run
-from xpsr.training.watch import environment, plot_metrics
+from xpsr.training.run_log import OnMetrics, environment, plot_metrics
 
 __all__ = [
     "FEATURE_NETWORKS",
+    "BatchSlice",
     "Checkpoints",
     "Components",
     "EfficientNetFeatures",
     "EncodingCache",
     "Export",
     "Losses",
+    "OnMetrics",
     "PatchDiscriminator",
-    "Share",
     "VGGFeatures",
     "Validate",
     "XPSRLoss",

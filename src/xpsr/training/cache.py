@@ -30,7 +30,7 @@ class EncodingCache:
         self._texts: dict[bytes, torch.Tensor] = {}
 
     def encode(self, vae: Any, pixels: torch.Tensor) -> DiagonalGaussianDistribution:
-        """The distribution of the latents of pixels (B, 3, H, W) in [-1, 1]."""
+        """Returns the distribution of the latents of pixels (B, 3, H, W) in [-1, 1]."""
         if isinstance(vae, HaarAutoencoder):
             return vae.encode(pixels).latent_dist
         rows = [
@@ -39,7 +39,7 @@ class EncodingCache:
         return DiagonalGaussianDistribution(torch.cat(rows).to(pixels.device))
 
     def embed(self, encoder: Any, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings (B, N, D) of token ids (B, N)."""
+        """Returns embeddings (B, N, D) of token ids (B, N)."""
         if any(parameter.requires_grad for parameter in encoder.parameters()):
             return encoder(ids)[0]
         rows = []

@@ -16,6 +16,9 @@ from xpsr.errors import TrainingError, one_line
 
 __all__ = ["Checkpoints", "is_finished"]
 
+# What entries were called by earlier versions, of whose runs some go on
+_FORMER_KEYS = {"average": "ema", "identity": "fingerprint", "adversary": "discriminator_optimizer"}
+
 
 class Checkpoints:
     """`checkpoint.pt` is the newest, `checkpoint-STEP.pt` the ones before it, `best.pt` the best by validation.
@@ -28,11 +31,11 @@ class Checkpoints:
 
     @property
     def path(self) -> Path:
-        """Where the newest is written."""
+        """Returns where the newest is written."""
         return self.folder / "checkpoint.pt"
 
     def newest(self) -> Path | None:
-        """The one to go on from, if there is one."""
+        """Returns the one to go on from, if there is one."""
         # killed between two renames, the newest is the last of the numbered ones
         return next((path for path in (self.path, *reversed(self._numbered())) if path.is_file()), None)
 
@@ -70,8 +73,9 @@ class Checkpoints:
             system = error if isinstance(error, OSError) else error.__context__
             reason = getattr(system, "strerror", None) or one_line(error)[:200]
             raise TrainingError(
-                f"{self.path}: the checkpoint of step {content['step']} cannot be written: {reason}; {kept}. Free some"
-                " space and run the same command again."
+                f"{self.path}: the checkpoint of step {content['step']} cannot be written: {reason}; {kept}",
+                code="not_written",
+                remedy="free some space and start the same run again",
             ) from error
         for path in self._numbered()[: -(self.keep - 1) or None]:
             path.unlink(missing_ok=True)
@@ -81,7 +85,7 @@ class Checkpoints:
 
 
 def is_finished(config: TrainRunConfig) -> bool:
-    """Whether the run has come to its end before, and its last model is there. Looks at files alone.
+    """Returns whether the run has come to its end before and its last model is there. Looks at files alone.
 
     What is wrong with a checkpoint is said where it is loaded.
     """
@@ -98,7 +102,7 @@ def is_finished(config: TrainRunConfig) -> bool:
 
 
 def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """What `Checkpoints.save` wrote, on the CPU.
+    """Returns what `Checkpoints.save` wrote, on the CPU, and what an earlier version wrote under the names of today.
 
     Raises:
         TrainingError: a file that is damaged or something else.
@@ -107,12 +111,14 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
-        return content
+        return {_FORMER_KEYS.get(str(key), str(key)): value for key, value in content.items()}
     except (OSError, KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise refusal(path, error) from error
 
 
 def refusal(path: Path, error: Exception) -> TrainingError:
-    """What is raised for a checkpoint that does not fit."""
+    """Returns the error to raise for a checkpoint that does not fit."""
     reason = one_line(error)[:300]
-    return TrainingError(f"{path}: not a checkpoint of this run: {reason}; use another train.output_dir.")
+    return TrainingError(
+        f"{path}: not a checkpoint of this run: {reason}", code="other_run", remedy="use another train.output_dir"
+    )

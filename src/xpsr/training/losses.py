@@ -16,19 +16,20 @@ from diffusers import SchedulerMixin
 from torch import nn
 
 from xpsr.config import LossConfig
+from xpsr.config.checks import fault
 from xpsr.data import Batch
-from xpsr.errors import InputError, TrainingError
+from xpsr.errors import TrainingError
 from xpsr.models import predict_original_sample
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
 
-__all__ = ["Losses", "Share", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
+__all__ = ["BatchSlice", "Losses", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
 
 
 def degradation_free_terms(
     images: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], hr: torch.Tensor, clean_latents: torch.Tensor
 ) -> list[torch.Tensor]:
-    """The Degradation-Free Constraint: the mean absolute error of every prediction, a scalar each.
+    """Returns the terms of the Degradation-Free Constraint: the mean absolute error of each prediction, scalars.
 
     `images` are compared with `hr` (B, 3, H, W) in [-1, 1] and `latents` with `clean_latents` (B, C, h, w), reduced
     bilinearly to each prediction's size. The reference adds the sum of them all, times 0.05, to its loss.
@@ -49,7 +50,7 @@ def diffusion_loss(
     timesteps: torch.Tensor,
     min_snr_gamma: float | None = None,
 ) -> torch.Tensor:
-    """Mean squared error of a network's output against what the scheduler's `prediction_type` asks for.
+    """Returns the mean squared error of a network's output against what the scheduler's `prediction_type` asks for.
 
     All (B, C, H, W) but `timesteps` (B,); a float32 scalar. With `min_snr_gamma` each row counts `min_snr_weights`.
     """
@@ -61,7 +62,9 @@ def diffusion_loss(
         case "sample":
             target = clean
         case other:
-            raise TrainingError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")
+            raise TrainingError(
+                "is unknown", field="prediction_type", value=str(other), remedy="use epsilon, v_prediction or sample"
+            )
     if min_snr_gamma is None:
         return F.mse_loss(output.float(), target.float())
     errors = (output.float() - target.float()).square().flatten(1).mean(1)
@@ -69,7 +72,7 @@ def diffusion_loss(
 
 
 def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Weights of timesteps (B,), float32: min(SNR, gamma) on the error of the sample (Hang et al. 2023).
+    """Returns weights of timesteps (B,), float32: min(SNR, gamma) on the error of the sample (Hang et al. 2023).
 
     The squared error of the noise is SNR times that of the sample, the velocity's SNR + 1 times.
     """
@@ -85,7 +88,7 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: f
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchSlice:
     """Which rows of an update's whole batch a pass sees: `rows` of `total` from `first` on."""
 
     first: int
@@ -93,12 +96,12 @@ class Share:
     total: int
 
     @property
-    def passes(self) -> int:
-        """How many passes of this size, over all processes, the update is made of."""
+    def num_passes(self) -> int:
+        """Returns how many passes of this size, over all processes, the update is made of."""
         return self.total // self.rows
 
     def one_step_rows(self, fraction: float) -> tuple[list[int], list[int], int]:
-        """Rows of this pass that take the one step, those that do not, and how many of the whole batch do.
+        """Returns the rows of this pass that take the one step, the others, and how many of the whole batch take it.
 
         They are spread evenly, so that passes hold about the same of both.
         """
@@ -121,6 +124,7 @@ class Losses:
     one_step_weight: float = 1.0  # what a mean over the rows of `restored` counts in a pass
 
     def total(self) -> torch.Tensor:
+        """Returns the sum of the terms, a scalar."""
         return torch.stack(list(self.terms.values())).sum()
 
 
@@ -137,7 +141,8 @@ class XPSRLoss(nn.Module):
     ):
         super().__init__()
         if config.one_step_fraction and one_step_timestep is None:
-            raise InputError("loss.one_step_fraction needs a model with the one step; set model.one_step_timestep.")
+            error = fault(config, "one_step_fraction", "needs a model with the one step", "set model.one_step_timestep")
+            raise error.within("loss")
         self.parts = components.trainable()
         self.components, self.config, self.one_step_timestep = components, config, one_step_timestep or 0
         self._unregistered = [features]  # in a list: frozen, and no part of the state
@@ -146,21 +151,21 @@ class XPSRLoss(nn.Module):
         self.empty_ids: torch.Tensor
         self.register_buffer("empty_ids", empty, persistent=False)
 
-    def forward(self, batch: Batch, generator: torch.Generator, share: Share | None = None) -> Losses:
+    def forward(self, batch: Batch, generator: torch.Generator, batch_slice: BatchSlice | None = None) -> Losses:
         """Draws timesteps, noise and dropped texts from `generator` (on the CPU) and computes every term.
 
         Args:
             batch: some rows of an update's batch, or all.
             generator: the update's; every pass of it is given one in the same state.
-            share: which rows these are; None: the whole batch.
+            batch_slice: which rows these are; None: the whole batch.
         """
         config, parts, device, rows = self.config, self.components, batch.hr.device, len(batch.hr)
-        share = share or Share(0, rows, rows)
+        part = batch_slice or BatchSlice(0, rows, rows)
         shifted = torch.rand((), generator=generator) < config.shift_probability
         corner = torch.rand(2, generator=generator)
-        seeds = torch.randint(2**32, (share.total,), generator=generator)[share.first : share.first + rows].tolist()
+        seeds = torch.randint(2**32, (part.total,), generator=generator)[part.first : part.first + rows].tolist()
 
-        one_step_rows, other_rows, num_one_step = share.one_step_rows(config.one_step_fraction)
+        one_step_rows, other_rows, num_one_step = part.one_step_rows(config.one_step_fraction)
         order, one_step = one_step_rows + other_rows, len(one_step_rows)
         batch = Batch(**{f.name: getattr(batch, f.name)[order] for f in fields(batch)})
         generators = [torch.Generator().manual_seed(seeds[row]) for row in order]
@@ -192,12 +197,12 @@ class XPSRLoss(nn.Module):
             sample, timesteps, content, control.down_block_res_samples, control.mid_block_res_sample
         ).sample.float()
 
-        losses = Losses(one_step_weight=one_step * share.passes / max(num_one_step, 1))
+        losses = Losses(one_step_weight=one_step * part.num_passes / max(num_one_step, 1))
         if config.degradation_free_weight:
             losses.terms["degradation_free"] = self._degradation_free(control.images, control.latents, hr, clean)
-        if num_one_step < share.total:
+        if num_one_step < part.total:
             noisy = slice(one_step, None)
-            weight = (rows - one_step) * share.passes / (share.total - num_one_step)
+            weight = (rows - one_step) * part.num_passes / (part.total - num_one_step)
             loss = output.sum() * 0  # a pass without such a row
             if one_step < rows:
                 loss = diffusion_loss(
@@ -222,7 +227,7 @@ class XPSRLoss(nn.Module):
         hr: torch.Tensor,
         corner: torch.Tensor,
     ) -> None:
-        """Terms of the rows that take the one step; of none of them, terms that are zero."""
+        """Adds the terms of the rows that take the one step; of none of them, terms that are zero."""
         config, vae, features = self.config, self.components.vae, self._unregistered[0]
         terms = {"pixel": config.pixel_weight}
         if features is not None:

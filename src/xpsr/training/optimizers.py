@@ -14,7 +14,7 @@ __all__ = ["build_optimizer", "learning_rate", "optimizer_step"]
 
 
 def build_optimizer(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW with an epsilon of 1e-8; its 8-bit kinds keep both moments in a byte each.
+    """Builds AdamW with an epsilon of 1e-8; its 8-bit kinds keep both moments in a byte each.
 
     Raises:
         MissingDependencyError: an 8-bit kind without its package.
@@ -34,12 +34,14 @@ def build_optimizer(parameters: Sequence[nn.Parameter], config: OptimizerConfig)
             from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         package = config.kind.partition("_")[0]
-        raise MissingDependencyError(f"optimizer.kind={config.kind} needs {package}: pip install {package}") from error
+        raise MissingDependencyError(
+            f"needs {package}", field="optimizer.kind", value=config.kind, remedy=f"run `pip install {package}`"
+        ) from error
     return AdamW8bit(parameters, **options)
 
 
 def learning_rate(config: OptimizerConfig, step: int, max_steps: int) -> float:
-    """What update number `step` (from 0) takes: a linear warm-up, then the schedule, which ends at `max_steps`."""
+    """Returns the rate of update `step` (from 0): a linear warm-up, then the schedule, which ends at `max_steps`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = min((step - config.warmup_steps) / max(max_steps - config.warmup_steps, 1), 1.0)
@@ -56,7 +58,7 @@ def learning_rate(config: OptimizerConfig, step: int, max_steps: int) -> float:
 def optimizer_step(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], *, learning_rate: float, max_grad_norm: float
 ) -> torch.Tensor:
-    """One update of `parameters` after clipping their joint gradient; returns its norm before that."""
+    """Updates `parameters` once after clipping their joint gradient; returns its norm before that."""
     norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     set_learning_rate(optimizer, learning_rate)
     optimizer.step()
@@ -64,7 +66,7 @@ def optimizer_step(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Of all groups; in place where an optimizer keeps a tensor, as torchao's does."""
+    """Sets the rate of all groups; in place where an optimizer keeps a tensor, as torchao's does."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(value)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from xpsr import checkpoint
 from xpsr.config import ModelConfig, TrainRunConfig
 from xpsr.data import Batch
-from xpsr.errors import InputError, ModelError
+from xpsr.errors import ModelError, one_line
 from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet
 from xpsr.training.components import (
     Components,
@@ -84,12 +84,15 @@ _GB = 1e9
 
 
 def plan_run(config: TrainRunConfig) -> str:
-    """Parameters, memory and days, as a text of some lines."""
+    """Returns parameters, memory and days as a text of some lines.
+
+    Raises:
+        InputError: parts that the model does not have, or nothing is trained.
+        ModelError: the configs of `model.path` or `model.base` are not here.
+    """
     components = meta_components(config)
     choose_parts(components, config.parts, config.effective_loss, seed=0)
     parts = {**dict(components.trainable()), "vae": components.vae}
-    if not any(p.requires_grad for part in parts.values() for p in part.parameters()):
-        raise InputError("nothing is trained; name parts in parts.train.")
     lines = ["parameters, in millions            all   trained"]
     for name, part in [*parts.items(), ("in all", None)]:
         of_it = itertools.chain(*(p.parameters() for p in parts.values())) if part is None else part.parameters()
@@ -118,7 +121,7 @@ def plan_run(config: TrainRunConfig) -> str:
 
 
 def meta_components(config: TrainRunConfig) -> Components:
-    """The components of a run on the meta device; of the tokenizer only that it is one.
+    """Builds the components of a run on the meta device; of the tokenizer only that it is one.
 
     Those of a mini are on the CPU: they are small, and torch has no autocast on the meta device to switch off.
 
@@ -163,7 +166,7 @@ class _NoTokenizer:
 def _configs(model: ModelConfig) -> dict[str, dict[str, Any]]:
     import json
 
-    source = str(model.path or model.base)
+    source, field = str(model.path or model.base), "model.base" if model.path is None else "model.path"
     if source in _KNOWN_BASES and not Path(source).is_dir():
         return {name: dict(values) for name, values in _KNOWN_BASES[source].items()}
     folder = Path(checkpoint.resolve_model(source) if model.path is not None else source)
@@ -174,12 +177,16 @@ def _configs(model: ModelConfig) -> dict[str, dict[str, Any]]:
     try:
         return {name: json.loads((folder / file).read_text(encoding="utf-8")) for name, file in names.items()}
     except (OSError, ValueError) as error:
-        known = ", ".join(_KNOWN_BASES)
-        raise ModelError(f"{source}: its configs are not here ({error}); a dry run knows {known}.") from error
+        raise ModelError(
+            f"has no configs here ({one_line(error)})",
+            field=field,
+            value=source,
+            remedy=f"name a folder; by name, a dry run knows {', '.join(_KNOWN_BASES)}",
+        ) from error
 
 
 def _measure(config: TrainRunConfig, components: Components) -> tuple[float, float]:
-    """FLOPs of a pass, forward and backward, and bytes of what it keeps for the backward pass."""
+    """Returns FLOPs of a pass, forward and backward, and bytes of what it keeps for the backward pass."""
     run, size, scale = config.train, config.data.crop_size, config.data.scale
     timestep = config.model.one_step_timestep or 0
     # the feature network is small beside the others, and is not on the meta device
@@ -210,7 +217,7 @@ def _measure(config: TrainRunConfig, components: Components) -> tuple[float, flo
 
 @contextmanager
 def _saved_bytes(module: torch.nn.Module) -> Iterator[Mapping[int, int]]:
-    """Bytes of the tensors that are kept for the backward pass, by storage; parameters are none of them."""
+    """Yields bytes of the tensors that are kept for the backward pass, by storage; parameters are none of them."""
     own = {p.untyped_storage()._cdata for p in itertools.chain(module.parameters(), module.buffers())}
     saved: dict[int, int] = {}
 
@@ -225,7 +232,7 @@ def _saved_bytes(module: torch.nn.Module) -> Iterator[Mapping[int, int]]:
 
 
 def _memory(config: TrainRunConfig, components: Components) -> dict[str, float]:
-    """Bytes by what they are for."""
+    """Returns bytes by what they are for."""
     run = config.train
     module = components.trainable()
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -240,7 +247,7 @@ def _memory(config: TrainRunConfig, components: Components) -> dict[str, float]:
         "frozen weights": frozen + 4.0 * sum(p.numel() for p in components.vae.parameters()),
         "gradients": 4.0 * trained,
         "optimizer": float(moments * trained),
-        "average": 4.0 * trained if config.optimizer.ema_decay else 0.0,
+        "averaged weights (EMA)": 4.0 * trained if config.optimizer.ema_decay else 0.0,
         "copies for half precision": 2.0 * trained
         if run.precision != "fp32" and not run.gradient_checkpointing
         else 0.0,

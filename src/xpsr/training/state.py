@@ -1,4 +1,4 @@
-"""What a run has reached: weights, their average, optimizers. Knows how to be written and read, whole or in shards."""
+"""What a run has reached: weights, their moving average (EMA), optimizers; written whole where it is sharded, too."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -12,13 +12,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xpsr.config import TrainRunConfig
-from xpsr.errors import InputError
 from xpsr.models import HaarAutoencoder
+from xpsr.training.adversary import Adversary
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import read, refusal
 from xpsr.training.components import Components, choose_parts
-from xpsr.training.features import FEATURE_NETWORKS, PatchDiscriminator
-from xpsr.training.identity import difference, identity
+from xpsr.training.features import FEATURE_NETWORKS
+from xpsr.training.fingerprint import difference, fingerprint
 from xpsr.training.losses import XPSRLoss
 from xpsr.training.optimizers import build_optimizer
 
@@ -33,7 +33,7 @@ _SHARDED_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 
 
 class TrainState:
-    """Weights, their average, the optimizers, and the step and sample they have reached."""
+    """Weights, their moving average (EMA), the optimizers, and the step and sample they have reached."""
 
     def __init__(self, config: TrainRunConfig, components: Components, accelerator: "Accelerator"):
         self.config, self.components, self.accelerator = config, components, accelerator
@@ -43,15 +43,13 @@ class TrainState:
         self.exported = True  # whether the model that was written last has these weights
         run, loss = config.train, config.effective_loss
         choose_parts(components, config.parts, loss, seed=run.seed)
-        self.identity = identity(config, components)
+        self.fingerprint = fingerprint(config, components)
         features = FEATURE_NETWORKS[loss.feature_network]().to(accelerator.device) if loss.feature_weight else None
         cache = None if run.cache_dir is None else EncodingCache(run.cache_dir)
         self.loss = XPSRLoss(components, loss, config.model.one_step_timestep, features, cache)
         self.loss.to(accelerator.device)
         self.parts = self.loss.parts
         self.parts.train()
-        if not any(parameter.requires_grad for parameter in self.parts.parameters()):
-            raise InputError("nothing is trained; name parts in parts.train.")
         self.sharded = run.parallel == "fsdp" and accelerator.num_processes > 1
         # shards cannot be written as a model, so one process keeps whole modules to fill
         self._whole = copy.deepcopy(components) if self.sharded and accelerator.is_main_process else components
@@ -74,17 +72,12 @@ class TrainState:
             self.module = accelerator.prepare(self.loss)
         named = [(name, p) for name, p in self.parts.named_parameters() if p.requires_grad]
         self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
-        self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
+        self.ema = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
         self.optimizer: Any = accelerator.prepare(build_optimizer(self.parameters, config.optimizer))
-        self.discriminator = self.adversary = None
-        if loss.adversarial_weight:
-            with torch.random.fork_rng(devices=[]):  # modules are initialised from torch's global generator
-                torch.manual_seed(run.seed)
-                self.discriminator = PatchDiscriminator().to(accelerator.device)
-            self.adversary = build_optimizer(list(self.discriminator.parameters()), config.optimizer)
+        self.adversary = Adversary(config, accelerator) if loss.adversarial_weight else None
 
     def _shrink_frozen_weights(self) -> None:
-        """Large frozen weights as float16, the type they are written in at last, so that nothing is lost."""
+        """Makes large frozen weights float16, the type they are written in at last, so that nothing is lost."""
         for parameter in self.parts.parameters():
             if keeps_half(parameter):
                 parameter.data = parameter.data.half()
@@ -100,18 +93,18 @@ class TrainState:
                 fully_shard(module, mp_policy=policy)
         fully_shard(self.loss, mp_policy=policy)
 
-    def update_average(self) -> None:
+    def update_ema(self) -> None:
         """Moves the average towards the weights; to be called after `step` has been counted."""
-        if not self.average:
+        if not self.ema:
             return
         # a young average forgets its start
         decay = min(self.config.optimizer.ema_decay, self.step / (self.step + 9))
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+            torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
 
     @contextmanager
-    def averaged(self) -> Iterator[Components]:
-        """The components with the averaged weights, in evaluation mode, for as long as the block lasts.
+    def ema_components(self) -> Iterator[Components]:
+        """Yields the components with the averaged weights, in evaluation mode, for as long as the block lasts.
 
         All processes must come here. Of a sharded run only the main process gets whole components.
         """
@@ -129,13 +122,13 @@ class TrainState:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for parameter, average in zip(self.parameters, self.average, strict=False):  # there may be no average
+        for parameter, mean in zip(self.parameters, self.ema, strict=False):  # there may be no average
             kept = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(kept)
+            parameter.copy_(mean)
+            mean.copy_(kept)
 
     def content(self) -> dict[str, Any]:
-        """Everything to go on from, whole on the CPU or this device. All processes must come here."""
+        """Returns everything to go on from, whole on the CPU or this device. All processes must come here."""
         rng = {"cpu": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
@@ -145,16 +138,17 @@ class TrainState:
             "position": self.position,
             "best": self.best,
             "exported": self.exported,
-            "identity": self.identity,
+            "fingerprint": self.fingerprint,
             "weights": {n: _whole(p.detach()) for n, p in zip(names, self.parameters, strict=True)},
-            "average": {n: _whole(a) for n, a in zip(names, self.average, strict=False)},
+            "ema": {n: _whole(mean) for n, mean in zip(names, self.ema, strict=False)},
             "optimizer": {names[i]: {k: _whole(v) for k, v in state.items()} for i, state in inner.items()},
             "rng": _gathered(rng, self.accelerator),
         }
         if self.accelerator.scaler is not None:
             content["scaler"] = self.accelerator.scaler.state_dict()
-        if self.discriminator is not None and self.adversary is not None:
-            content |= {"discriminator": self.discriminator.state_dict(), "adversary": self.adversary.state_dict()}
+        if self.adversary is not None:
+            content["discriminator"] = self.adversary.discriminator.state_dict()
+            content["discriminator_optimizer"] = self.adversary.optimizer.state_dict()
         if isinstance(self.components.vae, HaarAutoencoder):
             vae = self.components.vae.config
             content["latents"] = {name: list(vae[name]) for name in ("latents_mean", "latents_std")}
@@ -171,8 +165,8 @@ class TrainState:
         try:
             self._compare(content)
             _fill(dict(zip(self.names, self.parameters, strict=True)), content["weights"])
-            if self.average:
-                _fill(dict(zip(self.names, self.average, strict=True)), content["average"])
+            if self.ema:
+                _fill(dict(zip(self.names, self.ema, strict=True)), content["ema"])
             state = self.optimizer.state_dict()
             state["state"] = {
                 self.names.index(name): {key: _like(self.parameters[self.names.index(name)], v) for key, v in s.items()}
@@ -181,9 +175,9 @@ class TrainState:
             self.optimizer.load_state_dict(state)
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(content["scaler"])
-            if self.discriminator is not None and self.adversary is not None:
-                self.discriminator.load_state_dict(content["discriminator"])
-                self.adversary.load_state_dict(content["adversary"])
+            if self.adversary is not None:
+                self.adversary.discriminator.load_state_dict(content["discriminator"])
+                self.adversary.optimizer.load_state_dict(content["discriminator_optimizer"])
             self.step, self.position, self.best = content["step"], content["position"], content["best"]
             self.saved_step, self.exported = self.step, content.get("exported", True)
             if "latents" in content:
@@ -199,17 +193,17 @@ class TrainState:
 
     def _compare(self, content: Mapping[str, Any]) -> None:
         """Raises `ValueError` for what another run wrote."""
-        other = difference(self.identity, content.get("identity", {}))
+        other = difference(self.fingerprint, content.get("fingerprint", {}))
         if other is not None:
             raise ValueError(other)
-        if self.average and not content["average"]:
+        if self.ema and not content["ema"]:
             raise ValueError("it keeps no average of the weights (optimizer.ema_decay)")
-        if self.discriminator is not None and "discriminator" not in content:
+        if self.adversary is not None and "discriminator" not in content:
             raise ValueError("it has no adversary (loss.adversarial_weight)")
 
 
 def _has_norm_on_frozen_input(components: Components) -> bool:
-    """Whether a trained GroupNorm may see a tensor that needs no gradient.
+    """Returns whether a trained GroupNorm may see a tensor that needs no gradient.
 
     In channels_last, torch's CPU kernel (2.13) crashes in such a norm's backward pass.
     """
@@ -222,17 +216,17 @@ def _has_norm_on_frozen_input(components: Components) -> bool:
 
 
 def keeps_half(parameter: nn.Parameter) -> bool:
-    """Whether a weight is kept in half precision where that is what is computed with."""
+    """Returns whether a weight is kept in half precision where that is what is computed with."""
     return not parameter.requires_grad and parameter.ndim > 1 and parameter.numel() >= _LARGE
 
 
 def _whole(value: Any) -> Any:
-    """A tensor without its shards; anything else as it is. Gathers, so all processes must ask."""
+    """Gathers a tensor's shards; returns anything else as it is. All processes must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _like(parameter: torch.Tensor, value: Any) -> Any:
-    """An optimizer's whole tensor, cut like the parameter it belongs to."""
+    """Cuts an optimizer's whole tensor like the parameter it belongs to."""
     if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value
@@ -253,7 +247,7 @@ def _fill(targets: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor
 
 
 def _gathered(value: Any, accelerator: "Accelerator") -> list[Any]:
-    """One value of every process."""
+    """Collects one value of every process."""
     if accelerator.num_processes == 1:
         return [value]
     values: list[Any] = [None] * accelerator.num_processes

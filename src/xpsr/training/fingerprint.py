@@ -1,4 +1,4 @@
-"""What makes a run the same run: what may not change between its start and its going on."""
+"""What a run is known by: what may not change between its start and its going on."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import torch
 from xpsr.config import TrainRunConfig, as_dict
 from xpsr.training.components import Components
 
-__all__ = ["difference", "identity"]
+__all__ = ["difference", "fingerprint"]
 
 _LEADING = 4096  # values of each weight that are looked at: another model differs everywhere
 # taken over from the checkpoint, since they are measured on pictures, which may have become more
@@ -18,8 +18,8 @@ _MEASURED = {"latents_mean", "latents_std"}
 _ABOUT_FILES = {"dtype", "torch_dtype", "transformers_version", "architectures"}
 
 
-def identity(config: TrainRunConfig, components: Components) -> dict[str, Any]:
-    """JSON-ready values by name: architectures, schedule, parts, seed, and digests of what is frozen.
+def fingerprint(config: TrainRunConfig, components: Components) -> dict[str, Any]:
+    """Returns JSON-ready values by name: architectures, schedule, parts, seed, and digests of what is frozen.
 
     To be called once the trained parts are chosen, before weights are sharded.
     """
@@ -37,7 +37,7 @@ def identity(config: TrainRunConfig, components: Components) -> dict[str, Any]:
 
 
 def difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
-    """The first thing that is not as it was, in words; names that only one of them knows do not count."""
+    """Returns the first thing that is not as it was, in words; names that only one of them knows do not count."""
     for name in then:
         if name in now and now[name] != then[name]:
             return f"{name} is {now[name]}, that run's is {then[name]}"
