@@ -1,18 +1,20 @@
 """Looks at the photograph beside this file, restores it, draws both: `python examples/demo.py [OUT.png]`."""
 
+import logging
 import sys
 from pathlib import Path
 
 from PIL import Image
 
-from xpsr import Restorer, write_image
+import xpsr
 
 
 def main(out: Path) -> None:
+    logging.disable(logging.WARNING)  # what libraries say while they load
     photograph = Path(__file__).with_name("moose.png")
-    restored = Restorer("mini").restore(photograph)
+    restored = xpsr.Restorer("mini").restore(photograph)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_image(out, restored.picture)
+    xpsr.write_image(out, restored.picture)
 
     with Image.open(photograph) as before, Image.open(out) as after:
         picture = Image.new("RGB", (2 * after.width + 8, after.height), "white")

@@ -24,8 +24,8 @@ from golden_system import CASES, LOOP, NETWORK, System, debug, forward_inputs, f
 from torch import nn
 from verify_golden import load, sections
 
-from xpsr import pipeline
 from xpsr.models import SemanticFusionAttention
+from xpsr.pipeline import pipeline
 from xpsr.tiling import gaussian_weights
 
 ROWS = {

@@ -52,7 +52,7 @@ def test_questions_do_not_go_with_who_asks_none(name: str, tmp_path: Path, monke
     assert not is_asked(name)
     for questions in (QUESTIONS["default"], Questions(quality="Blurry?")):
         with pytest.raises(
-            InputError, match=rf"questions: are for models that are asked, and {name} is not; leave them"
+            InputError, match=rf"questions are for models that are asked, and {name} is not; leave them"
         ):
             open_describer(name, questions=questions)
     assert open_describer(name).questions is None

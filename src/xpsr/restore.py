@@ -5,7 +5,8 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from typing import Any, Literal
 import diffusers
 import torch
 import transformers
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
 from xpsr.checkpoint import checksums, fetch_model
@@ -61,7 +64,8 @@ class Restorer:
         kind = resolve_dtype(dtype, place)
         # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
         self._autocast = place.type == "cpu" and kind == "bf16"
-        self.pipe = XPSRPipeline.from_pretrained(folder, dtype=torch_dtype("fp32" if self._autocast else kind))
+        with _without_bars():
+            self.pipe = XPSRPipeline.from_pretrained(folder, dtype=torch_dtype("fp32" if self._autocast else kind))
         self.pipe.to(place)
         self.pipe.set_progress_bar_config(disable=True)
         self._describer: Describer | None = None
@@ -160,3 +164,16 @@ class Restorer:
         with self._opening:
             self._describer = self._describer or open_describer("mini")
         return self._describer
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Loads without the libraries' bars over weights that are there at once."""
+    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
