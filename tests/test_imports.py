@@ -57,7 +57,7 @@ OPTIONAL_LIBRARIES = [
     *("bitsandbytes", "h5py", "matplotlib", "peft", "pillow_heif", "pillow_jxl", "scipy", "tensorboard", "torchao"),
     "torchvision",
 ]
-MAX_LINES = 650
+MAX_LINES = 500
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

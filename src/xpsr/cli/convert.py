@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import Parser, hush, parse
+from xpsr.cli.terminal import Parser, parse, quiet_libraries
 from xpsr.errors import InputError
 
 __all__ = ["run"]
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     from xpsr.convert import convert_reference, convert_to_reference
 
     if not args.debug:
-        hush()
+        quiet_libraries()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("xpsr").setLevel(logging.WARNING if args.quiet else logging.INFO)
     names = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, pictures_in, sayings
+from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, parse, pictures_in, quiet_libraries, sayings
 from xpsr.config import PRESETS
 from xpsr.errors import InputError
 from xpsr.files import pair_images
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     from xpsr.prior import QUESTIONS, PriorFile, Questions, describe_files, is_asked, open_describer
 
     if not args.debug:
-        hush()
+        quiet_libraries()
     asked = ("content_question", "quality_question", "content_view", "quality_view")
     changes = {name.removesuffix("_question"): given[name] for name in asked if name in given}
     questions: Questions | None = dataclasses.replace(QUESTIONS[args.preset], **changes)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from xpsr.cli.terminal import Parser, complain, hush, parse
+from xpsr.cli.terminal import Parser, complain, parse, quiet_libraries
 from xpsr.errors import one_line
 
 __all__ = ["run"]
@@ -82,7 +82,7 @@ def _examine() -> dict[str, Any]:
     try:
         import torch
 
-        hush()
+        quiet_libraries()
         import xpsr.pipeline  # noqa: F401  # all that a picture needs
         from xpsr.checkpoint import bundled_models, checksums
         from xpsr.devices import devices, fast_dtypes, resolve_dtype

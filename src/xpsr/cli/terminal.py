@@ -22,7 +22,7 @@ __all__ = [
     "complain",
     "counting",
     "explain",
-    "hush",
+    "quiet_libraries",
     "parse",
     "pictures_in",
     "print_traceback",
@@ -128,7 +128,7 @@ def quiet_imports() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
-def hush() -> None:
+def quiet_libraries() -> None:
     """Silences what the libraries of models say of their own accord; what matters is raised."""
     quiet_imports()
     import diffusers.utils.logging

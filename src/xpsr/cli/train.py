@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from xpsr.cli.terminal import Parser, complain, counting, hush
+from xpsr.cli.terminal import Parser, complain, counting, quiet_libraries
 from xpsr.config import TrainRunConfig, load_config
 from xpsr.errors import InputError
 
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("the following arguments are required: CONFIG.yaml; see xpsr train --help.")
     config = load_config(TrainRunConfig, args.config, overrides)
     if not args.debug:
-        hush()
+        quiet_libraries()
 
     from xpsr.recipe import is_main_process, train_model
     from xpsr.training import is_finished, plan_run

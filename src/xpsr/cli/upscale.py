@@ -7,7 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, hush, parse, pictures_in, print_traceback, sayings
+from xpsr.cli.terminal import (
+    DESCRIBERS,
+    Parser,
+    complain,
+    explain,
+    parse,
+    pictures_in,
+    print_traceback,
+    quiet_libraries,
+    sayings,
+)
 from xpsr.config import PRESETS, UpscaleConfig, load_config
 from xpsr.errors import InputError
 
@@ -127,7 +137,7 @@ def run(arguments: Sequence[str]) -> int:
         return 1
 
     if not args.debug:
-        hush()
+        quiet_libraries()
     prior_of = PriorLookup(
         config.describer,
         priors=config.priors,
