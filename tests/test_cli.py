@@ -293,7 +293,12 @@ def test_failures_are_json_lines_too(upscale: Run) -> None:
     result = upscale("gone.png", "a.png", "--json")
     failure, success = map(json.loads, result.out)
     assert result.code == 1 and len(result.err) == 1
-    assert failure == {"input": "gone.png", "error": result.err[0].removeprefix("xpsr: ")}
+    assert failure == {
+        "input": "gone.png",
+        "error": result.err[0].removeprefix("xpsr: "),
+        "code": "not_found",
+        "remedy": "check the path and its permissions",
+    }
     assert success == {**read_json("outputs/a_x4.json"), "output": str(Path("outputs", "a_x4.png"))}
 
 

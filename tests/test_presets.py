@@ -16,10 +16,12 @@ from PIL import Image
 from xpsr import PRESETS, Prior, Settings, XPSRPipeline
 from xpsr.checkpoint import bundled_models
 from xpsr.config import UpscaleConfig
+from xpsr.devices import has_float64
 from xpsr.errors import ModelError
 from xpsr.image import resize, stretched_sizes, to_picture
 from xpsr.models import XPSRControlNet
 from xpsr.pipeline.texts import token_rows
+from xpsr.tiling import gaussian_weights
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +259,20 @@ def test_the_reference_blends_in_double_precision_with_its_weights(pipe: XPSRPip
     theirs = pipe(image, output_type="pt", **options).images[0]
     assert theirs.dtype == ours.dtype == torch.float32
     assert not torch.equal(ours, theirs)
+
+
+def test_the_references_weights_are_double_only_where_there_is_double(
+    pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert has_float64(torch.device("cpu")) and not has_float64(torch.device("mps"))
+    asked: list[torch.dtype] = []
+
+    def weights(*size: int, dtype: torch.dtype, **options: Any) -> torch.Tensor:
+        asked.append(dtype)
+        return gaussian_weights(*size, dtype=dtype, **options)
+
+    monkeypatch.setattr("xpsr.pipeline.pipeline.gaussian_weights", weights)
+    for double in (True, False):
+        monkeypatch.setattr("xpsr.pipeline.pipeline.has_float64", lambda device, double=double: double)
+        pipe(torch.rand(3, 8, 8), settings={"tile_weights": "reference", "tile_size": 16, "tile_overlap": 4})
+    assert asked == [torch.float64, torch.float32]

@@ -130,7 +130,9 @@ def run(arguments: Sequence[str]) -> int:
             print_traceback()
         complain(message)
         if args.json:
-            print(json.dumps({"input": str(source), "error": message}), flush=True)
+            facts = {name: getattr(error, name, None) for name in ("code", "field", "value", "remedy")}
+            told = {name: value for name, value in facts.items() if value is not None}
+            print(json.dumps({"input": str(source), "error": message, **told}), flush=True)
 
     sources = pictures_in(args.inputs, fail)
     if not sources:
