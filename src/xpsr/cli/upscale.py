@@ -12,6 +12,7 @@ from xpsr.cli.terminal import (
     Parser,
     complain,
     explain,
+    loading,
     parse,
     pictures_in,
     print_traceback,
@@ -108,14 +109,15 @@ def run(arguments: Sequence[str]) -> int:
     if out.is_file():
         raise InputError(f"-o names a folder; {out} is a file.")
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    with loading():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from xpsr.batch import restore_file
-    from xpsr.devices import resolve_device, resolve_dtype
-    from xpsr.files import name_targets
-    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
-    from xpsr.restore import Restorer
+        from xpsr.batch import restore_file
+        from xpsr.devices import resolve_device, resolve_dtype
+        from xpsr.files import name_targets
+        from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
+        from xpsr.restore import Restorer
 
     device = resolve_device(config.device)
     resolve_dtype(config.dtype, device)
@@ -149,7 +151,8 @@ def run(arguments: Sequence[str]) -> int:
         device=str(device),
     )
     prior_of.describe_ahead(sources, PriorFile(out / "priors.jsonl"))
-    restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
+    with loading():
+        restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
     restorer.pipe([], scale=config.scale, preset=config.preset, settings=config.overrides)  # every option is checked
     try:
         out.mkdir(parents=True, exist_ok=True)
