@@ -82,7 +82,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as they are stored; pixels are not read.
+    """Returns the width and height of a picture as they are stored; pixels are not read.
 
     Raises:
         InputError: as `read_image`.
@@ -96,7 +96,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def decode_rgb(content: bytes, name: str) -> NDArray[np.uint8]:
-    """The picture in the bytes of a file: uint8 (H, W, 3) RGB, upright, without its alpha.
+    """Decodes the picture in the bytes of a file: uint8 (H, W, 3) RGB, upright, without its alpha.
 
     The same bits as `to_uint8(read_image(path).pixels)`, three times as fast because 8 bits stay 8 bits.
 
