@@ -43,7 +43,7 @@ def ssim_y(restored: torch.Tensor, hr: torch.Tensor) -> float:
 
 
 def score(restored: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
-    """Returns `psnr_y`, `ssim_y` and, where there is enough to see, `niqe` of a restored picture (3, H, W) in [0, 1]."""
+    """Returns `psnr_y`, `ssim_y` and, where there is enough to see, `niqe` of a picture (3, H, W) in [0, 1]."""
     scores = {"psnr_y": psnr_y(restored, hr), "ssim_y": ssim_y(restored, hr)}
     with suppress(InputError):  # too small, or flat
         scores["niqe"] = niqe(restored)
