@@ -17,6 +17,7 @@ from xpsr import Prior, Settings, XPSRPipeline
 from xpsr.errors import InputError, XPSRError
 from xpsr.image import resize, to_picture
 from xpsr.models import start_at
+from xpsr.tiling import blend_tiles
 from xpsr.training import Components
 
 
@@ -292,6 +293,23 @@ def test_tiles_change_little_and_leave_no_seam(pipe: XPSRPipeline) -> None:
     borders = sorted({x for start in (0, 8, 16, 24) for x in (4 * start, 4 * start + 64)} - {0, 160})
     # 1.01; where the last tile wins it is 1.59, where tiles are averaged without a fall-off 1.35
     assert jumps[[x - 1 for x in borders]].mean() < 1.15 * np.median(jumps)
+
+
+@pytest.mark.parametrize("has_float64", [True, False])
+def test_the_reference_s_weights_are_of_a_type_that_the_device_has(
+    pipe: XPSRPipeline, has_float64: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = []
+
+    def blend(*arguments: Any, weights: torch.Tensor) -> torch.Tensor:
+        types.append(weights.dtype)
+        return blend_tiles(*arguments, weights=weights)
+
+    monkeypatch.setattr("xpsr.pipeline.pipeline.has_float64", lambda device: has_float64)  # as a Mac's GPU has not
+    monkeypatch.setattr("xpsr.pipeline.pipeline.blend_tiles", blend)
+    settings = {"tile_weights": "reference", "tile_size": 16, "tile_overlap": 4}
+    restore(pipe, noise_picture(24, 20), settings=settings)
+    assert types == [torch.float64 if has_float64 else torch.float32]
 
 
 def test_shifts_are_the_mean_of_the_picture_on_each_grid(pipe: XPSRPipeline) -> None:
