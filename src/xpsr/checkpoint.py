@@ -45,17 +45,17 @@ _BRANCHES = {"attentions": "content", "attentions_lowlevel": "quality", "attenti
 
 
 def unet_from_reference(state: StateDict) -> dict[str, torch.Tensor]:
-    """A reference UNet's state under our names."""
+    """Returns a reference UNet's state under our names."""
     return {key.replace(".pixel_attentions.", ".conditional_attentions."): value for key, value in state.items()}
 
 
 def unet_to_reference(state: StateDict) -> dict[str, torch.Tensor]:
-    """Our UNet's state under the reference's names."""
+    """Returns our UNet's state under the reference's names."""
     return {key.replace(".conditional_attentions.", ".pixel_attentions."): value for key, value in state.items()}
 
 
 def controlnet_from_reference(state: StateDict) -> dict[str, torch.Tensor]:
-    """A reference ControlNet's state under our names."""
+    """Returns a reference ControlNet's state under our names."""
     middle = len({key.split(".")[1] for key in state if key.startswith("conv_degradation.")})
 
     def rename(key: str) -> str:
@@ -72,7 +72,7 @@ def controlnet_from_reference(state: StateDict) -> dict[str, torch.Tensor]:
 
 
 def controlnet_to_reference(state: StateDict) -> dict[str, torch.Tensor]:
-    """Our ControlNet's state under the reference's names."""
+    """Returns our ControlNet's state under the reference's names."""
     middle = len({key.split(".")[1] for key in state if key.startswith("to_latents.")}) - 1
     stored = {ours: theirs for theirs, ours in _BRANCHES.items()}
 
@@ -95,7 +95,7 @@ def load_strict(
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
 ) -> Network:
-    """`kind.from_pretrained`, refusing weights that do not match the config to the last key.
+    """Loads as `kind.from_pretrained` does, refusing weights that do not match the config to the last key.
 
     Raises:
         ModelError: the folder cannot be read, or keys are missing, unexpected or of another shape (listed).
@@ -119,13 +119,13 @@ def load_strict(
 
 
 def bundled_models() -> dict[str, Path]:
-    """The models that come with xpsr, by name."""
+    """Returns the folders of the models that come with xpsr, by name."""
     weights = Path(str(importlib.resources.files("xpsr"))) / "weights"
     return {path.parent.name: path.parent for path in sorted(weights.glob("*/model_index.json"))}
 
 
 def resolve_model(name: str) -> str:
-    """Where a model is: a bundled name, a folder, or `owner/name` on the Hugging Face hub, which is returned as it is.
+    """Finds a model: a bundled name, a folder, or `owner/name` on the Hugging Face hub, which is returned as it is.
 
     Raises:
         ModelError: nothing of that name, or a folder without a model.
@@ -147,7 +147,7 @@ def resolve_model(name: str) -> str:
 
 
 def fetch_model(name: str, *, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """The folder of the model that `resolve_model` finds; one on the hub is brought into the hub's cache first.
+    """Returns the folder of the model that `resolve_model` finds; one on the hub is brought into the hub's cache first.
 
     Raises:
         ModelError: there is no such model, or the hub does not give it.
@@ -165,12 +165,12 @@ def fetch_model(name: str, *, revision: str | None = None, local_files_only: boo
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every weight file in a model folder, by relative path."""
+    """Returns the SHA-256 of every weight file in a model folder, by relative path."""
     return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
 
 
 def download(name: str, patterns: list[str], *, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """The hub's cache with those files of `owner/name`.
+    """Returns the hub's cache with those files of `owner/name`.
 
     Raises:
         ModelError: the hub does not give it, or cannot be reached and the cache lacks it.
@@ -197,11 +197,11 @@ def refuse_mismatch(
 
 
 def listed(keys: Sequence[str], most: int = 8) -> str:
-    """The first of `keys` and how many more there are."""
+    """Names the first of `keys` and how many more there are."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def brief(error: Exception) -> str:
-    """What an error of another library says, on one line."""
+    """Returns what an error of another library says, on one line."""
     text = (isinstance(error, OSError) and error.strerror) or str(error)
     return " ".join(text.split())[:300].rstrip(".")

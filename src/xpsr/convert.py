@@ -91,7 +91,7 @@ class _Part:
 
 
 def load_reference(folder: Path) -> tuple[XPSRUNet, XPSRControlNet]:
-    """Both networks of a reference checkpoint, `folder/unet` and `folder/controlnet`.
+    """Loads both networks of a reference checkpoint, `folder/unet` and `folder/controlnet`.
 
     Raises:
         ModelError: a file is missing or damaged, or weights do not match the config.

@@ -58,7 +58,7 @@ _FLAGS: ContextVar[Mapping[str, str]] = ContextVar("flags")
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Options and positionals in any order; an unknown option is refused with the nearest known one.
+    """Takes options and positionals in any order; an unknown option is refused with the nearest known one.
 
     From then on errors about them name the flags.
     """
@@ -74,14 +74,14 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def sayings(prior: dict[str, Any]) -> Iterator[str]:
-    """Lines of both texts."""
+    """Yields lines of both texts."""
     for name in ("content", "quality"):
         yield f"    {name + ':':9}{prior[name] or '(nothing)'}"
     yield ""
 
 
 def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], None]) -> list[Path]:
-    """The pictures that were named and those in the folders that were named, each once.
+    """Returns the pictures that were named and those in the folders that were named, each once.
 
     What is told to `on_error` is left out; what looks like a photograph in a folder and is not read is told in a line.
     """
@@ -104,7 +104,7 @@ def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], N
 
 @contextmanager
 def command_context() -> Iterator[None]:
-    """What a command runs in: flags of a command before are forgotten, former names are told in a line of their own."""
+    """Runs a command: flags of one before are forgotten, former names of options are told in a line of their own."""
     _FLAGS.set({})
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -167,7 +167,7 @@ _LESS_MEMORY = {
 
 
 def explain(error: Exception, command: str = "upscale") -> str:
-    """One line: what is wrong and what to do in that command, which calls its arguments as `parse` has seen."""
+    """Says in one line what is wrong and what to do in that command, which calls its arguments as `parse` has seen."""
     text = one_line(error)
     if isinstance(error, XPSRError):
         return " ".join(error.sentence(_call).split())
@@ -187,12 +187,12 @@ def _call(field: str, value: str | None) -> str:
 
 
 def complain(message: str) -> None:
-    """A line on stderr."""
+    """Prints a line on stderr."""
     print(f"xpsr: {message}", file=sys.stderr, flush=True)
 
 
 def print_traceback() -> None:
-    """Where the error being handled comes from, on stderr."""
+    """Prints where the error being handled comes from, on stderr."""
     import traceback
 
     traceback.print_exc()

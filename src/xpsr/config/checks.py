@@ -87,17 +87,17 @@ def _is_finite(value: float) -> bool:
 
 
 def at_least(lowest: float, usual: str) -> Limit:
-    """Any finite number from `lowest` on."""
+    """Returns the rule that a number is finite and at least `lowest`."""
     return Limit(lowest, usual=usual)
 
 
 def above(lowest: float, usual: str) -> Limit:
-    """Any finite number above `lowest`."""
+    """Returns the rule that a number is finite and above `lowest`."""
     return Limit(lowest, usual=usual, holds_lowest=False)
 
 
 def within(lowest: float, highest: float, usual: str, *, open_at: str = "") -> Limit:
-    """From `lowest` to `highest`; `open_at` names the ends ("low", "high") that are left out."""
+    """Returns the rule that a number is in [`lowest`, `highest`]; `open_at`: which end, "low" or "high", is left out."""
     return Limit(lowest, highest, usual, holds_lowest=open_at != "low", holds_highest=open_at != "high")
 
 
@@ -107,14 +107,14 @@ SEED = within(0, 2**63 - 1, "0, for example")
 
 
 def weights(values: tuple[float, ...]) -> tuple[str, str] | None:
-    """The rule that numbers are weights of which one is above 0."""
+    """Checks that numbers are weights of which one is above 0; is itself a rule."""
     if all(0 <= value < math.inf for value in values) and any(values):
         return None
     return "are not all at least 0 with one above", "use weights, such as 1 for each"
 
 
 def span(lowest: float, highest: float, *, around: float | None = None) -> Rule:
-    """The rule that two numbers go from low to high within [lowest, highest], with `around` between them."""
+    """Returns the rule that two numbers go from low to high within [lowest, highest], with `around` between them."""
 
     def rule(values: tuple[float, float]) -> tuple[str, str] | None:
         low, high = values

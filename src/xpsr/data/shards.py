@@ -312,7 +312,12 @@ def _stopping() -> Iterator[None]:
         yield
     except InputError as error:
         raise TrainingError(
-            error.message, code=error.code, field=error.field, value=error.value, remedy=error.remedy
+            error.message,
+            code=error.code,
+            field=error.field,
+            value=error.value,
+            remedy=error.remedy,
+            source=error.source,
         ) from error
 
 

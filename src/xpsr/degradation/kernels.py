@@ -26,7 +26,7 @@ USM_SIZE, USM_SIGMA = 51, 8.0
 def gaussian_kernel(
     family: KernelFamily, size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float = 1.0
 ) -> np.ndarray:
-    """A normalised float64 (size, size) kernel.
+    """Returns a normalised float64 (size, size) kernel.
 
     Iso ones ignore `sigma_y` and `rotation` (radians). Generalised: exp(-q^beta / 2); plateau: 1 / (1 + q^beta); q is
     the squared Mahalanobis distance from the centre.
@@ -46,7 +46,7 @@ def gaussian_kernel(
 
 
 def sinc_kernel(cutoff: float, size: int) -> np.ndarray:
-    """A normalised float64 (size, size) circular low-pass kernel; `cutoff` in radians per pixel (pi passes all)."""
+    """Returns a normalised float64 (size, size) circular low-pass kernel; `cutoff` in radians a pixel, pi passes all."""
     axis = np.arange(size) - (size - 1) / 2
     squares, places = np.unique(axis[:, None] ** 2 + axis[None, :] ** 2, return_inverse=True)
     radius = np.sqrt(squares)
@@ -68,6 +68,6 @@ def _bessel_j1(x: np.ndarray) -> np.ndarray:
 
 
 def pad_kernel(kernel: np.ndarray, size: int) -> np.ndarray:
-    """The (k, k) kernel in the middle of (size, size) zeros, so that kernels of several sizes can be stacked."""
+    """Puts a (k, k) kernel in the middle of (size, size) zeros, so that kernels of several sizes can be stacked."""
     margin = (size - kernel.shape[0]) // 2
     return np.pad(kernel, margin)

@@ -130,7 +130,7 @@ _KINDS = {frozenset(f.name for f in dataclasses.fields(kind)): kind for kind in 
 
 
 def plan_to_json(plan: Plan) -> list[dict[str, Any]]:
-    """One dictionary of JSON values for each step; numbers survive to the last bit."""
+    """Returns one dictionary of JSON values for each step; numbers survive to the last bit."""
     return [{f.name: _json_value(getattr(step, f.name)) for f in dataclasses.fields(step)} for step in plan]
 
 
@@ -139,7 +139,7 @@ def _json_value(value: Any) -> Any:
 
 
 def plan_from_json(steps: Iterable[Mapping[str, Any]]) -> Plan:
-    """The plan that `plan_to_json` wrote.
+    """Returns the plan that `plan_to_json` wrote.
 
     Raises:
         InputError: a step has unknown keys, or a value that cannot be applied.
@@ -209,7 +209,7 @@ def draw_plans(
     scale: int = 4,
     shared: torch.Generator | None = None,
 ) -> list[Plan]:
-    """A plan for each generator, for pictures of `height` x `width`.
+    """Draws a plan for each generator, for pictures of `height` x `width`.
 
     `shared`: where the reference draws once for a batch (resizes, kind of noise, whether there is a second blur, order
     of the end), this generator is asked once for all of them; strengths and kernels are each picture's own anyway.
@@ -359,7 +359,7 @@ class Damage:
 
 
 def damage(plan: Plan, width: int, noise_variances: Iterable[float]) -> Damage:
-    """The damage to a picture that was `width` wide.
+    """Returns the damage to a picture that was `width` wide.
 
     `noise_variances`: the mean square of what each noise step added, 0..255, in order.
     """

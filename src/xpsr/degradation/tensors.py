@@ -210,7 +210,7 @@ def resize_images(
 
 
 def gaussian_noise(fields: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Noise of standard deviation `sigma` (B,), 0..255, of standard normal fields (B, 1 or 3, H, W)."""
+    """Returns noise of standard deviation `sigma` (B,), 0..255, of standard normal fields (B, 1 or 3, H, W)."""
     return fields * (sigma.view(-1, 1, 1, 1) / 255)
 
 
@@ -221,7 +221,7 @@ def poisson_noise(
     gray: bool,
     sample: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """`strength` (B,) times the error of counting photons.
+    """Returns `strength` (B,) times the error of counting photons.
 
     A picture with n different 8-bit values counts up to the power of two that is not below n.
 
@@ -247,17 +247,17 @@ def poisson_noise(
 
 
 def add_noise(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Both (B, 3, H, W), or the noise (B, 1, H, W); clipped to [0, 1]."""
+    """Returns the sum of both, clipped to [0, 1]: (B, 3, H, W), of the noise also (B, 1, H, W)."""
     return (images + noise).clamp(0, 1)
 
 
 def quantisation_factor(quality: torch.Tensor) -> torch.Tensor:
-    """Factor of JPEG's quantisation steps for qualities of 1..100; 0 at 100."""
+    """Returns the factor of JPEG's quantisation steps for qualities of 1..100; 0 at 100."""
     return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
 
 
 def compress_images(images: torch.Tensor, quality: torch.Tensor, *, differentiable: bool = False) -> torch.Tensor:
-    """What JPEG does to pictures, without its bits: (B, 3, H, W) in [0, 1] to the same.
+    """Does what JPEG does to pictures, without its bits: (B, 3, H, W) in [0, 1] to the same.
 
     Colours are halved in resolution, blocks that stand over are filled with black, nothing is rounded to 8 bits.
 
@@ -306,7 +306,7 @@ def _compress_planes(planes: torch.Tensor, table: str, factor: torch.Tensor, dif
 
 
 def sharpen_images(images: torch.Tensor, *, weight: float = 0.5, threshold: float = 10.0) -> torch.Tensor:
-    """Unsharp masking of (B, 3, H, W) in [0, 1], as `sharpen` does; nothing here asks for it."""
+    """Sharpens (B, 3, H, W) in [0, 1] by unsharp masking, as `sharpen` does; nothing here asks for it."""
     kernel = torch.from_numpy(gaussian_kernel("iso", USM_SIZE, USM_SIGMA, USM_SIGMA, 0.0))
     kernels = [kernel] * len(images)
     residual = images - filter_images(images, kernels)

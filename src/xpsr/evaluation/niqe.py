@@ -16,7 +16,7 @@ _BLOCK = 96  # of NIQE, pixels
 
 
 def niqe(pixels: torch.Tensor) -> float:
-    """How unlike natural pictures a picture (3, H, W) in [0, 1] is (Mittal et al. 2013); lower is better.
+    """Returns how unlike natural pictures a picture (3, H, W) in [0, 1] is (Mittal et al. 2013); lower is better.
 
     Raises:
         InputError: it is smaller than two blocks of 96 x 96.

@@ -51,7 +51,7 @@ def resize(
 
 
 def stretched_sizes(size: tuple[int, int], *, min_size: int, multiple: int) -> list[tuple[int, int]]:
-    """The sizes (height, width) that the reference goes through from `size` to one that its model takes.
+    """Returns the sizes (height, width) that the reference goes through from `size` to one that its model takes.
 
     `size` itself, then the smaller side brought to `min_size` where it is less, then both down to a multiple.
     """

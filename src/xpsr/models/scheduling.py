@@ -14,7 +14,7 @@ __all__ = ["predict_original_sample", "start_at"]
 def predict_original_sample(
     scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor
 ) -> torch.Tensor:
-    """The clean latents that a network's output implies.
+    """Returns the clean latents that a network's output implies.
 
     Args:
         scheduler: any diffusers scheduler with `alphas_cumprod` and `config.prediction_type`.

@@ -98,7 +98,7 @@ class XPSRUNet(Refusals, UNet2DConditionModel):
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, *, zero_init: bool = True) -> "XPSRUNet":
-        """The same UNet with conditional attentions; with `zero_init` it starts as exactly the network it was.
+        """Makes the same UNet with conditional attentions; with `zero_init` it starts as exactly the network it was.
 
         The reference starts them at random (`zero_init=False`), which changes the output from the first step on.
         """
@@ -117,7 +117,7 @@ class XPSRUNet(Refusals, UNet2DConditionModel):
                 nn.init.zeros_(attention.proj_out.bias)
 
     def conditional_parameters(self) -> list[nn.Parameter]:
-        """What XPSR trains of a pretrained UNet: the conditional attentions."""
+        """Returns what XPSR trains of a pretrained UNet: the conditional attentions."""
         return [p for name, p in self.named_parameters() if ".conditional_attentions." in name]
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:

@@ -427,7 +427,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     @staticmethod
     def tiles(height: int, width: int, settings: Settings) -> list[Tile]:
-        """The tiles, in order, in which latents of this size are denoised; one where they are small enough."""
+        """Returns the tiles, in order, in which latents of this size are denoised; one where they are small enough."""
         side = settings.tile_size
         if settings.tile_weights == "reference":  # it decides by the area, and its tiles are squares
             side = max(height, width) if height * width <= side**2 else min(side, height, width)
