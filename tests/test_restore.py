@@ -1,5 +1,6 @@
 """One way from a picture to a picture: re-entrant, told of its progress, stopped where it is."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from xpsr.config import UpscaleConfig
 from xpsr.errors import Cancelled, InputError
 from xpsr.files import sha256
 from xpsr.image import Picture, to_pil
+from xpsr.prior.mini import MiniDescriber
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,21 @@ def test_a_cancelled_restoration_ends_at_once_and_the_next_one_is_whole(
     assert caught.value.code == "cancelled" and len(told) == after
     again = restorer.restore(photo, Prior(), settings=STEPS, scale=8, seed=1)
     assert torch.equal(whole.picture.pixels, again.picture.pixels)
+
+
+def test_what_is_cancelled_while_the_describer_looks_goes_no_further(restorer: Restorer, photo: Path) -> None:
+    looked: list[object] = []
+
+    class Slow(MiniDescriber):
+        def describe(self, images: Sequence[Any], **options: Any) -> list[Prior]:
+            looked.extend(images)
+            return super().describe(images, **options)
+
+    with pytest.raises(Cancelled):
+        restorer.restore(
+            photo, Slow.bundled(), progress=lambda *_: pytest.fail("a pass"), is_cancelled=lambda: bool(looked)
+        )
+    assert looked == [photo]
 
 
 def test_a_picture_goes_in_as_itself(restorer: Restorer, photo: Path) -> None:

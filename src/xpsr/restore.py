@@ -107,7 +107,7 @@ class Restorer:
             settings: fields of `xpsr.Settings` over those of the preset or the model.
             seed: of the noise, where any is drawn, on every device the same; None: a random one, which the record has.
             progress: is told after every tile of every step how many passes of how many are done.
-            is_cancelled: is asked as often, and once before; where it says so, the call ends.
+            is_cancelled: is asked as often, at the start and after the describer; where it says so, the call ends.
 
         Raises:
             InputError: a picture or an argument that cannot be used.
@@ -128,9 +128,10 @@ class Restorer:
             raise InputError(message, code="wrong_type", field="prior", value=said(prior), remedy=remedy)
         picture = to_picture(image)
         if prior is None:
-            prior = self._mini()
-        if not isinstance(prior, Prior):
-            (prior,) = prior.describe([image])
+            (prior,) = self._mini().describe([picture])
+        elif not isinstance(prior, Prior):
+            (prior,) = prior.describe([image])  # what was written is found by the path
+        stop_if_cancelled()
         seed = secrets.randbelow(2**32) if seed is None else int(seed)
 
         def on_pass_end(done: int, total: int) -> None:

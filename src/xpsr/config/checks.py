@@ -97,7 +97,7 @@ def above(lowest: float, usual: str) -> Limit:
 
 
 def within(lowest: float, highest: float, usual: str, *, open_at: str = "") -> Limit:
-    """Returns the rule that a number is in [`lowest`, `highest`]; `open_at`: which end, "low" or "high", is left out."""
+    """Returns the rule that a number is in [`lowest`, `highest`]; `open_at` is the end, "low" or "high", left out."""
     return Limit(lowest, highest, usual, holds_lowest=open_at != "low", holds_highest=open_at != "high")
 
 

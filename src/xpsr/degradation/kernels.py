@@ -46,7 +46,7 @@ def gaussian_kernel(
 
 
 def sinc_kernel(cutoff: float, size: int) -> np.ndarray:
-    """Returns a normalised float64 (size, size) circular low-pass kernel; `cutoff` in radians a pixel, pi passes all."""
+    """Returns a normalised float64 (size, size) circular low-pass kernel; `cutoff` in radians a pixel, at most pi."""
     axis = np.arange(size) - (size - 1) / 2
     squares, places = np.unique(axis[:, None] ** 2 + axis[None, :] ** 2, return_inverse=True)
     radius = np.sqrt(squares)

@@ -247,7 +247,7 @@ def poisson_noise(
 
 
 def add_noise(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Returns the sum of both, clipped to [0, 1]: (B, 3, H, W), of the noise also (B, 1, H, W)."""
+    """Returns images (B, 3, H, W) plus noise, of that shape or (B, 1, H, W), clipped to [0, 1]."""
     return (images + noise).clamp(0, 1)
 
 

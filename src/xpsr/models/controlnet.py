@@ -103,7 +103,7 @@ class XPSRControlNet(Refusals, ControlNetModel):
         cls, unet: UNet2DConditionModel, load_weights_from_unet: bool = True, **kwargs: Any
     ) -> "XPSRControlNet":
         """Makes a ControlNet of the same size as `unet`, its encoder copied; content, quality and fusion all start from
-        the UNet's attention wherever the shapes agree. Keywords are those of `ControlNetModel.from_unet`, and our own."""
+        the UNet's attention wherever the shapes agree. Keywords are ours and those of `ControlNetModel.from_unet`."""
         fusing = kwargs.pop("semantic_fusion", True)
         controlnet = super().from_unet(unet, load_weights_from_unet=False, **kwargs)
         controlnet = controlnet if fusing else cls.from_config(controlnet.config, semantic_fusion=False)
