@@ -1,6 +1,7 @@
 """From a picture to a larger one, with a tiny untrained model."""
 
 import copy
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr import Prior, Settings, XPSRPipeline
-from xpsr.errors import InputError, XPSRError
+from xpsr.config import RenamedWarning
+from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import resize, to_picture
 from xpsr.models import start_at
 from xpsr.tiling import blend_tiles
@@ -293,6 +295,25 @@ def test_tiles_change_little_and_leave_no_seam(pipe: XPSRPipeline) -> None:
     borders = sorted({x for start in (0, 8, 16, 24) for x in (4 * start, 4 * start + 64)} - {0, 160})
     # 1.01; where the last tile wins it is 1.59, where tiles are averaged without a fall-off 1.35
     assert jumps[[x - 1 for x in borders]].mean() < 1.15 * np.median(jumps)
+
+
+def test_settings_in_a_folder_are_read_under_former_names_and_refused_with_theirs(
+    pipe: XPSRPipeline, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["settings"] = {"min_size": 48}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.warns(RenamedWarning, match="min_size is called min_working_size now"):
+        former = XPSRPipeline.from_pretrained(tmp_path)
+    assert former.settings().min_working_size == 48
+    former.save_pretrained(tmp_path)
+    assert "min_size" not in json.loads((tmp_path / "model_index.json").read_text())["settings"]
+    index["settings"] = {"tile_size": 0}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"^model_index\.json: tile_size=0 is less than one; use ") as caught:
+        XPSRPipeline.from_pretrained(tmp_path)
+    assert (caught.value.field, caught.value.code) == ("tile_size", "out_of_range")
 
 
 @pytest.mark.parametrize("has_float64", [True, False])

@@ -95,7 +95,7 @@ class XPSRPipeline(DiffusionPipeline):
         try:
             complete = dataclasses.asdict(override(Settings(), settings or {}))
         except InputError as error:
-            raise ModelError(f"model_index.json: {error}") from error
+            raise error.recast(ModelError, source="model_index.json") from error
         self.register_to_config(one_step_timestep=one_step_timestep, settings=complete)
 
     @classmethod
