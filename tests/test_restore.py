@@ -161,6 +161,16 @@ def test_the_record_tells_of_the_picture_that_was_read(restorer: Restorer, photo
     assert sha256(source) != record["input_sha256"] == before
 
 
+def test_a_picture_that_cannot_be_written_leaves_the_former_record_as_it_was(
+    restorer: Restorer, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "b.json").write_text("former")
+    with pytest.raises(InputError, match=r"b\.png: cannot be written"):
+        restore_file(restorer, photo, tmp_path / "b.png", Prior(), UpscaleConfig())
+    assert (tmp_path / "b.json").read_text() == "former"
+
+
 def test_a_record_that_cannot_be_written_takes_its_picture_along(
     restorer: Restorer, photo: Path, tmp_path: Path
 ) -> None:
