@@ -7,11 +7,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xpsr.config import (
+    DataConfig,
     DegradationConfig,
     ModelConfig,
     RenamedWarning,
@@ -308,6 +310,13 @@ def test_former_names_are_understood_where_they_meant_a_setting(tmp_path: Path) 
 def test_what_is_made_in_python_is_checked_too(made: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         made()
+
+
+def test_lists_texts_and_numbers_of_numpy_are_taken_in_python_as_they_are_from_a_file() -> None:
+    config = DataConfig(hr_dir="photos", crop_scales=[1, 0.5], crop_size=np.int64(64))  # type: ignore[arg-type]
+    assert config == DataConfig(hr_dir=Path("photos"), crop_scales=(1.0, 0.5), crop_size=64)
+    assert as_dict(config)["crop_size"] == 64
+    assert UpscaleConfig(priors="p.jsonl").priors == Path("p.jsonl")  # type: ignore[arg-type]
 
 
 def test_an_option_before_the_file_needs_an_equals_sign() -> None:

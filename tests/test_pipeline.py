@@ -1,6 +1,7 @@
 """From a picture to a larger one, with a tiny untrained model."""
 
 import copy
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr import Prior, Settings, XPSRPipeline
-from xpsr.errors import InputError, XPSRError
+from xpsr.config import RenamedWarning
+from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import resize, to_picture
 from xpsr.models import start_at
+from xpsr.tiling import blend_tiles
 from xpsr.training import Components
 
 
@@ -292,6 +295,42 @@ def test_tiles_change_little_and_leave_no_seam(pipe: XPSRPipeline) -> None:
     borders = sorted({x for start in (0, 8, 16, 24) for x in (4 * start, 4 * start + 64)} - {0, 160})
     # 1.01; where the last tile wins it is 1.59, where tiles are averaged without a fall-off 1.35
     assert jumps[[x - 1 for x in borders]].mean() < 1.15 * np.median(jumps)
+
+
+def test_settings_in_a_folder_are_read_under_former_names_and_refused_with_theirs(
+    pipe: XPSRPipeline, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["settings"] = {"min_size": 48}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.warns(RenamedWarning, match="min_size is called min_working_size now"):
+        former = XPSRPipeline.from_pretrained(tmp_path)
+    assert former.settings().min_working_size == 48
+    former.save_pretrained(tmp_path)
+    assert "min_size" not in json.loads((tmp_path / "model_index.json").read_text())["settings"]
+    index["settings"] = {"tile_size": 0}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"^model_index\.json: tile_size=0 is less than one; use ") as caught:
+        XPSRPipeline.from_pretrained(tmp_path)
+    assert (caught.value.field, caught.value.code) == ("tile_size", "out_of_range")
+
+
+@pytest.mark.parametrize("has_float64", [True, False])
+def test_the_reference_s_weights_are_of_a_type_that_the_device_has(
+    pipe: XPSRPipeline, has_float64: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = []
+
+    def blend(*arguments: Any, weights: torch.Tensor) -> torch.Tensor:
+        types.append(weights.dtype)
+        return blend_tiles(*arguments, weights=weights)
+
+    monkeypatch.setattr("xpsr.pipeline.pipeline.has_float64", lambda device: has_float64)  # as a Mac's GPU has not
+    monkeypatch.setattr("xpsr.pipeline.pipeline.blend_tiles", blend)
+    settings = {"tile_weights": "reference", "tile_size": 16, "tile_overlap": 4}
+    restore(pipe, noise_picture(24, 20), settings=settings)
+    assert types == [torch.float64 if has_float64 else torch.float32]
 
 
 def test_shifts_are_the_mean_of_the_picture_on_each_grid(pipe: XPSRPipeline) -> None:

@@ -1,5 +1,6 @@
 """One way from a picture to a picture: re-entrant, told of its progress, stopped where it is."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import torch
 from PIL import Image
 
 from xpsr import Prior, Restorer, XPSRPipeline, open_describer, read_image
+from xpsr.batch import restore_file
+from xpsr.config import UpscaleConfig
 from xpsr.errors import Cancelled, InputError
+from xpsr.files import sha256
 from xpsr.image import Picture, to_pil
+from xpsr.prior.mini import MiniDescriber
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +97,87 @@ def test_a_cancelled_restoration_ends_at_once_and_the_next_one_is_whole(
     assert torch.equal(whole.picture.pixels, again.picture.pixels)
 
 
+def test_what_is_cancelled_while_the_describer_looks_goes_no_further(restorer: Restorer, photo: Path) -> None:
+    looked: list[object] = []
+
+    class Slow(MiniDescriber):
+        def describe(self, images: Sequence[Any], **options: Any) -> list[Prior]:
+            looked.extend(images)
+            return super().describe(images, **options)
+
+    with pytest.raises(Cancelled):
+        restorer.restore(
+            photo, Slow.bundled(), progress=lambda *_: pytest.fail("a pass"), is_cancelled=lambda: bool(looked)
+        )
+    assert looked == [photo]
+
+
 def test_a_picture_goes_in_as_itself(restorer: Restorer, photo: Path) -> None:
     picture = read_image(photo)
     assert isinstance(picture, Picture)
     made = restorer.restore(picture, Prior(), seed=0)
     assert torch.equal(made.picture.pixels, restorer.restore(photo, Prior(), seed=0).picture.pixels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, r"seed=-1 is not in \[0, 9223372036854775807\]; use 0, for example\."),
+        ({"seed": 2**70}, "seed=1180591620717411303424 is not in "),
+        ({"seed": "one"}, "seed=one is not a whole number or null; use 1"),
+        ({"scale": "2"}, "scale=2 is not a number; use 0.5"),
+        ({"scale": 17}, r"scale=17 is not in \(0, 16\]; use 4, for example"),
+        ({"prior": "a cat"}, r"prior=a cat is neither a Prior nor a describer; use Prior\(content=\.\.\., "),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named(
+    restorer: Restorer, photo: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        restorer.restore(photo, **{"prior": Prior(), **arguments})
+    assert caught.value.field == next(iter(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"device": "abacus"}, "device=abacus is not there; this machine has: "), ({"dtype": "fp8"}, "dtype=fp8 is unkn")],
+)
+def test_a_place_that_is_not_there_is_named(tiny_model: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        Restorer(tiny_model, **arguments)
+    assert caught.value.field == next(iter(arguments))
+
+
+def test_the_record_tells_of_the_picture_that_was_read(restorer: Restorer, photo: Path, tmp_path: Path) -> None:
+    source, before = tmp_path / "a.png", sha256(photo)
+    source.write_bytes(photo.read_bytes())
+
+    def replace(*_: object) -> None:
+        source.write_bytes(b"another one")
+
+    handle = restorer.pipe.unet.register_forward_pre_hook(replace)
+    record = restore_file(restorer, source, tmp_path / "b.png", Prior(), UpscaleConfig())
+    handle.remove()
+    assert sha256(source) != record["input_sha256"] == before
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_former_record_as_it_was(
+    restorer: Restorer, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "b.json").write_text("former")
+    with pytest.raises(InputError, match=r"b\.png: cannot be written"):
+        restore_file(restorer, photo, tmp_path / "b.png", Prior(), UpscaleConfig())
+    assert (tmp_path / "b.json").read_text() == "former"
+
+
+def test_a_record_that_cannot_be_written_takes_its_picture_along(
+    restorer: Restorer, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.json").mkdir()
+    with pytest.raises(InputError, match=r"b\.json: cannot be written"):
+        restore_file(restorer, photo, tmp_path / "b.png", Prior(), UpscaleConfig())
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 
 def test_what_cannot_be_is_refused_before_anything_is_looked_at(restorer: Restorer) -> None:

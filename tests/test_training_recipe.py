@@ -65,3 +65,7 @@ def test_validation_refuses_pictures_without_a_partner(config: TrainRunConfig, t
     with pytest.raises(InputError, match=r"has no picture for p0\.png and 1 more; ") as caught:
         Validation(replace(config, validation=validation))
     assert (caught.value.field, caught.value.value) == ("validation.lr_dir", str(tmp_path / "lr"))
+    for name in ("p0.png", "p2.png", "p1.jpg"):
+        Image.new("RGB", (16, 12)).save(tmp_path / "lr" / name)
+    with pytest.raises(InputError, match=r"p1\.png: may belong to .*p1\.jpg and .*p1\.png; keep one of them"):
+        Validation(replace(config, validation=validation))

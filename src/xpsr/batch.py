@@ -26,8 +26,9 @@ def restore_file(restorer: Restorer, source: Path, target: Path, prior: Prior, c
         str(source).encode()  # the record names it
     except UnicodeEncodeError as error:
         raise InputError(f"{source}: the name is not UTF-8; rename it.") from error
+    picture, digest = read_image(source), sha256(source)  # of what was read, whatever comes while it is restored
     restored = restorer.restore(
-        read_image(source),
+        picture,
         prior,
         scale=config.scale,
         preset=config.preset,
@@ -38,13 +39,13 @@ def restore_file(restorer: Restorer, source: Path, target: Path, prior: Prior, c
     try:
         record = {
             "input": str(source),
-            "input_sha256": sha256(source),
+            "input_sha256": digest,
             "output": target.name,
             "output_sha256": sha256(target),
             **restored.record,
         }
         write_text(target.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     except BaseException:  # Ctrl-C, too
-        target.unlink()  # no picture without its record
+        target.unlink(missing_ok=True)  # no picture without its record
         raise
     return record

@@ -95,7 +95,7 @@ def load_strict(
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
 ) -> Network:
-    """Loads by `kind.from_pretrained`, refusing weights that do not match the config to the last key.
+    """Loads as `kind.from_pretrained` does, refusing weights that do not match the config to the last key.
 
     Raises:
         ModelError: the folder cannot be read, or keys are missing, unexpected or of another shape (listed).
@@ -119,13 +119,13 @@ def load_strict(
 
 
 def bundled_models() -> dict[str, Path]:
-    """Returns the models that come with xpsr, by name."""
+    """Returns the folders of the models that come with xpsr, by name."""
     weights = Path(str(importlib.resources.files("xpsr"))) / "weights"
     return {path.parent.name: path.parent for path in sorted(weights.glob("*/model_index.json"))}
 
 
 def resolve_model(name: str) -> str:
-    """Returns where a model is: a bundled name, a folder, or `owner/name` on the hub, which stays as it is.
+    """Finds a model: a bundled name, a folder, or `owner/name` on the Hugging Face hub, which is returned as it is.
 
     Raises:
         ModelError: nothing of that name, or a folder without a model.
@@ -147,7 +147,7 @@ def resolve_model(name: str) -> str:
 
 
 def fetch_model(name: str, *, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """Returns the folder of the model that `resolve_model` finds; one on the hub comes into the hub's cache first.
+    """Returns the folder of the model that `resolve_model` finds; one on the hub is brought into the hub's cache first.
 
     Raises:
         ModelError: there is no such model, or the hub does not give it.
@@ -197,7 +197,7 @@ def refuse_mismatch(
 
 
 def listed(keys: Sequence[str], most: int = 8) -> str:
-    """Returns the first of `keys` and how many more there are."""
+    """Names the first of `keys` and how many more there are."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 

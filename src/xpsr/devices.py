@@ -1,7 +1,7 @@
 """Which device, which number type, and which of them the hardware computes with fast."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -31,7 +31,8 @@ def resolve_device(name: str) -> torch.device:
     found = devices()
     wanted = {"auto": found[0], "cuda": "cuda:0"}.get(name, name)
     if wanted not in found:
-        raise InputError(f"device {name} is not there; this machine has: {', '.join(found)}.", code="no_device")
+        there = f"this machine has: {', '.join(found)}"
+        raise InputError("is not there", code="no_device", field="device", value=name, remedy=there)
     return torch.device(wanted)
 
 
@@ -39,10 +40,13 @@ def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     """Returns the number type of that name; "auto" is half precision on CUDA, and on a CPU bfloat16 where it is fast.
 
     Raises:
-        InputError: fp16 on a CPU.
+        InputError: there is none of that name, or fp16 on a CPU.
     """
+    if name not in ("auto", *get_args(Dtype)):
+        raise InputError("is unknown", code="unknown_value", field="dtype", value=name, remedy="use auto, fp32 or bf16")
     if device.type == "cpu" and name == "fp16":
-        raise InputError("dtype fp16 is about 20 times slower than fp32 on a CPU; use auto, fp32 or bf16.")
+        slow = "is about 20 times slower than fp32 on a CPU"
+        raise InputError(slow, code="conflict", field="dtype", value=name, remedy="use auto, fp32 or bf16")
     if name != "auto":
         return name
     if device.type == "cuda":

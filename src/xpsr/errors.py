@@ -12,9 +12,11 @@ calls the field as its reader does, a flag, a YAML key or a member of a JSON obj
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self, TypeVar
 
 __all__ = ["Cancelled", "InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
+
+Kind = TypeVar("Kind", bound="XPSRError")
 
 
 class XPSRError(Exception):
@@ -62,15 +64,20 @@ class XPSRError(Exception):
 
     def within(self, section: str) -> Self:
         """Returns the same error of a field that lies in `section`, such as `model.settings`."""
-        moved: Any = type(self)(
+        return self.recast(type(self), field=None if self.field is None else f"{section}.{self.field}")
+
+    def recast(
+        self, kind: type[Kind], *, code: str | None = None, field: str | None = None, source: str | None = None
+    ) -> Kind:
+        """Returns an error of `kind` with the same parts, but for those that are given."""
+        return kind(
             self.message,
-            code=self.code,
-            field=None if self.field is None else f"{section}.{self.field}",
+            code=code or self.code,
+            field=field or self.field,
             value=self.value,
             remedy=self.remedy,
-            source=self.source,
+            source=source or self.source,
         )
-        return moved
 
 
 class InputError(XPSRError, ValueError):

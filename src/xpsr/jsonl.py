@@ -15,7 +15,7 @@ from filelock import lock_descriptor, unlock_descriptor
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, read_bytes, refusal
 
-__all__ = ["append_lines", "read_lines", "to_line", "write_lines"]
+__all__ = ["append_lines", "damaged", "read_lines", "to_line", "write_lines"]
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from xpsr.data import Sample, build_dataset
 from xpsr.devices import resolve_device
 from xpsr.errors import InputError, TrainingError, one_line
 from xpsr.evaluation import MIN_SIDE, mean_scores, score
-from xpsr.files import list_images
+from xpsr.files import by_stem, list_images, partner
 from xpsr.image import read_image, resize, to_pil, write_image
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import FileDescriber, Prior
@@ -70,7 +70,10 @@ def train_model(config: TrainRunConfig, *, on_metrics: OnMetrics | None = None) 
     model = config.train.output_dir / "model"
     if is_finished(config):
         return model
-    device = resolve_device(config.train.device)
+    try:
+        device = resolve_device(config.train.device)
+    except InputError as error:
+        raise error.within("train") from error
     dataset = build_dataset(config.data, seed=config.train.seed)
     components, config = prepare_components(config, dataset)
     build_pipeline(components, config).settings()  # what it refuses is better known now than at the end
@@ -238,12 +241,13 @@ class Validation:
         self.config, self.pictures = config, list_images(validation.hr_dir)[: validation.max_pictures]
         self.degraded: dict[str, Path] = {}
         if validation.lr_dir is not None:
-            self.degraded = {path.stem: path for path in list_images(validation.lr_dir)}
-            missing = [path.name for path in self.pictures if path.stem not in self.degraded]
+            degraded = by_stem(list_images(validation.lr_dir))
+            missing = [path.name for path in self.pictures if path.stem not in degraded]
             if missing:
                 more = f" and {len(missing) - 1} more" if missing[1:] else ""
                 remedy = "add it under the same name, or use null to reduce the clean pictures"
                 raise fault(config, "validation.lr_dir", f"has no picture for {missing[0]}{more}", remedy)
+            self.degraded = {p.stem: partner(p, degraded[p.stem], validation.lr_dir) for p in self.pictures}
         self.priors = [Prior() for _ in self.pictures]
         if validation.priors is not None:
             sources = [self.degraded.get(path.stem, path) for path in self.pictures]

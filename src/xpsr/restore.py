@@ -20,8 +20,9 @@ from transformers.utils import logging as transformers_logging
 from xpsr import __version__
 from xpsr.checkpoint import checksums, fetch_model
 from xpsr.config import PresetName
+from xpsr.config.checks import SEED, check_argument, said
 from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
-from xpsr.errors import Cancelled
+from xpsr.errors import Cancelled, InputError
 from xpsr.image import ImageLike, Picture, to_picture
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import Describer, Prior, open_describer
@@ -106,7 +107,7 @@ class Restorer:
             settings: fields of `xpsr.Settings` over those of the preset or the model.
             seed: of the noise, where any is drawn, on every device the same; None: a random one, which the record has.
             progress: is told after every tile of every step how many passes of how many are done.
-            is_cancelled: is asked as often, and once before; where it says so, the call ends.
+            is_cancelled: is asked as often, at the start and after the describer; where it says so, the call ends.
 
         Raises:
             InputError: a picture or an argument that cannot be used.
@@ -121,12 +122,17 @@ class Restorer:
         start = time.perf_counter()
         stop_if_cancelled()
         resolved = self.pipe.settings(preset, settings)
+        check_argument("seed", seed, int | None, SEED)
+        if not (prior is None or isinstance(prior, Prior) or hasattr(prior, "describe")):
+            message, remedy = "is neither a Prior nor a describer", "use Prior(content=..., quality=...)"
+            raise InputError(message, code="wrong_type", field="prior", value=said(prior), remedy=remedy)
         picture = to_picture(image)
         if prior is None:
-            prior = self._mini()
-        if not isinstance(prior, Prior):
-            (prior,) = prior.describe([image])
-        seed = secrets.randbelow(2**32) if seed is None else seed
+            (prior,) = self._mini().describe([picture])
+        elif not isinstance(prior, Prior):
+            (prior,) = prior.describe([image])  # what was written is found by the path
+        stop_if_cancelled()
+        seed = secrets.randbelow(2**32) if seed is None else int(seed)
 
         def on_pass_end(done: int, total: int) -> None:
             if progress is not None:

@@ -60,7 +60,7 @@ _FLAGS: ContextVar[Mapping[str, str]] = ContextVar("flags")
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses options and positionals in any order; an unknown option is refused with the nearest known one.
+    """Takes options and positionals in any order; an unknown option is refused with the nearest known one.
 
     From then on errors about them name the flags.
     """
@@ -106,7 +106,7 @@ def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], N
 
 @contextmanager
 def command_context() -> Iterator[None]:
-    """Forgets flags of a command before, and tells of former names in a line of their own, while a command runs."""
+    """Runs a command: flags of one before are forgotten, former names of options are told in a line of their own."""
     _FLAGS.set({})
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -185,7 +185,7 @@ _LESS_MEMORY = {
 
 
 def explain(error: Exception, command: str = "upscale") -> str:
-    """Returns one line: what is wrong and what to do in that command, which calls its arguments as `parse` has seen."""
+    """Says in one line what is wrong and what to do in that command, which calls its arguments as `parse` has seen."""
     text = one_line(error)
     if isinstance(error, XPSRError):
         return " ".join(error.sentence(_call).split())

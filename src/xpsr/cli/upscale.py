@@ -153,7 +153,7 @@ def run(arguments: Sequence[str]) -> int:
     prior_of.describe_ahead(sources, PriorFile(out / "priors.jsonl"))
     with loading():
         restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
-    restorer.pipe([], scale=config.scale, preset=config.preset, settings=config.overrides)  # every option is checked
+    restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Runs as values: frozen, keyword-only dataclasses, filled from defaults, then YAML, then dotted flags.
 
-Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `training` and `batch`;
-everything below them takes named arguments.
+Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `recipe`, `training`,
+`data` and `batch`; everything else takes named arguments, or `Settings`.
 
 `settings` says how a picture is restored and `upscale` what is asked for; `degradation` and `data` say what training
 reads, `model` and `training` what it does. `checks` refuses values, `names` knows what is meant by others, `loading`
@@ -16,6 +16,7 @@ from xpsr.config.names import RenamedWarning, nearest, renamed, suggest
 from xpsr.config.settings import (
     MAX_SCALE,
     PRESETS,
+    SCALE,
     ModelFacts,
     PresetName,
     Settings,
@@ -52,6 +53,7 @@ __all__ = [
     "PartsConfig",
     "PresetName",
     "RenamedWarning",
+    "SCALE",
     "Settings",
     "TrainConfig",
     "TrainRunConfig",

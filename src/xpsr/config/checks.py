@@ -1,5 +1,6 @@
 """Options with their explanations and the rules that their values follow."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -24,6 +25,7 @@ __all__ = [
     "alternatives",
     "at_least",
     "check",
+    "check_argument",
     "check_multiple",
     "fault",
     "option",
@@ -85,17 +87,17 @@ def _is_finite(value: float) -> bool:
 
 
 def at_least(lowest: float, usual: str) -> Limit:
-    """Allows any finite number from `lowest` on."""
+    """Returns the rule that a number is finite and at least `lowest`."""
     return Limit(lowest, usual=usual)
 
 
 def above(lowest: float, usual: str) -> Limit:
-    """Allows any finite number above `lowest`."""
+    """Returns the rule that a number is finite and above `lowest`."""
     return Limit(lowest, usual=usual, holds_lowest=False)
 
 
 def within(lowest: float, highest: float, usual: str, *, open_at: str = "") -> Limit:
-    """Allows from `lowest` to `highest`; `open_at` names the ends ("low", "high") that are left out."""
+    """Returns the rule that a number is in [`lowest`, `highest`]; `open_at` is the end, "low" or "high", left out."""
     return Limit(lowest, highest, usual, holds_lowest=open_at != "low", holds_highest=open_at != "high")
 
 
@@ -105,14 +107,14 @@ SEED = within(0, 2**63 - 1, "0, for example")
 
 
 def weights(values: tuple[float, ...]) -> tuple[str, str] | None:
-    """Follows the rule that numbers are weights of which one is above 0."""
+    """Checks that numbers are weights of which one is above 0; is itself a rule."""
     if all(0 <= value < math.inf for value in values) and any(values):
         return None
     return "are not all at least 0 with one above", "use weights, such as 1 for each"
 
 
 def span(lowest: float, highest: float, *, around: float | None = None) -> Rule:
-    """Makes the rule that two numbers go from low to high within [lowest, highest], with `around` between them."""
+    """Returns the rule that two numbers go from low to high within [lowest, highest], with `around` between them."""
 
     def rule(values: tuple[float, float]) -> tuple[str, str] | None:
         low, high = values
@@ -128,6 +130,8 @@ def span(lowest: float, highest: float, *, around: float | None = None) -> Rule:
 class Checked:
     """Base of the dataclasses of options: whoever makes one, from a file or in Python, gets what is right or an error.
 
+    Lists become tuples, texts paths, and NumPy's numbers Python's, where the field is of that kind.
+
     Raises:
         InputError: a value is not of its field's type or, where it is not None, breaks the option's rule.
     """
@@ -135,12 +139,25 @@ class Checked:
     def __post_init__(self) -> None:
         """Checks each field by itself; subclasses go on with what does not go together."""
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value, rule = getattr(self, f.name), f.metadata.get("rule")
-            if not _fits(f.type, value):
-                what, example = _words(f.type, "" if value is None else said(value))
-                raise fault(self, f.name, f"is not {what}", f"use {example}", code="wrong_type")
-            if rule is not None:
-                check(self, **{f.name: rule})
+            value = _coerced(f.type, getattr(self, f.name))
+            object.__setattr__(self, f.name, value)
+            check_argument(f.name, value, f.type, f.metadata.get("rule"))
+
+
+def check_argument(name: str, value: Any, kind: Any, rule: Rule | None = None) -> None:
+    """Refuses a value that is not of a type or, where it is not None, breaks a rule; `name` is the error's field.
+
+    Raises:
+        InputError: it is refused.
+    """
+    if not _fits(kind, value):
+        what, example = _words(kind, "" if value is None else said(value))
+        message, remedy, code = f"is not {what}", f"use {example}", "wrong_type"
+    elif rule is not None and value is not None and (broken := rule(value)) is not None:
+        (message, remedy), code = broken, "out_of_range"
+    else:
+        return
+    raise InputError(message, code=code, field=name, value=said(value), remedy=remedy)
 
 
 _SCALARS: dict[Any, tuple[Any, str, str]] = {
@@ -156,6 +173,23 @@ _SCALARS: dict[Any, tuple[Any, str, str]] = {
 def alternatives(kind: Any) -> tuple[Any, ...]:
     """Returns the types of a union, or the one type; None comes last."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _coerced(kind: Any, value: Any) -> Any:
+    """Returns a value as a field of that kind holds it; what cannot be is left to the check."""
+    kind = alternatives(kind)[0]
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_coerced(get_args(kind)[0], one) for one in value)
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    if isinstance(value, bool):  # to Python it is a number
+        return value
+    if kind is int and isinstance(value, Integral):
+        return int(value)
+    if kind is float and isinstance(value, Real):
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    return value
 
 
 def _fits(kind: Any, value: Any) -> bool:

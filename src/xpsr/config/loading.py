@@ -1,15 +1,13 @@
 """From a YAML and flags to a config, and back to plain values."""
 
-import contextlib
 import dataclasses
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 from xpsr.config.checks import alternatives
 from xpsr.config.names import renamed, unknown
@@ -163,30 +161,12 @@ def override(config: T, changes: Mapping[Any, Any]) -> T:
     for name, value in values.items():
         if name not in types:
             raise unknown(str(name), dict(_options(type(config))))
-        values[name] = _coerced(types[name], value)
         if dataclasses.is_dataclass(types[name]) and isinstance(value, Mapping | None):
             try:
                 values[name] = override(getattr(config, name), value or {})
             except InputError as error:
                 raise error.within(name) from error
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
-
-
-def _coerced(kind: Any, value: Any) -> Any:
-    """A value as a field of that kind holds it; what does not fit is left to the field's check."""
-    kind = alternatives(kind)[0]
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_coerced(get_args(kind)[0], one) for one in value)
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
-    if isinstance(value, bool):  # to Python it is a number
-        return value
-    if kind is int and isinstance(value, Integral):
-        return int(value)  # NumPy's too
-    if kind is float and isinstance(value, Real):
-        with contextlib.suppress(OverflowError):
-            return float(value)
-    return value
 
 
 def _options(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from xpsr.errors import InputError
 __all__ = [
     "MAX_SCALE",
     "PRESETS",
+    "SCALE",
     "ModelFacts",
     "PresetName",
     "Settings",
@@ -23,6 +24,8 @@ __all__ = [
 
 MAX_SCALE = 16.0
 """A pipeline enlarges no further."""
+
+SCALE = within(0, MAX_SCALE, "4, for example", open_at="low")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import SEED, Checked, option, within
-from xpsr.config.settings import MAX_SCALE, PresetName, Settings
+from xpsr.config.checks import SEED, Checked, option
+from xpsr.config.settings import SCALE, PresetName, Settings
 
 __all__ = ["UpscaleConfig"]
 
@@ -39,7 +39,7 @@ class UpscaleConfig(Checked):
     negative_quality: str | None = None
 
     preset: PresetName | None = None
-    scale: float = option(4.0, "How much larger, along a side.", within(0, MAX_SCALE, "4, for example", open_at="low"))
+    scale: float = option(4.0, "How much larger, along a side.", SCALE)
     seed: int | None = option(None, "The same for every picture; null: a random one for each.", SEED)
     content: str | None = None  # None: what the describer, or the file of priors, says
     quality: str | None = None

@@ -64,6 +64,7 @@ class Collate:
         self.tokenizer = tokenizer
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Stacks samples and looks up the ids of their texts."""
         return Batch(
             hr=torch.stack([s.hr for s in samples]).float() / 255,
             lr=torch.stack([s.lr for s in samples]).float() / 255,

@@ -311,9 +311,7 @@ def _stopping() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise TrainingError(
-            error.message, code=error.code, field=error.field, value=error.value, remedy=error.remedy
-        ) from error
+        raise error.recast(TrainingError) from error
 
 
 def _damaged(place: Path | str, problem: str) -> InputError:

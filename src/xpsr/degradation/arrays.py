@@ -97,7 +97,7 @@ def apply_plan(image: np.ndarray, plan: Plan) -> Degraded:
 
 
 def sharpen(image: np.ndarray, *, weight: float = 0.5, threshold: float = 10.0) -> np.ndarray:
-    """Sharpens by an unsharp mask, as XPSR's authors do their ground truth; nothing here asks for it.
+    """Sharpens by unsharp masking, as XPSR's authors do their ground truth; nothing here asks for it.
 
     Args:
         image: uint8 (H, W, 3) RGB.

@@ -46,7 +46,7 @@ def gaussian_kernel(
 
 
 def sinc_kernel(cutoff: float, size: int) -> np.ndarray:
-    """Returns a normalised float64 (size, size) low-pass kernel; `cutoff` in radians per pixel (pi passes all)."""
+    """Returns a normalised float64 (size, size) circular low-pass kernel; `cutoff` in radians a pixel, at most pi."""
     axis = np.arange(size) - (size - 1) / 2
     squares, places = np.unique(axis[:, None] ** 2 + axis[None, :] ** 2, return_inverse=True)
     radius = np.sqrt(squares)
@@ -68,6 +68,6 @@ def _bessel_j1(x: np.ndarray) -> np.ndarray:
 
 
 def pad_kernel(kernel: np.ndarray, size: int) -> np.ndarray:
-    """Returns the (k, k) kernel in the middle of (size, size) zeros, to stack kernels of several sizes."""
+    """Puts a (k, k) kernel in the middle of (size, size) zeros, so that kernels of several sizes can be stacked."""
     margin = (size - kernel.shape[0]) // 2
     return np.pad(kernel, margin)

@@ -359,7 +359,7 @@ class Damage:
 
 
 def damage(plan: Plan, width: int, noise_variances: Iterable[float]) -> Damage:
-    """Measures the damage to a picture that was `width` wide.
+    """Returns the damage to a picture that was `width` wide.
 
     `noise_variances`: the mean square of what each noise step added, 0..255, in order.
     """

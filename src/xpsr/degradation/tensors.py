@@ -247,7 +247,7 @@ def poisson_noise(
 
 
 def add_noise(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Adds both (B, 3, H, W), or the noise (B, 1, H, W); clipped to [0, 1]."""
+    """Returns images (B, 3, H, W) plus noise, of that shape or (B, 1, H, W), clipped to [0, 1]."""
     return (images + noise).clamp(0, 1)
 
 
@@ -306,7 +306,7 @@ def _compress_planes(planes: torch.Tensor, table: str, factor: torch.Tensor, dif
 
 
 def sharpen_images(images: torch.Tensor, *, weight: float = 0.5, threshold: float = 10.0) -> torch.Tensor:
-    """Sharpens (B, 3, H, W) in [0, 1] as `sharpen` does; nothing here asks for it."""
+    """Sharpens (B, 3, H, W) in [0, 1] by unsharp masking, as `sharpen` does; nothing here asks for it."""
     kernel = torch.from_numpy(gaussian_kernel("iso", USM_SIZE, USM_SIGMA, USM_SIGMA, 0.0))
     kernels = [kernel] * len(images)
     residual = images - filter_images(images, kernels)

@@ -19,7 +19,7 @@ _PERFECT_PSNR = 99.0
 
 
 def psnr_y(restored: torch.Tensor, hr: torch.Tensor) -> float:
-    """Returns the PSNR in dB of two pictures (3, H, W) in [0, 1], on rounded luma; 99 if they are equal."""
+    """Returns the peak signal-to-noise ratio (dB) of two pictures (3, H, W) in [0, 1], of rounded luma; 99 if equal."""
     a, b = (_inner(y).round() for y in _pair(restored, hr))
     error = (a - b).square().mean().item()
     return 10 * float(np.log10(255**2 / error)) if error else _PERFECT_PSNR
@@ -43,7 +43,7 @@ def ssim_y(restored: torch.Tensor, hr: torch.Tensor) -> float:
 
 
 def score(restored: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
-    """Returns `psnr_y`, `ssim_y` and, where there is enough to see, `niqe` of a picture (3, H, W) in [0, 1]."""
+    """Returns `psnr_y`, `ssim_y` and, where there is enough to see, `niqe` of restored pixels (3, H, W) in [0, 1]."""
     scores = {"psnr_y": psnr_y(restored, hr), "ssim_y": ssim_y(restored, hr)}
     with suppress(InputError):  # too small, or flat
         scores["niqe"] = niqe(restored)
@@ -51,7 +51,7 @@ def score(restored: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
 
 
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns the means by name over the pictures that have the score."""
+    """Returns means by name over the pictures that have the score."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 

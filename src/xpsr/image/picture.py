@@ -53,6 +53,11 @@ def to_pil(pixels: torch.Tensor, alpha: torch.Tensor | None = None) -> Image.Ima
 
 
 def from_pil(image: Image.Image, name: str) -> Picture:
+    """Reads a PIL image of any mode that converts to RGB; `to_picture` says how. Errors call it `name`.
+
+    Raises:
+        InputError: it is damaged, or its mode does not convert.
+    """
     image = upright(image, name)
     if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow's conversion to RGB would clip these at 255
         return _from_planes(np.asarray(image)[..., None], 65535.0, name)
@@ -66,6 +71,11 @@ def from_pil(image: Image.Image, name: str) -> Picture:
 
 
 def from_array(array: NDArray[Any]) -> Picture:
+    """Reads an array (H, W) or (H, W, 1, 3 or 4): uint8, uint16, or floats in [0, 1].
+
+    Raises:
+        InputError: another shape or dtype, or values outside.
+    """
     if array.ndim == 4:
         raise InputError(f"picture: shape {array.shape} is a batch; pass a list of arrays (H, W, 3).")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
@@ -75,6 +85,11 @@ def from_array(array: NDArray[Any]) -> Picture:
 
 
 def from_tensor(tensor: torch.Tensor) -> Picture:
+    """Reads a tensor (1, 3 or 4, H, W), or a batch of one: uint8, uint16, or floats in [0, 1].
+
+    Raises:
+        InputError: another shape or dtype, or values outside.
+    """
     shape = tuple(tensor.shape)
     if tensor.ndim == 4 and shape[0] != 1:
         raise InputError(f"picture: shape {shape} is a batch of {shape[0]}; pass a list of tensors (3, H, W).")
@@ -114,6 +129,11 @@ def _checked(planes: torch.Tensor, name: str) -> Picture:
 
 
 def upright(image: Image.Image, name: str) -> Image.Image:
+    """Returns an image turned as its camera said.
+
+    Raises:
+        InputError: its pixels cannot be decoded.
+    """
     try:
         image.load()  # orientation of a PNG may stand behind its pixels
         return ImageOps.exif_transpose(image)
@@ -122,4 +142,5 @@ def upright(image: Image.Image, name: str) -> Image.Image:
 
 
 def damaged(name: object, error: Exception) -> InputError:
+    """Returns the error to raise for a picture whose bytes are not what they should be."""
     return InputError(f"{name}: is truncated or damaged ({one_line(error)}); copy or download it again.")

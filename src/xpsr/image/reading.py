@@ -43,8 +43,7 @@ def to_picture(image: ImageLike) -> Picture:
             a PIL image of any mode that converts to RGB: EXIF orientation is applied, 16-bit gray ("I;16", and "I" read
             as 16 bit) is scaled, "F" is taken as [0, 1];
             an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4);
-            a tensor (1, H, W), (3, H, W) or (4, H, W), or a batch of one of these;
-            a `Picture`, which is returned as it is.
+            a tensor (1, H, W), (3, H, W) or (4, H, W), or a batch of one of these.
             Arrays and tensors are uint8, uint16 or floats in [0, 1]; a fourth channel is alpha.
 
     Raises:
@@ -82,7 +81,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Returns the width and height of a picture as they are stored; pixels are not read.
+    """Returns width and height of a picture as they are stored; pixels are not read.
 
     Raises:
         InputError: as `read_image`.
@@ -96,7 +95,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def decode_rgb(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Decodes the picture in the bytes of a file: uint8 (H, W, 3) RGB, upright, without its alpha.
+    """Returns the picture in the bytes of a file: uint8 (H, W, 3) RGB, upright, without its alpha.
 
     The same bits as `to_uint8(read_image(path).pixels)`, three times as fast because 8 bits stay 8 bits.
 

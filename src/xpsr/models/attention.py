@@ -127,4 +127,5 @@ def _transformer_like(stock: Transformer2DModel, cross_attention_dim: int) -> Tr
 
 
 def as_tokens(hidden_states: torch.Tensor) -> torch.Tensor:
-    return hidden_states.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H*W, C)
+    """Turns a grid (B, C, H, W) into tokens (B, H*W, C)."""
+    return hidden_states.flatten(2).transpose(1, 2)

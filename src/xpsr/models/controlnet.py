@@ -102,8 +102,8 @@ class XPSRControlNet(Refusals, ControlNetModel):
     def from_unet(
         cls, unet: UNet2DConditionModel, load_weights_from_unet: bool = True, **kwargs: Any
     ) -> "XPSRControlNet":
-        """Makes a ControlNet of the size of `unet`, its encoder copied; content, quality and fusion all start from the
-        UNet's attention wherever the shapes agree. Keywords are those of `ControlNetModel.from_unet`, and our own."""
+        """Makes a ControlNet of the same size as `unet`, its encoder copied; content, quality and fusion all start from
+        the UNet's attention wherever the shapes agree. Keywords are ours and those of `ControlNetModel.from_unet`."""
         fusing = kwargs.pop("semantic_fusion", True)
         controlnet = super().from_unet(unet, load_weights_from_unet=False, **kwargs)
         controlnet = controlnet if fusing else cls.from_config(controlnet.config, semantic_fusion=False)

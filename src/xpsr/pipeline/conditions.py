@@ -30,7 +30,7 @@ class Conditions:
     size: tuple[int, int]  # height and width of the result
 
     def shifted(self, offset: int) -> "Conditions":
-        """Returns the same with the picture `offset` pixels down and to the right, on another grid of latent pixels."""
+        """Moves the picture `offset` pixels further down and to the right, on another grid of latent pixels."""
         if offset == 0:
             return self
         pixels, crop = pad_to_multiple(self.crop.crop(self.pixels), self.multiple, offset=offset)

@@ -21,7 +21,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr.checkpoint import fetch_model, load_strict
 from xpsr.color import match_color
-from xpsr.config import MAX_SCALE, ModelFacts, PresetName, Settings, override, preset_settings, resolve_settings
+from xpsr.config import SCALE, ModelFacts, PresetName, Settings, override, preset_settings, resolve_settings
+from xpsr.config.checks import check_argument
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
@@ -94,7 +95,7 @@ class XPSRPipeline(DiffusionPipeline):
         try:
             complete = dataclasses.asdict(override(Settings(), settings or {}))
         except InputError as error:
-            raise ModelError(f"model_index.json: {error}") from error
+            raise error.recast(ModelError, source="model_index.json") from error
         self.register_to_config(one_step_timestep=one_step_timestep, settings=complete)
 
     @classmethod
@@ -200,10 +201,7 @@ class XPSRPipeline(DiffusionPipeline):
         named = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "strength": strength}
         given = {name: value for name, value in named.items() if value is not None}
         resolved = self.settings(preset, {**(settings or {}), **given})
-        if not 0 < scale <= MAX_SCALE:
-            raise InputError(
-                f"is not in (0, {MAX_SCALE:g}]", code="out_of_range", field="scale", value=f"{scale:g}", remedy="use 4"
-            )
+        check_argument("scale", scale, float, SCALE)
         if output_type not in ("pil", "np", "pt", "latent"):
             raise InputError(
                 "is unknown",

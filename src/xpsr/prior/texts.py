@@ -100,7 +100,7 @@ def read_prior(values: Mapping[str, Any], place: str) -> Prior:
     try:
         return Prior.from_dict(values)
     except InputError as error:
-        raise InputError(f"{place}: {error}", code="damaged") from error
+        raise error.recast(InputError, code="damaged", source=place) from error
 
 
 def _check_text(name: str, text: object) -> None:

@@ -30,6 +30,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(128, 1, 3, 1, 1)))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Maps pictures (B, 3, H, W) in [0, 1] to float32 scores (B, 1, h, w)."""
         return self.layers(pixels * 2 - 1).float()
 
 
