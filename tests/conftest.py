@@ -1,12 +1,21 @@
 """Fixtures of all tests."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 
 torch.set_num_threads(1)  # the tests' tensors are too small for more to pay
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # xdist's workers share the server of the process that starts them
+        stack = contextlib.ExitStack()
+        stack.enter_context(fork_server.running())
+        config.add_cleanup(stack.close)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import subprocess
 import sys
 from typing import Any, get_args
 
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fork_server import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -381,13 +381,7 @@ def test_another_process_and_more_threads_give_the_same_bits() -> None:
     here = degraded_bits()
     assert here == degraded_bits(threads=2)
     code = "import test_degradation; print(test_degradation.degraded_bits())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": ":".join(sys.path)},
-    )
+    done = run_python("-c", code, env={"PYTHONPATH": ":".join(sys.path)})
     assert done.stdout.strip() == here, done.stderr
 
 

@@ -2,7 +2,6 @@ import errno
 import io
 import json
 import re
-import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fork_server import run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -370,7 +370,7 @@ def test_pictures_of_phones_are_read(tmp_path: Path, suffix: str) -> None:
     assert (read_image(path).pixels - expected).abs().max() <= (0.1 if suffix == ".avif" else 0)
     # a process of its own has no plugin yet
     code = "import sys; from xpsr.image import read_image; print(read_image(sys.argv[1]).pixels.double().sum().item())"
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    done = run_python("-c", code, path)
     assert done.stdout.split() == [str(read_image(path).pixels.double().sum().item())]
 
 

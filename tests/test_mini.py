@@ -1,13 +1,12 @@
 """The bundled model: whole, small, found without a network, and better than what anybody has already."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fork_server import run_python
 from PIL import Image
 
 from xpsr import Prior, XPSRPipeline
@@ -93,8 +92,8 @@ def test_several_steps_give_a_picture_too(pipe: XPSRPipeline, lr: Image.Image) -
 
 def test_the_demo_prints_where_its_picture_is(tmp_path: Path) -> None:
     target = tmp_path / "demo.png"
-    command = [sys.executable, str(ROOT / "examples" / "demo.py"), str(target)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    done = run_python(ROOT / "examples" / "demo.py", target, cwd=tmp_path)
+    assert done.returncode == 0
     assert done.stderr == "" and len(lines := done.stdout.splitlines()) == 4
     assert lines[-1] == str(target)
     with Image.open(target) as picture:

@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fork_server import start_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -376,7 +377,7 @@ def test_ctrl_c_does_not_wait_for_a_silent_server(server: Server) -> None:
     code = "import signal, sys; from PIL import Image; from xpsr.prior.server import ServerDescriber as Describer;"
     code += " signal.signal(signal.SIGINT, signal.default_int_handler);"  # a job in the background inherits none
     code += " Describer(sys.argv[1], 'm').describe([Image.new('RGB', (9, 9))] * 3)"
-    with subprocess.Popen([sys.executable, "-c", code, server.url], stderr=subprocess.PIPE, text=True) as process:
+    with start_python("-c", code, server.url) as process:
         while len(server.requests) < 3:
             assert process.poll() is None
             time.sleep(0.05)

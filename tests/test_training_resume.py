@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from filelock import FileLock
+from fork_server import start_python
 from test_training_cli import CONFIG
 from training_helpers import components, losses_of, rows_of, run, run_config, save_photos
 
@@ -223,18 +223,12 @@ def test_a_second_signal_stops_at_once(photos: Path, tmp_path: Path) -> None:
 def test_a_signal_to_the_whole_group_ends_in_a_checkpoint(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     options = ["--train.num_workers=1", "--train.max_steps=100000", "--train.output_dir=run"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "xpsr", "train", "tiny.yaml", *options],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
     metrics, patience = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.is_file() and metrics.read_text()) and time.monotonic() < patience:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
+    with start_python("-m", "xpsr", "train", "tiny.yaml", *options, cwd=tmp_path, start_new_session=True) as process:
+        while not (metrics.is_file() and metrics.read_text()) and time.monotonic() < patience:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 3, said
     checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert checkpoint["step"] == rows_of(tmp_path / "run")[-1]["step"]

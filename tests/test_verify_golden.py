@@ -5,14 +5,13 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fork_server import run_python
 from golden_rows import Tensors
 from golden_system import System
 from golden_training import training_step
@@ -46,7 +45,7 @@ def off(system: System, section: str) -> list[str]:
 
 
 def test_every_number_of_the_reference_is_reproduced(golden: Path) -> None:
-    done = subprocess.run([sys.executable, SCRIPT, golden], capture_output=True, text=True, check=False)
+    done = run_python(SCRIPT, golden)
     *lines, summary = done.stdout.splitlines()
     rows = [re.fullmatch(r"(\S.*?) +\d\.\de[+-]\d\d +\d+e[+-]\d\d  ok(  .*)?", line) for line in lines]
     assert [line for line, row in zip(lines, rows, strict=True) if row is None] == []
