@@ -47,7 +47,8 @@ def start_at(
         raise InputError(f"{name} is not a scheduler of discrete noise levels; use DDIMScheduler or another like it.")
     # LMS and PNDM's first steps draw on a past that a later start does not have
     if strength < 1 and ("LMS" in name or scheduler.config.get("skip_prk_steps") is False):
-        raise InputError(f"{name} can only start from noise; use strength=1 or another scheduler.")
+        message, remedy = f"is not for {name}, which can only start from noise", "use 1, or another scheduler"
+        raise InputError(message, code="conflict", field="strength", value=f"{strength:g}", remedy=remedy)
     if strength == 1:
         scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = scheduler.timesteps
@@ -71,10 +72,9 @@ def start_at(
         best = min(best, (abs(first + 1 - strength * limit), longer))
     distance, longer = best
     if distance > 0.1 * limit:
-        raise InputError(
-            f"{name} cannot start at strength={strength:g} with {num_inference_steps} steps; take more steps or"
-            " another scheduler."
-        )
+        message = f"is where {name} cannot start with {num_inference_steps} steps"
+        remedy = "use more steps or another scheduler"
+        raise InputError(message, code="conflict", field="strength", value=f"{strength:g}", remedy=remedy)
     scheduler.set_timesteps(longer, device=device)
     start = (longer - num_inference_steps) * order
     if hasattr(scheduler, "set_begin_index"):

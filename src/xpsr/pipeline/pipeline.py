@@ -215,7 +215,11 @@ class XPSRPipeline(DiffusionPipeline):
                 "averages pixels", field="num_shifts", value=f"{resolved.num_shifts}", remedy="use 1 for latents"
             )
         if latents is not None and resolved.strength == 0:
-            raise InputError("the one step starts from the picture; leave latents out or take several steps.")
+            message, remedy = (
+                "are none of the one step's, which starts from the picture",
+                "leave them out or take more steps",
+            )
+            raise InputError(message, code="conflict", field="latents", remedy=remedy)
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise InputError(f"callbacks get {', '.join(self._callback_tensor_inputs)}, not {', '.join(unknown)}.")
 
@@ -397,7 +401,8 @@ class XPSRPipeline(DiffusionPipeline):
             )
         shape = (1, self.unet.config.in_channels, height, width)
         if latents.shape != shape:
-            raise InputError(f"latents are of shape {tuple(latents.shape)}; this picture needs {shape}.")
+            message = f"are of shape {tuple(latents.shape)}, and this picture needs {shape}"
+            raise InputError(message, code="wrong_size", field="latents", remedy="make them anew or leave them out")
         latents = latents.to(conditions.pixels)
         accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
         options = {"generator": generator} if accepts_generator else {}
@@ -438,7 +443,8 @@ def _one_each(value: Any, count: int, name: str) -> list[Any]:
     if not isinstance(value, (list, tuple)):
         return [value] * count
     if len(value) != count:
-        raise InputError(f"{len(value)} values of {name} for {count} images; give one each or one for all.")
+        message = f"has {len(value)} values for {count} images"
+        raise InputError(message, code="conflict", field=name, remedy="give one each or one for all")
     return list(value)
 
 
