@@ -295,6 +295,15 @@ def test_former_names_are_understood_where_they_meant_a_setting(tmp_path: Path) 
     assert (config.model.settings.min_working_size, config.data.min_size) == (64, 32)
     with pytest.warns(RenamedWarning):
         assert load_config(UpscaleConfig, None, ["--min_size=8"]).min_working_size == 8
+    for flag in ("min_size", "min_working_size"):  # a flag goes before a file, under whichever name
+        with pytest.warns(RenamedWarning):
+            config = load_config(TrainRunConfig, path, [f"--model.settings.{flag}=16"])
+        assert config.model.settings.min_working_size == 16
+    with (
+        pytest.warns(RenamedWarning),
+        pytest.raises(InputError, match=r"^--model\.settings\.min_size=-3 is less than 0"),
+    ):
+        load_config(TrainRunConfig, path, ["--model.settings.min_size=-3"])
 
 
 @pytest.mark.parametrize(

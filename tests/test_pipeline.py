@@ -93,6 +93,14 @@ def test_six_threads_with_different_steps_give_what_they_give_alone(pipe: XPSRPi
     assert str(pipe.scheduler.__dict__) == str(before)
 
 
+def test_the_denoiser_is_kept_while_its_networks_are(tiny_model: Path) -> None:
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    kept = pipe.denoiser
+    assert pipe.denoiser is kept and kept.unet is pipe.unet
+    pipe.unet = copy.deepcopy(pipe.unet)
+    assert pipe.denoiser is not kept and pipe.denoiser.unet is pipe.unet
+
+
 def test_no_pictures_give_no_results_whatever_comes_with_them(pipe: XPSRPipeline) -> None:
     assert pipe([], generator=seeded()).images == []
     assert pipe([], prior=[], generator=[]).images == []
@@ -184,7 +192,7 @@ def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
         noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean, latents[:0]
 
-    monkeypatch.setattr(pipe, "_denoiser", lambda: velocity)
+    monkeypatch.setattr(XPSRPipeline, "denoiser", staticmethod(velocity))
     conditions, settings = prepared(pipe, pipe_input(clean, pipe), num_inference_steps=4, strength=strength)
     if kind == "LMSDiscrete" and strength < 1:
         with pytest.raises(InputError, match="can only start from noise"):
@@ -277,7 +285,7 @@ def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
         alpha = pipe.scheduler.alphas_cumprod[250]
         return (alpha.sqrt() * latents - seen) / (1 - alpha).sqrt(), latents[:0]
 
-    monkeypatch.setattr(pipe, "_denoiser", lambda: look)
+    monkeypatch.setattr(XPSRPipeline, "denoiser", staticmethod(look))
     image = noise_picture(40, 24)
     enlarged = resize(to_picture(image).pixels, (96, 160)).permute(1, 2, 0).numpy()
     for num_shifts in (1, 2, 4):

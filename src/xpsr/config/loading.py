@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any, TypeVar
 
 from xpsr.config.checks import alternatives
-from xpsr.config.names import renamed, unknown
+from xpsr.config.names import RENAMED, renamed, unknown
 from xpsr.errors import InputError
 
 __all__ = ["as_dict", "load_config", "override"]
@@ -33,19 +33,22 @@ def load_config(
     """
     types, flags = dict(_options(kind)), dict(_flags(overrides))
     try:
-        tree = {} if path is None else _read_yaml(path, overrides)
+        tree = {} if path is None else _named_today(kind, _read_yaml(path, overrides))
         for name, text in flags.items():
             value = _flag_value(text, types.get(name))
             for part in reversed(name.split(".")):
                 value = {part: value}
-            tree = _merged(tree, value)
+            tree = _merged(tree, _named_today(kind, value))
         return override(kind() if default is None else default, tree)
     except InputError as error:
         field = error.field or ""
         if error.code == "unknown_field":  # with the whole name of what was meant
             error.remedy = unknown(field, types).remedy
-        if field in flags:
-            error.field, error.value = f"--{field}", flags[field]
+        section, _, leaf = field.rpartition(".")
+        former = (f"{section}.{old}".lstrip(".") for old, new in RENAMED.items() if new == leaf)
+        flag = next((name for name in (field, *former) if name in flags), None)
+        if flag is not None:
+            error.field, error.value = f"--{flag}", flags[flag]
         elif path is not None and not any(f"{field}.".startswith(f"{name}.") for name in flags):
             error.source = str(path)
         raise
@@ -140,6 +143,17 @@ def _parse_yaml(text: str) -> Any:
         raise
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that Python does not read
         raise InputError(f"not YAML: {' '.join(str(error).split())}", code="not_yaml") from error
+
+
+def _named_today(kind: Any, tree: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The tree with former names replaced, in its sections too, so that a flag goes before a YAML under either name."""
+    types = {f.name: f.type for f in dataclasses.fields(kind)}
+    return {
+        name: _named_today(types[name], value)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(types.get(name))
+        else value
+        for name, value in renamed(tree, types).items()
+    }
 
 
 def _merged(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> dict[Any, Any]:

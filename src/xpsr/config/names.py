@@ -7,9 +7,9 @@ from typing import Any
 
 from xpsr.errors import InputError
 
-__all__ = ["RenamedWarning", "nearest", "renamed", "suggest", "unknown"]
+__all__ = ["RENAMED", "RenamedWarning", "nearest", "renamed", "suggest", "unknown"]
 
-_RENAMED = {"min_size": "min_working_size"}
+RENAMED = {"min_size": "min_working_size"}
 """Settings by their former names, which are in configs, model folders and records."""
 
 
@@ -26,7 +26,7 @@ def renamed(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]
         InputError: an option is given under both names.
     """
     changed = dict(values)
-    for old, new in _RENAMED.items():
+    for old, new in RENAMED.items():
         if old in known or new not in known or old not in values:
             continue
         if new in values:

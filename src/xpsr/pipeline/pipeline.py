@@ -143,6 +143,14 @@ class XPSRPipeline(DiffusionPipeline):
         """Of which the sides of latents are multiples, so that every level of the UNet halves them."""
         return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
+    @property
+    def denoiser(self) -> Denoiser:
+        """ControlNet, UNet and guidance as one network, which every pass calls; `pipe.denoiser.compile()` stays."""
+        kept: Denoiser | None = self.__dict__.get("_denoiser")
+        if kept is None or kept.controlnet is not self.controlnet or kept.unet is not self.unet:
+            kept = self.__dict__["_denoiser"] = Denoiser(self.controlnet, self.unet)
+        return kept
+
     def enable_group_offload(self, *args: Any, offload_to_disk_path: str | None = None, **kwargs: Any) -> None:
         """As upstream, but not to disk: diffusers 0.42 would give layers of the same name in two networks one file."""
         if offload_to_disk_path is not None:
@@ -231,29 +239,32 @@ class XPSRPipeline(DiffusionPipeline):
 
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         priors = _one_each(Prior() if prior is None else prior, len(images), "prior")
+        generators = _generators(generator, len(images))
         results: list[Any] = []
-        for item, item_prior, item_generator in zip(images, priors, _generators(generator, len(images)), strict=True):
-            picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
-            conditions = self.encode(picture, item_prior, resolved, scale=scale)
-            shares = []
-            for shift in range(resolved.num_shifts):
-                moved = conditions.shifted(shift * self.vae_scale_factor // resolved.num_shifts)
-                clean = self.denoise(
-                    moved,
-                    resolved,
-                    generator=item_generator,
-                    latents=latents,
-                    on_step_end=on_step_end,
-                    on_pass_end=_counted(callback_on_pass_end, shift, resolved.num_shifts),
-                )
+        try:
+            for item, item_prior, item_generator in zip(images, priors, generators, strict=True):
+                picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
+                conditions = self.encode(picture, item_prior, resolved, scale=scale)
+                shares = []
+                for shift in range(resolved.num_shifts):
+                    moved = conditions.shifted(shift * self.vae_scale_factor // resolved.num_shifts)
+                    clean = self.denoise(
+                        moved,
+                        resolved,
+                        generator=item_generator,
+                        latents=latents,
+                        on_step_end=on_step_end,
+                        on_pass_end=_counted(callback_on_pass_end, shift, resolved.num_shifts),
+                    )
+                    if output_type == "latent":
+                        break
+                    shares.append(self.decode(clean, moved, resolved) / resolved.num_shifts)
                 if output_type == "latent":
-                    break
-                shares.append(self.decode(clean, moved, resolved) / resolved.num_shifts)
-            if output_type == "latent":
-                results.append(clean)
-            else:
-                results.append(_as_output(sum(shares[1:], shares[0]), picture, output_type))
-        self.maybe_free_model_hooks()
+                    results.append(clean)
+                else:
+                    results.append(_as_output(sum(shares[1:], shares[0]), picture, output_type))
+        finally:  # after an error or a cancellation, too
+            self.maybe_free_model_hooks()
         return XPSRPipelineOutput(images=results, priors=priors)
 
     def settings(self, preset: PresetName | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -345,7 +356,7 @@ class XPSRPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Returns clean latents (1, C, H/f, W/f) of the fitted picture."""
         height, width = (side // self.vae_scale_factor for side in conditions.pixels.shape[-2:])
-        tiles, denoiser = self.tiles(height, width, settings), self._denoiser()
+        tiles, denoiser = self.tiles(height, width, settings), self.denoiser
         symmetric, device = settings.tile_weights == "symmetric", conditions.pixels.device
         weights = gaussian_weights(
             tiles[0].height,
@@ -413,9 +424,6 @@ class XPSRPipeline(DiffusionPipeline):
                 if on_step_end is not None:
                     latents = on_step_end(index, timestep, {"latents": latents, "noise_pred": output})
         return latents
-
-    def _denoiser(self) -> Denoiser:
-        return Denoiser(self.controlnet, self.unet)
 
     def decode(self, latents: torch.Tensor, conditions: Conditions, settings: Settings) -> torch.Tensor:
         """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
