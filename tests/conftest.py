@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 from pathlib import Path
 
 import fork_server
@@ -16,6 +17,11 @@ def pytest_configure(config: pytest.Config) -> None:
         stack = contextlib.ExitStack()
         stack.enter_context(fork_server.running())
         config.add_cleanup(stack.close)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # imported modules live to the end: no collection need go through them again
 
 
 @pytest.fixture(scope="session")

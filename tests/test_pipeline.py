@@ -454,7 +454,7 @@ def test_arguments_that_cannot_be_are_refused_in_one_line(
     ("size", "options", "message"),
     [
         ((3000, 4000), {}, "scale=4 makes 192 megapixels of 4000 x 3000, more than 134; use 3.3 or less."),
-        ((8000, 9000), {"scale": 2}, "scale=2 makes 288 megapixels of 9000 x 8000, more than 134; use 1.3 or less."),
+        ((1500, 2000), {"scale": 10}, "scale=10 makes 300 megapixels of 2000 x 1500, more than 134; use 6.6 or less."),
         (
             (12000, 12000),
             {"scale": 1},
