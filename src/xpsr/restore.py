@@ -30,6 +30,10 @@ from xpsr.prior import Describer, Prior, open_describer
 __all__ = ["Restored", "Restorer"]
 
 
+# The libraries' bars are switched for the whole process
+_LOADING = threading.Lock()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Restored:
     """What a restoration gave.
@@ -65,7 +69,7 @@ class Restorer:
         kind = resolve_dtype(dtype, place)
         # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
         self._autocast = place.type == "cpu" and kind == "bf16"
-        with _without_bars():
+        with _LOADING, _without_bars():
             self.pipe = XPSRPipeline.from_pretrained(folder, dtype=torch_dtype("fp32" if self._autocast else kind))
         self.pipe.to(place)
         self.pipe.set_progress_bar_config(disable=True)
