@@ -180,10 +180,9 @@ def scheduler(kind: str, pipe: XPSRPipeline) -> Any:
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @pytest.mark.filterwarnings("ignore")  # diffusers warns of options that a scheduler does not know
 def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
-    tiny_model: Path, kind: str, strength: float, monkeypatch: pytest.MonkeyPatch
+    pipe: XPSRPipeline, kind: str, strength: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe = XPSRPipeline.from_pretrained(tiny_model)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = copy.copy(pipe)
     pipe.scheduler = scheduler(kind, pipe)
     clean = torch.randn(1, 48, 8, 8, generator=seeded(5))
 

@@ -1,5 +1,7 @@
 """A tiny model of the mini's kind, pictures, batches and runs, for the tests of training."""
 
+import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,19 @@ TINY = ModelConfig(
 )
 
 
-def components(seed: int = 0, *, noisy: bool = False, **options: Any) -> Components:
-    """New components; with `noisy`, no layer is zero, so that nothing hides behind it."""
+@functools.cache
+def _built(seed: int, **options: Any) -> tuple[Components, torch.Tensor]:
+    """Components, and the state of chance after they were made."""
     torch.manual_seed(seed)
     parts = build_components(TINY, torch.rand(4, 3, 32, 32), **options)
+    return parts, torch.get_rng_state()
+
+
+def components(seed: int = 0, *, noisy: bool = False, **options: Any) -> Components:
+    """New components; with `noisy`, no layer is zero, so that nothing hides behind it."""
+    parts, state = _built(seed, **options)
+    parts = copy.deepcopy(parts)
+    torch.set_rng_state(state)
     if noisy:
         with torch.no_grad():
             for parameter in parts.trainable().parameters():
