@@ -151,6 +151,13 @@ def test_shards_made_again_at_the_same_address_are_fetched_again(
         fetch_shard(shard, tmp_path)
 
 
+def test_without_a_sum_a_shard_with_another_number_of_pairs_is_fetched_again(address: str, tmp_path: Path) -> None:
+    shard = Shard(f"{address}/000000.tar", 4)  # nor a size
+    first = fetch_shard(shard, tmp_path)
+    assert fetch_shard(replace(shard, num_pairs=3), tmp_path) != first
+    assert Server.asked == ["/000000.tar"] * 2
+
+
 def test_an_index_without_end_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list_shards([f"{address}/padded.json"])) == 3
     monkeypatch.setattr("xpsr.data.shards._MAX_INDEX", 1000)

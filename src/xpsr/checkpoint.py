@@ -112,7 +112,8 @@ def load_strict(
             variant=variant,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{name}: cannot be loaded: {brief(error)}; fetch or train the model again.") from error
+        message, remedy = f"{name}: cannot be loaded: {brief(error)}", "fetch or train the model again"
+        raise ModelError(message, code="damaged", remedy=remedy) from error
     misshapen = [key for key, *_ in info["mismatched_keys"]]
     refuse_mismatch(name, info["missing_keys"], info["unexpected_keys"], misshapen)
     return model
@@ -136,13 +137,15 @@ def resolve_model(name: str) -> str:
     path = Path(name)
     if name and path.is_dir():
         if not (path / "model_index.json").is_file():
-            raise ModelError(f"{name}: no model_index.json there; give a folder written by save_pretrained.")
+            message, remedy = f"{name}: no model_index.json there", "give a folder written by save_pretrained"
+            raise ModelError(message, code="not_found", remedy=remedy)
         return name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
         return name
     raise ModelError(
-        f"{name}: no such model{suggest(name, list(bundled))}; give a folder, owner/name on the hub, or one of:"
-        f" {', '.join(bundled) or '(none is bundled)'}."
+        f"{name}: no such model{suggest(name, list(bundled))}",
+        code="not_found",
+        remedy=f"give a folder, owner/name on the hub, or one of: {', '.join(bundled) or '(none is bundled)'}",
     )
 
 
@@ -179,10 +182,12 @@ def download(name: str, patterns: list[str], *, revision: str | None = None, loc
         folder = snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=patterns)
     except LocalEntryNotFoundError as error:
         if local_files_only:
-            raise ModelError(f"{name}: is not in the hub's cache; fetch it first, or give a folder.") from error
-        raise ModelError(f"{name}: the hub cannot be reached; check the network, or give a folder.") from error
+            message, remedy = f"{name}: is not in the hub's cache", "fetch it first, or give a folder"
+            raise ModelError(message, code="not_found", remedy=remedy) from error
+        message, remedy = f"{name}: the hub cannot be reached", "check the network, or give a folder"
+        raise ModelError(message, code="unreachable", remedy=remedy) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: cannot be fetched from the hub: {brief(error)}") from error
+        raise ModelError(f"{name}: cannot be fetched from the hub: {brief(error)}", code="no_download") from error
     return Path(folder)
 
 
@@ -193,7 +198,7 @@ def refuse_mismatch(
     faults = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
     found = [f"{fault}: {listed(sorted(keys))}" for fault, keys in faults if keys]
     if found:
-        raise ModelError(f"{name}: the weights do not match the config: {'; '.join(found)}.")
+        raise ModelError(f"{name}: the weights do not match the config: {'; '.join(found)}.", code="mismatch")
 
 
 def listed(keys: Sequence[str], most: int = 8) -> str:

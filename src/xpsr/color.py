@@ -28,7 +28,8 @@ def match_color(target: torch.Tensor, source: torch.Tensor, method: ColorMatch) 
         return match_adain(target, source).clamp(0, 1)
     if method == "wavelet":
         return match_wavelet(target, source).clamp(0, 1)
-    raise InputError(f"color match {method!r} is unknown; use one of {', '.join(get_args(ColorMatch))}.")
+    remedy = f"use one of {', '.join(get_args(ColorMatch))}"
+    raise InputError(f"color match {method!r} is unknown", code="unknown_value", remedy=remedy)
 
 
 def match_adain(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -64,7 +65,9 @@ def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = 5
     if target.shape[-2:] != source.shape[-2:]:
         raise InputError(
             f"source of {source.shape[-1]} x {source.shape[-2]} pixels does not lie over the target of"
-            f" {target.shape[-1]} x {target.shape[-2]}; resize the source first."
+            f" {target.shape[-1]} x {target.shape[-2]}",
+            code="wrong_size",
+            remedy="resize the source first",
         )
     # The bands telescope and blurring is linear: high(target) + low(source) = target + low(source - target)
     low = source.float() - target.float()

@@ -59,6 +59,8 @@ class _Layout:
     to_reference: Callable[[StateDict], dict[str, torch.Tensor]]
 
 
+_GIVE_REFERENCE = "give a folder with the reference's unet/ and controlnet/"
+
 _LAYOUTS = {
     "unet": _Layout(
         kind=XPSRUNet,
@@ -135,20 +137,23 @@ def convert_reference(
             base does not fit the reference.
     """
     if not re.fullmatch(r"\d+(\.\d+)?[KMGT]B", max_shard_size):
-        raise InputError(f"max_shard_size={max_shard_size!r} is not a size; use 2GB, for example.")
+        value, remedy = repr(max_shard_size), "use 2GB, for example"
+        raise InputError("is not a size", code="wrong_type", field="max_shard_size", value=value, remedy=remedy)
     _refuse_used(out)
     if not reference.is_dir():
         fault = "is a file, not a folder" if reference.exists() else "no such folder"
-        raise ModelError(f"{reference}: {fault}; give a folder with the reference's unet/ and controlnet/.")
+        raise ModelError(f"{reference}: {fault}", code="not_found", remedy=_GIVE_REFERENCE)
     parts = [_read_reference(reference, name) for name in _LAYOUTS]
     unet, controlnet = (part.config for part in parts)
     if Path(base).is_file():
         if tokenizer is None:
-            raise InputError(f"{base}: one file holds no tokenizer; give a folder with CLIP's (--tokenizer).")
+            message, remedy = f"{base}: one file holds no tokenizer", "give a folder with CLIP's (--tokenizer)"
+            raise InputError(message, code="not_found", remedy=remedy)
         extra, scheduler = _read_single_file(Path(base), config, tokenizer, latent_size=unet["sample_size"])
     else:
         if config is not None:
-            raise InputError(f"{base}: no file, but a config is for a base in one file; leave it out.")
+            message = f"{base}: no file, but a config is for a base in one file"
+            raise InputError(message, code="conflict", remedy="leave it out")
         folder = _fetch_base(str(base))
         extra = [_read_vae(folder / "vae"), _read_text_encoder(folder / "text_encoder")]
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
@@ -156,9 +161,8 @@ def convert_reference(
     vae, text_encoder = (part.config for part in extra)
     vocabulary = len(_load_tokenizer(tokenizer))
     if vocabulary > text_encoder["vocab_size"]:
-        raise ModelError(
-            f"{tokenizer}: {vocabulary} tokens, but the text encoder knows {text_encoder['vocab_size']}; give its own."
-        )
+        message = f"{tokenizer}: {vocabulary} tokens, but the text encoder knows {text_encoder['vocab_size']}"
+        raise ModelError(message, code="mismatch", remedy="give its own")
     halvings = len(controlnet["conditioning_embedding_out_channels"]) - 1
     for what, found, needed in (
         ("width of the text encoder (hidden_size)", text_encoder["hidden_size"], unet["cross_attention_dim"]),
@@ -166,10 +170,8 @@ def convert_reference(
         ("VAE's reduction", 2 ** (len(vae["block_out_channels"]) - 1), 2**halvings),
     ):
         if found != needed:
-            raise ModelError(
-                f"{base}: the {what} is {found}, but {reference} was trained with {needed}; give the Stable Diffusion"
-                " that it was trained on."
-            )
+            message = f"{base}: the {what} is {found}, but {reference} was trained with {needed}"
+            raise ModelError(message, code="mismatch", remedy="give the Stable Diffusion that it was trained on")
     parts += extra
     del extra
     with _whole(out) as target:
@@ -213,14 +215,16 @@ def convert_to_reference(model: str | Path, out: Path, *, dtype: torch.dtype | N
         config = _read_json(folder / "config.json")
         for key, only in layout.later.items():
             if config.pop(key, only) != only:
-                raise ModelError(f"{folder}: the reference has no {key}, so it cannot represent this model.")
+                message = f"{folder}: the reference has no {key}, so it cannot represent this model."
+                raise ModelError(message, code="mismatch")
         network = _on_meta(folder, layout.kind.from_config, config)
         state = _read_weights(folder, "diffusion_pytorch_model")
         _compare(folder, state, network.state_dict())
         for key, value in state.items():
             block = re.match(r"up_blocks\.(\d+)\.conditional_attentions\..*\.attn2\.to_k\.weight", key)
             if block and config["up_block_types"][int(block[1])] == "UpBlock2D" and value.shape[0] != value.shape[1]:
-                raise ModelError(f"{folder}: the reference has no UpBlock2D that reads skips of another width ({key}).")
+                message = f"{folder}: the reference has no UpBlock2D that reads skips of another width ({key})."
+                raise ModelError(message, code="mismatch")
         config = {**config, **layout.flags, "_class_name": layout.class_name}
         parts.append(_Part(name=name, config=config, state=layout.to_reference(state)))
     with _whole(out) as target:
@@ -233,9 +237,8 @@ def _fetch_base(base: str) -> Path:
     if base and Path(base).is_dir():
         return Path(base)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or Path(base).parent.is_dir():
-        raise ModelError(
-            f"{base}: no such base; give a folder or one file of Stable Diffusion 1.5, or owner/name on the hub."
-        )
+        remedy = "give a folder or one file of Stable Diffusion 1.5, or owner/name on the hub"
+        raise ModelError(f"{base}: no such base", code="not_found", remedy=remedy)
     weights = ("vae/diffusion_pytorch_model", "text_encoder/model")
     patterns = [f"{stem}{rest}" for stem in weights for rest in (".safetensors*", "-*.safetensors")]
     return download(base, [*patterns, "*/config.json", "tokenizer/*", "scheduler/*"])
@@ -245,19 +248,18 @@ def _read_reference(reference: Path, name: str) -> _Part:
     """A network of a reference checkpoint under our names, its weights compared with its config."""
     layout, folder = _LAYOUTS[name], reference / name
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json there; give a folder with the reference's unet/ and controlnet/.")
+        raise ModelError(f"{folder}: no config.json there", code="not_found", remedy=_GIVE_REFERENCE)
     config = _read_json(folder / "config.json")
     for flag, only in layout.flags.items():
         value = config.pop(flag, only)
         if value != only and (any(value) if isinstance(value, list) else value) != (only is True):
             reason = f"{flag} is {json.dumps(value)}, but XPSR is trained with {json.dumps(only)}"
-            raise ModelError(f"{folder}: {reason}; weights of another architecture cannot be converted.")
+            remedy = "weights of another architecture cannot be converted"
+            raise ModelError(f"{folder}: {reason}", code="mismatch", remedy=remedy)
     unknown = [key for key in config if key[:1] != "_" and key not in inspect.signature(layout.kind).parameters]
     if unknown:
-        raise ModelError(
-            f"{folder}: config.json holds {listed(unknown)}, which {layout.kind.__name__} does not know; delete there"
-            " what changes nothing."
-        )
+        message = f"{folder}: config.json holds {listed(unknown)}, which {layout.kind.__name__} does not know"
+        raise ModelError(message, code="unknown_field", remedy="delete there what changes nothing")
     network = _on_meta(folder, layout.kind.from_config, config)
     state = _read_weights(folder, "diffusion_pytorch_model")
     _compare(folder, state, layout.to_reference(network.state_dict()))
@@ -317,11 +319,11 @@ def _read_single_file(
         try:
             vae_config, text_config = _infer_vae_config(vae), _infer_text_config(text)
         except KeyError as error:
-            reason = f"no {error.args[0]} there; give a whole Stable Diffusion 1.5 in LDM's layout"
-            raise ModelError(f"{path}: {reason}.") from error
+            message, remedy = f"{path}: no {error.args[0]} there", "give a whole Stable Diffusion 1.5 in LDM's layout"
+            raise ModelError(message, code="unknown_format", remedy=remedy) from error
         except ValueError as error:
             remedy = "give a folder with its vae/config.json and text_encoder/config.json (--config)"
-            raise ModelError(f"{path}: {error}; {remedy}.") from error
+            raise ModelError(f"{path}: {error}", code="unknown_format", remedy=remedy) from error
         if latent_size is not None:  # of which diffusers makes the VAE's tiles
             vae_config["sample_size"] = latent_size * 2 ** (len(vae_config["block_out_channels"]) - 1)
         scale = stored.get("scale_factor", torch.tensor(0.18215))
@@ -372,18 +374,26 @@ def _infer_text_config(state: StateDict) -> dict[str, Any]:
 
 def _load_tokenizer(folder: Path) -> CLIPTokenizer:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):  # upstream's would be empty
-        raise ModelError(f"{folder}: neither tokenizer.json nor vocab.json there; give a folder with CLIP's tokenizer.")
+        message, remedy = (
+            f"{folder}: neither tokenizer.json nor vocab.json there",
+            "give a folder with CLIP's tokenizer",
+        )
+        raise ModelError(message, code="not_found", remedy=remedy)
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: the tokenizer cannot be read: {brief(error)}; fetch it again.") from error
+        raise _damaged(folder, f"the tokenizer cannot be read: {brief(error)}") from error
+
+
+def _damaged(place: Path, problem: str) -> ModelError:
+    return ModelError(f"{place}: {problem}", code="damaged", remedy="fetch it again")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{path}: cannot be read: {brief(error)}; fetch it again.") from error
+        raise _damaged(path, f"cannot be read: {brief(error)}") from error
 
 
 def _read_weights(folder: Path, stem: str, *, pickled: str | None = None) -> dict[str, torch.Tensor]:
@@ -396,10 +406,11 @@ def _read_weights(folder: Path, stem: str, *, pickled: str | None = None) -> dic
         if index.is_file():
             files = _read_json(index).get("weight_map")
             if not isinstance(files, dict):
-                raise ModelError(f"{index}: no weight_map in it; fetch it again.")
+                raise _damaged(index, "no weight_map in it")
             shards = [_read_file(folder / Path(file).name) for file in sorted(set(files.values()))]
             return {key: value for shard in shards for key, value in shard.items()}
-    raise ModelError(f"{folder}: neither {names[0]} nor {names[1]} there, nor an index of shards; fetch it again.")
+    message = f"{folder}: neither {names[0]} nor {names[1]} there, nor an index of shards"
+    raise ModelError(message, code="not_found", remedy="fetch it again")
 
 
 def _read_file(path: Path) -> dict[str, torch.Tensor]:
@@ -411,9 +422,10 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
         content = content.get("state_dict", content)
         return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
     except pickle.UnpicklingError as error:
-        raise ModelError(f"{path}: a damaged pickle, or more than tensors in it; give it as .safetensors.") from error
+        message = f"{path}: a damaged pickle, or more than tensors in it"
+        raise ModelError(message, code="damaged", remedy="give it as .safetensors") from error
     except (OSError, ValueError, RuntimeError, EOFError, AttributeError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be read: {brief(error)}; fetch it again.") from error
+        raise _damaged(path, f"cannot be read: {brief(error)}") from error
 
 
 def _on_meta(source: Path, make: Callable[[Any], Any], config: Any) -> Any:
@@ -422,12 +434,12 @@ def _on_meta(source: Path, make: Callable[[Any], Any], config: Any) -> Any:
         with torch.device("meta"):
             return make(config)
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise ModelError(f"{source}: the config cannot be used: {brief(error)}; fetch it again.") from error
+        raise _damaged(source, f"the config cannot be used: {brief(error)}") from error
 
 
 def _refuse_used(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not empty; remove it or choose another.")
+        raise InputError(f"{out}: exists and is not empty", code="not_empty", remedy="remove it or choose another")
 
 
 @contextlib.contextmanager
@@ -443,7 +455,8 @@ def _whole(out: Path) -> Iterator[Path]:
             out.rmdir()
         part.replace(out)
     except SafetensorError as error:
-        raise InputError(f"{out}: cannot be written: {brief(error)}; make room or choose another.") from error
+        message = f"{out}: cannot be written: {brief(error)}"
+        raise InputError(message, code="refused", remedy="make room or choose another") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -462,7 +475,8 @@ def _write_part(folder: Path, part: _Part, *, dtype: torch.dtype | None, max_sha
         shard = {key: part.state[key].to(sizes[key].dtype).contiguous() for key in keys}
         lost = [key for key in keys if dtype is torch.float16 and not shard[key].isfinite().all()]
         if lost:
-            raise InputError(f"{part.name}: {listed(lost)} too large for float16; use bfloat16 or float32.")
+            message = f"{part.name}: {listed(lost)} too large for float16"
+            raise InputError(message, code="out_of_range", remedy="use bfloat16 or float32")
         save_file(shard, target / file, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}

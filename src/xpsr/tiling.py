@@ -50,13 +50,14 @@ def tile_grid(height: int, width: int, *, tile_size: int, overlap: int) -> list[
         InputError: no pixels, or `overlap` outside [0, tile_size).
     """
     if height < 1 or width < 1:
-        raise InputError(f"{width} x {height} has no pixels; use at least 1 x 1.")
-    if not 0 <= overlap < tile_size:
+        raise InputError(f"{width} x {height} has no pixels", code="too_small", remedy="use at least 1 x 1")
+    if tile_size < 1:
         raise InputError(
-            f"overlap={overlap} is not in [0, tile_size={tile_size}); use overlap={tile_size // 8}."
-            if tile_size > 0
-            else f"tile_size={tile_size} is not positive; use 1 or more."
+            "is not positive", code="out_of_range", field="tile_size", value=str(tile_size), remedy="use 1 or more"
         )
+    if not 0 <= overlap < tile_size:
+        message, remedy = f"is not in [0, tile_size={tile_size})", f"use overlap={tile_size // 8}"
+        raise InputError(message, code="out_of_range", field="overlap", value=str(overlap), remedy=remedy)
     return [
         Tile(top=top, left=left, height=min(tile_size, height), width=min(tile_size, width))
         for left in _starts(width, tile_size, overlap)

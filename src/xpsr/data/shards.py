@@ -278,7 +278,7 @@ def fetch_shard(shard: Shard, cache: Path) -> Path:
     Raises:
         TrainingError: it cannot be downloaded, is not what its index says, or `cache` cannot be written.
     """
-    identity = f"{shard.url} {shard.sha256 or shard.size}"
+    identity = f"{shard.url} {shard.sha256 or (shard.size, shard.num_pairs)}"
     name = re.split("[?#]", shard.url)[0].rpartition("/")[2][-64:]
     target = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{name}"
     if target.is_file():

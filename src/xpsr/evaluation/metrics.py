@@ -58,9 +58,11 @@ def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _pair(restored: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if restored.shape != hr.shape:
-        raise InputError(f"pictures of {tuple(restored.shape)} and {tuple(hr.shape)} cannot be compared.")
+        message = f"pictures of {tuple(restored.shape)} and {tuple(hr.shape)} cannot be compared."
+        raise InputError(message, code="wrong_size")
     if min(hr.shape[-2:]) < MIN_SIDE:
-        raise InputError(f"pictures of {tuple(hr.shape)} are too small to compare; at least {MIN_SIDE} x {MIN_SIDE}.")
+        message, remedy = f"pictures of {tuple(hr.shape)} are too small to compare", f"at least {MIN_SIDE} x {MIN_SIDE}"
+        raise InputError(message, code="too_small", remedy=remedy)
     return luma(restored), luma(hr)
 
 

@@ -24,7 +24,7 @@ def niqe(pixels: torch.Tensor) -> float:
     height, width = pixels.shape[-2:]
     rows, columns = height // _BLOCK, width // _BLOCK
     if rows * columns < 2:
-        raise InputError(f"NIQE needs a picture of at least 192 x 96, not {width} x {height}.")
+        raise InputError(f"NIQE needs a picture of at least 192 x 96, not {width} x {height}.", code="too_small")
     prior = _natural_statistics()
     y = luma(pixels).round()[: rows * _BLOCK, : columns * _BLOCK]
     per_scale = []
@@ -39,7 +39,7 @@ def niqe(pixels: torch.Tensor) -> float:
     features = np.concatenate(per_scale, 1)  # (blocks, 36)
     whole = features[~np.isnan(features).any(1)]  # a flat block has none
     if len(whole) < 2:
-        raise InputError("NIQE needs at least two blocks of 96 x 96 that are not flat.")
+        raise InputError("NIQE needs at least two blocks of 96 x 96 that are not flat.", code="flat")
     difference = prior["mu_pris_param"].ravel() - np.nanmean(features, 0)
     covariance = (prior["cov_pris_param"] + np.cov(whole, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))

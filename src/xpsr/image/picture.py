@@ -66,7 +66,8 @@ def from_pil(image: Image.Image, name: str) -> Picture:
     try:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     except ValueError as error:
-        raise InputError(f"{name}: mode {image.mode} does not convert to RGB; save it as RGB.") from error
+        message = f"{name}: mode {image.mode} does not convert to RGB"
+        raise InputError(message, code="unknown_format", remedy="save it as RGB") from error
     return _from_planes(np.asarray(image), 255.0, name)
 
 
@@ -77,9 +78,11 @@ def from_array(array: NDArray[Any]) -> Picture:
         InputError: another shape or dtype, or values outside.
     """
     if array.ndim == 4:
-        raise InputError(f"picture: shape {array.shape} is a batch; pass a list of arrays (H, W, 3).")
+        message, remedy = f"picture: shape {array.shape} is a batch", "pass a list of arrays (H, W, 3)"
+        raise InputError(message, code="wrong_size", remedy=remedy)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
-        raise InputError(f"picture: shape {array.shape} is no picture; an array is (H, W, 3), channels last.")
+        message, remedy = f"picture: shape {array.shape} is no picture", "an array is (H, W, 3), channels last"
+        raise InputError(message, code="wrong_size", remedy=remedy)
     planes = array if array.ndim == 3 else array[..., None]
     return _from_planes(planes, _full_scale(array.dtype.name), "picture")
 
@@ -92,9 +95,11 @@ def from_tensor(tensor: torch.Tensor) -> Picture:
     """
     shape = tuple(tensor.shape)
     if tensor.ndim == 4 and shape[0] != 1:
-        raise InputError(f"picture: shape {shape} is a batch of {shape[0]}; pass a list of tensors (3, H, W).")
+        message, remedy = f"picture: shape {shape} is a batch of {shape[0]}", "pass a list of tensors (3, H, W)"
+        raise InputError(message, code="wrong_size", remedy=remedy)
     if tensor.ndim not in (3, 4) or shape[-3] not in (1, 3, 4):
-        raise InputError(f"picture: shape {shape} is no picture; a tensor is (3, H, W), channels first.")
+        message, remedy = f"picture: shape {shape} is no picture", "a tensor is (3, H, W), channels first"
+        raise InputError(message, code="wrong_size", remedy=remedy)
     scale = _full_scale(str(tensor.dtype).removeprefix("torch."))
     return _checked(tensor.detach().float().reshape(shape[-3:]) / scale, "picture")
 
@@ -103,7 +108,8 @@ def _full_scale(dtype: str) -> float:
     if dtype.startswith(("float", "bfloat")):
         return 1.0
     if dtype not in _FULL_SCALE:
-        raise InputError(f"picture: dtype {dtype} has no known range; use uint8, uint16 or floats in [0, 1].")
+        message, remedy = f"picture: dtype {dtype} has no known range", "use uint8, uint16 or floats in [0, 1]"
+        raise InputError(message, code="wrong_type", remedy=remedy)
     return _FULL_SCALE[dtype]
 
 
@@ -115,13 +121,16 @@ def _from_planes(planes: NDArray[Any], scale: float, name: str) -> Picture:
 def _checked(planes: torch.Tensor, name: str) -> Picture:
     """Splits float32 (C, H, W), C one of 1, 3, 4, into pixels and alpha, refusing what is not in [0, 1]."""
     if planes.numel() == 0:
-        raise InputError(f"{name}: has no pixels ({planes.shape[2]} x {planes.shape[1]}); use at least 1 x 1.")
+        message = f"{name}: has no pixels ({planes.shape[2]} x {planes.shape[1]})"
+        raise InputError(message, code="too_small", remedy="use at least 1 x 1")
     low, high = planes.min().item(), planes.max().item()  # NaN and infinity show here too
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(f"{name}: holds NaN or infinite values; replace them by values in [0, 1].")
+        message = f"{name}: holds NaN or infinite values"
+        raise InputError(message, code="not_finite", remedy="replace them by values in [0, 1]")
     if low < -_TOLERANCE or high > 1 + _TOLERANCE:
         remedy = "if it is in [-1, 1], pass (x + 1) / 2" if low < 0 else "divide it by its full scale (255 for 8 bit)"
-        raise InputError(f"{name}: values lie in [{low:.4g}, {high:.4g}], outside [0, 1]; {remedy}.")
+        message = f"{name}: values lie in [{low:.4g}, {high:.4g}], outside [0, 1]"
+        raise InputError(message, code="out_of_range", remedy=remedy)
     planes = planes.clamp(0, 1)
     pixels = planes[:3].expand(3, -1, -1).contiguous()
     has_alpha = len(planes) == 4 and bool((planes[3] < 1).any())
@@ -143,4 +152,5 @@ def upright(image: Image.Image, name: str) -> Image.Image:
 
 def damaged(name: object, error: Exception) -> InputError:
     """Returns the error to raise for a picture whose bytes are not what they should be."""
-    return InputError(f"{name}: is truncated or damaged ({one_line(error)}); copy or download it again.")
+    message = f"{name}: is truncated or damaged ({one_line(error)})"
+    return InputError(message, code="damaged", remedy="copy or download it again")

@@ -59,7 +59,8 @@ def to_picture(image: ImageLike) -> Picture:
         return from_array(image)
     if isinstance(image, torch.Tensor):
         return from_tensor(image)
-    raise InputError(f"picture: a {type(image).__name__} is no picture; pass a path, PIL image, array or tensor.")
+    message = f"picture: a {type(image).__name__} is no picture"
+    raise InputError(message, code="wrong_type", remedy="pass a path, PIL image, array or tensor")
 
 
 def read_image(path: str | os.PathLike[str]) -> Picture:
@@ -72,7 +73,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     path = Path(path)
     try:
         if path.is_dir():
-            raise InputError(f"{path}: is a folder, not a picture; name a picture in it.")
+            raise InputError(f"{path}: is a folder, not a picture", code="wrong_type", remedy="name a picture in it")
         file = path.open("rb")
     except OSError as error:
         raise refusal(path, "cannot be read", error) from error
@@ -147,8 +148,10 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         raise _too_large(name, "its") from error
     except UnidentifiedImageError as error:
         if file.seek(0, os.SEEK_END) == 0:
-            raise InputError(f"{name}: is empty (0 bytes); copy or download it again.") from error
-        raise InputError(f"{name}: is not an image that can be read; convert it to PNG or JPEG.") from error
+            message, remedy = f"{name}: is empty (0 bytes)", "copy or download it again"
+            raise InputError(message, code="damaged", remedy=remedy) from error
+        message, remedy = f"{name}: is not an image that can be read", "convert it to PNG or JPEG"
+        raise InputError(message, code="unknown_format", remedy=remedy) from error
     except InputError:
         raise
     except Exception as error:  # on a damaged header Pillow raises whatever the bytes lead to
@@ -178,7 +181,8 @@ def _identify(file: BinaryIO, name: str) -> Image.Image:
             import pillow_jxl  # noqa: F401  # registers itself
     except ImportError as error:
         # Of this picture alone, so that those beside it are read: no MissingDependencyError
-        raise InputError(f"{name}: {kind} needs a plugin; run: pip install 'xpsr[formats]'.") from error
+        message, remedy = f"{name}: {kind} needs a plugin", "run: pip install 'xpsr[formats]'"
+        raise InputError(message, code="missing_dependency", remedy=remedy) from error
     return Image.open(file)
 
 
@@ -192,4 +196,5 @@ def _kind_of(start: bytes) -> Literal["HEIC", "JPEG XL"] | None:
 
 
 def _too_large(name: str, size: str) -> InputError:
-    return InputError(f"{name}: {size} pixels exceed the limit of {MAX_PIXELS} (8192 x 8192); crop or shrink it.")
+    message = f"{name}: {size} pixels exceed the limit of {MAX_PIXELS} (8192 x 8192)"
+    return InputError(message, code="too_large", remedy="crop or shrink it")

@@ -41,7 +41,8 @@ def resize(
     """
     height, width = size
     if height < 1 or width < 1:
-        raise InputError(f"size={width} x {height} has no pixels; use at least 1 x 1.")
+        message, value = "has no pixels", f"{width} x {height}"
+        raise InputError(message, code="too_small", field="size", value=value, remedy="use at least 1 x 1")
     source = to_uint8(pixels.detach()) if eight_bit else pixels.detach().float()
     planes = source.cpu().reshape(-1, *pixels.shape[-2:]).numpy()  # (..., H, W) -> (N, H, W)
     resized = [np.asarray(Image.fromarray(plane).resize((width, height), _RESAMPLING[method])) for plane in planes]

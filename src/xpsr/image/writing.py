@@ -28,7 +28,8 @@ def write_image(path: str | os.PathLike[str], image: Picture | Image.Image) -> N
     path = Path(path)
     if path.suffix.lower() not in WRITTEN_SUFFIXES:
         known = ", ".join(sorted(WRITTEN_SUFFIXES))
-        raise InputError(f"{path}: suffix {path.suffix!r} cannot be written; use one of {known}.")
+        message = f"{path}: suffix {path.suffix!r} cannot be written"
+        raise InputError(message, code="unknown_format", remedy=f"use one of {known}")
     kind = Image.registered_extensions()[path.suffix.lower()]
     picture = to_pil(image.pixels, image.alpha) if isinstance(image, Picture) else image
     with atomic_write(path) as part:
@@ -37,4 +38,5 @@ def write_image(path: str | os.PathLike[str], image: Picture | Image.Image) -> N
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the system's refusal, not the encoder's
                 raise
-            raise InputError(f"{path}: {kind} cannot hold this picture ({one_line(error)}); use .png.") from error
+            message = f"{path}: {kind} cannot hold this picture ({one_line(error)})"
+            raise InputError(message, code="conflict", remedy="use .png") from error

@@ -44,7 +44,8 @@ def start_at(
     """
     name = type(scheduler).__name__
     if not all(hasattr(scheduler, attribute) for attribute in ("alphas_cumprod", "add_noise", "init_noise_sigma")):
-        raise InputError(f"{name} is not a scheduler of discrete noise levels; use DDIMScheduler or another like it.")
+        message, remedy = f"{name} is not a scheduler of discrete noise levels", "use DDIMScheduler or another like it"
+        raise InputError(message, code="wrong_type", remedy=remedy)
     # LMS and PNDM's first steps draw on a past that a later start does not have
     if strength < 1 and ("LMS" in name or scheduler.config.get("skip_prk_steps") is False):
         message, remedy = f"is not for {name}, which can only start from noise", "use 1, or another scheduler"

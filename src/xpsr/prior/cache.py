@@ -115,7 +115,7 @@ def _checked_sha256(image: Path, file: PriorFile) -> str:
     try:
         file.relative(image).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{image}: the name is not UTF-8; rename it.") from error
+        raise InputError(f"{image}: the name is not UTF-8", code="bad_name", remedy="rename it") from error
     return sha256(image)
 
 

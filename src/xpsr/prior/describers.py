@@ -92,11 +92,11 @@ def open_describer(
         for option, value in for_models.items():
             if value is not None:
                 said = f"is for models on this machine, and {kind} is none"
-                raise InputError(said, field=option, value=str(value), remedy="leave it out")
+                raise InputError(said, code="conflict", field=option, value=str(value), remedy="leave it out")
 
     if questions is not None and not is_asked(text):
         said = f"are for models that are asked, and {text} is not"
-        raise InputError(said, field="questions", remedy="leave them out")
+        raise InputError(said, code="conflict", field="questions", remedy="leave them out")
     questions = questions or QUESTIONS["default"]
 
     if text == "mini":

@@ -111,7 +111,8 @@ class FileDescriber:
         priors = []
         for image in images:
             if not isinstance(image, str | os.PathLike):
-                raise InputError(f"{self.name}: priors are looked up by path, not for a {type(image).__name__}.")
+                message = f"{self.name}: priors are looked up by path, not for a {type(image).__name__}."
+                raise InputError(message, code="wrong_type")
             priors.append(self._find(Path(image)))
             if progress:
                 progress(1)

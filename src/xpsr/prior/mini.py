@@ -81,8 +81,8 @@ class MiniDescriber:
                 network.load_state_dict({key: value.float() for key, value in state.items()})
             self.revision: str | None = self.config["revision"]
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = one_line(error)[:200]
-            raise ModelError(f"{folder}: not a describer: {reason}; install xpsr again.") from error
+            message = f"{folder}: not a describer: {one_line(error)[:200]}"
+            raise ModelError(message, code="damaged", remedy="install xpsr again") from error
 
     @classmethod
     def bundled(cls) -> "MiniDescriber":

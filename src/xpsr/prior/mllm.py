@@ -193,7 +193,8 @@ class MLLMDescriber:
                     raise
             _free_memory()  # behind the handler, whose error still holds the tensors
         name = self._loaded.source.name
-        raise ModelError(f"{name}: out of memory with a single picture or half a batch; use {_LESS_MEMORY}.")
+        message = f"{name}: out of memory with a single picture or half a batch"
+        raise ModelError(message, code="out_of_memory", remedy=f"use {_LESS_MEMORY}")
 
     def _generate(self, views: Sequence["Image.Image"], question: str, *, sample: bool) -> list[str]:
         import torch
@@ -250,7 +251,8 @@ def _inputs(loaded: _Loaded, views: Sequence["Image.Image"], question: str) -> A
         from xpsr.checkpoint import brief
 
         sizes = ", ".join(f"{view.width} x {view.height}" for view in views)
-        raise ModelError(f"{loaded.source.name}: cannot take views of {sizes} pixels: {brief(error)}.") from error
+        message = f"{loaded.source.name}: cannot take views of {sizes} pixels: {brief(error)}."
+        raise ModelError(message, code="wrong_size") from error
 
 
 def _prompt(loaded: _Loaded, question: str) -> str:
@@ -289,7 +291,8 @@ def _load(
     place = _place(device)
     quantizer = _quantizer(quantization)
     if not (name and Path(name).is_dir()) and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ModelError(f"{name}: no such folder, and no id of a model on the hub; check the name.")
+        message = f"{name}: no such folder, and no id of a model on the hub"
+        raise ModelError(message, code="not_found", remedy="check the name")
     if not Path(name).is_dir():  # transformers would try for half a minute to reach a hub that is out of reach
         download(name, ["config.json"], revision=source.revision, local_files_only=options["local_files_only"])
     options = {**options, "revision": source.revision}
@@ -308,14 +311,15 @@ def _load(
         )
     except (MemoryError, RuntimeError) as error:
         if _is_out_of_memory(error):
-            raise ModelError(f"{name}: does not fit into memory; use {_LESS_MEMORY}.") from error
+            message, remedy = f"{name}: does not fit into memory", f"use {_LESS_MEMORY}"
+            raise ModelError(message, code="out_of_memory", remedy=remedy) from error
         raise ModelError(f"{name}: cannot be loaded: {brief(error)}.") from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{name}: comes with code of its own, which is run only with trust_remote_code=True; read it first."
-            ) from error
-        raise ModelError(f"{name}: cannot be loaded: {brief(error)}; check the name or the folder.") from error
+            message = f"{name}: comes with code of its own, which is run only with trust_remote_code=True"
+            raise ModelError(message, code="refused", remedy="read it first") from error
+        message, remedy = f"{name}: cannot be loaded: {brief(error)}", "check the name or the folder"
+        raise ModelError(message, remedy=remedy) from error
     refuse_mismatch(name, info["missing_keys"], (), info["mismatched_keys"])
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
@@ -341,14 +345,17 @@ def _load_processor(name: str, config: Any, options: dict[str, Any]) -> Any:
     except (ImportError, ValueError) as error:
         if _needs_torchvision(error):
             raise ModelError(
-                f"{name}: its processor needs torchvision, which breaks transformers beside a CPU-only PyTorch; use a"
-                " model without it, such as LLaVA-1.5, Qwen2.5-VL or Gemma 3, or ask a server (http://HOST/v1#MODEL)."
+                f"{name}: its processor needs torchvision, which breaks transformers beside a CPU-only PyTorch",
+                code="conflict",
+                remedy="use a model without it, such as LLaVA-1.5, Qwen2.5-VL or Gemma 3, or ask a server"
+                " (http://HOST/v1#MODEL)",
             ) from error
         if isinstance(error, ImportError):  # transformers names the package and how to install it
             raise MissingDependencyError(f"{name}: {brief(error)}.") from error
         raise
     if not hasattr(processor, "image_processor"):
-        raise ModelError(f"{name}: has no processor for pictures; use a model that is asked about pictures.")
+        message, remedy = f"{name}: has no processor for pictures", "use a model that is asked about pictures"
+        raise ModelError(message, code="wrong_type", remedy=remedy)
     return processor
 
 
@@ -423,7 +430,8 @@ def _quantizer(quantization: str) -> Any:
         from transformers import TorchAoConfig
 
         return TorchAoConfig(Int8WeightOnlyConfig())
-    raise MissingDependencyError(f"quantization={quantization} needs bitsandbytes: pip install bitsandbytes")
+    message = "needs bitsandbytes: pip install bitsandbytes"
+    raise MissingDependencyError(message, field="quantization", value=quantization)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -36,6 +36,7 @@ __all__ = ["ServerDescriber"]
 _FIRST_WAIT = 0.5  # seconds before the second attempt; before each further one twice as long
 _LONGEST_WAIT = 60.0
 _MOST_BYTES = 2**22  # of an answer
+_GIVE_ADDRESS = "use one like http://localhost:11434/v1"
 _PNG_PIXELS = 512 * 512  # larger views for the content question go as JPEG
 _HEADERS = {
     "Content-Type": "application/json",
@@ -88,7 +89,8 @@ class ServerDescriber:
     ):
         self._endpoint, self._shown, host = _endpoint(url)
         if not model:
-            raise InputError(f"{self._shown}: name the model behind #, as in http://localhost:11434/v1#qwen2.5vl.")
+            message = f"{self._shown}: name the model behind #, as in http://localhost:11434/v1#qwen2.5vl."
+            raise InputError(message, code="no_model")
         self.name = f"{self._shown}#{model}"
         self.revision: str | None = None
         self.questions: Questions = questions
@@ -158,7 +160,9 @@ class ServerDescriber:
         except (ImportError, ValueError, httpx.InvalidURL):
             remedy = "correct HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or for SOCKS run: pip install 'httpx[socks]'"
             # without its cause, which may tell a password
-            raise InputError("the environment names a proxy that cannot be used", remedy=remedy) from None
+            raise InputError(
+                "the environment names a proxy that cannot be used", code="bad_address", remedy=remedy
+            ) from None
 
     async def _describe(self, client: httpx.AsyncClient, image: "ImageLike", name: str) -> Prior:
         from xpsr.image import to_picture
@@ -205,7 +209,8 @@ class ServerDescriber:
             if attempt < self.retries:  # without a further attempt there is nothing to wait for
                 await asyncio.sleep(_seconds_to_wait(attempt, hiccup.wait))
         times = "once" if self.retries == 0 else f"{self.retries + 1} times"
-        raise ModelError(f"{self._shown}: {hiccup.reason}, tried {times}; {hiccup.remedy}.")
+        message = f"{self._shown}: {hiccup.reason}, tried {times}"
+        raise ModelError(message, code="unreachable", remedy=hiccup.remedy)
 
     async def _attempt(self, client: httpx.AsyncClient, body: bytes, name: str) -> str:
         """Makes one request.
@@ -252,13 +257,17 @@ class ServerDescriber:
             return _Hiccup(f"answers {answer}", "wait, lower the concurrency, or look into the server's log", wait)
         if 300 <= code < 400:
             target = self._printable(response.headers.get("Location", "another address"))
-            return ModelError(f"{self._shown}: redirects to {target}; redirects are not followed: give that address.")
+            message, remedy = f"{self._shown}: redirects to {target}", "redirects are not followed: give that address"
+            return ModelError(message, code="refused", remedy=remedy)
         if code in (401, 403):
-            return ModelError(f"{self._shown}: answers {answer}; set {self._api_key_variable} to a valid API key.")
+            message, remedy = f"{self._shown}: answers {answer}", f"set {self._api_key_variable} to a valid API key"
+            return ModelError(message, code="refused", remedy=remedy)
         remedy = f"check the address and the model {self._model!r}"
         if code in (400, 413, 415, 422):  # too large, too small, against the rules: another picture may do
-            return InputError(f"{name}: {self._shown} answers {answer}; leave the picture out, or {remedy}.")
-        return ModelError(f"{self._shown}: answers {answer}; {remedy}.")
+            message = f"{name}: {self._shown} answers {answer}"
+            return InputError(message, code="refused", remedy=f"leave the picture out, or {remedy}")
+        kind = "not_found" if code == 404 else "refused"
+        return ModelError(f"{self._shown}: answers {answer}", code=kind, remedy=remedy)
 
     def _key(self) -> str:
         """Returns the API key, empty where there is none.
@@ -271,7 +280,8 @@ class ServerDescriber:
             variable = "OPENAI_API_KEY"
         key = os.environ.get(variable, "").strip()
         if not re.fullmatch(r"[!-~]*", key):  # an error of the HTTP library would show it
-            raise InputError(f"{variable} holds spaces or other characters that no API key has; set it again.")
+            message = f"{variable} holds spaces or other characters that no API key has"
+            raise InputError(message, code="bad_key", remedy="set it again")
         return key
 
     def _without_key(self, text: str) -> str:
@@ -324,13 +334,13 @@ def _endpoint(url: str) -> tuple[str, str, str]:
         host = parts.hostname
         _ = httpx.URL(url.strip()).host  # is stricter, and reads international names
     except (ValueError, httpx.InvalidURL) as error:
-        raise InputError(
-            f"the server's address cannot be read ({error}); use one like http://localhost:11434/v1."
-        ) from error
+        message = f"the server's address cannot be read ({error})"
+        raise InputError(message, code="bad_address", remedy=_GIVE_ADDRESS) from error
     if parts.username is not None or parts.password is not None:
-        raise InputError(f"the address of {host} holds a user name or password; put an API key into XPSR_API_KEY.")
+        message = f"the address of {host} holds a user name or password"
+        raise InputError(message, code="bad_address", remedy="put an API key into XPSR_API_KEY")
     if parts.scheme not in ("http", "https") or not host or not re.fullmatch(r"[!-~]+", url.strip()):
-        raise InputError(f"{url!r} is no address of a server; use one like http://localhost:11434/v1.")
+        raise InputError(f"{url!r} is no address of a server", code="bad_address", remedy=_GIVE_ADDRESS)
     base = parts.path.rstrip("/").removesuffix("/chat/completions")
     # a query may hold what is nobody's business
     shown = parts._replace(path=base, query="", fragment="").geturl()

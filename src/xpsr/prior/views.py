@@ -52,7 +52,8 @@ def crops_view(picture: "Picture", *, size: int = 448) -> "Image.Image":
     from xpsr.image import to_pil
 
     if size < 1 or size % (2 * _CELL):
-        raise InputError(f"is not a positive multiple of {2 * _CELL}", field="size", value=str(size), remedy="use 448")
+        message = f"is not a positive multiple of {2 * _CELL}"
+        raise InputError(message, code="out_of_range", field="size", value=str(size), remedy="use 448")
     image = to_pil(picture.pixels)
     rows, columns = _bands(image.height, size), _bands(image.width, size)
     if len(rows) == len(columns) == 1:
