@@ -447,6 +447,7 @@ def test_an_error_in_a_worker_comes_back_in_one_line(photos: Path, tokenizer: An
         list(loader)
     assert str(caught.value).startswith(f"{photos}: of 50 pictures in a row none can be used")
     assert "\n" not in str(caught.value)
+    assert caught.value.code == "none_usable" and caught.value.remedy, "its parts are data there too"
     assert not multiprocessing.active_children(), "one that outlives the error would keep this process from ending"
 
 

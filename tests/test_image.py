@@ -547,3 +547,19 @@ def test_places_that_cannot_be_written_are_refused_by_name(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"out\.xyz: suffix '\.xyz' cannot be written; use one of \.bmp, .*\.webp\.$"):
         write_image(tmp_path / "out.xyz", Image.new("RGB", (4, 4)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_what_is_wrong_with_a_picture_is_data(tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty.png", tmp_path / "text.png"
+    empty.write_bytes(b"")
+    text.write_text("no picture")
+    found = {}
+    for path in (empty, text, tmp_path):
+        with pytest.raises(InputError) as caught:
+            read_image(path)
+        found[path] = caught.value.code, caught.value.remedy
+    assert found == {
+        empty: ("damaged", "copy or download it again"),
+        text: ("unknown_format", "convert it to PNG or JPEG"),
+        tmp_path: ("wrong_type", "name a picture in it"),
+    }

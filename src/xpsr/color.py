@@ -28,8 +28,11 @@ def match_color(target: torch.Tensor, source: torch.Tensor, method: ColorMatch) 
         return match_adain(target, source).clamp(0, 1)
     if method == "wavelet":
         return match_wavelet(target, source).clamp(0, 1)
-    remedy = f"use one of {', '.join(get_args(ColorMatch))}"
-    raise InputError(f"color match {method!r} is unknown", code="unknown_value", remedy=remedy)
+    raise InputError(
+        f"color match {method!r} is unknown",
+        code="unknown_value",
+        remedy=f"use one of {', '.join(get_args(ColorMatch))}",
+    )
 
 
 def match_adain(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

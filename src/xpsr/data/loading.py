@@ -10,7 +10,7 @@ from xpsr.data.crops import CropDataset
 from xpsr.data.pairs import FolderStore, PairDataset
 from xpsr.data.samples import Batch, Collate, Sample
 from xpsr.data.shards import ShardStore
-from xpsr.data.workers import iterate, start_worker
+from xpsr.data.workers import Reporting, iterate, start_worker
 from xpsr.errors import InputError
 
 __all__ = ["Loader", "RankBatches", "build_dataset", "build_loader"]
@@ -100,7 +100,7 @@ def build_loader(
     """
     return Loader(
         DataLoader(
-            dataset,
+            Reporting(dataset),
             batch_sampler=RankBatches(start, stop, batch_size=batch_size, rank=rank, world_size=world_size),
             collate_fn=collate,
             num_workers=num_workers,

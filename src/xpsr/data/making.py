@@ -28,7 +28,7 @@ from xpsr.data.manifest import INDEX, JOURNAL, MANIFEST, SETTINGS, SKIPPED
 from xpsr.data.pictures import Pixels, check_size, detail, draw_window
 from xpsr.data.seeding import generator_for
 from xpsr.data.shards import Shard, read_index, shard_index
-from xpsr.data.workers import iterate, start_worker
+from xpsr.data.workers import Reporting, iterate, start_worker
 from xpsr.degradation import degrade, sharpen
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, list_images, read_bytes, refusal, sha256, write_text
@@ -237,7 +237,7 @@ def _run(
 ) -> Iterator[list[Line] | None]:
     """Yields the lines of every job in order, None for one whose files are there already."""
     loader = DataLoader(
-        _Work(jobs, source, target, config),
+        Reporting(_Work(jobs, source, target, config)),
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=num_workers,

@@ -2,31 +2,50 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from xpsr.errors import InputError, TrainingError
+from xpsr.errors import XPSRError
 
-__all__ = ["iterate", "start_worker"]
+__all__ = ["Reporting", "iterate", "start_worker"]
+
+T = TypeVar("T")
+
+
+class Reporting(Dataset[T]):
+    """A dataset whose errors, raised on purpose, `iterate` gets out of a worker with all their parts."""
+
+    def __init__(self, dataset: Dataset[T]):
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)  # type: ignore[arg-type]  # asked only of datasets that have an end
+
+    def __getitem__(self, index: int) -> T:
+        try:
+            return self._dataset[index]
+        except XPSRError as error:
+            if get_worker_info() is not None:
+                error.add_note(pickle.dumps(error).hex())  # torch sends no more than the traceback, notes last
+            raise
 
 
 def iterate(loader: "DataLoader[Any]") -> Iterator[Any]:
-    """Yields what the loader gives; an error that a worker raised on purpose comes back as it was, in one line."""
+    """Yields what the loader of a `Reporting` dataset gives; an error raised on purpose comes back as it was."""
     iterator: Any = iter(loader)
     try:
         yield from iterator
-    except (InputError, TrainingError) as error:
+    except XPSRError as error:
         if loader.num_workers == 0:
             raise
-        # torch puts the worker's traceback in front; the last line is "package.Class: message"
-        line = str(error).strip().splitlines()[-1]
-        raise type(error)(line.partition(": ")[2]) from error
+        raise pickle.loads(bytes.fromhex(str(error).split()[-1])) from error
     finally:
         if loader.num_workers:
             # An error keeps the iterator alive, and workers, which answer to no signal, would keep this process from

@@ -59,8 +59,11 @@ def to_picture(image: ImageLike) -> Picture:
         return from_array(image)
     if isinstance(image, torch.Tensor):
         return from_tensor(image)
-    message = f"picture: a {type(image).__name__} is no picture"
-    raise InputError(message, code="wrong_type", remedy="pass a path, PIL image, array or tensor")
+    raise InputError(
+        f"picture: a {type(image).__name__} is no picture",
+        code="wrong_type",
+        remedy="pass a path, PIL image, array or tensor",
+    )
 
 
 def read_image(path: str | os.PathLike[str]) -> Picture:
