@@ -5,9 +5,11 @@ import dataclasses
 import gc
 from pathlib import Path
 
-import fork_server
-import pytest
-import torch
+gc.disable()  # until everything is imported, which makes a million objects and no garbage
+
+import fork_server  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(1)  # the tests' tensors are too small for more to pay
 
@@ -22,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # imported modules live to the end: no collection need go through them again
+    gc.set_threshold(100_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
