@@ -101,6 +101,25 @@ def test_the_denoiser_is_kept_while_its_networks_are(tiny_model: Path) -> None:
     assert pipe.denoiser is not kept and pipe.denoiser.unet is pipe.unet
 
 
+def test_a_denoiser_that_is_compiled_is_what_every_call_runs(tiny_model: Path) -> None:
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    expected = restore(pipe, noise_picture(8, 8))
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        def run(*values: torch.Tensor) -> Any:
+            runs.append(1)
+            return graph(*values)
+
+        return run
+
+    pipe.denoiser.compile(backend=backend)
+    for calls in (1, 2):
+        assert np.abs(restore(pipe, noise_picture(8, 8)) - expected).max() < 1e-4
+        assert len(runs) >= calls
+
+
 def test_no_pictures_give_no_results_whatever_comes_with_them(pipe: XPSRPipeline) -> None:
     assert pipe([], generator=seeded()).images == []
     assert pipe([], prior=[], generator=[]).images == []

@@ -21,6 +21,7 @@ __all__ = [
     "by_stem",
     "find_hidden",
     "find_images",
+    "is_remote",
     "list_images",
     "name_targets",
     "pair_images",
@@ -165,6 +166,11 @@ def partner(image: Path, candidates: Sequence[Path], folder: Path) -> Path:
         named = " and ".join(map(str, candidates))
         raise InputError(f"{image}: may belong to {named}", code="ambiguous", remedy="keep one of them")
     return candidates[0]
+
+
+def is_remote(name: str) -> bool:
+    """Returns whether a name is an http(s) address and no path."""
+    return name.lower().startswith(("http://", "https://"))
 
 
 def real_path(path: Path) -> Path:

@@ -47,16 +47,14 @@ def run(arguments: Sequence[str]) -> int:
     if not args.reverse and "base" not in given:
         raise InputError("no --base; name the Stable Diffusion that the checkpoint was trained on, usually 1.5.")
 
-    import torch
-
     from xpsr.convert import convert_reference, convert_to_reference
+    from xpsr.devices import torch_dtype
 
     if not args.debug:
         quiet_libraries()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("xpsr").setLevel(logging.WARNING if args.quiet else logging.INFO)
-    names = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    dtype = names[args.dtype] if "dtype" in given else None
+    dtype = torch_dtype(args.dtype) if "dtype" in given else None
     if args.reverse:
         convert_to_reference(args.source, args.output, dtype=dtype)
     else:

@@ -30,7 +30,7 @@ from xpsr.data.manifest import INDEX, Texts
 from xpsr.data.pairs import StoredPair, priors_of
 from xpsr.data.photos import PriorTable, report_missing
 from xpsr.errors import InputError, TrainingError, one_line
-from xpsr.files import IMAGE_SUFFIXES, atomic_write, find_images, read_bytes, sha256
+from xpsr.files import IMAGE_SUFFIXES, atomic_write, find_images, is_remote, read_bytes, sha256
 
 __all__ = ["Shard", "ShardStore", "TarPairs", "fetch_shard", "find_tars", "list_shards", "read_index", "shard_index"]
 
@@ -55,7 +55,7 @@ class Shard:
     @property
     def is_remote(self) -> bool:
         """Whether it has to be downloaded."""
-        return _is_remote(self.url)
+        return is_remote(self.url)
 
 
 class TarPairs:
@@ -219,7 +219,7 @@ def list_shards(sources: Sequence[str]) -> list[Shard]:
     shards: list[Shard] = []
     for source in sources:
         path = Path(source)
-        if _is_remote(source):
+        if is_remote(source):
             if not re.split("[?#]", source)[0].endswith(".json"):
                 raise TrainingError(
                     f"{source}: shards elsewhere need an index", remedy=f"name the address of an {INDEX}"
@@ -329,10 +329,6 @@ def _kind(field: str) -> str | None:
     return kind if kind in ("hr", "lr") and f"{dot}{suffix}" in IMAGE_SUFFIXES else None
 
 
-def _is_remote(url: str) -> bool:
-    return url.lower().startswith(("http://", "https://"))
-
-
 def _parse_index(content: bytes, place: str) -> list[Shard]:
     """Returns the shards of an index; `place` is its path or address, which theirs are relative to."""
     try:
@@ -348,11 +344,11 @@ def _parse_shard(entry: Any, place: str) -> Shard:
         raise ValueError(f"nsamples={num_pairs} is not in [0, {_MAX_PAIRS}]")
     if not isinstance(size, int | None) or not isinstance(digest, str | None):
         raise TypeError(f"filesize={size!r} is no number or sha256={digest!r} is no text")
-    if _is_remote(place):
+    if is_remote(place):
         url = urljoin(place, url)
-        if not _is_remote(url):
+        if not is_remote(url):
             raise ValueError(f"{url} is no http(s) address")
-    elif not _is_remote(url):
+    elif not is_remote(url):
         url = str(Path(place).parent / url)
     return Shard(url, num_pairs, size, digest)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from xpsr.errors import InputError
+from xpsr.files import is_remote
 from xpsr.prior.files import FileDescriber
 from xpsr.prior.protocol import Describer
 from xpsr.prior.texts import QUESTIONS, Prior, Questions
@@ -105,7 +106,7 @@ def open_describer(
         refuse_options("mini")
         return MiniDescriber.bundled()
 
-    if _is_address(text):
+    if is_remote(text):
         from xpsr.prior.server import ServerDescriber
 
         refuse_options("a server")
@@ -131,12 +132,8 @@ def open_describer(
     )
 
 
-def _is_address(text: str) -> bool:
-    return text.lower().startswith(("http://", "https://"))
-
-
 def _holds_priors(text: str) -> bool:
-    if _is_address(text):
+    if is_remote(text):
         return False
     path = Path(text)
     return path.suffix.lower() in (".json", ".jsonl") or (path.is_dir() and not (path / "config.json").is_file())

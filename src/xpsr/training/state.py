@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xpsr.config import TrainRunConfig
+from xpsr.devices import torch_dtype
 from xpsr.models import HaarAutoencoder
 from xpsr.training.adversary import Adversary
 from xpsr.training.cache import EncodingCache
@@ -86,7 +87,8 @@ class TrainState:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         # autocast computes in half precision; gathering in it halves what is sent, gradients are summed in float32
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.train.precision)
+        precision = self.config.train.precision
+        half = None if precision == "fp32" else torch_dtype(precision)
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
         for module in self.parts.modules():
             if type(module).__name__ in _SHARDED_BLOCKS:
