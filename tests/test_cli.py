@@ -598,7 +598,8 @@ def test_train_failures_are_one_line(run: Run) -> None:
     assert result.code == 2
     one_line(result, "data.hr_dir=photos is no such folder")
     save_photo("photos/0.png", size=(80, 72))
-    result = run("train", "tiny.yaml", "--model.vocabulary=gone.txt")
+    Path("priors.jsonl").write_text('{"image": "photos/0.png", "content": "a lawn"}\n')
+    result = run("train", "tiny.yaml", "--data.priors=priors.jsonl", "--model.vocabulary=gone.txt")
     assert result.code == 2
     one_line(result, "model.vocabulary=gone.txt cannot be read (No such file or directory)")
     result = run("train", "tiny.yaml", "--train.max_stps=5")

@@ -52,7 +52,6 @@ def run(arguments: Sequence[str]) -> int:
 
     if not args.debug:
         quiet_libraries()
-    logging.basicConfig(format="%(message)s")
     logging.getLogger("xpsr").setLevel(logging.WARNING if args.quiet else logging.INFO)
     dtype = torch_dtype(args.dtype) if "dtype" in given else None
     if args.reverse:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,11 +25,12 @@ __all__ = [
     "counting",
     "explain",
     "loading",
-    "quiet_libraries",
     "parse",
     "pictures_in",
     "print_traceback",
+    "printable",
     "quiet_imports",
+    "quiet_libraries",
     "sayings",
 ]
 
@@ -78,7 +80,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 def sayings(prior: dict[str, Any]) -> Iterator[str]:
     """Yields lines of both texts."""
     for name in ("content", "quality"):
-        yield f"    {name + ':':9}{prior[name] or '(nothing)'}"
+        yield f"    {name + ':':9}{printable(prior[name]) or '(nothing)'}"
     yield ""
 
 
@@ -106,8 +108,11 @@ def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], N
 
 @contextmanager
 def command_context() -> Iterator[None]:
-    """Runs a command: flags of one before are forgotten, former names of options are told in a line of their own."""
+    """Runs a command: flags of one before are forgotten; what the library logs and former names are told in lines."""
     _FLAGS.set({})
+    library, lines = logging.getLogger("xpsr"), _Lines()
+    level = library.level
+    library.addHandler(lines)
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -119,7 +124,11 @@ def command_context() -> Iterator[None]:
 
         warnings.showwarning = tell
         warnings.simplefilter("default", RenamedWarning)
-        yield
+        try:
+            yield
+        finally:
+            library.removeHandler(lines)
+            library.setLevel(level)
 
 
 def quiet_imports() -> None:
@@ -131,11 +140,14 @@ def quiet_imports() -> None:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Imports libraries and loads models without the garbage collector: they make a million objects, and no garbage.
+def loading(what: str = "", *, quiet: bool = False) -> Iterator[None]:
+    """Imports libraries and loads models, and says so on a terminal as long as it takes, unless `quiet`.
 
-    It takes a sixth of the time until `xpsr upscale` begins.
+    The garbage collector pauses meanwhile: libraries make a million objects, and no garbage. It takes a sixth of the
+    time until `xpsr upscale` begins.
     """
+    told = "" if quiet or not sys.stderr.isatty() else f"loading {printable(what)}".rstrip() + " ..."
+    print(told, end="", file=sys.stderr, flush=True)
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -144,6 +156,8 @@ def loading() -> Iterator[None]:
         gc.freeze()  # what was loaded stays; the collector need not look at it again
         if was_on:
             gc.enable()
+        if told:
+            print("\r" + " " * len(told) + "\r", end="", file=sys.stderr, flush=True)
 
 
 def quiet_libraries() -> None:
@@ -169,9 +183,10 @@ def counting(what: str, *, quiet: bool) -> Iterator[Callable[..., None] | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     done_of_all = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*done_of_all, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+    note_column = TextColumn("{task.description}", markup=False)
+    with Progress(*done_of_all, note_column, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, description=note)
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, description=printable(note))
 
 
 _LESS_MEMORY = {
@@ -204,13 +219,33 @@ def _call(field: str, value: str | None) -> str:
     return name if value is None else f"{name}{link}{value}"
 
 
+def printable(text: object) -> str:
+    """Returns a text as a terminal may have it: what would move its cursor, or turn its letters round, is shown as "?".
+
+    File names and what models say may hold such characters; a program that reads them gets them whole, by --json.
+    """
+    return "".join("?" if _moves(letter) else letter for letter in str(text))
+
+
+def _moves(letter: str) -> bool:
+    # controls, formats, lone surrogates, ends of lines; but not the joiners that emoji and some scripts need
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in "\u200c\u200d"
+
+
 def complain(message: str) -> None:
     """Prints a line on stderr."""
-    print(f"xpsr: {message}", file=sys.stderr, flush=True)
+    print(f"xpsr: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def print_traceback() -> None:
     """Prints where the error being handled comes from, on stderr."""
     import traceback
 
-    traceback.print_exc()
+    print(*map(printable, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr, flush=True)
+
+
+class _Lines(logging.Handler):
+    """Prints what the library logs, a line each, on the stderr of the moment, which may keep lines and a bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(printable(self.format(record)), file=sys.stderr, flush=True)

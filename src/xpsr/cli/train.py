@@ -65,7 +65,6 @@ def run(arguments: Sequence[str]) -> int:
         )
     # some trackers print
     with counting("training", quiet=finished or not main_process) as bar, contextlib.redirect_stdout(sys.stderr):
-        logging.basicConfig(format="%(message)s")  # to a stderr that by now keeps lines and bar apart
         logging.getLogger("xpsr").setLevel(logging.INFO if main_process else logging.ERROR)
         model = train_model(config, on_metrics=None if bar is None else _shown_in(bar, config.train.max_steps))
     if model is None:
