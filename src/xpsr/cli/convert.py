@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import Parser, parse, quiet_libraries
+from xpsr.cli.terminal import Parser, answer, parse, quiet_libraries
 from xpsr.errors import InputError
 
 __all__ = ["run"]
@@ -58,5 +58,5 @@ def run(arguments: Sequence[str]) -> int:
         convert_to_reference(args.source, args.output, dtype=dtype)
     else:
         convert_reference(Path(args.source), args.output, dtype=dtype, **{name: given[name] for name in options})
-    print(args.output)
+    answer(args.output)
     return 0

@@ -5,7 +5,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, parse, pictures_in, quiet_libraries, sayings
+from xpsr.cli.terminal import (
+    DESCRIBERS,
+    Parser,
+    answer,
+    complain,
+    counting,
+    explain,
+    loading,
+    parse,
+    pictures_in,
+    printable,
+    quiet_libraries,
+    sayings,
+)
 from xpsr.config import PRESETS
 from xpsr.errors import InputError
 from xpsr.files import pair_images
@@ -51,10 +64,11 @@ def run(arguments: Sequence[str]) -> int:
     if args.describer == "none":
         raise InputError("--describer none describes nothing; name mini, a server or a model.")
 
-    from xpsr.prior import QUESTIONS, PriorFile, Questions, describe_files, is_asked, open_describer
+    with loading(quiet=args.quiet):
+        from xpsr.prior import QUESTIONS, PriorFile, Questions, describe_files, is_asked, open_describer
 
-    if not args.debug:
-        quiet_libraries()
+        if not args.debug:
+            quiet_libraries()
     asked = ("content_question", "quality_question", "content_view", "quality_view")
     changes = {name.removesuffix("_question"): given[name] for name in asked if name in given}
     questions: Questions | None = dataclasses.replace(QUESTIONS[args.preset], **changes)
@@ -82,7 +96,8 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     of_models = ("quality_model", "quantization", "revision", "dtype", "device")
     options = {name: given[name] for name in of_models if name in given}
-    describer = open_describer(args.describer, questions=questions, **options)
+    with loading(args.describer, quiet=args.quiet):
+        describer = open_describer(args.describer, questions=questions, **options)
 
     seen = describe_files(
         describer,
@@ -92,8 +107,11 @@ def run(arguments: Sequence[str]) -> int:
         refresh=args.refresh,
         on_error=fail,
     )
-    for image, prior in seen:
-        if not args.quiet:
-            print(image, *sayings(prior.as_dict()), sep="\n", end="", file=sys.stderr, flush=True)
-    print(args.output)
+    with counting("describing", quiet=args.quiet) as bar:
+        for number, (image, prior) in enumerate(seen, start=1):
+            if bar is not None:
+                bar(number, len(images))
+            if not args.quiet:
+                print(printable(image), *sayings(prior.as_dict()), sep="\n", end="", file=sys.stderr, flush=True)
+    answer(args.output)
     return 1 if failures else 0

@@ -20,6 +20,7 @@ from xpsr.errors import InputError, XPSRError, one_line
 __all__ = [
     "DESCRIBERS",
     "Parser",
+    "answer",
     "command_context",
     "complain",
     "counting",
@@ -230,6 +231,11 @@ def printable(text: object) -> str:
 def _moves(letter: str) -> bool:
     # controls, formats, lone surrogates, ends of lines; but not the joiners that emoji and some scripts need
     return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in "\u200c\u200d"
+
+
+def answer(line: object) -> None:
+    """Prints a line of the result on stdout; a program that reads it gets every letter."""
+    print(printable(line) if sys.stdout.isatty() else line, flush=True)
 
 
 def complain(message: str) -> None:

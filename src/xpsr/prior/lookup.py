@@ -1,7 +1,7 @@
 """The one way to the prior of a picture: the texts that are given, or what was written, or what a describer says."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +60,18 @@ class PriorLookup:
             self._describer = describer
         self._ahead: dict[Path, Prior | Exception] = {}
 
-    def describe_ahead(self, images: Sequence[Path], file: PriorFile) -> None:
+    def describe_ahead(
+        self, images: Sequence[Path], file: PriorFile, *, progress: Callable[[int], None] | None = None
+    ) -> None:
         """Asks a model about all of `images` now and frees its memory; a describer that asks none looks when called.
 
         What is said is kept in `file`, and what `file` tells already is not asked. What is wrong with a picture is
         raised when its prior is looked up.
+
+        Args:
+            images: files.
+            file: where it is kept.
+            progress: is told how many pictures were finished since it was last called.
 
         Raises:
             InputError: the file cannot be read or written.
@@ -73,7 +80,10 @@ class PriorLookup:
         if self._describer is None or self._describer.questions is None:
             return
         with released(self._describer):
-            self._ahead.update(describe_files(self._describer, images, file, on_error=self._ahead.__setitem__))
+            for image, prior in describe_files(self._describer, images, file, on_error=self._ahead.__setitem__):
+                self._ahead[image] = prior
+                if progress is not None:
+                    progress(1)
 
     def __call__(self, image: "ImageLike") -> Prior:
         """Returns the prior of a picture, which is whatever `to_picture` takes; written priors are found by its path.
