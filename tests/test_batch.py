@@ -38,7 +38,7 @@ def job_of(source: Path, target: Path) -> Job:
 
 
 def recipe_of(model: Path, describer: str = "none", **options: Any) -> Recipe:
-    return Recipe.of(UpscaleConfig(model=str(model), **options), describer)
+    return Recipe(config=UpscaleConfig(**options), describer=describer, folder=model)
 
 
 def written(job: Job) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def test_no_two_results_have_one_name_and_none_has_that_of_an_input() -> None:
         ["c_x4_x4.png"],
         ["y/c.png: its result would replace the input out/c_x4.png; choose another place with -o."],
     )
+    Path("s/link.png").symlink_to(Path("out/c_x4.png").absolute())
+    assert named("s/link.png", "y/c.png")[0] == ["link_x4.png"]
     names, told = named("s/q.JPG", "s/q.jpg")
     assert names == ["q.JPG_x4.png"] and told[0].endswith("that of s/q.JPG; rename one of them.")
     errors: list[Path] = []

@@ -5,10 +5,11 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.checkpoint import checksums, fetch_model
+from xpsr.checkpoint import checksums
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import path_key, real_path, refusal, sha256, write_text
@@ -27,27 +28,19 @@ class Recipe:
     Attributes:
         config: how pictures are restored.
         describer: the name of who looks at them.
-        weights: SHA-256 of the model's weights, by file.
-        index: SHA-256 of its `model_index.json`, which holds its own settings.
+        folder: the model's.
     """
 
     config: UpscaleConfig
     describer: str
-    weights: dict[str, str]
-    index: str
+    folder: Path
 
-    @classmethod
-    def of(cls, config: UpscaleConfig, describer: str) -> "Recipe":
-        """Reads the files of the config's model.
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the model's weights, by file; of large ones it takes seconds."""
+        return checksums(self.folder)
 
-        Raises:
-            ModelError: there is no such model.
-        """
-        folder = fetch_model(config.model)
-        index = sha256(folder / "model_index.json")
-        return cls(config=config, describer=describer, weights=checksums(folder), index=index)
-
-    @property
+    @cached_property
     def asked(self) -> dict[str, Any]:
         """What was asked for and no other part of a record tells."""
         config = self.config
@@ -57,7 +50,7 @@ class Recipe:
             "content": config.content,
             "quality": config.quality,
             "describer": self.describer,
-            "model_index": self.index,
+            "model_index": sha256(self.folder / "model_index.json"),  # with the model's own settings
         }
 
     def has_made(self, record: dict[str, Any], prior: Prior | None) -> bool:

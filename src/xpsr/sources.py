@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xpsr.errors import InputError
-from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, by_stem, find_images, no_pictures, real_path, refusal, sha256
+from xpsr.files import (
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    by_stem,
+    find_images,
+    no_pictures,
+    path_key,
+    real_path,
+    refusal,
+    sha256,
+)
 
 __all__ = ["Job", "Source", "find_sources", "name_jobs", "read_sidecar"]
 
@@ -183,7 +193,8 @@ def name_jobs(
         is_file: `out` is the name of the only result itself.
         on_error: is told of pictures whose results have no place.
     """
-    inputs = {_key(source.path) for source in sources if source.content is None}
+    files = [source.path for source in sources if source.content is None]
+    inputs = {*map(_key, files), *(_folded(path_key(path)) for path in files)}  # a link, and what it leads to
     taken: dict[str, Path] = {}
     folders: dict[Path, dict[str, list[Path]]] = {}
     jobs = []

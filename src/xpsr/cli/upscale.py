@@ -132,6 +132,7 @@ def run(arguments: Sequence[str]) -> int:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         from xpsr.batch import Recipe, restore_file, what_to_do
+        from xpsr.checkpoint import fetch_model
         from xpsr.devices import resolve_device, resolve_dtype
         from xpsr.image import png_bytes
         from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
@@ -157,7 +158,7 @@ def run(arguments: Sequence[str]) -> int:
         questions=QUESTIONS[config.preset or "default"],
         device=str(device),
     )
-    recipe = Recipe.of(config, prior_of.name)
+    recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
     kept = None if out is None else PriorFile((out.parent if is_alone else out) / "priors.jsonl")
     known = None if kept is None else prior_of.known(kept)
     waiting = []
