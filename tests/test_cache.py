@@ -335,6 +335,18 @@ def test_describe_and_upscale_work_together(
     assert "5.png" in capfd.readouterr().err
 
 
+def test_describe_searches_folders_and_passes_over_results(
+    photos: list[Path], tiny_model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos[0].parent.parent)
+    save_photo(Path("photos/deep/a.png"), 60)
+    assert main(["upscale", "photos/0.png", "-o", "photos", "--model", str(tiny_model), "--describer", "none"]) == 0
+    capfd.readouterr()
+    assert main(["describe", "photos", "-r", "--quiet"]) == 0
+    assert "photos: passed over: 1 result of xpsr (0_x4.png; name them" in capfd.readouterr().err
+    assert len(PriorFile(Path("priors.jsonl")).read()) == len(photos) + 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the file system takes only Unicode")
 def test_upscale_passes_over_a_name_that_is_not_utf_8(
     photos: list[Path],

@@ -565,7 +565,8 @@ def test_a_file_of_mine_is_not_replaced_unless_i_say_so(upscale: Run) -> None:
         result = upscale("a.png", *arguments)
         assert result.code == 1
         one_line(result, "a.png: outputs/a_x4.png: is there already", "or add --on-existing overwrite.")
-    result = upscale("a.png", "--on-existing", "skip")
+    Path("run.yaml").write_text("on_existing: skip")
+    result = upscale("a.png", "--config", "run.yaml")
     assert (result.code, result.out) == (0, [])
     assert result.err == ["xpsr: outputs/a_x4.png was there already; --on-existing overwrite makes it again."]
     assert Path("outputs/a_x4.png").read_bytes() == mine and files() == ["a_x4.png"]

@@ -126,8 +126,8 @@ def _kind(name: str) -> Literal["file", "folder", "pipe"]:
 def _read_pipe(name: str, allowed: bool) -> bytes:
     if not allowed:
         raise InputError(f"{name}: can be read but once", code="wrong_type", remedy="save it in a file and name that")
-    if name == "-" and sys.stdin.isatty():
-        message, remedy = "-: standard input is a terminal", "send a picture: cat photo.jpg | xpsr upscale -"
+    if name == "-" and (sys.stdin is None or sys.stdin.isatty()):
+        message, remedy = "-: standard input is closed or a terminal", "send a picture: cat photo.jpg | xpsr upscale -"
         raise InputError(message, code="wrong_type", remedy=remedy)
     try:
         if name == "-":
@@ -147,8 +147,12 @@ def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[lis
     """Returns the pictures in a folder that are to be restored, and in words what is passed over."""
     excluded = None if outside is None or outside.resolve() == folder.resolve() else outside.resolve()
     found = find_images(folder, recursive=recursive, suffixes=IMAGE_SUFFIXES | OTHER_SUFFIXES, outside=excluded)
-    others = [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
-    results = [path for path in found if path not in others and read_sidecar(path) is not None]
+    images: list[Path] = []
+    others: list[Path] = []
+    results: list[Path] = []
+    for path in found:
+        is_other = path.suffix.lower() not in IMAGE_SUFFIXES
+        (others if is_other else images if read_sidecar(path) is None else results).append(path)
     folders: list[Path] = []
     if not recursive:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -165,8 +169,6 @@ def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[lis
         if paths
     ]
     note = f"passed over: {', '.join(told)}" if told else ""
-    passed = {*others, *results}
-    images = [path for path in found if path not in passed]
     if not images:
         raise no_pictures(folder, note) if note else no_pictures(folder)
     return images, note

@@ -27,15 +27,6 @@ from xpsr.sources import Job, find_sources, name_jobs, read_sidecar
 __all__ = ["run"]
 
 
-_RECURSIVE = "search the folders in folders, too; OUT has the same folders"
-_OUTPUT = "folder, made if missing (default: outputs); or FILE.png, or - for standard output, of one picture"
-_ON_EXISTING = ("update", "skip", "overwrite", "error")
-_EXISTING = (
-    "update: pass over what is done, make again what is of a changed picture or of other settings, refuse to replace"
-    " anything else; skip: pass over whatever is there; overwrite: replace it; error: refuse to (default: update)"
-)
-
-
 def _upscale_parser() -> Parser:
     default = UpscaleConfig()
     parser = Parser(
@@ -49,10 +40,26 @@ def _upscale_parser() -> Parser:
     parser.add_argument(
         "inputs", metavar="INPUT", nargs="*", help="pictures, folders of pictures, - for standard input"
     )
-    parser.add_argument("-r", "--recursive", action="store_true", default=False, help=_RECURSIVE)
+    parser.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        default=False,
+        help="search the folders in folders, too; OUT gets the same folders",
+    )
     add = parser.add_argument_group("result").add_argument
-    add("-o", "--output", metavar="OUT", help=_OUTPUT)
-    add("--on-existing", choices=_ON_EXISTING, help=_EXISTING)
+    add(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="folder, made if missing (default: outputs); of one picture also FILE.png, or - for standard output",
+    )
+    add(
+        "--on-existing",
+        choices=("update", "skip", "overwrite", "error"),
+        help="what is there already: update passes over what is done, makes again what is of a changed picture or of"
+        f" other settings and refuses to replace anything else; error refuses it all (default: {default.on_existing})",
+    )
     add("--scale", type=float, metavar="X", help=f"how much larger; 2.5 is fine too (default: {default.scale:g})")
     add = parser.add_argument_group("restoration").add_argument
     add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
