@@ -156,7 +156,8 @@ def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[lis
     folders: list[Path] = []
     if not recursive:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        folders = [path for path in entries if path.is_dir() and path.resolve() != excluded]
+        # links to folders are not followed
+        folders = [path for path in entries if path.is_dir() and not path.is_symlink() and path.resolve() != excluded]
     kinds = (
         ("file", "", others, "convert to PNG or TIFF to have them"),
         ("result", " of xpsr", results, "name them to restore them again"),
