@@ -83,6 +83,33 @@ def test_a_picture_whose_record_cannot_be_written_does_not_stay(
     assert what_to_do(job, recipe, lambda *_: None) == "restore"
 
 
+def test_the_record_tells_of_the_picture_that_was_read(restorer: Restorer, tiny_model: Path, job: Job) -> None:
+    before = sha256(job.source.path)
+
+    def replace(*_: object) -> None:
+        job.source.path.write_bytes(b"another one")
+
+    handle = restorer.pipe.unet.register_forward_pre_hook(replace)
+    record = restore_file(restorer, job, lambda _: Prior(), recipe_of(tiny_model)).record
+    handle.remove()
+    assert sha256(job.source.path) != record["input_sha256"] == before
+
+
+@pytest.mark.parametrize("blocked", ["b.png", "b.json"])
+def test_what_cannot_be_written_leaves_what_was_there(
+    restorer: Restorer, tiny_model: Path, job: Job, blocked: str
+) -> None:
+    assert job.target is not None
+    folder, record = job.target.parent, job.target.with_suffix(".json")
+    (folder / blocked).mkdir(parents=True)
+    if blocked == "b.png":
+        record.write_text("former")
+    before = {path.name: path.is_file() and path.read_text() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=f"{blocked}: cannot be written"):
+        restore_file(restorer, job, lambda _: Prior(), recipe_of(tiny_model))
+    assert {path.name: path.is_file() and path.read_text() for path in folder.iterdir()} == before
+
+
 def test_only_what_would_come_out_again_is_done(restorer: Restorer, tiny_model: Path, job: Job, tmp_path: Path) -> None:
     def state(model: Path = tiny_model, describer: str = "none", prior: Prior | None = None, **options: Any) -> str:
         return what_to_do(job, recipe_of(model, describer, **options), lambda *_: prior)
