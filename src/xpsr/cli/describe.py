@@ -14,7 +14,6 @@ from xpsr.cli.terminal import (
     explain,
     loading,
     parse,
-    pictures_in,
     printable,
     quiet_libraries,
     sayings,
@@ -22,6 +21,7 @@ from xpsr.cli.terminal import (
 from xpsr.config import PRESETS
 from xpsr.errors import InputError
 from xpsr.files import pair_images
+from xpsr.sources import find_sources
 
 __all__ = ["run"]
 
@@ -34,9 +34,10 @@ def run(arguments: Sequence[str]) -> int:
         description="Looks at pictures and writes what is in them and what is wrong with them, a JSON object a line.\n"
         "What the file holds already is not asked again. Edit it and give it to xpsr upscale --priors.",
     )
-    parser.add_argument("inputs", metavar="INPUT", nargs="*", type=Path, help="pictures, or folders of pictures")
+    parser.add_argument("inputs", metavar="INPUT", nargs="*", help="pictures, or folders of pictures")
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", type=Path, default=Path("priors.jsonl"), help="default: priors.jsonl")
+    add("-r", "--recursive", action="store_true", default=False, help="search the folders in folders, too")
     add("--pairs", metavar="DIR", type=Path, help="training pairs instead: content of DIR/hr, quality of DIR/lr")
     add("--refresh", action="store_true", default=False, help="ask again about every picture")
     add("--describer", metavar="NAME", default="mini", help=DESCRIBERS)
@@ -91,7 +92,10 @@ def run(arguments: Sequence[str]) -> int:
             clean = {lr: hr for hr, lr in pair_images(args.pairs / "hr", args.pairs / "lr")}
         except InputError as error:
             fail(args.pairs, error)
-    images = list(clean) if "pairs" in given else pictures_in(args.inputs, fail)
+    images = list(clean)
+    if "inputs" in given:
+        sources = find_sources(args.inputs, recursive=args.recursive, piped=False, on_error=fail, on_note=complain)
+        images = [source.path for source in sources]
     if not images:
         return 1
     of_models = ("quality_model", "quantization", "revision", "dtype", "device")

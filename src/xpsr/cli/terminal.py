@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, NoReturn
 
 from xpsr.config import RenamedWarning, suggest
@@ -27,7 +26,6 @@ __all__ = [
     "explain",
     "loading",
     "parse",
-    "pictures_in",
     "print_traceback",
     "printable",
     "quiet_imports",
@@ -37,6 +35,12 @@ __all__ = [
 
 
 DESCRIBERS = "mini, http://HOST/v1#MODEL, a model's folder or owner/name (default: mini)"
+
+
+class _Operand(str):
+    """An argument behind `--`, which is none of the options whatever it begins with."""
+
+    __slots__ = ()
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,6 +57,10 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def _parse_optional(self, arg_string: str) -> Any:
+        """Takes what stands behind `--` for no option."""
+        return None if isinstance(arg_string, _Operand) else super()._parse_optional(arg_string)
+
     def error(self, message: str) -> NoReturn:
         """Replaces upstream's usage text and exit."""
         raise InputError(f"{message}; see {self.prog} --help.")
@@ -65,9 +73,11 @@ _FLAGS: ContextVar[Mapping[str, str]] = ContextVar("flags")
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Takes options and positionals in any order; an unknown option is refused with the nearest known one.
 
-    From then on errors about them name the flags.
+    What stands behind `--` is a positional. From then on errors about options name the flags.
     """
-    args, unknown = parser.parse_known_intermixed_args(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    operands = [_Operand(argument) for argument in arguments[end + 1 :]]
+    args, unknown = parser.parse_known_intermixed_args([*arguments[:end], *operands])
     if unknown:
         option = unknown[0].partition("=")[0]
         nearest = suggest(option, parser._option_string_actions).replace("'", "")
@@ -83,28 +93,6 @@ def sayings(prior: dict[str, Any]) -> Iterator[str]:
     for name in ("content", "quality"):
         yield f"    {name + ':':9}{printable(prior[name]) or '(nothing)'}"
     yield ""
-
-
-def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], None]) -> list[Path]:
-    """Returns the pictures that were named and those in the folders that were named, each once.
-
-    What is told to `on_error` is left out; what looks like a photograph in a folder and is not read is told in a line.
-    """
-    from xpsr.files import list_images, passed_over, real_path
-
-    found: dict[Path, Path] = {}  # by where they really are: what is named twice is there once
-    for path in inputs:
-        try:
-            for image in list_images(path):
-                found.setdefault(real_path(image), image)
-            others = passed_over(path)
-        except InputError as error:
-            on_error(path, error)
-            continue
-        if others:
-            names = ", ".join(other.name for other in others[:3]) + (" ..." if len(others) > 3 else "")
-            complain(f"{path}: {len(others)} files passed over ({names}); convert them to PNG or TIFF to have them.")
-    return list(found.values())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from xpsr.errors import InputError
 from xpsr.files import refusal
 from xpsr.image.picture import Picture, damaged, from_array, from_pil, from_tensor, to_uint8, upright
 
-__all__ = ["MAX_PIXELS", "ImageLike", "decode_rgb", "picture_size", "read_image", "to_picture"]
+__all__ = ["MAX_PIXELS", "ImageLike", "decode_image", "decode_rgb", "picture_size", "read_image", "to_picture"]
 
 ImageLike: TypeAlias = Picture | Image.Image | NDArray[Any] | torch.Tensor | str | os.PathLike[str]
 
@@ -82,6 +82,16 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
         raise refusal(path, "cannot be read", error) from error
     with file, _without_remarks():
         return from_pil(_open(file, str(path)), str(path))
+
+
+def decode_image(content: bytes, name: str) -> Picture:
+    """Returns the picture in the bytes of a file, as `read_image` does; errors call it `name`.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    with _without_remarks():
+        return from_pil(_open(io.BytesIO(content), name), name)
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
-"""Pictures to files, whole or not at all."""
+"""Pictures to files, whole or not at all, and to bytes."""
 
+import io
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write
 from xpsr.image.picture import Picture, to_pil
 
-__all__ = ["write_image"]
+__all__ = ["png_bytes", "write_image"]
 
 # A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour
 _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
@@ -40,3 +41,10 @@ def write_image(path: str | os.PathLike[str], image: Picture | Image.Image) -> N
                 raise
             message = f"{path}: {kind} cannot hold this picture ({one_line(error)})"
             raise InputError(message, code="conflict", remedy="use .png") from error
+
+
+def png_bytes(image: Picture) -> bytes:
+    """Returns `image` as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    to_pil(image.pixels, image.alpha).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xpsr.prior.cache import describe_files
+from xpsr.prior.cache import describe_files, written_priors
 from xpsr.prior.describers import is_asked, open_describer, released
 from xpsr.prior.files import FileDescriber, PriorFile
 from xpsr.prior.protocol import Describer
@@ -60,6 +60,36 @@ class PriorLookup:
             self._describer = describer
         self._ahead: dict[Path, Prior | Exception] = {}
 
+    @property
+    def name(self) -> str:
+        """Who looks at pictures; "none" where nobody does."""
+        return "none" if self._describer is None else self._describer.name
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether priors are found by the files of pictures, so that there are none of what has no file."""
+        return isinstance(self._describer, FileDescriber)
+
+    def known(self, file: PriorFile) -> Callable[[Path, str], Prior | None]:
+        """Returns what tells the prior of a picture, by path and SHA-256, or None where somebody has to look for that.
+
+        `file` is the one that `describe_ahead` keeps what is said in.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if self._describer is None or self.needs_files:
+            return lambda image, digest: self(image)
+        if self._describer.questions is None:  # who is not asked keeps nothing
+            return lambda image, digest: None
+        written = written_priors(self._describer, file)
+
+        def tell(image: Path, digest: str) -> Prior | None:
+            found = written(image, digest)
+            return found and self._completed(found)
+
+        return tell
+
     def describe_ahead(
         self, images: Sequence[Path], file: PriorFile, *, progress: Callable[[int], None] | None = None
     ) -> None:
@@ -97,6 +127,9 @@ class PriorLookup:
             raise found
         if found is None:
             found = Prior() if self._describer is None else self._describer.describe([image])[0]
+        return self._completed(found)
+
+    def _completed(self, found: Prior) -> Prior:
         return Prior(
             found.content if self._content is None else self._content,
             found.quality if self._quality is None else self._quality,
