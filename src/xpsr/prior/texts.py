@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from xpsr.config import PresetName
-from xpsr.config.checks import said
+from xpsr.config.checks import MAX_CHARACTERS, check_argument, said
 from xpsr.errors import InputError
 
 __all__ = [
@@ -27,10 +27,6 @@ __all__ = [
 Aspect: TypeAlias = Literal["content", "quality"]
 Level = Literal["clean", "slight", "strong"]
 View: TypeAlias = Literal["whole", "crops"]
-
-MAX_CHARACTERS = 10_000
-"""Longest text of a prior: some thirty times what a text encoder reads at once. Memory grows with the length, so that a
-text of a few megabytes would take all there is."""
 
 _LONGEST_ANSWER = 1000  # characters
 
@@ -60,7 +56,7 @@ class Prior:
 
     def __post_init__(self) -> None:
         for name, text in (("content", self.content), ("quality", self.quality)):
-            _check_text(name, text)
+            check_argument(name, text, str)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON values; `levels` only where they are known."""
@@ -101,20 +97,6 @@ def read_prior(values: Mapping[str, Any], place: str) -> Prior:
         return Prior.from_dict(values)
     except InputError as error:
         raise error.recast(InputError, code="damaged", source=place) from error
-
-
-def _check_text(name: str, text: object) -> None:
-    if not isinstance(text, str):
-        raise InputError("is not a text", field=name, value=said(text)[:40], remedy="put it in quotes")
-    if len(text) > MAX_CHARACTERS:
-        raise InputError(
-            f"has {len(text)} characters, more than the limit of {MAX_CHARACTERS}", field=name, remedy="shorten it"
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(text[error.start]):04X}"
-        raise InputError(f"holds half a character ({half})", field=name, remedy="write it in UTF-8") from None
 
 
 def quality_text(levels: Levels) -> str:
