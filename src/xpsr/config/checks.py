@@ -160,6 +160,8 @@ def check_argument(name: str, value: Any, kind: Any, rule: Rule | None = None, *
         if isinstance(rule, Limit | Span) or rule is weights:  # a number of this option
             usual = isinstance(rule, Limit) and rule.usual
             remedy = f"use {usual}" if usual else ""
+        elif str in alternatives(kind) and value is None:
+            remedy = f"use '{default or ''}'"
     elif rule is not None and value is not None and (broken := rule(value)) is not None:
         (message, remedy), code = broken, "out_of_range"
     else:

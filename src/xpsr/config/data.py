@@ -48,7 +48,7 @@ class DataConfig(Checked):
     crop_scales: tuple[float, ...] = option(
         (1.0, 0.75, 0.5),
         "A crop is cut from the picture reduced by one of these.",
-        within(0, 1, "1 for the picture as it is", open_at="low"),
+        within(0, 1, "[1.0] for the picture as it is", open_at="low"),
     )
     min_detail: float = option(0.0, "Crops whose mean absolute Laplacian (of 0..255) is lower are flat.", _MIN_DETAIL)
     flat_crop_probability: float = option(0.25, "That a flat crop is taken all the same.", PROBABILITY)
