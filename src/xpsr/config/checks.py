@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -127,6 +128,14 @@ def is_text(text: str) -> tuple[str, str] | None:
     return None
 
 
+def is_path(path: Path) -> tuple[str, str] | None:
+    """Checks that the system can be asked about a path; is itself a rule."""
+    with contextlib.suppress(ValueError):
+        if b"\0" not in os.fsencode(path):
+            return None
+    return "holds characters that no path has", "name a file"
+
+
 class Checked:
     """Base of the dataclasses of options: whoever makes one, from a file or in Python, gets what is right or an error.
 
@@ -153,7 +162,7 @@ def check_argument(name: str, value: Any, kind: Any, rule: Rule | None = None, *
         InputError: it is refused.
     """
     value = _coerced(kind, value)
-    rule = rule or (is_text if isinstance(value, str) else None)
+    rule = rule or (is_text if isinstance(value, str) else is_path if isinstance(value, Path) else None)
     if not _fits(kind, value):
         what, example = _words(kind, "" if value is None else said(value))
         message, remedy, code = f"is not {what}", f"use {example}", "wrong_type"
@@ -175,6 +184,7 @@ _SCALARS: dict[Any, tuple[Any, str, str]] = {
     bool: (bool, "true or false", "true"),
     str: (str, "a text", ""),
     Path: (Path, "a path", ""),
+    Callable: (Callable, "a function", "one"),
 }
 """What values of a type are, that in words, and an example; none: the given one as a text."""
 
@@ -189,8 +199,8 @@ def _coerced(kind: Any, value: Any) -> Any:
     kind = alternatives(kind)[0]
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_coerced(get_args(kind)[0], one) for one in value)
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
+    if kind is Path and isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str) and text:
+        return Path(text)
     if isinstance(value, bool):  # to Python it is a number
         return value
     if kind is int and isinstance(value, Integral):
@@ -229,7 +239,7 @@ def _words(kind: Any, given: str) -> tuple[str, str]:
         return f"a list{f' of {count}' if count else ''}, each {what}", f"[{', '.join([example] * (count or 1))}]"
     if dataclasses.is_dataclass(kind):
         return "a section", f"options in it, such as {dataclasses.fields(kind)[0].name}"
-    _, what, example = _SCALARS[kind]
+    _, what, example = _SCALARS.get(kind, (kind, f"a {kind.__name__}", "one"))
     return what, example or (f"'{given}'" if given else "a name")
 
 

@@ -153,8 +153,8 @@ class ModelFacts:
     has_one_step: bool
 
 
-def given_settings(settings: Settings | Mapping[str, Any] | None, **named: Any) -> dict[str, Any]:
-    """Returns the settings that a call is given, by name: a `Settings` gives all of them; what is None is not given.
+def given_settings(settings: Settings | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the settings that a call is given, by name; a `Settings` gives all of them.
 
     Raises:
         InputError: `settings` is neither a `Settings` nor a mapping.
@@ -163,7 +163,7 @@ def given_settings(settings: Settings | Mapping[str, Any] | None, **named: Any) 
     if not isinstance(values, Mapping):
         message, remedy = "is neither a Settings nor a mapping", "use {'num_inference_steps': 4}, for example"
         raise InputError(message, code="wrong_type", field="settings", value=said(settings), remedy=remedy)
-    return {**values, **{name: value for name, value in named.items() if value is not None}}
+    return dict(values)
 
 
 def resolve_settings(base: Settings, overrides: Mapping[str, Any], facts: ModelFacts) -> Settings:

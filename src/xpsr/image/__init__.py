@@ -1,7 +1,7 @@
 """Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
 
 from xpsr.image.picture import Picture, to_pil, to_uint8
-from xpsr.image.reading import MAX_PIXELS, ImageLike, decode_rgb, picture_size, read_image, to_picture
+from xpsr.image.reading import MAX_PIXELS, ImageLike, decode_rgb, picture_size, read_image, to_picture, unbatched
 from xpsr.image.resizing import resize, stretched_sizes
 from xpsr.image.writing import write_image
 
@@ -17,5 +17,6 @@ __all__ = [
     "to_picture",
     "to_pil",
     "to_uint8",
+    "unbatched",
     "write_image",
 ]

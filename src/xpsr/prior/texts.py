@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from xpsr.config import PresetName
-from xpsr.config.checks import MAX_CHARACTERS, check_argument, said
+from xpsr.config.checks import MAX_CHARACTERS, Checked, check_argument, said
 from xpsr.errors import InputError
 
 __all__ = [
@@ -32,7 +32,7 @@ _LONGEST_ANSWER = 1000  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Levels:
+class Levels(Checked):
     """How much is wrong with a picture, seen at its own resolution."""
 
     blur: Level
@@ -47,7 +47,7 @@ class Prior:
     `levels` is what the quality text was written from, where a describer knows it.
 
     Raises:
-        InputError: a text is no string, longer than `MAX_CHARACTERS`, or no Unicode.
+        InputError: a text is no string, longer than `MAX_CHARACTERS`, or no Unicode, or the levels are none.
     """
 
     content: str = ""
@@ -57,6 +57,7 @@ class Prior:
     def __post_init__(self) -> None:
         for name, text in (("content", self.content), ("quality", self.quality)):
             check_argument(name, text, str)
+        check_argument("levels", self.levels, Levels | None)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON values; `levels` only where they are known."""
@@ -113,7 +114,7 @@ def quality_text(levels: Levels) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions:
+class Questions(Checked):
     """What a describer is asked, and what it is shown: the whole picture or parts of it at their own resolution.
 
     Shrinking a picture hides its noise, its blur and its JPEG blocks.
