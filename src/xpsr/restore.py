@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
@@ -58,14 +57,14 @@ class Restorer:
         dtype: "auto", "fp32", "bf16" or "fp16"; see `xpsr.devices.resolve_dtype`.
 
     Raises:
-        ModelError: the model cannot be found or loaded.
-        InputError: the device is not there, or slow with the number type.
+        InputError: there is no such model or device, or the device is slow with the number type.
+        ModelError: the model cannot be loaded.
     """
 
     def __init__(
-        self, model: str | Path = "mini", *, device: str = "auto", dtype: Dtype | Literal["auto"] = "auto"
+        self, model: str | os.PathLike[str] = "mini", *, device: str = "auto", dtype: Dtype | Literal["auto"] = "auto"
     ) -> None:
-        folder = fetch_model(str(model))
+        folder = fetch_model(model)
         place = resolve_device(device)
         kind = resolve_dtype(dtype, place)
         # bfloat16 on a CPU is for the arithmetic only: the weights stay float32

@@ -159,7 +159,9 @@ def given_settings(settings: Settings | Mapping[str, Any] | None) -> dict[str, A
     Raises:
         InputError: `settings` is neither a `Settings` nor a mapping.
     """
-    values: Any = dataclasses.asdict(settings) if isinstance(settings, Settings) else settings or {}
+    values: Any = dataclasses.asdict(settings) if isinstance(settings, Settings) else settings
+    if values is None:
+        return {}
     if not isinstance(values, Mapping):
         message, remedy = "is neither a Settings nor a mapping", "use {'num_inference_steps': 4}, for example"
         raise InputError(message, code="wrong_type", field="settings", value=said(settings), remedy=remedy)

@@ -9,7 +9,6 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -108,7 +107,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(  # upstream's signature needs **kwargs
-        cls, pretrained_model_name_or_path: str | Path = "mini", **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] = "mini", **kwargs: Any
     ) -> "XPSRPipeline":
         """Loads a model: `"mini"`, which comes with xpsr, a folder, or a name on the Hugging Face hub.
 
@@ -117,10 +116,11 @@ class XPSRPipeline(DiffusionPipeline):
         stored ones, …).
 
         Raises:
-            ModelError: there is no such model, or its weights do not match its config to the last key.
+            InputError: there is no such model.
+            ModelError: its weights do not match its config to the last key.
         """
         folder = fetch_model(
-            str(pretrained_model_name_or_path),
+            pretrained_model_name_or_path,
             revision=kwargs.pop("revision", None),
             local_files_only=kwargs.pop("local_files_only", False),
         )

@@ -89,8 +89,8 @@ class ServerDescriber:
     ):
         self._endpoint, self._shown, host = _endpoint(url)
         if not model:
-            message = f"{self._shown}: name the model behind #, as in http://localhost:11434/v1#qwen2.5vl."
-            raise InputError(message, code="no_model")
+            remedy = "name it behind #, as in http://localhost:11434/v1#qwen2.5vl"
+            raise InputError(f"{self._shown}: lacks the model", code="no_model", remedy=remedy)
         self.name = f"{self._shown}#{model}"
         self.revision: str | None = None
         self.questions: Questions = questions
