@@ -43,7 +43,7 @@ def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     Raises:
         InputError: there is none of that name, or fp16 on a CPU.
     """
-    if name not in ("auto", *get_args(Dtype)):
+    if str(name) not in ("auto", *get_args(Dtype)):
         message, remedy = "is not one of auto, fp32, bf16, fp16", "use auto, fp32 or bf16"
         raise InputError(message, code="unknown_value", field="dtype", value=str(name), remedy=remedy)
     if device.type == "cpu" and name == "fp16":
