@@ -434,7 +434,7 @@ def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> N
         ({"settings": {"tile_overlap": 16}}, "tile_overlap=16"),
         (
             {"settings": {"num_shifts": 3}},
-            "num_shifts=3 does not divide the 4 pixels of a latent pixel; use 1, 2 or 4.",
+            "num_shifts=3 does not divide the 4 pixels of a latent pixel; use 1 or 2 or 4.",
         ),
         ({"settings": {"num_shifts": 0}}, "num_shifts=0"),
         ({"settings": {"num_shifts": 2}, "num_inference_steps": 2}, "for the one step"),
@@ -506,3 +506,11 @@ def test_from_pretrained_takes_components_of_the_caller(tiny_model: Path, pipe: 
     assert again.unet is pipe.unet
     assert isinstance(again, XPSRPipeline)
     assert Components(**again.components).unet is pipe.unet
+
+
+def test_latents_are_of_one_grid_unless_more_are_asked_for(pipe: XPSRPipeline) -> None:
+    shifted = XPSRPipeline(**pipe.components, one_step_timestep=250, settings={**pipe.config.settings, "num_shifts": 2})
+    shifted.set_progress_bar_config(disable=True)
+    options: dict[str, Any] = {"output_type": "latent", "describer": "none"}
+    found = shifted(noise_picture(8, 8), **options).images[0]
+    assert torch.equal(found, pipe(noise_picture(8, 8), **options).images[0])

@@ -41,7 +41,7 @@ def test_what_is_not_given_follows_what_is() -> None:
         ({"offset_noise_scale": 0.1, "start": "lr"}, "offset_noise_scale=0.1 is for start=noise; use 0."),
         ({"tile_size": 15}, "tile_size=15 is not a multiple of 4; use 16."),
         ({"tile_size": 16, "tile_overlap": 16}, "tile_overlap=16 is not below tile_size=16; use 2."),
-        ({"num_shifts": 3}, "num_shifts=3 does not divide the 4 pixels of a latent pixel; use 1, 2 or 4."),
+        ({"num_shifts": 3}, "num_shifts=3 does not divide the 4 pixels of a latent pixel; use 1 or 2 or 4."),
         ({"num_inference_steps": 2, "num_shifts": 2}, "num_shifts=2 is for the one step"),
         ({"fit": "stretch", "num_shifts": 2}, "num_shifts=2 is for fit=pad, not stretch; use 1."),
         ({"fit": "crop"}, "fit=crop is not one of pad, stretch; use pad."),

@@ -125,7 +125,7 @@ class ModelConfig(Checked):
         for count, width in zip(heads, widths, strict=True):
             if width % count:
                 message = f"is {count} for {width} channels, which it does not divide"
-                raise fault(self, "num_attention_heads", message, "use a divisor")
+                raise fault(self, "num_attention_heads", message, f"use {math.gcd(count, width)} there")
             if width % groups:
                 message, most = f"is no divisor of {width} in block_out_channels", math.gcd(*widths)
                 raise fault(self, "norm_num_groups", message, f"use {most}, or one of its divisors")

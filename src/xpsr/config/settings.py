@@ -242,8 +242,8 @@ def _faults(settings: Settings, facts: ModelFacts, given: Collection[str]) -> It
         yield "tile_overlap", f"is not below tile_size={settings.tile_size}", f"use {settings.tile_size // 8}"
     factor = facts.vae_scale_factor
     if factor % settings.num_shifts:
-        *some, last = (str(number) for number in range(1, factor + 1) if factor % number == 0)
-        yield "num_shifts", f"does not divide the {factor} pixels of a latent pixel", f"use {', '.join(some)} or {last}"
+        divisors = " or ".join(str(number) for number in range(1, factor + 1) if factor % number == 0)
+        yield "num_shifts", f"does not divide the {factor} pixels of a latent pixel", f"use {divisors}"
     if settings.num_shifts > 1 and strength > 0:
         yield "num_shifts", "is for the one step, or pictures of different noise would be averaged", "use 1"
     if settings.num_shifts > 1 and settings.fit != "pad":

@@ -240,9 +240,10 @@ class XPSRPipeline(DiffusionPipeline):
         ):
             check_argument(name, value, kind)
         if output_type == "latent" and resolved.num_shifts > 1:
-            raise InputError(
-                "averages pixels", field="num_shifts", value=f"{resolved.num_shifts}", remedy="use 1 for latents"
-            )
+            if "num_shifts" in given_settings(settings):
+                value, remedy = f"{resolved.num_shifts}", "use 1 for latents"
+                raise InputError("averages pixels", code="conflict", field="num_shifts", value=value, remedy=remedy)
+            resolved = dataclasses.replace(resolved, num_shifts=1)
         if latents is not None and resolved.strength == 0:
             message = "are none of the one step's, which starts from the picture"
             remedy = "leave them out or take more steps"
