@@ -156,9 +156,10 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscale", "a.png", "-o", ""], "xpsr: -o is empty; name a folder, or FILE.png for one picture."),
         (["upscale"], "xpsr: no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg."),
         (["upscale", "a.png", "--scale"], "xpsr: argument --scale: expected one argument; see xpsr upscale --help."),
-        (["upscale", "a.png", "--steps", "0"], "xpsr: --steps 0 is less than one; use 1 to 50."),
-        (["upscale", "a.png", "--scale", "0"], "xpsr: --scale 0 is not in (0, 16]; use 4, for example."),
-        (["upscale", "a.png", "--scale", "nan"], "xpsr: --scale nan is not in (0, 16]; use 4, for example."),
+        (["upscale", "a.png", "--steps", "0"], "xpsr: --steps 0 is not in [1, 10000]; use 1 to 50."),
+        (["upscale", "a.png", "--scale", "0"], "xpsr: --scale 0 is not in [0.0625, 16]; use 4, for example."),
+        (["upscale", "a.png", "--scale", "nan"], "xpsr: --scale nan is not in [0.0625, 16]; use 4, for example."),
+        (["upscale", "a.png", "--scale", "1e-9"], "xpsr: --scale 1e-09 is not in [0.0625, 16]; use 4, for example."),
         (["upscale", "a.png", "--seed", "-1"], f"xpsr: --seed -1 is not in [0, {2**63 - 1}]; use 0, for example."),
         (["upscale", "a.png", "--dtype", "fp16", "--device", "cpu"], "xpsr: --dtype fp16 is about 20 times slower"),
         (["upscale", "a.png", "--device", "abacus"], "xpsr: --device abacus is not there; this machine has: "),
@@ -212,8 +213,8 @@ def test_unknown_model_is_suggested(run: Run, tiny_model: Path, monkeypatch: pyt
     monkeypatch.setattr("xpsr.checkpoint.bundled_models", lambda: {"mini": tiny_model})
     save_photo("a.png")
     result = run("upscale", "a.png", "--model", "minni", "--describer", "none")
-    assert result.code == 1
-    one_line(result, "minni: no such model; did you mean", "mini")
+    assert result.code == 2
+    one_line(result, "--model minni is no model; did you mean 'mini'?")
     assert files() == []
 
 
@@ -485,7 +486,7 @@ def test_an_option_is_called_as_it_was_given(upscale: Run) -> None:
         (["--tile-size", "15"], "--tile-size 15 is not a multiple of 2; use 16."),
         (["--steps", "2", "--shifts", "2"], "--shifts 2 is for the one step"),
         (["--fit", "stretch", "--shifts", "2"], "--shifts 2 is for fit=pad, not stretch; use 1."),
-        (["--min-size", "-1"], "--min-working-size -1 is less than 0; use 0 to ask for nothing."),
+        (["--min-size", "-1"], "--min-working-size -1 is not in [0, 65536]; use 0 to ask for nothing."),
         (["--config", "run.yaml"], "tile_size=15 is not a multiple of 2; use 16."),
         (["--config", "run.yaml", "--tile-size", "13"], "--tile-size 13 is not a multiple of 2; use 14."),
     ):

@@ -301,10 +301,10 @@ def test_workers_give_the_same_bytes(finished: tuple[Path, Tree, list[str]], tmp
         (["hr", "pairs", "--preset", "xpr"], 2, "invalid choice: 'xpr'"),
         (["hr", "pairs", "--seeed", "1"], 2, "unknown option --seeed; did you mean --seed?"),
         (["hr", "pairs", "--seed", "-1"], 2, "--seed -1 is not in [0, "),
-        (["hr", "pairs", "--num-per-image", "0"], 2, "--num-per-image 0 is less than one; use 1 or more."),
+        (["hr", "pairs", "--num-per-image", "0"], 2, "--num-per-image 0 is not in [1, 100000]; use 1 or more."),
         (["hr", "pairs", "--crop-size", "126"], 2, "--crop-size 126 is not a multiple of 4; use 128."),
         (["hr", "pairs", "--min-size", "2"], 2, "--min-size 2 leaves no LR pixel; use 4 or more."),
-        (["hr", "pairs", "--workers", "-1"], 2, "--workers -1 is less than none; use 0 or more."),
+        (["hr", "pairs", "--workers", "-1"], 2, "--workers -1 is not in [0, 256]; use 0 or more."),
         (
             ["hr", "pairs", "--shards", "--shard-size", "1", "--num-per-image", "2"],
             2,

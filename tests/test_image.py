@@ -253,19 +253,19 @@ def test_values_outside_the_range_are_refused_with_their_remedy() -> None:
         (np.zeros((4, 4), dtype=bool), "dtype bool has no known range"),
         (np.zeros((4, 4), dtype=complex), "dtype complex128 has no known range"),
         (np.zeros((3, 4, 5)), "shape (3, 4, 5) is no picture; an array is (H, W, 3), channels last."),
-        (np.zeros((2, 4, 4, 3)), "shape (2, 4, 4, 3) is a batch; pass a list of arrays (H, W, 3)."),
+        (np.zeros((2, 4, 4, 3)), "shape (2, 4, 4, 3) is a batch of 2; pass its pictures one by one."),
         (np.zeros(4), "shape (4,) is no picture"),
         (torch.zeros(5, 4, 3), "shape (5, 4, 3) is no picture; a tensor is (3, H, W), channels first."),
-        (torch.zeros(2, 3, 4, 4), "shape (2, 3, 4, 4) is a batch of 2; pass a list of tensors (3, H, W)."),
+        (torch.zeros(2, 3, 4, 4), "shape (2, 3, 4, 4) is a batch of 2; pass its pictures one by one."),
         (torch.zeros(4, 4), "shape (4, 4) is no picture"),
         (torch.zeros(3, 0, 4), "has no pixels (4 x 0); use at least 1 x 1."),
         (np.zeros((5, 0, 3)), "has no pixels (0 x 5); use at least 1 x 1."),
         (Image.new("RGB", (0, 4)), "has no pixels (0 x 4); use at least 1 x 1."),
-        (None, "a NoneType is no picture; pass a path, PIL image, array or tensor."),
+        (None, "image=null is no picture; use a path, the bytes of a file, a PIL image, an array or a tensor."),
     ],
 )
 def test_what_is_no_picture_is_refused(image: object, message: str) -> None:
-    assert refused(image).startswith("picture: ")
+    assert refused(image).startswith("picture: " if image is not None else "image=")
     assert message in refused(image)
 
 

@@ -53,7 +53,7 @@ def test_the_minis_describer_looks_unless_somebody_else_does(restorer: Restorer,
     mini = open_describer("mini")
     told = restorer.restore(photo).record["prior"]
     assert told == mini.describe([photo])[0].as_dict() and told["quality"]
-    assert restorer.restore(photo, mini).record["prior"] == told
+    assert restorer.restore(photo, describer=mini).record["prior"] == told
     assert restorer.restore(photo, Prior()).record["prior"] == Prior().as_dict()
 
 
@@ -104,7 +104,10 @@ def test_what_is_cancelled_while_the_describer_looks_goes_no_further(restorer: R
 
     with pytest.raises(Cancelled):
         restorer.restore(
-            photo, Slow.bundled(), progress=lambda *_: pytest.fail("a pass"), is_cancelled=lambda: bool(looked)
+            photo,
+            describer=Slow.bundled(),
+            progress=lambda *_: pytest.fail("a pass"),
+            is_cancelled=lambda: bool(looked),
         )
     assert looked == [photo]
 
@@ -121,10 +124,10 @@ def test_a_picture_goes_in_as_itself(restorer: Restorer, photo: Path) -> None:
     [
         ({"seed": -1}, r"seed=-1 is not in \[0, 9223372036854775807\]; use 0, for example\."),
         ({"seed": 2**70}, "seed=1180591620717411303424 is not in "),
-        ({"seed": "one"}, "seed=one is not a whole number or null; use 1"),
-        ({"scale": "2"}, "scale=2 is not a number; use 0.5"),
-        ({"scale": 17}, r"scale=17 is not in \(0, 16\]; use 4, for example"),
-        ({"prior": "a cat"}, r"prior=a cat is neither a Prior nor a describer; use Prior\(content=\.\.\., "),
+        ({"seed": "one"}, "seed=one is not a whole number or null; use 0, for example"),
+        ({"scale": "2"}, "scale=2 is not a number; use 4, for example"),
+        ({"scale": 17}, r"scale=17 is not in \[0\.0625, 16\]; use 4, for example"),
+        ({"prior": 5}, r"prior=5 is neither a text nor a Prior; use Prior\(content=\.\.\., "),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named(
@@ -137,7 +140,10 @@ def test_an_argument_that_cannot_be_used_is_named(
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"device": "abacus"}, "device=abacus is not there; this machine has: "), ({"dtype": "fp8"}, "dtype=fp8 is unkn")],
+    [
+        ({"device": "abacus"}, "device=abacus is not there; this machine has: "),
+        ({"dtype": "fp8"}, "dtype=fp8 is not one of auto, "),
+    ],
 )
 def test_a_place_that_is_not_there_is_named(tiny_model: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}") as caught:

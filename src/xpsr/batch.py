@@ -148,7 +148,14 @@ def _occupied(path: Path, what: str) -> InputError:
     return InputError(f"{path}: {what}", code="exists", remedy=remedy)
 
 
-def restore_file(restorer: Restorer, job: Job, prior_of: Callable[[ImageLike], Prior], recipe: Recipe) -> Restored:
+def restore_file(
+    restorer: Restorer,
+    job: Job,
+    prior_of: Callable[[ImageLike], Prior],
+    recipe: Recipe,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Restored:
     """Restores a picture into its target, and writes beside that, as JSON, the record that is returned.
 
     The record comes last and holds the SHA-256 of both pictures, so that it never tells of another than is there. It
@@ -159,6 +166,7 @@ def restore_file(restorer: Restorer, job: Job, prior_of: Callable[[ImageLike], P
         job: the picture; what is at its target is replaced.
         prior_of: tells the prior of a picture, by its path if it has one.
         recipe: how it is restored.
+        progress: is told after every tile of every step how many passes of how many are done.
 
     Raises:
         InputError: the picture cannot be read, the result would be too large, or the target cannot be written.
@@ -181,6 +189,7 @@ def restore_file(restorer: Restorer, job: Job, prior_of: Callable[[ImageLike], P
         preset=config.preset,
         settings=config.overrides,
         seed=config.seed,
+        progress=progress,
     )
     if job.target is None:
         return restored

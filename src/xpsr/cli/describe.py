@@ -14,12 +14,11 @@ from xpsr.cli.terminal import (
     explain,
     loading,
     parse,
-    printable,
     quiet_libraries,
     sayings,
 )
 from xpsr.config import PRESETS
-from xpsr.errors import InputError
+from xpsr.errors import InputError, printable
 from xpsr.files import pair_images
 from xpsr.sources import find_sources
 
@@ -116,6 +115,6 @@ def run(arguments: Sequence[str]) -> int:
             if bar is not None:
                 bar(number, len(images))
             if not args.quiet:
-                print(printable(image), *sayings(prior.as_dict()), sep="\n", end="", file=sys.stderr, flush=True)
+                print(printable(str(image)), *sayings(prior.as_dict()), sep="\n", end="", file=sys.stderr, flush=True)
     answer(args.output)
     return 1 if failures else 0

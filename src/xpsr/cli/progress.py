@@ -4,28 +4,35 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from xpsr.cli.terminal import printable
+from xpsr.errors import printable
 
 __all__ = ["PictureBar", "picture_bar"]
 
 
 class PictureBar:
-    """One bar over a run: the pictures are looked at, in one go or each before it is restored, then restored.
+    """One bar over a run: pictures are looked at, all before the first is restored or each on its own, and restored.
 
     Args:
-        show: is told the share of the run that is done, in [0, 1], and what is being done.
-        num_pictures: how many pictures there are.
-        looks_ahead: whether all of them are looked at before the first is restored: half of the bar.
+        draw: is told the share of the run that is done, in [0, 1], and what is being done.
+        num_pictures: how many there are.
+        looks_ahead: whether all are looked at before the first is restored: half of the bar.
     """
 
-    def __init__(self, show: Callable[[float, str], None], *, num_pictures: int, looks_ahead: bool):
-        self._show, self._count, self._phases = show, num_pictures, 2 if looks_ahead else 1
-        self._looked, self._current, self._name = 0, 0, ""
+    def __init__(self, draw: Callable[[float, str], None], *, num_pictures: int, looks_ahead: bool):
+        self._draw, self._count, self._half = draw, num_pictures, 0.5 if looks_ahead else 0.0
+        self._share, self._looked, self._current, self._name = 0.0, 0, 0, ""
+        if looks_ahead:
+            self.looked(0)
+
+    def show(self, what: str) -> None:
+        """Something else is being done."""
+        self._draw(self._share, what)
 
     def looked(self, count: int) -> None:
         """So many more pictures were looked at."""
         self._looked += count
-        self._show(self._looked / self._count / self._phases, f"looking at {self._place(self._looked + 1)}")
+        self._share = self._half * self._looked / self._count
+        self.show(f"looking at {min(self._looked + 1, self._count)} of {self._count}")
 
     def start(self, name: str) -> None:
         """The next picture is being restored."""
@@ -34,11 +41,8 @@ class PictureBar:
 
     def passed(self, done: int, total: int) -> None:
         """So many passes of so many are done of the picture that is being restored."""
-        share = (self._phases - 1 + (self._current - 1 + done / total) / self._count) / self._phases
-        self._show(share, f"restoring {self._place(self._current)} {self._name}")
-
-    def _place(self, number: int) -> str:
-        return f"{min(number, self._count)} of {self._count}"
+        self._share = self._half + (1 - self._half) * (self._current - 1 + done / total) / self._count
+        self.show(f"restoring {self._current} of {self._count} {self._name}")
 
 
 @contextmanager
@@ -65,7 +69,7 @@ def picture_bar(num_pictures: int, *, looks_ahead: bool = False, quiet: bool = F
     ) as progress:
         task = progress.add_task("", total=1.0)
 
-        def show(share: float, what: str) -> None:
+        def draw(share: float, what: str) -> None:
             progress.update(task, completed=share, description=printable(what))
 
-        yield PictureBar(show, num_pictures=num_pictures, looks_ahead=looks_ahead)
+        yield PictureBar(draw, num_pictures=num_pictures, looks_ahead=looks_ahead)

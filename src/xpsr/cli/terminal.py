@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from xpsr.config import RenamedWarning, suggest
-from xpsr.errors import InputError, XPSRError, one_line
+from xpsr.errors import InputError, XPSRError, one_line, printable
 
 __all__ = [
     "DESCRIBERS",
@@ -27,7 +26,6 @@ __all__ = [
     "loading",
     "parse",
     "print_traceback",
-    "printable",
     "quiet_imports",
     "quiet_libraries",
     "sayings",
@@ -208,22 +206,9 @@ def _call(field: str, value: str | None) -> str:
     return name if value is None else f"{name}{link}{value}"
 
 
-def printable(text: object) -> str:
-    """Returns a text as a terminal may have it: what would move its cursor, or turn its letters round, is shown as "?".
-
-    File names and what models say may hold such characters; a program that reads them gets them whole, by --json.
-    """
-    return "".join("?" if _moves(letter) else letter for letter in str(text))
-
-
-def _moves(letter: str) -> bool:
-    # controls, formats, lone surrogates, ends of lines; but not the joiners that emoji and some scripts need
-    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in "\u200c\u200d"
-
-
 def answer(line: object) -> None:
     """Prints a line of the result on stdout; a program that reads it gets every letter."""
-    print(printable(line) if sys.stdout.isatty() else line, flush=True)
+    print(printable(str(line)) if sys.stdout.isatty() else line, flush=True)
 
 
 def complain(message: str) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from xpsr.cli.terminal import Parser, answer, complain, counting, loading, quiet_libraries
 from xpsr.config import TrainRunConfig, load_config
+from xpsr.config.checks import Limit, Span
 from xpsr.errors import InputError
 
 if TYPE_CHECKING:
     from xpsr.training import OnMetrics
 
-__all__ = ["run"]
+__all__ = ["explained", "run"]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -99,18 +100,24 @@ def _explained(config: Any, prefix: str) -> Iterator[str]:
     """Yields the options of a section with defaults and explanations, and those of the sections in it."""
     nested = []
     for f in dataclasses.fields(config):
-        value, explanation = getattr(config, f.name), f.metadata["help"]
+        value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            nested.append((f"{prefix}{f.name}.", value, explanation))
+            nested.append((f"{prefix}{f.name}.", value, f.metadata["help"]))
             continue
         shown = json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
         yield f"    --{prefix}{f.name}={shown}"
-        choices = list(_choices(f.type))
-        text = f"{explanation} One of: {', '.join(choices)}." if choices else explanation
-        yield textwrap.fill(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        yield textwrap.fill(explained(f), 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
     for name, value, explanation in nested:
         yield f"\n    {name.rstrip('.')}: {explanation}"
         yield from _explained(value, name)
+
+
+def explained(f: "dataclasses.Field[Any]") -> str:
+    """Returns what an option is, and which values it takes."""
+    explanation, rule = f.metadata["help"], f.metadata["rule"]
+    if choices := list(_choices(f.type)):
+        return f"{explanation} One of: {', '.join(choices)}."
+    return f"{explanation} Range: {rule}." if isinstance(rule, Limit | Span) else str(explanation)
 
 
 def _choices(kind: Any) -> Iterator[str]:

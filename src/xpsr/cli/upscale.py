@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from xpsr.cli.progress import picture_bar
 from xpsr.cli.terminal import (
     DESCRIBERS,
     Parser,
+    answer,
     complain,
     explain,
     loading,
@@ -134,10 +136,7 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("--json and -o - both write on standard output; leave one of them out.")
     report = _Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
 
-    with loading():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    with loading(quiet=report.quiet):
         from xpsr.batch import Recipe, restore_file, what_to_do
         from xpsr.checkpoint import fetch_model
         from xpsr.devices import resolve_device, resolve_dtype
@@ -186,31 +185,26 @@ def run(arguments: Sequence[str]) -> int:
         report.end(len(sources))
         return report.code
 
-    if kept is not None:
-        prior_of.describe_ahead([job.source.path for job in waiting if job.source.content is None], kept)
-    with loading():
-        restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
-    restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
-    folder = out.parent if out is not None and is_alone else out
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made a folder ({error.strerror}); choose another with -o.") from error
-
-    hidden = args.quiet or not sys.stderr.isatty()
-    alone = len(waiting) == 1  # then the pipeline's bar over tiles and steps tells more than one over pictures
-    restorer.pipe.set_progress_bar_config(disable=hidden or not alone, leave=False)
-    columns = (TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns,
-        console=Console(stderr=True),
-        disable=hidden or alone,
-        redirect_stdout=sys.stdout.isatty(),  # or rich would move results from a file or a pipe to stderr
-    ) as progress:
-        for number, job in enumerate(progress.track(waiting), 1):
+    ahead = [job.source.path for job in waiting if job.source.content is None] if kept and prior_of.is_asked else []
+    with picture_bar(len(waiting), looks_ahead=bool(ahead), quiet=report.quiet) as bar:
+        if kept is not None:
+            prior_of.describe_ahead(ahead, kept, progress=bar.looked)
+        bar.show(f"loading {config.model}")
+        with loading(quiet=True):
+            restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
+        restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
+        folder = out.parent if out is not None and is_alone else out
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be made a folder ({error.strerror}); choose another with -o."
+            ) from error
+        for number, job in enumerate(waiting, 1):
+            bar.start(job.source.path.name)
             try:
-                restored = restore_file(restorer, job, prior_of, recipe)
+                restored = restore_file(restorer, job, prior_of, recipe, progress=bar.passed)
                 if job.target is None:
                     _send(png_bytes(restored.picture))
             except BrokenPipeError:  # whoever read the picture has gone
@@ -263,7 +257,7 @@ class _Report:
 
     def __init__(self, *, json: bool, quiet: bool, debug: bool):
         self.code = 0
-        self._json, self._quiet, self._debug = json, quiet, debug
+        self._json, self.quiet, self._debug = json, quiet, debug
         self._passed: dict[str, list[Path]] = {"is_done": [], "is_there": []}
 
     def failed(self, source: Path, error: Exception) -> None:
@@ -284,9 +278,9 @@ class _Report:
         if self._json:
             named = {"input": str(job.source.path), "output": str(job.target), "status": "restored"}
             _print_json({**record, **named})
-        elif not self._quiet:
+        elif not self.quiet:
             width, height = record["output_size"]
-            print(f"{job.target}  {width} x {height}  {record['seconds']:.1f} s", flush=True)
+            answer(f"{job.target}  {width} x {height}  {record['seconds']:.1f} s")
             if any(record["prior"].values()):
                 print(*sayings(record["prior"]), sep="\n", end="", file=sys.stderr, flush=True)
 
@@ -308,7 +302,7 @@ class _Report:
         """Tells how many pictures were passed over."""
         for state, what in (("is_done", "done"), ("is_there", "there")):
             targets = self._passed[state]
-            if targets and not self._quiet:
+            if targets and not self.quiet:
                 subject = f"{targets[0]} was" if total == 1 else f"{len(targets)} of {total} pictures were"
                 complain(
                     f"{subject} {what} already; --on-existing overwrite makes {'it' if total == 1 else 'them'} again."

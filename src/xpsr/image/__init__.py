@@ -9,6 +9,7 @@ from xpsr.image.reading import (
     picture_size,
     read_image,
     to_picture,
+    unbatched,
 )
 from xpsr.image.resizing import resize, stretched_sizes
 from xpsr.image.writing import png_bytes, write_image
@@ -27,5 +28,6 @@ __all__ = [
     "to_picture",
     "to_pil",
     "to_uint8",
+    "unbatched",
     "write_image",
 ]
