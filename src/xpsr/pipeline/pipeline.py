@@ -29,7 +29,7 @@ from xpsr.config import (
     preset_settings,
     resolve_settings,
 )
-from xpsr.config.checks import check_argument, said
+from xpsr.config.checks import check_argument, fault, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
@@ -241,8 +241,7 @@ class XPSRPipeline(DiffusionPipeline):
             check_argument(name, value, kind)
         if output_type == "latent" and resolved.num_shifts > 1:
             if "num_shifts" in given_settings(settings):
-                value, remedy = f"{resolved.num_shifts}", "use 1 for latents"
-                raise InputError("averages pixels", code="conflict", field="num_shifts", value=value, remedy=remedy)
+                raise fault(resolved, "num_shifts", "averages pixels", "use 1 for latents")
             resolved = dataclasses.replace(resolved, num_shifts=1)
         if latents is not None and resolved.strength == 0:
             message = "are none of the one step's, which starts from the picture"
