@@ -14,15 +14,7 @@ calls the field as its reader does, a flag, a YAML key or a member of a JSON obj
 from collections.abc import Callable
 from typing import Self, TypeVar
 
-__all__ = [
-    "Cancelled",
-    "InputError",
-    "MissingDependencyError",
-    "ModelError",
-    "TrainingError",
-    "XPSRError",
-    "one_line",
-]
+__all__ = ["Cancelled", "InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
 
 Kind = TypeVar("Kind", bound="XPSRError")
 

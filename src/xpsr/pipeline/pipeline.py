@@ -38,7 +38,7 @@ from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted
 from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.texts import embed_texts
-from xpsr.prior import Describer, Prior, looking
+from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
 
 __all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
@@ -265,7 +265,8 @@ class XPSRPipeline(DiffusionPipeline):
         priors: list[Prior] = []
         results: list[Any] = []
         try:
-            with looking(describer, asked) as find_prior:
+            questions, device = QUESTIONS[preset or "default"], str(self._execution_device)
+            with looking(describer, asked, questions=questions, device=device) as find_prior:
                 for item, item_prior, item_generator in zip(images, asked, generators, strict=True):
                     picture = to_picture(item)
                     priors.append(find_prior(item, picture, item_prior))
