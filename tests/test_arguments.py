@@ -376,5 +376,5 @@ def test_the_documented_calls_work(
     names: dict[str, Any] = {}
     for block in blocks:
         exec("\n".join(line for line in block.splitlines() if "http://" not in line), names)  # there is no server
-    assert Image.open("photo_x4.png").size == (32, 24)
+    assert read_image("photo_x4.png").pixels.shape == (3, 24, 32)
     assert capsys.readouterr().out.endswith("scale 4 is not a number use 4, for example\n")
