@@ -24,12 +24,12 @@ from safetensors.torch import load_file, save_file
 
 import xpsr
 from xpsr import XPSRPipeline
-from xpsr.checkpoint import checksums
 from xpsr.cli import main
 from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype
 from xpsr.errors import InputError
 from xpsr.files import name_targets, sha256
 from xpsr.image import MAX_PIXELS
+from xpsr.model_folder import checksums
 
 ROOT = Path(__file__).parents[1]
 

@@ -429,29 +429,35 @@ def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def with_more_words(system: Path) -> None:
+    edit_json(system / "tokenizer" / "vocab.json", qz=526, qzq=527)
+    with (system / "tokenizer" / "merges.txt").open("a") as merges:
+        merges.write("q z\nqz q\n")
+
+
 REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "missing": (
         lambda system: edit_state(
             weights(system / "controlnet"), lambda state: state.__delitem__("conv_degradation_mid.0.bias")
         ),
-        ["controlnet: the weights", "missing: conv_degradation_mid.0.bias."],
+        ["controlnet: the weights", "missing: conv_degradation_mid.0.bias; "],
     ),
     "unexpected": (
         lambda system: edit_state(weights(system / "vae"), lambda state: state.update(surplus=torch.ones(1))),
-        ["vae: the weights do not match the config: unexpected: surplus."],
+        ["vae: the weights do not match the config: unexpected: surplus; "],
     ),
     "misshapen": (
         lambda system: edit_state(
             weights(system / "unet"), lambda state: state.update({"conv_in.bias": torch.ones(3)})
         ),
-        ["unet: the weights do not match the config: of another shape: conv_in.bias."],
+        ["unet: the weights do not match the config: of another shape: conv_in.bias; "],
     ),
     "cut": (lambda system: damage(weights(system / "unet")), [f"unet/{WEIGHTS}: cannot be read: "]),
     "no weights": (
         lambda system: weights(system / "unet").unlink(),
         ["unet: neither diffusion_pytorch_model.safetensors nor diffusion_pytorch_model.bin there"],
     ),
-    "broken config": (lambda system: damage(system / "vae" / "config.json"), ["vae/config.json: cannot be read: "]),
+    "broken config": (lambda system: damage(system / "vae" / "config.json"), ["vae/config.json: is not JSON ("]),
     "rrdb": (
         lambda system: edit_json(system / "controlnet" / "config.json", use_rrdb=True),
         ["controlnet: use_rrdb is true, but XPSR is trained with false"],
@@ -470,7 +476,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "impossible config": (
         lambda system: edit_json(system / "unet" / "config.json", down_block_types=["Nonesuch"] * 3),
-        ["unet: the config cannot be used: "],
+        ["unet/config.json: cannot be used: ", "; copy or download it again."],
     ),
     "text width": (
         lambda system: CLIPTextModel(
@@ -498,7 +504,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ["tokenizer: neither tokenizer.json nor vocab.json there; give a folder with CLIP's tokenizer."],
     ),
     "another tokenizer": (
-        lambda system: edit_json(system / "tokenizer" / "vocab.json", surplus=526, more=527),
+        with_more_words,
         ["tokenizer: 528 tokens, but the text encoder knows 526; give its own."],
     ),
 }
@@ -644,7 +650,11 @@ def test_command_converts_and_reverses(
             1,
             "gone: no such folder; give a folder with the reference's unet/ and controlnet/.",
         ),
-        (["A", "--reverse", "-o", "out"], 1, "A: no model_index.json there; give a folder written by save_pretrained."),
+        (
+            ["A", "--reverse", "-o", "out"],
+            1,
+            "A: no model_index.json there; if it is the authors' checkpoint, make a model of it: xpsr convert.",
+        ),
     ],
 )
 def test_command_complains_in_one_line(

@@ -25,6 +25,7 @@ ORDER = (
     "tiling",
     "degradation",
     "models",
+    "model_folder",
     "checkpoint",
     "convert",
     "prior",

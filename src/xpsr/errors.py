@@ -14,7 +14,16 @@ calls the field as its reader does, a flag, a YAML key or a member of a JSON obj
 from collections.abc import Callable
 from typing import Self, TypeVar
 
-__all__ = ["Cancelled", "InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
+__all__ = [
+    "Cancelled",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "TrainingError",
+    "XPSRError",
+    "brief",
+    "one_line",
+]
 
 Kind = TypeVar("Kind", bound="XPSRError")
 
@@ -113,3 +122,9 @@ class Cancelled(XPSRError):
 def one_line(error: Exception) -> str:
     """Returns what any error says, without line breaks; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def brief(error: Exception) -> str:
+    """Returns what an error of another library says, on one line."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300].rstrip(".")

@@ -84,8 +84,9 @@ def _examine() -> dict[str, Any]:
 
         quiet_libraries()
         import xpsr.pipeline  # noqa: F401  # all that a picture needs
-        from xpsr.checkpoint import bundled_models, checksums
+        from xpsr.checkpoint import bundled_models
         from xpsr.devices import devices, fast_dtypes, resolve_dtype
+        from xpsr.model_folder import checksums
     except Exception as error:  # whatever a library that does not fit raises
         # Beside a CPU-only torch the usual torchvision breaks transformers
         remedy = "pip uninstall torchvision" if _versions("torchvision")["torchvision"] else "pip install xpsr"
