@@ -141,8 +141,8 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
             "give a folder with CLIP's tokenizer",
         )
         raise ModelError(message, code="not_found", remedy=remedy)
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".txt"):
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir():
             check_file(path, MAX_TOKENIZER_BYTES)
     if not (folder / "tokenizer.json").exists():
         check_file(folder / "merges.txt")

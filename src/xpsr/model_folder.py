@@ -186,6 +186,10 @@ def check_network(kind: Any, folder: Path, *, variant: str | None = None) -> Non
     """
     if not folder.is_dir():
         raise damaged(folder, "is a file, not a folder" if folder.is_file() else "is missing", code="not_found")
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():  # transformers would load the model that it names
+        message, remedy = f"{adapter}: an adapter, not a whole network", "give a model that it was merged into"
+        raise ModelError(message, code="unknown_format", remedy=remedy)
     path = folder / "config.json"
     config = read_config(path)
     tensors: dict[str, int] = {}
@@ -195,10 +199,11 @@ def check_network(kind: Any, folder: Path, *, variant: str | None = None) -> Non
         known = inspect.signature(kind).parameters
         unknown = [key for key in config if key[:1] != "_" and key not in known]
         if unknown:
-            message = f"holds {unknown[0]!r}, which {kind.__name__} does not know{suggest(unknown[0], list(known))}"
-            raise damaged(path, message, code="unknown_field")
+            nearest = suggest(unknown[0], list(known)).removeprefix("; ")
+            message = f"{path}: holds {unknown[0]!r}, which {kind.__name__} does not know"
+            raise ModelError(message, code="unknown_field", remedy=nearest or again(path))
     make = _text_encoder if kind is CLIPTextModel else kind.from_config
-    network = on_meta(path, make, config, most_calls=1000 + 50 * len(tensors))
+    network = on_meta(path, make, config, most_calls=1000 + 20 * len(tensors))
     described, stored = sum(tensor.numel() for tensor in network.state_dict().values()), sum(tensors.values())
     if described > 2 * stored + 10**6:
         raise damaged(path, f"describes {described} weights, but the files beside it hold {stored}", code="mismatch")
