@@ -134,6 +134,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not (
         isinstance(names, list)
         and isinstance(kinds, list)
+        and kinds
         and all(type(word) is str for word in (*names, *kinds))
         and isinstance(kind_of, list)
         and len(kind_of) == len(names)
