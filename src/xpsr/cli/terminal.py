@@ -2,8 +2,6 @@
 
 import argparse
 import gc
-import logging
-import os
 import re
 import sys
 import warnings
@@ -28,7 +26,6 @@ __all__ = [
     "parse",
     "pictures_in",
     "print_traceback",
-    "quiet_imports",
     "sayings",
 ]
 
@@ -122,14 +119,6 @@ def command_context() -> Iterator[None]:
         yield
 
 
-def quiet_imports() -> None:
-    """Silences what libraries say while they are imported; comes before the first of them."""
-    # diffusers imports torchao where it is installed, and both complain of devices that are not there
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-
-
 @contextmanager
 def loading() -> Iterator[None]:
     """Imports libraries and loads models without the garbage collector: they make a million objects, and no garbage.
@@ -148,7 +137,6 @@ def loading() -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """Silences what the libraries of models say of their own accord; what matters is raised."""
-    quiet_imports()
     import diffusers.utils.logging
     import huggingface_hub.utils.logging
     import transformers.utils.logging
