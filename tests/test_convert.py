@@ -244,6 +244,14 @@ def test_pickled_tensors_are_read(model: Path, system: Path, tmp_path: Path) -> 
     assert_same_weights(tmp_path / "model", model)
 
 
+def test_pickles_of_torch_before_1_6_are_read(model: Path, system: Path, tmp_path: Path) -> None:
+    path = weights(system / "text_encoder")
+    torch.save(load_file(path), path.with_name("pytorch_model.bin"), _use_new_zipfile_serialization=False)
+    path.unlink()
+    convert_reference(system, tmp_path / "model", base=system)
+    assert_same_weights(tmp_path / "model", model)
+
+
 def test_safetensors_go_before_pickles(system: Path) -> None:
     (system / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"no pickle")
     load_reference(system)
@@ -254,10 +262,15 @@ class Harmful:
         return (Path.touch, (Path("run-by-a-pickle"),))
 
 
-def test_pickles_are_not_run(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["more than tensors", "of old, more than tensors", "a list", "nonsense"])
+def test_pickles_are_not_run(content: str, system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = weights(system / "unet")
-    torch.save({**load_file(path), "epoch": Harmful()}, path.with_suffix(".bin"))
+    if content == "nonsense":
+        path.with_suffix(".bin").write_bytes(b"\x80\x02nonsense")
+    else:
+        stored: Any = [1] if content == "a list" else {**load_file(path), "epoch": Harmful()}
+        torch.save(stored, path.with_suffix(".bin"), _use_new_zipfile_serialization="old" not in content)
     path.unlink()
     message = refusal(ModelError, lambda: convert_reference(system, tmp_path / "out", base=system))
     assert message.endswith("model.bin: a damaged pickle, or more than tensors in it; give it as .safetensors.")
