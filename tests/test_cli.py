@@ -217,7 +217,7 @@ def test_unknown_model_is_suggested(run: Run, tiny_model: Path, monkeypatch: pyt
 @pytest.mark.parametrize("part", ["unet", "controlnet", "vae", "text_encoder"])
 def test_weights_that_do_not_match_are_listed(run: Run, tiny_model: Path, tmp_path: Path, part: str) -> None:
     save_photo("a.png")
-    model = shutil.copytree(tiny_model, tmp_path / "model")
+    model = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("checksums.json"))
     (path,) = (model / part).glob("*.safetensors")
     state = load_file(path)
     gone = sorted(state)[0]
@@ -226,6 +226,15 @@ def test_weights_that_do_not_match_are_listed(run: Run, tiny_model: Path, tmp_pa
     result = run("upscale", "a.png", "--model", model)
     assert result.code == 1
     one_line(result, str(model / part), f"missing: {gone}", "unexpected: one.too.many")
+    assert files() == []
+
+
+def test_a_model_without_tokenizer_makes_no_picture(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+    save_photo("a.png")
+    model = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
+    result = run("upscale", "a.png", "--model", model, "--describer", "none")
+    assert result.code == 1
+    one_line(result, f"{model / 'tokenizer'}: neither tokenizer.json nor vocab.json there; ")
     assert files() == []
 
 

@@ -18,13 +18,23 @@ import torch
 from broken_models import break_folder, break_text
 from safetensors.torch import load_file, save_file
 
+from xpsr import jsonl
 from xpsr.checkpoint import bundled_models
 from xpsr.config import TrainRunConfig, load_config
-from xpsr.errors import ModelError, XPSRError
+from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import Picture
-from xpsr.model_folder import MAX_CONFIG_BYTES, check_file, checksums, read_config, read_json, verify_checksums
+from xpsr.model_folder import (
+    MAX_CONFIG_BYTES,
+    MAX_CONFIG_NUMBER,
+    MAX_TOKENIZER_BYTES,
+    check_file,
+    checksums,
+    read_config,
+    read_json,
+    verify_checksums,
+)
 from xpsr.pipeline import XPSRPipeline
-from xpsr.prior import Prior, open_describer
+from xpsr.prior import FileDescriber, Prior, files, open_describer
 from xpsr.prior.mini import MiniDescriber
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -496,3 +506,52 @@ def test_open_ranges_are_no_large_numbers(tmp_path: Path) -> None:
     path.write_text('{"beta_start": NaN}')
     assert "beta_start holds nan" in refusal(lambda: read_config(path))
     check_file(path)
+
+
+# Limits
+
+
+def test_the_limits_are_those_of_the_documentation() -> None:
+    from xpsr.config import loading
+    from xpsr.data import shards
+    from xpsr.image import MAX_PIXELS
+    from xpsr.pipeline.conditions import MAX_OUTPUT_PIXELS
+    from xpsr.prior import MAX_CHARACTERS, server
+
+    text = (Path(__file__).parent.parent / "docs" / "limits.md").read_text(encoding="utf-8")
+    rows = {cells[1].strip(): cells[2] for line in text.splitlines() if len(cells := line.split("|")) == 5}
+    expected = {
+        "picture file": [MAX_PIXELS],
+        "result": [MAX_OUTPUT_PIXELS],
+        "text of a prior": [MAX_CHARACTERS],
+        "sidecar, or text file with a prompt": [files.MAX_BYTES],
+        "JSONL of priors": [jsonl.MAX_BYTES],
+        "config of a run (YAML)": [loading._MAX_BYTES, loading._MAX_VALUES, loading._MAX_DEPTH],
+        "answer of a describer's server": [server._MOST_BYTES],
+        "index of shards": [shards._MAX_INDEX, shards._MAX_PAIRS],
+        "shard from elsewhere": [shards._TIMEOUT],
+        "index and configs of a model, each": [MAX_CONFIG_BYTES],
+        "number in a config of a network or scheduler": [MAX_CONFIG_NUMBER],
+        "file of a tokenizer": [MAX_TOKENIZER_BYTES],
+    }
+    for what, numbers in expected.items():
+        assert all(f"{number:,}" in rows[what] for number in numbers), what
+
+
+def test_a_large_config_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"#" * (2**20 + 1))
+    with pytest.raises(InputError) as refused:
+        load_config(TrainRunConfig, path)
+    assert str(refused.value) == f"{path}: not a config: more than 1048576 bytes; is it the right file?"
+
+
+@pytest.mark.parametrize("name", ["a.json", "priors.jsonl", "highlevel_prompt/a.txt"])
+def test_large_files_of_priors_are_not_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "MAX_BYTES", 2**20)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b" " * (2**20 + 1))
+    with pytest.raises(InputError) as refused:
+        FileDescriber(tmp_path)
+    assert str(refused.value) == f"{path}: has more than 1048576 bytes; is it the right file?"
