@@ -118,6 +118,7 @@ def test_base_networks_are_as_they_were(name: str, golden: Path, model: Path) ->
 
 
 def test_pipeline_loads_what_was_converted_and_would_save_the_same(model: Path, tmp_path: Path) -> None:
+    assert read_json(model / "checksums.json") == checksums(model)
     pipe = XPSRPipeline.from_pretrained(model)
     assert pipe.config.one_step_timestep is None
     assert pipe.config.settings == asdict(PRESETS["default"])
@@ -511,6 +512,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
             norm_num_groups=4,
         ).save_pretrained(system / "vae"),
         ["the VAE's reduction is 2, but", "was trained with 8; give the Stable Diffusion"],
+    ),
+    "impossible scheduler": (
+        lambda system: edit_json(system / "scheduler" / "scheduler_config.json", beta_start="low"),
+        ["scheduler/scheduler_config.json: cannot be used: ", "; copy or download it again."],
     ),
     "no tokenizer": (
         lambda system: shutil.rmtree(system / "tokenizer"),

@@ -26,7 +26,6 @@ from xpsr.image import Picture
 from xpsr.model_folder import (
     MAX_CONFIG_BYTES,
     MAX_CONFIG_NUMBER,
-    MAX_TOKENIZER_BYTES,
     check_file,
     checksums,
     read_config,
@@ -116,6 +115,13 @@ def fewer_words(folder: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def far_word(folder: Path) -> None:
+    path = folder / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["a"] = 10**12
+    path.write_text(json.dumps(content))
+
+
 def without_merges(folder: Path) -> None:
     path = folder / "tokenizer" / "tokenizer.json"
     content = json.loads(path.read_text())
@@ -139,9 +145,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     ),
     "tokenizer without a vocabulary": (only_a_config_of_a_tokenizer, "tokenizer", "neither tokenizer.json nor vocab"),
     "empty tokenizer": (write("tokenizer/tokenizer.json", b""), "tokenizer/tokenizer.json", "is empty"),
-    "damaged tokenizer": (write("tokenizer/tokenizer.json", b'{"model": {'), "tokenizer", "cannot be used: "),
+    "cut tokenizer": (write("tokenizer/tokenizer.json", b'{"model": {'), "tokenizer/tokenizer.json", "is not JSON ("),
+    "damaged tokenizer": (write("tokenizer/tokenizer.json", b'{"model": {}}'), "tokenizer", "cannot be used: "),
     "tokenizer of another model": (fewer_words, "tokenizer", "tokens, but the text encoder knows "),
     "tokenizer without merges": (without_merges, "tokenizer", "words of the vocabulary are made by no merge, such as"),
+    "tokenizer of a word with a number far away": (
+        far_word,
+        "tokenizer/tokenizer.json",
+        "model holds 1e+12, beyond the limit of 1048576",
+    ),
     "no scheduler": (
         lambda folder: shutil.rmtree(folder / "scheduler"),
         "scheduler/scheduler_config.json",
@@ -530,9 +542,8 @@ def test_the_limits_are_those_of_the_documentation() -> None:
         "answer of a describer's server": [server._MOST_BYTES],
         "index of shards": [shards._MAX_INDEX, shards._MAX_PAIRS],
         "shard from elsewhere": [shards._TIMEOUT],
-        "index and configs of a model, each": [MAX_CONFIG_BYTES],
-        "number in a config of a network or scheduler": [MAX_CONFIG_NUMBER],
-        "file of a tokenizer": [MAX_TOKENIZER_BYTES],
+        "index, config or tokenizer's file of a model": [MAX_CONFIG_BYTES],
+        "number in a config of a network or scheduler, or in a vocabulary": [MAX_CONFIG_NUMBER],
     }
     for what, numbers in expected.items():
         assert all(f"{number:,}" in rows[what] for number in numbers), what

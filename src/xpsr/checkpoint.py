@@ -23,7 +23,7 @@ from xpsr.config import suggest
 from xpsr.errors import ModelError, brief
 from xpsr.model_folder import (
     INDEX,
-    MAX_TOKENIZER_BYTES,
+    MAX_CONFIG_BYTES,
     again,
     check_file,
     check_network,
@@ -45,6 +45,7 @@ __all__ = [
     "load_tokenizer",
     "refuse_mismatch",
     "resolve_model",
+    "try_scheduler",
     "unet_from_reference",
     "unet_to_reference",
 ]
@@ -142,8 +143,10 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
         )
         raise ModelError(message, code="not_found", remedy=remedy)
     for path in sorted(folder.rglob("*")):
-        if not path.is_dir():
-            check_file(path, MAX_TOKENIZER_BYTES)
+        if path.suffix == ".json" and path.name != "tokenizer_config.json":
+            read_config(path)  # libraries count to the largest number of a vocabulary
+        elif not path.is_dir():
+            check_file(path, MAX_CONFIG_BYTES)
     if not (folder / "tokenizer.json").exists():
         check_file(folder / "merges.txt")
     with loading(folder):
@@ -157,7 +160,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
         if number is None or vocabulary.get(token) != number:
             raise damaged(folder, f"the vocabulary has no {name}_token that a text is told with")
     # what is cut off would fall apart into bytes, and every text would be another
-    made = {"".join(pair) for pair in model["merges"]} | {*tokenizer.all_special_tokens}
+    made = {"".join(pair) for pair in model["merges"]} | {*tokenizer.get_added_vocab()}
     unmade = [token for token in vocabulary if token not in made and len(token.removesuffix("</w>")) > 1]
     if unmade:
         raise damaged(folder, f"{len(unmade)} words of the vocabulary are made by no merge, such as {unmade[0][:40]!r}")
@@ -177,13 +180,17 @@ def load_scheduler(kind: type[SchedulerMixin], folder: Path, **changes: Any) -> 
     path = folder / "scheduler_config.json"
     read_config(path)
     with loading(path):
-        scheduler = kind.from_pretrained(str(folder), local_files_only=True, **changes)
-        trial = copy.deepcopy(scheduler)
-        trial.set_timesteps(min(2, trial.config.num_train_timesteps))
-        sample, timestep = torch.zeros(1, 4, 8, 8), trial.timesteps[:1]
-        if hasattr(trial, "add_noise"):
-            trial.add_noise(sample, sample, timestep)
-        trial.step(sample, timestep[0], trial.scale_model_input(sample, timestep[0]))
+        return try_scheduler(kind.from_pretrained(str(folder), local_files_only=True, **changes))
+
+
+def try_scheduler(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """Takes a step with a copy of a scheduler and returns it; raises whatever its config makes it raise."""
+    trial = copy.deepcopy(scheduler)
+    trial.set_timesteps(min(2, trial.config.num_train_timesteps))
+    sample, timestep = torch.zeros(1, 4, 8, 8), trial.timesteps[:1]
+    if hasattr(trial, "add_noise"):
+        trial.add_noise(sample, sample, timestep)
+    trial.step(sample, timestep[0], trial.scale_model_input(sample, timestep[0]))
     return scheduler
 
 

@@ -35,12 +35,13 @@ from xpsr.checkpoint import (
     listed,
     load_tokenizer,
     refuse_mismatch,
+    try_scheduler,
     unet_from_reference,
     unet_to_reference,
 )
 from xpsr.config import PRESETS
 from xpsr.errors import InputError, ModelError, brief
-from xpsr.model_folder import check_file, damaged, on_meta, read_config, read_json, write_checksums
+from xpsr.model_folder import check_file, damaged, loading, on_meta, read_config, read_json, write_checksums
 from xpsr.models import XPSRControlNet, XPSRUNet
 
 __all__ = ["convert_reference", "convert_to_reference", "load_reference"]
@@ -173,13 +174,16 @@ def convert_reference(
     if vocabulary != text_encoder["vocab_size"]:
         message = f"{tokenizer}: {vocabulary} tokens, but the text encoder knows {text_encoder['vocab_size']}"
         raise ModelError(message, code="mismatch", remedy="give its own")
+    known = inspect.signature(DDPMScheduler).parameters  # the reference reads whatever the base has as DDPM's
+    with loading(Path(base) / "scheduler" / "scheduler_config.json"):
+        sampler = try_scheduler(
+            DDPMScheduler.from_config({key: value for key, value in scheduler.items() if key in known})
+        )
     parts += extra
     del extra
     with _whole(out) as target:
         while parts:  # what is written is let go, and its memory with it
             _write_part(target, parts.pop(0), dtype=dtype, max_shard_size=max_shard_size)
-        known = inspect.signature(DDPMScheduler).parameters  # the reference reads whatever the base has as DDPM's
-        sampler = DDPMScheduler.from_config({key: value for key, value in scheduler.items() if key in known})
         sampler.save_config(target / "scheduler")
         (target / "tokenizer").mkdir()
         for path in (*tokenizer.glob("*.json"), *tokenizer.glob("*.txt")):

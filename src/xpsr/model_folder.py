@@ -32,7 +32,6 @@ __all__ = [
     "INDEX",
     "MAX_CONFIG_BYTES",
     "MAX_CONFIG_NUMBER",
-    "MAX_TOKENIZER_BYTES",
     "again",
     "check_file",
     "check_network",
@@ -49,9 +48,8 @@ __all__ = [
 
 INDEX, CHECKSUMS = "model_index.json", "checksums.json"
 MAX_CONFIG_BYTES = 2**23
-MAX_TOKENIZER_BYTES = 2**26
 MAX_CONFIG_NUMBER = 2**20
-"""Of any number in a network's or scheduler's config; the largest that anybody needs is a vocabulary of 49,408."""
+"""Of any number in the config of a network, scheduler or tokenizer; the largest in use is a vocabulary of 49,408."""
 
 CLASSES: dict[str, dict[tuple[str, str], Any]] = {
     "vae": {("diffusers", "AutoencoderKL"): AutoencoderKL, ("xpsr.models", "HaarAutoencoder"): HaarAutoencoder},
