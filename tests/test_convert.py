@@ -21,6 +21,7 @@ from xpsr.cli import main
 from xpsr.config import PRESETS
 from xpsr.convert import convert_reference, convert_to_reference, load_reference
 from xpsr.errors import InputError, ModelError, XPSRError
+from xpsr.model_folder import checksums
 from xpsr.models import XPSRControlNet, XPSRUNet
 
 NETWORKS: dict[str, type] = {"unet": XPSRUNet, "controlnet": XPSRControlNet}
