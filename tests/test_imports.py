@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "files",
     "jsonl",
+    "sources",
     "devices",
     "config",
     "image",

@@ -208,7 +208,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "setting out of range": (
         edit("model_index.json", settings={"tile_size": -1}),
         "model_index.json",
-        "tile_size=-1 is less than one",
+        "tile_size=-1 is not in [1, 65536]",
     ),
     "settings are no object": (
         edit("model_index.json", settings=[1]),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xpsr.config import PRESETS, Settings
-    from xpsr.errors import XPSRError
+    from xpsr.errors import Cancelled, InputError, MissingDependencyError, ModelError, TrainingError, XPSRError
     from xpsr.image import read_image, write_image
     from xpsr.models import XPSRControlNet, XPSRUNet
     from xpsr.pipeline import XPSRPipeline, XPSRPipelineOutput
@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cancelled",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
     "PRESETS",
     "Prior",
     "Restorer",
     "Settings",
+    "TrainingError",
     "XPSRControlNet",
     "XPSRError",
     "XPSRPipeline",
@@ -46,10 +51,15 @@ for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.to
         logging.getLogger(_name).setLevel(logging.ERROR)
 
 _MODULE_OF = {
+    "Cancelled": "xpsr.errors",
+    "InputError": "xpsr.errors",
+    "MissingDependencyError": "xpsr.errors",
+    "ModelError": "xpsr.errors",
     "PRESETS": "xpsr.config",
     "Prior": "xpsr.prior",
     "Restorer": "xpsr.restore",
     "Settings": "xpsr.config",
+    "TrainingError": "xpsr.errors",
     "XPSRControlNet": "xpsr.models",
     "XPSRError": "xpsr.errors",
     "XPSRPipeline": "xpsr.pipeline",
