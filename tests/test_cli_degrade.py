@@ -312,7 +312,7 @@ def test_workers_give_the_same_bytes(finished: tuple[Path, Tree, list[str]], tmp
         ),
         (["hr", "pairs", "--config", "no.yaml"], 2, "no.yaml: no such config file"),
         (["nowhere", "pairs"], 1, "nowhere: no such folder; name one with clean pictures."),
-        (["empty", "pairs"], 1, "empty: holds no pictures; name a folder with .avif, .bmp, .heic"),
+        (["empty", "pairs"], 1, "empty: holds no pictures; name a folder with .jpg, .png or other pictures"),
         (["broken", "pairs"], 1, "broken: none of 2 pictures can be used: a.png: is empty (0 bytes)"),
         (["hr", "file"], 1, "file: cannot be written (File exists)"),
         (["hr", "file/pairs"], 1, "file/pairs: cannot be written (Not a directory)"),

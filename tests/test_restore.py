@@ -11,10 +11,7 @@ import torch
 from PIL import Image
 
 from xpsr import Prior, Restorer, XPSRPipeline, open_describer, read_image
-from xpsr.batch import restore_file
-from xpsr.config import UpscaleConfig
 from xpsr.errors import Cancelled, InputError
-from xpsr.files import sha256
 from xpsr.image import Picture, to_pil
 from xpsr.prior.mini import MiniDescriber
 
@@ -152,38 +149,6 @@ def test_a_place_that_is_not_there_is_named(tiny_model: Path, arguments: dict[st
     with pytest.raises(InputError, match=f"^{message}") as caught:
         Restorer(tiny_model, **arguments)
     assert caught.value.field == next(iter(arguments))
-
-
-def test_the_record_tells_of_the_picture_that_was_read(restorer: Restorer, photo: Path, tmp_path: Path) -> None:
-    source, before = tmp_path / "a.png", sha256(photo)
-    source.write_bytes(photo.read_bytes())
-
-    def replace(*_: object) -> None:
-        source.write_bytes(b"another one")
-
-    handle = restorer.pipe.unet.register_forward_pre_hook(replace)
-    record = restore_file(restorer, source, tmp_path / "b.png", Prior(), UpscaleConfig())
-    handle.remove()
-    assert sha256(source) != record["input_sha256"] == before
-
-
-def test_a_picture_that_cannot_be_written_leaves_the_former_record_as_it_was(
-    restorer: Restorer, photo: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "b.png").mkdir()
-    (tmp_path / "b.json").write_text("former")
-    with pytest.raises(InputError, match=r"b\.png: cannot be written"):
-        restore_file(restorer, photo, tmp_path / "b.png", Prior(), UpscaleConfig())
-    assert (tmp_path / "b.json").read_text() == "former"
-
-
-def test_a_record_that_cannot_be_written_takes_its_picture_along(
-    restorer: Restorer, photo: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "b.json").mkdir()
-    with pytest.raises(InputError, match=r"b\.json: cannot be written"):
-        restore_file(restorer, photo, tmp_path / "b.png", Prior(), UpscaleConfig())
-    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 
 def test_what_cannot_be_is_refused_before_anything_is_looked_at(restorer: Restorer) -> None:

@@ -32,7 +32,7 @@ Train = Callable[..., tuple[int, list[str], list[str]]]
 
 @pytest.fixture
 def xpsr_train(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Runs `xpsr train ARGUMENTS` in a folder with photos and tiny.yaml: exit code, lines of stdout and of stderr."""
+    """Runs `xpsr train ARGUMENTS` in a folder with photos and tiny.yaml: exit code, lines of stdout, complaints."""
     monkeypatch.chdir(tmp_path)
     save_photos(tmp_path / "photos")
     Path("tiny.yaml").write_text(CONFIG)
@@ -41,7 +41,8 @@ def xpsr_train(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
         capfd.readouterr()
         code = main(["train", *arguments])
         captured = capfd.readouterr()
-        return code, captured.out.splitlines(), captured.err.splitlines()
+        complaints = [line for line in captured.err.splitlines() if line.startswith("xpsr: ")]  # without the run's log
+        return code, captured.out.splitlines(), complaints
 
     return run
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import Parser, complain, counting, explain, parse
+from xpsr.cli.terminal import Parser, answer, complain, counting, explain, parse
 from xpsr.config import DEGRADATIONS, DegradationConfig, PairsConfig, load_config
 from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError
@@ -73,5 +73,5 @@ def run(arguments: Sequence[str]) -> int:
     if made.skipped:
         total = made.num_pairs // config.num_per_image + len(made.skipped)
         complain(f"{len(made.skipped)} of {total} pictures were skipped; {args.output / 'skipped.jsonl'} lists them.")
-    print(args.output / MANIFEST)
+    answer(args.output / MANIFEST)
     return 1 if made.skipped else 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from xpsr.cli.terminal import Parser, complain, counting, quiet_libraries
+from xpsr.cli.terminal import Parser, answer, complain, counting, loading, quiet_libraries
 from xpsr.config import TrainRunConfig, load_config
 from xpsr.config.checks import Limit, Span
 from xpsr.errors import InputError
@@ -45,16 +45,16 @@ def run(arguments: Sequence[str]) -> int:
             raise InputError("--plot RUN_DIR stands alone; leave the config out.")
         from xpsr.training import plot_metrics
 
-        print(plot_metrics(args.plot))
+        answer(plot_metrics(args.plot))
         return 0
     if args.config is None:
         raise InputError("the following arguments are required: CONFIG.yaml; see xpsr train --help.")
     config = load_config(TrainRunConfig, args.config, overrides)
-    if not args.debug:
-        quiet_libraries()
-
-    from xpsr.recipe import is_main_process, train_model
-    from xpsr.training import is_finished, plan_run
+    with loading():
+        if not args.debug:
+            quiet_libraries()
+        from xpsr.recipe import is_main_process, train_model
+        from xpsr.training import is_finished, plan_run
 
     if args.dry_run:
         print(plan_run(config), end="")
@@ -66,7 +66,6 @@ def run(arguments: Sequence[str]) -> int:
         )
     # some trackers print
     with counting("training", quiet=finished or not main_process) as bar, contextlib.redirect_stdout(sys.stderr):
-        logging.basicConfig(format="%(message)s")  # to a stderr that by now keeps lines and bar apart
         logging.getLogger("xpsr").setLevel(logging.INFO if main_process else logging.ERROR)
         model = train_model(config, on_metrics=None if bar is None else _shown_in(bar, config.train.max_steps))
     if model is None:
@@ -74,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
             complain(f"stopped early; the same command goes on from {folder / 'checkpoint.pt'}.")
         return 3
     if main_process:
-        print(model)
+        answer(model)
     return 0
 
 

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from xpsr.config.names import nearest
-from xpsr.errors import InputError
+from xpsr.errors import InputError, printable
 
 __all__ = [
     "MAX_CHARACTERS",
@@ -268,7 +268,7 @@ def said(value: Any) -> str:
         text = f"a number of {value.bit_length()} bits"
     else:
         text = str(value) if isinstance(value, str | int | Path | dict) else type(value).__name__
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: _MOST_SAID + 1])
+    text = printable(text[: _MOST_SAID + 1])
     return text if len(text) <= _MOST_SAID else f"{text[: _MOST_SAID - 3]}..."
 
 

@@ -19,7 +19,16 @@ from xpsr.errors import InputError, one_line
 from xpsr.files import refusal
 from xpsr.image.picture import Picture, damaged, from_array, from_pil, from_tensor, to_uint8, upright
 
-__all__ = ["MAX_PIXELS", "ImageLike", "decode_rgb", "picture_size", "read_image", "to_picture", "unbatched"]
+__all__ = [
+    "MAX_PIXELS",
+    "ImageLike",
+    "decode_image",
+    "decode_rgb",
+    "picture_size",
+    "read_image",
+    "to_picture",
+    "unbatched",
+]
 
 ImageFile: TypeAlias = str | os.PathLike[str] | bytes | bytearray | BinaryIO
 ImageLike: TypeAlias = Picture | Image.Image | NDArray[Any] | torch.Tensor | ImageFile
@@ -83,9 +92,9 @@ def read_image(path: ImageFile) -> Picture:
             than `MAX_PIXELS`.
     """
     if isinstance(path, bytes | bytearray):
-        return _read(io.BytesIO(path), "picture")
+        return decode_image(path, "picture")
     if not isinstance(path, str | os.PathLike) and hasattr(path, "read"):
-        return _read(io.BytesIO(_content(path)), str(getattr(path, "name", "picture")))
+        return decode_image(_content(path), str(getattr(path, "name", "picture")))
     place: Path = check_argument("path", path, Path)
     try:
         if place.is_dir():
@@ -93,13 +102,8 @@ def read_image(path: ImageFile) -> Picture:
         file = place.open("rb")
     except OSError as error:
         raise refusal(place, "cannot be read", error) from error
-    with file:
-        return _read(file, str(place))
-
-
-def _read(file: BinaryIO, name: str) -> Picture:
-    with _without_remarks():
-        return from_pil(_open(file, name), name)
+    with file, _without_remarks():
+        return from_pil(_open(file, str(place)), str(place))
 
 
 def _content(file: BinaryIO) -> bytes:
@@ -113,6 +117,16 @@ def _content(file: BinaryIO) -> bytes:
         return content
     message, remedy = f"cannot be read ({reason})", "use open(path, 'rb')"
     raise InputError(message, code="wrong_type", field="image", value=type(file).__name__, remedy=remedy)
+
+
+def decode_image(content: bytes | bytearray, name: str) -> Picture:
+    """Returns the picture in the bytes of a file, as `read_image` does; errors call it `name`.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    with _without_remarks():
+        return from_pil(_open(io.BytesIO(content), name), name)
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xpsr.config.checks import check_argument, said
 from xpsr.errors import InputError
-from xpsr.prior.cache import describe_files
+from xpsr.prior.cache import describe_files, written_priors
 from xpsr.prior.describers import NoDescriber, check_describer, is_asked, open_describer, released
 from xpsr.prior.files import FileDescriber, PriorFile
 from xpsr.prior.protocol import Describer
@@ -66,20 +66,65 @@ class PriorLookup:
             self._describer = describer
         self._ahead: dict[Path, Prior | Exception] = {}
 
-    def describe_ahead(self, images: Sequence[Path], file: PriorFile) -> None:
+    @property
+    def name(self) -> str:
+        """Who looks at pictures; "none" where nobody does."""
+        return self._describer.name
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether `describe_ahead` asks a model."""
+        return self._describer.questions is not None
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether priors are found by the files of pictures, so that there are none of what has no file."""
+        return isinstance(self._describer, FileDescriber)
+
+    def known(self, file: PriorFile) -> Callable[[Path, str], Prior | None]:
+        """Returns what tells the prior of a picture, by path and SHA-256, or None where somebody has to look for that.
+
+        `file` is the one that `describe_ahead` keeps what is said in.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if self.needs_files or isinstance(self._describer, NoDescriber):
+            return lambda image, digest: self(image)
+        if not self.is_asked:  # who is not asked keeps nothing
+            return lambda image, digest: None
+        written = written_priors(self._describer, file)
+
+        def tell(image: Path, digest: str) -> Prior | None:
+            found = written(image, digest)
+            return found and self._completed(found)
+
+        return tell
+
+    def describe_ahead(
+        self, images: Sequence[Path], file: PriorFile, *, progress: Callable[[int], None] | None = None
+    ) -> None:
         """Asks a model about all of `images` now and frees its memory; a describer that asks none looks when called.
 
         What is said is kept in `file`, and what `file` tells already is not asked. What is wrong with a picture is
         raised when its prior is looked up.
 
+        Args:
+            images: files.
+            file: where it is kept.
+            progress: is told how many pictures were finished since it was last called.
+
         Raises:
             InputError: the file cannot be read or written.
             ModelError: the model cannot be loaded or reached, or fails.
         """
-        if self._describer.questions is None:
+        if not self.is_asked:
             return
         with released(self._describer):
-            self._ahead.update(describe_files(self._describer, images, file, on_error=self._ahead.__setitem__))
+            for image, prior in describe_files(self._describer, images, file, on_error=self._ahead.__setitem__):
+                self._ahead[image] = prior
+                if progress is not None:
+                    progress(1)
 
     def __call__(self, image: "ImageLike") -> Prior:
         """Returns the prior of a picture, which is whatever `to_picture` takes; written priors are found by its path.
@@ -93,6 +138,9 @@ class PriorLookup:
             raise found
         if found is None:
             (found,) = self._describer.describe([image])
+        return self._completed(found)
+
+    def _completed(self, found: Prior) -> Prior:
         return Prior(
             found.content if self._content is None else self._content,
             found.quality if self._quality is None else self._quality,
