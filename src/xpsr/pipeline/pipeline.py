@@ -475,9 +475,9 @@ class XPSRPipeline(DiffusionPipeline):
         """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
         pixels = conditions.crop.crop(decode_latents(self.vae, latents) / 2 + 0.5)
         if not torch.isfinite(pixels).all():
-            raise XPSRError(
-                f"the result is not finite in {self.unet.dtype}", code="not_finite", remedy="use float32 or bfloat16"
-            )
+            half = self.unet.dtype == torch.float16
+            remedy = "use float32 or bfloat16" if half else "use a guidance_scale nearer to 1, or another model"
+            raise XPSRError(f"the result is not finite in {self.unet.dtype}", code="not_finite", remedy=remedy)
         source = conditions.crop.crop(conditions.pixels.float())
         matched = match_color(pixels.clamp(0, 1), source, settings.color_match)[0].clamp(0, 1)
         if matched.shape[-2:] == conditions.size:
