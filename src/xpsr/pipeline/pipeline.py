@@ -30,7 +30,7 @@ from xpsr.config import (
     preset_settings,
     resolve_settings,
 )
-from xpsr.config.checks import check_argument, said
+from xpsr.config.checks import check_argument, fault, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
@@ -41,7 +41,7 @@ from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.loading import check_parts, load_parts
 from xpsr.pipeline.texts import embed_texts
-from xpsr.prior import Describer, Prior, looking
+from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
 
 __all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
@@ -242,8 +242,7 @@ class XPSRPipeline(DiffusionPipeline):
             check_argument(name, value, kind)
         if output_type == "latent" and resolved.num_shifts > 1:
             if "num_shifts" in given_settings(settings):
-                shifts, remedy = f"{resolved.num_shifts}", "use 1 for latents"
-                raise InputError("averages pixels", code="conflict", field="num_shifts", value=shifts, remedy=remedy)
+                raise fault(resolved, "num_shifts", "averages pixels", "use 1 for latents")
             resolved = dataclasses.replace(resolved, num_shifts=1)
         if latents is not None and resolved.strength == 0:
             message = "are none of the one step's, which starts from the picture"
@@ -267,7 +266,8 @@ class XPSRPipeline(DiffusionPipeline):
         priors: list[Prior] = []
         results: list[Any] = []
         try:
-            with looking(describer, asked) as find_prior:
+            questions, device = QUESTIONS[preset or "default"], str(self._execution_device)
+            with looking(describer, asked, questions=questions, device=device) as find_prior:
                 for item, item_prior, item_generator in zip(images, asked, generators, strict=True):
                     picture = to_picture(item)
                     priors.append(find_prior(item, picture, item_prior))
