@@ -139,11 +139,8 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
         ModelError: a file is missing or damaged, or the parts of the vocabulary do not fit.
     """
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        message, remedy = (
-            f"{folder}: neither tokenizer.json nor vocab.json there",
-            "give a folder with CLIP's tokenizer",
-        )
-        raise ModelError(message, code="not_found", remedy=remedy)
+        remedy = f"{again(folder)}, or give a folder with CLIP's tokenizer"
+        raise ModelError(f"{folder}: neither tokenizer.json nor vocab.json there", code="not_found", remedy=remedy)
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".json" and path.name != "tokenizer_config.json":
             read_config(path)  # libraries count to the largest number of a vocabulary
