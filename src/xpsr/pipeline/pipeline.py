@@ -34,7 +34,7 @@ from xpsr.config.checks import check_argument, fault, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
-from xpsr.model_folder import loading, write_checksums
+from xpsr.model_folder import write_checksums
 from xpsr.models import Denoiser, HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample, start_at
 from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted, one_each, one_generator_each
 from xpsr.pipeline.conditions import Conditions, fit_picture
@@ -131,8 +131,7 @@ class XPSRPipeline(DiffusionPipeline):
         parts = load_parts(
             folder, given=kwargs, pipeline=cls.__name__, dtype=kwargs["dtype"], variant=kwargs.get("variant")
         )
-        with loading(folder):
-            pipe = super().from_pretrained(str(folder), **parts, **kwargs)
+        pipe = super().from_pretrained(str(folder), **parts, **kwargs)
         if len(parts) == len(pipe.components):  # what the caller brings is the caller's
             check_parts(pipe, folder)
         return pipe
