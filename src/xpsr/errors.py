@@ -22,6 +22,7 @@ __all__ = [
     "ModelError",
     "TrainingError",
     "XPSRError",
+    "brief",
     "one_line",
     "printable",
 ]
@@ -136,3 +137,9 @@ def _moves(letter: str) -> bool:
 def one_line(error: Exception) -> str:
     """Returns what any error says, without line breaks; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def brief(error: Exception) -> str:
+    """Returns what an error of another library says, on one line."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300].rstrip(".")

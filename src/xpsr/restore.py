@@ -18,12 +18,13 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
-from xpsr.checkpoint import checksums, fetch_model
+from xpsr.checkpoint import fetch_model
 from xpsr.config import SCALE, PresetName, Settings
 from xpsr.config.checks import SEED, check_argument
 from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
 from xpsr.errors import Cancelled
 from xpsr.image import ImageLike, Picture, to_picture
+from xpsr.model_folder import checksums
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 

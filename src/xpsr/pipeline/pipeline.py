@@ -9,6 +9,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from xpsr.checkpoint import fetch_model, load_strict
+from xpsr.checkpoint import fetch_model
 from xpsr.color import match_color
 from xpsr.config import (
     SCALE,
@@ -33,10 +34,12 @@ from xpsr.config.checks import check_argument, fault, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
+from xpsr.model_folder import loading, write_checksums
 from xpsr.models import Denoiser, HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample, start_at
 from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted, one_each, one_generator_each
 from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
+from xpsr.pipeline.loading import check_parts, load_parts
 from xpsr.pipeline.texts import embed_texts
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
@@ -117,7 +120,7 @@ class XPSRPipeline(DiffusionPipeline):
 
         Raises:
             InputError: there is no such model.
-            ModelError: its weights do not match its config to the last key.
+            ModelError: a file of it is missing, damaged or does not fit the others.
         """
         folder = fetch_model(
             pretrained_model_name_or_path,
@@ -125,21 +128,19 @@ class XPSRPipeline(DiffusionPipeline):
             local_files_only=kwargs.pop("local_files_only", False),
         )
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or torch.float32
-        try:
-            haar = cls.load_config(folder)["vae"][1] == HaarAutoencoder.__name__
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise ModelError(f"{folder}: model_index.json cannot be read ({error}); fetch the model again.") from error
-        for name, kind in (
-            ("vae", HaarAutoencoder if haar else AutoencoderKL),
-            ("text_encoder", CLIPTextModel),
-            ("unet", XPSRUNet),
-            ("controlnet", XPSRControlNet),
-        ):
-            if name not in kwargs:
-                kwargs[name] = load_strict(
-                    kind, folder, subfolder=name, dtype=kwargs["dtype"], variant=kwargs.get("variant")
-                )
-        return super().from_pretrained(str(folder), **kwargs)
+        parts = load_parts(
+            folder, given=kwargs, pipeline=cls.__name__, dtype=kwargs["dtype"], variant=kwargs.get("variant")
+        )
+        with loading(folder):
+            pipe = super().from_pretrained(str(folder), **parts, **kwargs)
+        if len(parts) == len(pipe.components):  # what the caller brings is the caller's
+            check_parts(pipe, folder)
+        return pipe
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As upstream, and writes the digests of the weights, with which they are compared when they are loaded."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_checksums(Path(save_directory))
 
     @property
     def vae_scale_factor(self) -> int:
