@@ -107,6 +107,7 @@ class XPSRPipeline(DiffusionPipeline):
         except InputError as error:
             raise error.recast(ModelError, source="model_index.json") from error
         self.register_to_config(one_step_timestep=one_step_timestep, settings=complete)
+        self.set_progress_bar_config(leave=False)  # a loop over pictures leaves the screen as it was
 
     @classmethod
     def from_pretrained(  # upstream's signature needs **kwargs
