@@ -443,6 +443,7 @@ def test_a_damaged_describer_is_refused(damage: Callable[[Path], Any], file: str
 
 def test_without_the_mini_its_describer_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xpsr.checkpoint.bundled_models", dict)
+    MiniDescriber.bundled.cache_clear()  # one that another test has opened would do
     with pytest.raises(XPSRError) as refused:
         open_describer("mini")
     assert refused.value.code == "not_found"

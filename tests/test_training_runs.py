@@ -304,7 +304,7 @@ def test_spoiled_metrics_keep_no_run_from_going_on(
 def test_what_cannot_be_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
     for changes, reason in (
         ({"precision": "fp16"}, "needs a GPU"),
-        ({"batch_size": 0}, "less than one"),
+        ({"batch_size": 0}, "is not in [1, 4096]"),
         ({"seed": -1}, "not in"),
     ):
         with pytest.raises(InputError, match=reason):
