@@ -117,7 +117,8 @@ def test_adapters_are_trained_on_a_folder(xpsr_train: Train) -> None:
 
 
 def test_a_step_from_noised_latents_is_what_the_model_does_by_default(xpsr_train: Train) -> None:
-    assert xpsr_train("tiny.yaml", "--loss.one_step_start=noised", "--train.batch_size=2")[0] == 0
+    noised = "--loss.one_step_start=noised", "--model.one_step_residual=false"
+    assert xpsr_train("tiny.yaml", *noised, "--train.batch_size=2")[0] == 0
     pipe = XPSRPipeline.from_pretrained("run/model")
     settings = pipe.settings()
     assert pipe.config.one_step_timestep is None
@@ -206,7 +207,7 @@ def test_help_explains_every_option(xpsr_train: Train, capfd: pytest.CaptureFixt
     text = capfd.readouterr().out
     for line in (
         "    --train.gradient_accumulation_steps=1\n        Passes per update,",
-        "    --model.settings.tile_size=144\n        Larger pictures are denoised",
+        "    --model.settings.tile_size=128\n        Larger pictures are denoised",
         "    --data.degradation.first.blur_sigma=[0.2, 3.0]\n        Standard deviation",
     ):
         assert line in text

@@ -36,14 +36,14 @@ def test_parts_are_chosen_by_name() -> None:
     assert papers == {
         name for name in everything if name.startswith("controlnet.") or ".conditional_attentions." in name
     }
-    assert trained(choose("text_encoder", "refiner")) == {
-        name for name in everything if name.startswith(("text_encoder.", "refiner."))
+    assert trained(choose("text_encoder", "vae_decoder")) == {
+        name for name in everything if name.startswith(("text_encoder.", "vae_decoder."))
     }
 
 
 def test_what_the_loss_never_looks_at_is_not_trained() -> None:
     left = trained(choose("everything", loss=LossConfig(degradation_free_weight=0.0, one_step_fraction=0.0)))
-    assert not [name for name in left if name.startswith(("refiner.", "controlnet.to_latents"))]
+    assert not [name for name in left if name.startswith(("vae_decoder.", "controlnet.to_latents"))]
     assert not [name for name in left if ".to_images." in name]
     left = trained(choose("controlnet", loss=LossConfig(degradation_free_latents=(-1,), degradation_free_images=(0,))))
     assert sorted(
@@ -113,7 +113,11 @@ def test_impossible_choices_are_refused() -> None:
             LossConfig(),
             "parts.lora_targets=[nothing] name",
         ),
-        (PartsConfig(train=("refiner",)), LossConfig(one_step_fraction=0), "parts.train=[refiner] trains nothing"),
+        (
+            PartsConfig(train=("vae_decoder",)),
+            LossConfig(one_step_fraction=0),
+            "parts.train=[vae_decoder] trains nothing",
+        ),
         (PartsConfig(), LossConfig(degradation_free_latents=(9,)), "loss.degradation_free_latents=[9] is not all in"),
     ):
         with pytest.raises(InputError) as caught:

@@ -33,6 +33,7 @@ PartName: TypeAlias = Literal[
     "unet",
     "text_encoder",
     "refiner",
+    "vae_decoder",
     "unet_lora",
     "controlnet_lora",
 ]
@@ -251,6 +252,9 @@ class TrainRunConfig(Checked):
         if loss.one_step_fraction and loss.one_step_start == "noised" and model.one_step_timestep == 0:
             message = "is no noise for loss.one_step_start=noised"
             raise fault(self, "model.one_step_timestep", message, "use 250, say")
+        if loss.one_step_fraction and loss.one_step_start == "noised" and model.is_residual:
+            message = "would add to noise with loss.one_step_start=noised"
+            raise fault(self, "model.one_step_residual", message, "use false")
 
     def _check_heads(self) -> None:
         """Refuses pictures and residuals of the Degradation-Free Constraint that a new model does not have."""

@@ -26,7 +26,7 @@ from xpsr.config.checks import check_argument
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
-from xpsr.models import Denoiser, HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample, start_at
+from xpsr.models import HAAR_AUTOENCODERS, Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, predict_one_step, start_at
 from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.texts import embed_texts
@@ -54,16 +54,18 @@ class XPSRPipelineOutput(BaseOutput):
 class XPSRPipeline(DiffusionPipeline):
     """Restores and enlarges photographs.
 
-    `one_step_timestep` and `settings` are the model's own defaults; they are stored in `model_index.json`, so that a
-    model needs no flags.
+    `one_step_timestep`, `one_step_residual` and `settings` are the model's own; they are stored in `model_index.json`,
+    so that a model needs no flags.
 
     Args:
-        vae: `AutoencoderKL` or `HaarAutoencoder`.
+        vae: `AutoencoderKL`, `DeepHaarAutoencoder` or `HaarAutoencoder`.
         text_encoder, tokenizer: CLIP; both texts go through them.
         unet, controlnet: the networks.
         scheduler: any diffusers scheduler.
         one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
         settings: fields of `xpsr.Settings` that differ from the preset "default".
+        one_step_residual: whether the one step adds the UNet's output to the LR latents; else the output is what the
+            scheduler's `prediction_type` says.
 
     Raises:
         ModelError: an unknown setting.
@@ -74,7 +76,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | HaarAutoencoder,
+        vae: AutoencoderKL | HaarPackets,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: XPSRUNet,
@@ -82,6 +84,7 @@ class XPSRPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         one_step_timestep: int | None = None,
         settings: dict | None = None,  # type: ignore[type-arg]  # upstream's loader reads this annotation
+        one_step_residual: bool = False,
     ):
         super().__init__()
         self.register_modules(
@@ -96,7 +99,9 @@ class XPSRPipeline(DiffusionPipeline):
             complete = dataclasses.asdict(override(Settings(), settings or {}))
         except InputError as error:
             raise error.recast(ModelError, source="model_index.json") from error
-        self.register_to_config(one_step_timestep=one_step_timestep, settings=complete)
+        self.register_to_config(
+            one_step_timestep=one_step_timestep, one_step_residual=one_step_residual, settings=complete
+        )
 
     @classmethod
     def from_pretrained(  # upstream's signature needs **kwargs
@@ -118,11 +123,11 @@ class XPSRPipeline(DiffusionPipeline):
         )
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or torch.float32
         try:
-            haar = cls.load_config(folder)["vae"][1] == HaarAutoencoder.__name__
+            vae = HAAR_AUTOENCODERS.get(cls.load_config(folder)["vae"][1], AutoencoderKL)
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise ModelError(f"{folder}: model_index.json cannot be read ({error}); fetch the model again.") from error
         for name, kind in (
-            ("vae", HaarAutoencoder if haar else AutoencoderKL),
+            ("vae", vae),
             ("text_encoder", CLIPTextModel),
             ("unet", XPSRUNet),
             ("controlnet", XPSRControlNet),
@@ -401,7 +406,8 @@ class XPSRPipeline(DiffusionPipeline):
             timestep = torch.tensor(self.config.one_step_timestep, device=latents.device)
             with self.progress_bar(total=num_passes) as bar:
                 output = predict(latents, timestep, bar)
-            return predict_original_sample(self.scheduler, output, timestep, latents)
+            residual = self.config.one_step_residual
+            return predict_one_step(self.scheduler, output, timestep, latents, residual=residual)
 
         scheduler = copy.deepcopy(self.scheduler)  # it keeps the run's timesteps and its past
         timesteps = start_at(scheduler, settings.strength, settings.num_inference_steps, device=device)

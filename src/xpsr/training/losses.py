@@ -19,7 +19,7 @@ from xpsr.config import LossConfig
 from xpsr.config.checks import fault
 from xpsr.data import Batch
 from xpsr.errors import TrainingError
-from xpsr.models import predict_original_sample
+from xpsr.models import predict_one_step
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
 
@@ -138,6 +138,8 @@ class XPSRLoss(nn.Module):
         one_step_timestep: int | None,
         features: nn.Module | None,
         cache: EncodingCache | None = None,
+        *,
+        residual: bool = False,
     ):
         super().__init__()
         if config.one_step_fraction and one_step_timestep is None:
@@ -145,6 +147,7 @@ class XPSRLoss(nn.Module):
             raise error.within("loss")
         self.parts = components.trainable()
         self.components, self.config, self.one_step_timestep = components, config, one_step_timestep or 0
+        self.residual = residual
         self._unregistered = [features]  # in a list: frozen, and no part of the state
         self._cache = cache
         empty = components.tokenizer("", padding="max_length", return_tensors="pt").input_ids
@@ -233,14 +236,12 @@ class XPSRLoss(nn.Module):
         if features is not None:
             terms["feature"] = config.feature_weight
         if not len(output):
-            # the refiner has a gradient all the same, of zeros: other processes wait for it
-            refiner = self.parts["refiner"].parameters() if "refiner" in self.parts else ()
-            nothing = output.sum() + sum(
-                (0 * parameter.sum() for parameter in refiner), torch.zeros((), device=output.device)
-            )
+            # the decoder has a gradient all the same, of zeros: other processes wait for it
+            decoder = [p for part in self.components.vae_parts().values() for p in part.parameters()]
+            nothing = output.sum() + sum((0 * p.sum() for p in decoder), torch.zeros((), device=output.device))
             losses.terms |= dict.fromkeys(terms, nothing)
             return
-        latents = predict_original_sample(self.components.scheduler, output, timesteps, sample)
+        latents = predict_one_step(self.components.scheduler, output, timesteps, sample, residual=self.residual)
         restored = vae.decode(latents / vae.config.scaling_factor).sample.float() / 2 + 0.5
         losses.restored, losses.hr = restored, hr[: len(output)] / 2 + 0.5
         distances = {"pixel": F.l1_loss(restored, losses.hr)}

@@ -15,7 +15,7 @@ from xpsr import checkpoint
 from xpsr.config import ModelConfig, TrainRunConfig
 from xpsr.data import Batch
 from xpsr.errors import ModelError, one_line
-from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet
+from xpsr.models import HAAR_AUTOENCODERS, XPSRControlNet, XPSRUNet
 from xpsr.training.components import (
     Components,
     build_components,
@@ -139,10 +139,10 @@ def meta_components(config: TrainRunConfig) -> Components:
         }
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    haar = "latents_mean" in configs["vae"]
-    with torch.device("cpu" if haar else "meta"):
+    haar = HAAR_AUTOENCODERS.get(configs["vae"].get("_class_name", ""))
+    with torch.device("meta" if haar is None else "cpu"):
         components = Components(
-            vae=(HaarAutoencoder if haar else AutoencoderKL).from_config(configs["vae"]),
+            vae=(haar or AutoencoderKL).from_config(configs["vae"]),
             text_encoder=CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
             tokenizer=_NoTokenizer(configs["text_encoder"].get("max_position_embeddings", 77)),
             unet=XPSRUNet.from_config(configs["unet"]),
@@ -190,7 +190,7 @@ def _measure(config: TrainRunConfig, components: Components) -> tuple[float, flo
     run, size, scale = config.train, config.data.crop_size, config.data.scale
     timestep = config.model.one_step_timestep or 0
     # the feature network is small beside the others, and is not on the meta device
-    loss = XPSRLoss(components, config.effective_loss, timestep, None)
+    loss = XPSRLoss(components, config.effective_loss, timestep, None, residual=config.model.is_residual)
     device = next(components.unet.parameters()).device
     loss.to(device)
     loss.train()
