@@ -101,7 +101,7 @@ OUT_OF_RANGE = [
     *("optimizer.learning_rate=-1", "optimizer.final_learning_rate=-1", "optimizer.warmup_steps=-5"),
     *("optimizer.weight_decay=-1", "optimizer.betas=[2, 3]", "optimizer.betas=[0.9, 1]", "optimizer.max_grad_norm=0"),
     *("optimizer.ema_decay=1", "optimizer.learning_rate=.nan", "parts.lora_alpha=0", "parts.lora_alpha=-3"),
-    *("loss.diffusion_weight=-1", "loss.pixel_weight=-1", "loss.feature_weight=-1", "loss.adversarial_weight=-1"),
+    *("loss.diffusion_weight=-1", "loss.pixel_weight=-1", "loss.vgg_weight=-1", "loss.adversarial_weight=-1"),
     *("loss.degradation_free_weight=-1", "loss.degradation_free_image_weight=-1", "loss.feature_crop=0"),
     *("loss.degradation_free_latent_weight=-1", "loss.adversarial_ramp_steps=-5", "loss.min_snr_gamma=0"),
     *("loss.degradation_free_images=[9]", "loss.degradation_free_images=[-3]", "loss.degradation_free_latents=[-99]"),
@@ -138,6 +138,7 @@ COMBINATIONS = {
     "no term is left": ["--loss.diffusion_weight=0", "--loss.pixel_weight=0", "--loss.degradation_free_weight=0"],
     "and so is degradation_free_latents": ["--loss.degradation_free_images=[]", "--loss.degradation_free_latents=[]"],
     "too small for the adversary": ["--loss.adversarial_weight=1", "--data.crop_size=4", "--loss.feature_crop=4"],
+    "which only stored pairs have": ["--loss.teacher_weight=1"],
     "too small for loss.shift_probability": ["--loss.shift_probability=1", "--data.crop_size=4"],
     "data.crop_size=33 is not a multiple of 4 pixels": ["--data.crop_size=33", "--data.scale=3"],
     "data.crop_size=20 is not a multiple of 8 pixels": [

@@ -61,7 +61,7 @@ def test_validation_writes_pictures_scores_the_best_and_a_card(
         "--validation.hr_dir=photos",
         "--validation.priors=priors.jsonl",
         "--validation.max_pictures=2",
-        "--loss.feature_weight=0.5",
+        "--loss.efficientnet_weight=0.5",
         "--loss.feature_crop=32",
         "--ablate.quality=true",
     )
@@ -73,8 +73,8 @@ def test_validation_writes_pictures_scores_the_best_and_a_card(
     assert {"validation_psnr_y", "validation_ssim_y"} <= scores.keys()
     assert load_file("run/best/unet/diffusion_pytorch_model.safetensors").keys()
     card = Path("run/model/README.md").read_text()
-    assert "`efficientnet`" in card and "without: quality" in card
-    assert "feature" in rows_of(Path("run"))[0]
+    assert "features of efficientnet;" in card and "without: quality" in card
+    assert "efficientnet" in rows_of(Path("run"))[0]
 
     before = Path("run/metrics.jsonl").stat().st_mtime_ns
     Path("photos/p0.png").unlink()  # a finished run looks at nothing any more

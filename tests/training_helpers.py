@@ -116,4 +116,6 @@ def batch(parts: Components, rows: int = 4) -> Batch:
         quality_ids=ids("a very blurry photograph"),
         is_clean=torch.zeros(rows, dtype=torch.bool),
         indices=torch.arange(rows),
+        teacher=hr,
+        has_teacher=torch.zeros(rows, dtype=torch.bool),
     )

@@ -195,12 +195,13 @@ def _card(config: TrainRunConfig) -> str:
     """Returns a model card with what the run knows of itself."""
     loss = config.effective_loss
     judge = (
-        f"The feature loss looked through the network `{loss.feature_network}`; distances in its features flatter this"
-        " model, so never judge it by them alone."
-        if loss.feature_weight
+        f"The loss looked at features of {' and '.join(loss.feature_weights)}; distances in them flatter this model, so"
+        " never judge it by them alone."
+        if loss.feature_weights
         else "No metric was trained on."
     )
-    adversary = " An adversary (PatchGAN) took part." if loss.adversarial_weight else ""
+    judge += " Pictures of a teacher took part." if loss.teacher_weight else ""
+    adversary = " An adversary took part." if loss.adversarial_weight else ""
     taken = [name for name, value in dataclasses.asdict(config.ablate).items() if value]
     ablated = f"An ablation without: {', '.join(taken)}.\n\n" if taken else ""
     content = json.dumps(as_dict(config), indent=2)

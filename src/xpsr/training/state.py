@@ -45,7 +45,9 @@ class TrainState:
         run, loss = config.train, config.effective_loss
         choose_parts(components, config.parts, loss, seed=run.seed)
         self.fingerprint = fingerprint(config, components)
-        features = FEATURE_NETWORKS[loss.feature_network]().to(accelerator.device) if loss.feature_weight else None
+        features = {name: FEATURE_NETWORKS[name]().to(accelerator.device) for name in loss.feature_weights}
+        for network in features.values():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         cache = None if run.cache_dir is None else EncodingCache(run.cache_dir)
         residual = config.model.is_residual
         self.loss = XPSRLoss(components, loss, config.model.one_step_timestep, features, cache, residual=residual)
