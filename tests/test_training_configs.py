@@ -56,6 +56,8 @@ def test_the_papers_run_builds_on_the_meta_device() -> None:
 def test_a_mini_is_planned_too() -> None:
     said = plan_run(TrainRunConfig(model=replace(TINY, block_out_channels=(8, 16))))
     assert "in all" in said and "days" in said
+    table = {line.split()[0]: line.split()[-2:] for line in said.partition("\n\n")[0].splitlines()[1:]}
+    assert table["vae_decoder"][0] == table["vae_decoder"][1] and "vae" not in table  # no weight is counted twice
     base = ModelConfig(base="nobody/nothing", conditioning_channels=(16, 32, 96, 256))
     with pytest.raises(ModelError, match="a dry run knows"):
         plan_run(TrainRunConfig(model=base))

@@ -92,7 +92,7 @@ def plan_run(config: TrainRunConfig) -> str:
     """
     components = meta_components(config)
     choose_parts(components, config.parts, config.effective_loss, seed=0)
-    parts = {**dict(components.trainable()), "vae": components.vae}
+    parts = dict(components.trainable()) | ({} if components.vae_parts() else {"vae": components.vae})
     lines = ["parameters, in millions            all   trained"]
     for name, part in [*parts.items(), ("in all", None)]:
         of_it = itertools.chain(*(p.parameters() for p in parts.values())) if part is None else part.parameters()
@@ -243,10 +243,12 @@ def _memory(config: TrainRunConfig, components: Components) -> dict[str, float]:
         for p in module.parameters()
         if not p.requires_grad
     )
+    if not components.vae_parts():  # which are among the parts
+        frozen += 4 * sum(p.numel() for p in components.vae.parameters())
     moments = 8 if config.optimizer.kind == "adamw" else 2
     return {
         "trained weights": 4.0 * trained,
-        "frozen weights": frozen + 4.0 * sum(p.numel() for p in components.vae.parameters()),
+        "frozen weights": float(frozen),
         "gradients": 4.0 * trained,
         "optimizer": float(moments * trained),
         "averaged weights (EMA)": 4.0 * trained if config.optimizer.ema_decay else 0.0,
