@@ -20,7 +20,7 @@ __all__ = [
     "ValidationConfig",
 ]
 
-_SMALLEST_JUDGED = 8  # pixels a side, of which the adversary's convolutions leave one
+_SMALLEST_JUDGED = 8  # pixels a side, of which the adversary looks at five, and halves them thrice
 _SMALLEST_FEATURES = 4  # of which VGG's leave one
 _WEIGHT = at_least(0, "0 to leave it out")
 _COUNT = at_least(1, "1 or more")

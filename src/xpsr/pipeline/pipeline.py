@@ -26,7 +26,16 @@ from xpsr.config.checks import check_argument
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
-from xpsr.models import HAAR_AUTOENCODERS, Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, predict_one_step, start_at
+from xpsr.models import (
+    HAAR_AUTOENCODERS,
+    DeepHaarAutoencoder,
+    Denoiser,
+    HaarAutoencoder,
+    XPSRControlNet,
+    XPSRUNet,
+    predict_one_step,
+    start_at,
+)
 from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.texts import embed_texts
@@ -64,8 +73,7 @@ class XPSRPipeline(DiffusionPipeline):
         scheduler: any diffusers scheduler.
         one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
         settings: fields of `xpsr.Settings` that differ from the preset "default".
-        one_step_residual: whether the one step adds the UNet's output to the LR latents; else the output is what the
-            scheduler's `prediction_type` says.
+        one_step_residual: what the UNet's output is in the one step; see `predict_one_step`.
 
     Raises:
         ModelError: an unknown setting.
@@ -76,7 +84,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | HaarPackets,
+        vae: AutoencoderKL | DeepHaarAutoencoder | HaarAutoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: XPSRUNet,
