@@ -31,7 +31,7 @@ from reporting import machine, markdown_table, peak_memory
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from xpsr import XPSRPipeline
+from xpsr import Prior, XPSRPipeline
 from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
 from xpsr.convert import convert_reference
 from xpsr.devices import fast_dtypes
@@ -135,6 +135,7 @@ def restore(model: Path, dtype: torch.dtype) -> dict[str, float]:
 
     pipe(
         PICTURE,
+        prior=Prior(),
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(0),
         callback_on_step_end=on_step_end,

@@ -25,14 +25,14 @@ from reporting import machine, peak_memory
 def mini(dtype: str) -> Callable[[Image.Image], object]:
     import torch
 
-    from xpsr import XPSRPipeline
+    from xpsr import Prior, XPSRPipeline
 
     pipe = XPSRPipeline.from_pretrained("mini")
     pipe.set_progress_bar_config(disable=True)
 
     def restore(image: Image.Image) -> object:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-            return pipe(image)
+            return pipe(image, prior=Prior())
 
     return restore
 

@@ -1,6 +1,7 @@
-"""From a picture file to a picture file with its record."""
+"""From a picture file to a picture file with its record, and what is there already."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 from PIL import Image
 
 from xpsr import Prior, Restorer
-from xpsr.batch import restore_file
+from xpsr.batch import Recipe, restore_file, what_to_do
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import sha256, write_text
+from xpsr.sources import Job, Source
 
 
 @pytest.fixture(scope="module")
@@ -20,43 +22,170 @@ def restorer(tiny_model: Path) -> Restorer:
     return Restorer(tiny_model, device="cpu", dtype="fp32")
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "a.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(path)
+def save_noise(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(path)
     return path
 
 
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return job_of(save_noise(tmp_path / "a.png"), tmp_path / "out" / "b.png")
+
+
+def job_of(source: Path, target: Path) -> Job:
+    return Job(source=Source(path=source), target=target)
+
+
+def recipe_of(model: Path, describer: str = "none", **options: Any) -> Recipe:
+    return Recipe(config=UpscaleConfig(**options), describer=describer, folder=model)
+
+
+def written(job: Job) -> dict[str, Any]:
+    assert job.target is not None
+    return json.loads(job.target.with_suffix(".json").read_text(encoding="utf-8"))
+
+
 def test_the_record_comes_last_and_tells_of_the_pictures_that_are_there(
-    restorer: Restorer, source: Path, monkeypatch: pytest.MonkeyPatch
+    restorer: Restorer, tiny_model: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, written = source.with_name("b.png"), []
+    paths, target, recipe = [], job.target, recipe_of(tiny_model, seed=1)
+    assert target is not None
 
     def look(path: Path, text: str) -> None:
         record: dict[str, Any] = json.loads(text)
-        assert record["output_sha256"] == sha256(target) and record["input_sha256"] == sha256(source)
-        written.append(path)
+        assert record["output_sha256"] == sha256(target) and record["input_sha256"] == sha256(job.source.path)
+        paths.append(path)
         write_text(path, text)
 
     monkeypatch.setattr("xpsr.batch.write_text", look)
-    first = restore_file(restorer, source, target, Prior("a cat"), UpscaleConfig(seed=1))
-    second = restore_file(restorer, source, target, Prior("a dog"), UpscaleConfig(seed=1))
-    assert written == [target.with_suffix(".json")] * 2
+    first = restore_file(restorer, job, lambda _: Prior("a cat"), recipe).record
+    second = restore_file(restorer, job, lambda _: Prior("a dog"), recipe).record
+    assert paths == [target.with_suffix(".json")] * 2
     assert first["output_sha256"] != second["output_sha256"]
-    assert json.loads(target.with_suffix(".json").read_text(encoding="utf-8")) == second
+    assert written(job) == second and second["input"] == "../a.png"
 
 
 def test_a_picture_whose_record_cannot_be_written_does_not_stay(
-    restorer: Restorer, source: Path, monkeypatch: pytest.MonkeyPatch
+    restorer: Restorer, tiny_model: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise InputError("b.json: cannot be written", code="disk_full")
 
-    target = source.with_name("b.png")
-    restore_file(restorer, source, target, Prior("a cat"), UpscaleConfig(seed=1))
-    before = target.with_suffix(".json").read_bytes()
+    recipe = recipe_of(tiny_model, seed=1)
+    restore_file(restorer, job, lambda _: Prior("a cat"), recipe)
+    before = written(job)
     monkeypatch.setattr("xpsr.batch.write_text", refuse)
     with pytest.raises(InputError, match="cannot be written"):
-        restore_file(restorer, source, target, Prior("a dog"), UpscaleConfig(seed=1))
+        restore_file(restorer, job, lambda _: Prior("a dog"), recipe)
     # the record of before is there still; it tells the hash of a picture that is not
-    assert not target.exists() and target.with_suffix(".json").read_bytes() == before
+    assert job.target and not job.target.exists() and written(job) == before
+    assert what_to_do(job, recipe, lambda *_: None) == "restore"
+
+
+def test_the_record_tells_of_the_picture_that_was_read(restorer: Restorer, tiny_model: Path, job: Job) -> None:
+    before = sha256(job.source.path)
+
+    def replace(*_: object) -> None:
+        job.source.path.write_bytes(b"another one")
+
+    handle = restorer.pipe.unet.register_forward_pre_hook(replace)
+    record = restore_file(restorer, job, lambda _: Prior(), recipe_of(tiny_model)).record
+    handle.remove()
+    assert sha256(job.source.path) != record["input_sha256"] == before
+
+
+@pytest.mark.parametrize("blocked", ["b.png", "b.json"])
+def test_what_cannot_be_written_leaves_what_was_there(
+    restorer: Restorer, tiny_model: Path, job: Job, blocked: str
+) -> None:
+    assert job.target is not None
+    folder, record = job.target.parent, job.target.with_suffix(".json")
+    (folder / blocked).mkdir(parents=True)
+    if blocked == "b.png":
+        record.write_text("former")
+    before = {path.name: path.is_file() and path.read_text() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=f"{blocked}: cannot be written"):
+        restore_file(restorer, job, lambda _: Prior(), recipe_of(tiny_model))
+    assert {path.name: path.is_file() and path.read_text() for path in folder.iterdir()} == before
+
+
+def test_only_what_would_come_out_again_is_done(restorer: Restorer, tiny_model: Path, job: Job, tmp_path: Path) -> None:
+    def state(model: Path = tiny_model, describer: str = "none", prior: Prior | None = None, **options: Any) -> str:
+        return what_to_do(job, recipe_of(model, describer, **options), lambda *_: prior)
+
+    restore_file(restorer, job, lambda _: Prior("a cat", "dark"), recipe_of(tiny_model, seed=1, content="a cat"))
+    asked = {"content": "a cat"}
+    assert state(**asked) == state(seed=1, **asked) == state(dtype="fp32", **asked) == "is_done"
+    assert state(prior=Prior("a cat", "dark")) == state(describer="who?", prior=Prior("a cat", "dark")) == "is_done"
+    others: list[dict[str, Any]] = [
+        {},
+        {"content": "a dog"},
+        {**asked, "quality": "dark"},  # the describer may have said so, but who knows
+        {**asked, "describer": "mini"},
+        {**asked, "prior": Prior("a cat", "bright")},
+        {**asked, "seed": 2},
+        {**asked, "scale": 2},
+        {**asked, "dtype": "bf16"},
+        {**asked, "preset": "paper"},
+        {**asked, "tile_overlap": 2},
+    ]
+    for other in others:
+        assert state(**other) == "restore", other
+    for file in ("model_index.json", "unet/diffusion_pytorch_model.safetensors"):
+        model = shutil.copytree(tiny_model, tmp_path / file.partition("/")[0])
+        with (model / file).open("ab") as changed:
+            changed.write(b" ")
+        assert state(model, **asked) == "restore"
+
+
+def test_a_result_is_made_again_only_for_the_same_picture(
+    restorer: Restorer, tiny_model: Path, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, target, source = recipe_of(tiny_model), job.target, job.source.path
+    assert target is not None
+
+    def state(path: Path, content: bytes | None = None, **options: Any) -> str:
+        one = Job(source=Source(path=path, content=content), target=target)
+        return what_to_do(one, recipe_of(tiny_model, **options), lambda *_: Prior())
+
+    restore_file(restorer, job, lambda _: Prior(), recipe)
+    moved = Path(shutil.copy(source, tmp_path / "moved.png"))
+    other = save_noise(tmp_path / "deep" / "a.png", 1)
+    assert state(moved) == state(Path("-"), source.read_bytes()) == "is_done" and state(moved, scale=2) == "restore"
+    for path, content in ((other, None), (source, other.read_bytes())):  # whoever sends another picture, has another
+        with pytest.raises(InputError, match=r"b\.png: is the result of another picture, \.\./a\.png; move it, choose"):
+            state(path, content)
+    for folder in (tmp_path, tmp_path / "deep"):  # both are called a.png there
+        monkeypatch.chdir(folder)
+        if folder == tmp_path:
+            assert state(Path("a.png")) == "is_done"
+        else:
+            with pytest.raises(InputError, match="of another picture"):
+                state(Path("a.png"))
+    save_noise(source, 2)
+    assert state(source) == "restore"  # it was changed
+
+    save_noise(target, 3)
+    with pytest.raises(InputError, match=r"b\.png: has been changed since xpsr made it; move it"):
+        state(source)
+    assert state(source, on_existing="overwrite") == "restore" and state(source, on_existing="skip") == "is_there"
+
+
+def test_what_is_no_result_is_refused_whatever_it_is(tiny_model: Path, job: Job) -> None:
+    target = job.target
+    assert target is not None
+    target.parent.mkdir()
+    record = target.with_suffix(".json")
+    texts = {"input": "../a.png", "input_sha256": "0", "output": "c.png", "output_sha256": "0"}
+    for text in ("[1]", "{", "[" * 100_000, json.dumps(texts), '{"output": "b.png"}'):
+        record.write_text(text)
+        with pytest.raises(InputError, match=r"b\.json: is there already, and nothing beside it says"):
+            what_to_do(job, recipe_of(tiny_model), lambda *_: None)
+    record.unlink()
+    target.symlink_to("nowhere.png")  # of which the target may come
+    with pytest.raises(InputError, match=r"b\.png: is there already"):
+        what_to_do(job, recipe_of(tiny_model), lambda *_: None)
+    target.unlink()
+    assert what_to_do(job, recipe_of(tiny_model, on_existing="error"), lambda *_: None) == "restore"
+    assert list(target.parent.iterdir()) == []

@@ -19,6 +19,7 @@ from PIL import Image
 
 from xpsr.cli import main
 from xpsr.errors import InputError, ModelError
+from xpsr.files import sha256
 from xpsr.image import to_picture
 from xpsr.prior import Prior, PriorFile, PriorLookup, Questions, describe, describe_files
 from xpsr.prior.mini import MiniDescriber
@@ -334,6 +335,18 @@ def test_describe_and_upscale_work_together(
     assert "5.png" in capfd.readouterr().err
 
 
+def test_describe_searches_folders_and_passes_over_results(
+    photos: list[Path], tiny_model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos[0].parent.parent)
+    save_photo(Path("photos/deep/a.png"), 60)
+    assert main(["upscale", "photos/0.png", "-o", "photos", "--model", str(tiny_model), "--describer", "none"]) == 0
+    capfd.readouterr()
+    assert main(["describe", "photos", "-r", "--quiet"]) == 0
+    assert "photos: passed over: 1 result of xpsr (0_x4.png; name them" in capfd.readouterr().err
+    assert len(PriorFile(Path("priors.jsonl")).read()) == len(photos) + 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the file system takes only Unicode")
 def test_upscale_passes_over_a_name_that_is_not_utf_8(
     photos: list[Path],
@@ -411,6 +424,21 @@ def test_a_model_looks_ahead_and_is_released(photos: list[Path], tmp_path: Path)
         prior_of(bad)
     assert model.asked == asked
     assert prior_of(photos[5]).content == "parrot sees 5.png"  # a picture that nobody spoke of is asked about now
+
+
+def test_a_prior_is_known_where_nobody_need_look(photos: list[Path], tmp_path: Path) -> None:
+    file, parrot = PriorFile(tmp_path / "priors.jsonl"), Parrot(questions=Questions())
+    prior_of = PriorLookup(parrot, quality="dark")
+    prior_of.describe_ahead(photos[:1], file)
+    line = file.read()[0]
+    file.append([{**line, "content": "an owl"}, {**line, "content": "another's", "describer": "crow"}])
+    known = prior_of.known(file)
+    assert known(photos[0], sha256(photos[0])) == Prior("an owl", "dark")  # a person has mended it
+    assert known(photos[1], sha256(photos[1])) is None and parrot.asked == 1
+    assert PriorLookup().known(file)(photos[0], sha256(photos[0])) is None
+    assert PriorLookup("none", content="x").known(file)(Path("-"), "") == Prior("x", "")
+    with pytest.raises(InputError, match="says nothing about it"):
+        PriorLookup(file.path).known(file)(photos[1], "")
 
 
 @pytest.mark.parametrize("many", [list, tuple])

@@ -1,6 +1,7 @@
 """The command line, from arguments to files, lines and exit codes, with a tiny untrained model."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -28,7 +30,7 @@ from xpsr.checkpoint import checksums
 from xpsr.cli import main
 from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype
 from xpsr.errors import InputError
-from xpsr.files import name_targets, sha256
+from xpsr.files import sha256
 from xpsr.image import MAX_PIXELS
 
 ROOT = Path(__file__).parents[1]
@@ -147,15 +149,17 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscale", "a.png", "--zzzz"], "xpsr: unknown option --zzzz; see xpsr upscale --help."),
         (["doctor", "--jsn"], "xpsr: unknown option --jsn; did you mean --json?"),
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
-        (
-            ["a.png"],
-            "xpsr: unknown command a.png; there are: upscale, describe, degrade, data, train, convert, doctor.",
-        ),
+        (["a"], "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, convert, doctor."),
+        (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),
+        (["."], "xpsr: unknown command .; to restore it: xpsr upscale ."),
+        (["upscale", ""], "xpsr: an empty name is no picture; is a variable of the shell empty?"),
+        (["upscale", "a.png", "-o", ""], "xpsr: -o is empty; name a folder, or FILE.png for one picture."),
         (["upscale"], "xpsr: no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg."),
         (["upscale", "a.png", "--scale"], "xpsr: argument --scale: expected one argument; see xpsr upscale --help."),
-        (["upscale", "a.png", "--steps", "0"], "xpsr: --steps 0 is less than one; use 1 to 50."),
-        (["upscale", "a.png", "--scale", "0"], "xpsr: --scale 0 is not in (0, 16]; use 4, for example."),
-        (["upscale", "a.png", "--scale", "nan"], "xpsr: --scale nan is not in (0, 16]; use 4, for example."),
+        (["upscale", "a.png", "--steps", "0"], "xpsr: --steps 0 is not in [1, 10000]; use 1 to 50."),
+        (["upscale", "a.png", "--scale", "0"], "xpsr: --scale 0 is not in [0.0625, 16]; use 4, for example."),
+        (["upscale", "a.png", "--scale", "nan"], "xpsr: --scale nan is not in [0.0625, 16]; use 4, for example."),
+        (["upscale", "a.png", "--scale", "1e-9"], "xpsr: --scale 1e-09 is not in [0.0625, 16]; use 4, for example."),
         (["upscale", "a.png", "--seed", "-1"], f"xpsr: --seed -1 is not in [0, {2**63 - 1}]; use 0, for example."),
         (["upscale", "a.png", "--dtype", "fp16", "--device", "cpu"], "xpsr: --dtype fp16 is about 20 times slower"),
         (["upscale", "a.png", "--device", "abacus"], "xpsr: --device abacus is not there; this machine has: "),
@@ -209,8 +213,8 @@ def test_unknown_model_is_suggested(run: Run, tiny_model: Path, monkeypatch: pyt
     monkeypatch.setattr("xpsr.checkpoint.bundled_models", lambda: {"mini": tiny_model})
     save_photo("a.png")
     result = run("upscale", "a.png", "--model", "minni", "--describer", "none")
-    assert result.code == 1
-    one_line(result, "minni: no such model; did you mean", "mini")
+    assert result.code == 2
+    one_line(result, "--model minni is no model; did you mean 'mini'?")
     assert files() == []
 
 
@@ -276,7 +280,9 @@ def test_pictures_of_a_phone_fail_with_the_remedy_and_other_formats_are_told(
     assert result.code == 1
     assert [line.split()[0] for line in result.out] == [str(Path("outputs", "good_x4.png"))]
     passed_over, failed = result.err
-    assert passed_over.startswith("xpsr: album: 2 files passed over (moving.gif, raw.nef); ")
+    assert passed_over == (
+        "xpsr: album: passed over: 2 files (moving.gif, raw.nef; convert to PNG or TIFF to have them)."
+    )
     assert failed.startswith(f"xpsr: {Path('album', 'iphone.HEIC')}: ") and "pip install 'xpsr[formats]'" in failed
 
 
@@ -295,11 +301,13 @@ def test_failures_are_json_lines_too(upscale: Run) -> None:
     assert result.code == 1 and len(result.err) == 1
     assert failure == {
         "input": "gone.png",
+        "status": "failed",
         "error": result.err[0].removeprefix("xpsr: "),
         "code": "not_found",
         "remedy": "check the path and its permissions",
     }
-    assert success == {**read_json("outputs/a_x4.json"), "output": str(Path("outputs", "a_x4.png"))}
+    named = {"input": "a.png", "output": str(Path("outputs", "a_x4.png")), "status": "restored"}
+    assert success == {**read_json("outputs/a_x4.json"), **named}
 
 
 @pytest.mark.parametrize(
@@ -334,16 +342,17 @@ def test_what_cannot_be_written_leaves_nothing_half_written(upscale: Run, blocke
     Path("outputs", blocked).mkdir(parents=True)
     result = upscale("a.png")
     assert result.code == 1
-    one_line(result, "a.png: ", blocked, "cannot be written")
+    one_line(result, "a.png: ", f"{blocked}: is a folder; move it, or choose another place with -o.")
     assert not Path("outputs", "a_x4.png").is_file()
     assert not list(Path("outputs").rglob("*.part"))
 
 
 def test_output_that_is_a_file_is_refused(upscale: Run) -> None:
     save_photo("a.png")
-    result = upscale("a.png", "-o", "a.png")
+    Path("notes.txt").touch()
+    result = upscale("a.png", "-o", "notes.txt")
     assert result.code == 2
-    one_line(result, "-o names a folder; a.png is a file.")
+    one_line(result, "-o names a folder, or FILE.png for one picture; notes.txt is a file of another kind.")
     result = upscale("a.png", "-o", "a.png/deeper")
     assert result.code == 2
     one_line(result, f"{Path('a.png/deeper')}: cannot be made a folder")
@@ -373,13 +382,14 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
     assert files("out") == ["a_x2.5.json", "a_x2.5.png"]
     assert open_image("out/a_x2.5.png").size == (18, 12)
     sidecar = read_json("out/a_x2.5.json")
+    assert (Path("out") / sidecar["input"]).resolve() == Path("photos/a.png").resolve()
     assert sidecar.pop("seconds") > 0
     versions = sidecar.pop("versions")
     assert (versions["xpsr"], versions["torch"]) == (xpsr.__version__, torch.__version__)
     assert sorted(versions) == ["diffusers", "python", "torch", "transformers", "xpsr"]
     device = resolve_device("auto")
     assert sidecar == {
-        "input": str(Path("photos", "a.png")),
+        "input": "../photos/a.png",
         "input_sha256": sha256(Path("photos", "a.png")),
         "input_size": [7, 5],
         "output": "a_x2.5.png",
@@ -392,6 +402,14 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
         "device": str(device),
         "dtype": resolve_dtype("auto", device),
         "model": {"name": str(tiny_model), "sha256": checksums(tiny_model)},
+        "asked": {
+            "preset": None,
+            "settings": {},
+            "content": "a cat",
+            "quality": "noisy",
+            "describer": "none",
+            "model_index": sha256(tiny_model / "model_index.json"),
+        },
     }
 
 
@@ -468,7 +486,7 @@ def test_an_option_is_called_as_it_was_given(upscale: Run) -> None:
         (["--tile-size", "15"], "--tile-size 15 is not a multiple of 2; use 16."),
         (["--steps", "2", "--shifts", "2"], "--shifts 2 is for the one step"),
         (["--fit", "stretch", "--shifts", "2"], "--shifts 2 is for fit=pad, not stretch; use 1."),
-        (["--min-size", "-1"], "--min-working-size -1 is less than 0; use 0 to ask for nothing."),
+        (["--min-size", "-1"], "--min-working-size -1 is not in [0, 65536]; use 0 to ask for nothing."),
         (["--config", "run.yaml"], "tile_size=15 is not a multiple of 2; use 16."),
         (["--config", "run.yaml", "--tile-size", "13"], "--tile-size 13 is not a multiple of 2; use 14."),
     ):
@@ -508,22 +526,209 @@ def test_orientation_of_the_camera_is_applied(upscale: Run) -> None:
     assert open_image("outputs/a_x4.png").size == (20, 28)
 
 
-def test_names_are_flat_and_never_meet() -> None:
-    sources = [
-        Path(name) for name in ("x/a.jpg", "y/a.jpg", "y/a.png", "z/A.jpg", "b.tar.gif", "out/c_x4.png", "c.jpg")
+# Names, and what is there already
+
+
+def test_pictures_of_one_name_never_replace_one_another(upscale: Run) -> None:
+    for seed, folder in enumerate(("trip1", "trip2")):
+        save_photo(f"{folder}/IMG_1.png", seed=seed)
+    assert upscale("trip1/IMG_1.png").code == 0
+    first = Path("outputs/IMG_1_x4.png").read_bytes()
+    later = upscale("trip2/IMG_1.png")
+    one_line(
+        later, "trip2/IMG_1.png: ", "is the result of another picture, ../trip1/IMG_1.png; move it, choose another"
+    )
+    at_once = upscale("trip1", "trip2", "-o", "both")
+    assert later.code == at_once.code == 1 and Path("outputs/IMG_1_x4.png").read_bytes() == first
+    (line,) = at_once.err
+    assert line.startswith("xpsr: trip2/IMG_1.png: its result would replace both/IMG_1_x4.png, that of trip1/IMG_1.png")
+    # what the line says works
+    assert upscale(".", "--recursive", "-o", "both").code == 0
+    assert [path.relative_to("both").as_posix() for path in sorted(Path("both").rglob("*.png"))] == [
+        "IMG_1_x4.png",
+        "trip1/IMG_1_x4.png",
+        "trip2/IMG_1_x4.png",
     ]
-    names = [path.name for path in name_targets(sources, Path("out"), scale=4)]
-    assert names[:5] == ["a_x4.png", "y_a_x4.png", "y_a_2_x4.png", "z_A_x4.png", "b.tar_x4.png"]
-    assert names[5] == "c_x4_x4.png"
-    assert names[6] == f"{Path.cwd().name}_c_x4.png"  # c_x4.png is an input
 
 
-def test_second_picture_of_a_name_gets_its_folder_in_front(upscale: Run) -> None:
-    save_photo("first/a.png"), save_photo("second/a.jpg", seed=1), save_photo("first/note.png").rename("first/note.txt")
-    result = upscale("first", "second", "first/a.png")
-    assert result.code == 0
-    assert files() == ["a_x4.json", "a_x4.png", "second_a_x4.json", "second_a_x4.png"]
-    assert read_json("outputs/second_a_x4.json")["input"] == str(Path("second", "a.jpg"))
+def test_a_name_does_not_depend_on_what_else_is_restored(upscale: Run) -> None:
+    save_photo("a.png"), save_photo("b.png"), save_photo("B.jpg", seed=1)
+    upscale("a.png", "b.png", "-o", "some")
+    upscale("B.jpg", "b.png", "a.png", "-o", "all")
+    assert files("some") == ["a_x4.json", "a_x4.png", "b.png_x4.json", "b.png_x4.png"]
+    assert files("all") == sorted([*files("some"), "B.jpg_x4.json", "B.jpg_x4.png"])
+
+
+def test_a_file_of_mine_is_not_replaced_unless_i_say_so(upscale: Run) -> None:
+    save_photo("a.png")
+    mine = save_photo("outputs/a_x4.png", seed=9).read_bytes()
+    for arguments in ([], ["--on-existing", "error"], ["--on-existing", "update"]):
+        result = upscale("a.png", *arguments)
+        assert result.code == 1
+        one_line(result, "a.png: outputs/a_x4.png: is there already", "or add --on-existing overwrite.")
+    Path("run.yaml").write_text("on_existing: skip")
+    result = upscale("a.png", "--config", "run.yaml")
+    assert (result.code, result.out) == (0, [])
+    assert result.err == ["xpsr: outputs/a_x4.png was there already; --on-existing overwrite makes it again."]
+    assert Path("outputs/a_x4.png").read_bytes() == mine and files() == ["a_x4.png"]
+    assert upscale("a.png", "--on-existing", "overwrite").code == 0
+    assert Path("outputs/a_x4.png").read_bytes() != mine
+
+
+def test_the_same_command_again_does_what_is_new_and_loads_no_model_where_nothing_is(
+    upscale: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo("trip/a.png"), save_photo("trip/b.png", seed=1)
+    command = ("trip", "-o", "trip")
+    assert len(upscale(*command).out) == 2
+    save_photo("trip/c.png", seed=2)
+    again = upscale(*command)
+    assert again.code == 0 and [line.split()[0] for line in again.out] == ["trip/c_x4.png"]
+    results = "passed over: 2 results of xpsr (a_x4.png, b_x4.png; name them to restore them again)"
+    assert again.err == [
+        f"xpsr: trip: {results}.",
+        "xpsr: 2 of 3 pictures were done already; --on-existing overwrite makes them again.",
+    ]
+    monkeypatch.setattr("xpsr.restore.XPSRPipeline.from_pretrained", None)
+    assert upscale(*command, "--quiet").code == 0
+    done = [json.loads(line) for line in upscale(*command, "--json").out]
+    assert [(told["status"], told["input"], told["output"]) for told in done] == [
+        ("done", f"trip/{name}.png", f"trip/{name}_x4.png") for name in "abc"
+    ]
+    assert all(
+        told["seed"] == read_json(f"trip/{name}_x4.json")["seed"] for told, name in zip(done, "abc", strict=True)
+    )
+    assert not list(Path("trip").glob("*_x4_x4*"))
+
+
+def test_a_result_that_is_named_is_restored(upscale: Run) -> None:
+    save_photo("a.png", size=(3, 3))
+    assert upscale("a.png", "-o", ".").code == upscale("a_x4.png", "-o", ".").code == 0
+    assert open_image("a_x4_x4.png").size == (48, 48)
+    result = upscale("a.png", "a_x4.png", "-o", ".")
+    (line,) = result.err[:-1]
+    assert line == "xpsr: a.png: its result would replace the input a_x4.png; choose another place with -o."
+    result = upscale("a.png", "-o", "a.png", "--on-existing", "overwrite")
+    one_line(result, "a.png: its result would replace the input a.png")
+
+
+def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
+    save_photo("album/a.png"), save_photo("album/b.png").rename("album/b.jfif"), save_photo("album/c.ppm")
+    save_photo("album/d.ico"), save_photo("album/deep/er/e.png"), save_photo("album/outputs/f.png")
+    Path("album/gone.jpg").symlink_to("nowhere.jpg")
+    result = upscale("album", "-o", "album/outputs")
+    assert result.code == 1  # a link leads nowhere
+    assert [line.split()[0] for line in result.out] == [f"album/outputs/{name}_x4.png" for name in "abc"]
+    assert result.err == [
+        "xpsr: album: passed over: 1 file (d.ico; convert to PNG or TIFF to have them), 1 folder (deep; add --recursive"
+        " to search them).",
+        "xpsr: album/gone.jpg: cannot be read (No such file or directory); check the path and its permissions.",
+    ]
+    Path("album/gone.jpg").unlink()
+    assert upscale("album", "-o", "album/outputs", "-r").code == 0
+    assert files("album/outputs/deep/er") == ["e_x4.json", "e_x4.png"] and not Path("album/outputs/f_x4.png").exists()
+    one_line(upscale("album/deep"), "album/deep: holds no pictures; passed over: 1 folder (er; add --recursive")
+
+
+def test_a_full_disk_ends_the_run(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, _: str) -> None:
+        raise InputError(f"{path}: cannot be written", code="disk_full", remedy="free space")
+
+    for name in "abcd":
+        save_photo(f"{name}.png")
+    upscale("a.png")
+    monkeypatch.setattr("xpsr.batch.write_text", refuse)
+    result = upscale("a.png", "b.png", "c.png", "d.png")
+    assert result.code == 1 and result.out == []
+    assert result.err == [
+        "xpsr: b.png: outputs/b_x4.json: cannot be written; free space.",
+        "xpsr: 2 more pictures were not tried.",
+        "xpsr: 1 of 4 pictures were done already; --on-existing overwrite makes them again.",
+    ]
+
+
+def test_a_name_too_long_is_told_before_the_work(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_photo("a" * 249 + ".png")
+    monkeypatch.setattr("xpsr.restore.XPSRPipeline.from_pretrained", None)
+    one_line(upscale("a" * 249 + ".png"), "cannot be written (File name too long); choose a shorter name.")
+
+
+# One file, standard input and standard output
+
+
+def test_a_result_may_be_named(upscale: Run) -> None:
+    save_photo("a.png", "RGBA"), save_photo("b.png"), Path("folder.png").mkdir()
+    assert upscale("a.png", "-o", "new/result.png").code == 0
+    assert files("new") == ["result.json", "result.png"] and read_json("new/result.json")["input"] == "../a.png"
+    assert upscale("a.png", "-o", "folder.png").code == 0 and files("folder.png") == ["a_x4.json", "a_x4.png"]
+    assert upscale("b.png", "-o", "result.webp").code == 0 and open_image("result.webp").format == "WEBP"
+    for arguments, said in (
+        (["a.png", "b.png", "-o", "c.png"], "-o c.png is for one picture; name a folder with -o for several."),
+        (["folder.png", "-o", "-"], "-o - is for one picture"),
+        (["a.png", "-o", "c.gif"], "-o c.gif: .gif cannot be written; use .png, for example."),
+        (["a.png", "-o", "-", "--json"], "--json and -o - both write on standard output; leave one of them out."),
+    ):
+        result = upscale(*arguments)
+        assert result.code == 2
+        one_line(result, said)
+    result = upscale("b.png", "-o", "new/result.png")
+    assert result.code == 1
+    one_line(result, "b.png: new/result.png: is the result of another picture, ../a.png")
+
+
+def test_what_stands_behind_two_dashes_is_no_option(run: Run, tiny_model: Path) -> None:
+    save_photo("-dash.png"), save_photo("--scale=2.png", seed=1)
+    result = run("upscale", "--model", tiny_model, "--", "-dash.png", "--scale=2.png")
+    assert result.code == 0 and files() == [
+        f"{name}_x4.{kind}" for name in ("--scale=2", "-dash") for kind in ("json", "png")
+    ]
+    result = run("describe", "--quiet", "--", "-dash.png")
+    assert (result.code, result.out) == (0, ["priors.jsonl"])
+    for arguments in (["degrade", "--", "-none", "-out"], ["data", "--", "check", "-none"], ["train", "--", "-none"]):
+        assert "-none" in one_line(run(*arguments)) and "option -" not in one_line(run(*arguments))
+
+
+def test_a_picture_comes_and_goes_through_pipes(
+    tiny_model: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = save_photo("a.png").read_bytes()
+    command = ["upscale", "-", "--model", str(tiny_model), "--seed", "1"]
+
+    def run(*arguments: str, stdin: bytes = content) -> tuple[int, bytes, bytes]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfdbinary.readouterr()
+        return main([*command, *arguments]), *capfdbinary.readouterr()
+
+    assert main(["upscale", "a.png", *command[2:]]) == 0
+    code, out, err = run("-o", "-")
+    assert (code, err) == (0, b"") and out == Path("outputs/a_x4.png").read_bytes()
+    assert files(".") == ["a.png", "outputs"]
+    code, _, _ = run()
+    sidecar = read_json("outputs/stdin_x4.json")
+    assert code == 0 and sidecar["input"] == "-" and sidecar["input_sha256"] == sha256(Path("a.png"))
+    assert run()[0] == 0 and run("--scale", "4")[1] == b""  # done
+    other = run(stdin=save_photo("b.png", seed=1).read_bytes())
+    assert other[0] == 1 and b"-: outputs/stdin_x4.png: is the result of another picture" in other[2]
+    broken = run("-o", "-", stdin=content[:60])
+    assert (broken[:2]) == (1, b"") and broken[2].startswith(b"xpsr: -: is truncated")
+    Path("priors.jsonl").write_text('{"image": "a.png", "content": "x", "quality": "y"}')
+    told = run("--priors", "priors.jsonl")
+    assert told[0] == 1 and b"-: priors are told by the file of a picture; give --content and" in told[2]
+    assert (
+        main(["describe", "-"]) == 1 and b"-: can be read but once; save it in a file" in capfdbinary.readouterr().err
+    )
+
+
+def test_a_pipe_that_is_named_is_read_once(upscale: Run) -> None:
+    content = save_photo("a.png").read_bytes()
+    os.mkfifo("pipe.png")
+    writer = threading.Thread(target=lambda: Path("pipe.png").write_bytes(content))
+    writer.start()
+    result = upscale("pipe.png")
+    writer.join()
+    assert result.code == 0, result.err
+    assert read_json("outputs/pipe_x4.json")["input_sha256"] == sha256(Path("a.png"))
 
 
 # Devices and number types
@@ -598,7 +803,8 @@ def test_train_failures_are_one_line(run: Run) -> None:
     assert result.code == 2
     one_line(result, "data.hr_dir=photos is no such folder")
     save_photo("photos/0.png", size=(80, 72))
-    result = run("train", "tiny.yaml", "--model.vocabulary=gone.txt")
+    Path("priors.jsonl").write_text('{"image": "photos/0.png", "content": "a lawn"}\n')
+    result = run("train", "tiny.yaml", "--data.priors=priors.jsonl", "--model.vocabulary=gone.txt")
     assert result.code == 2
     one_line(result, "model.vocabulary=gone.txt cannot be read (No such file or directory)")
     result = run("train", "tiny.yaml", "--train.max_stps=5")

@@ -1,21 +1,25 @@
 """Configs: defaults, then YAML, then dotted flags; what is unknown is refused."""
 
+import contextlib
 import dataclasses
-import math
+import re
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xpsr.cli.train import explained
 from xpsr.config import (
     DataConfig,
     DegradationConfig,
     ModelConfig,
+    PairsConfig,
     RenamedWarning,
     TrainRunConfig,
     UpscaleConfig,
@@ -23,7 +27,7 @@ from xpsr.config import (
     load_config,
     suggest,
 )
-from xpsr.config.checks import PROBABILITY, above, at_least
+from xpsr.config.checks import PROBABILITY, weights, within
 from xpsr.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -53,9 +57,13 @@ def test_flags_go_before_yaml_and_yaml_before_defaults(tmp_path: Path) -> None:
         ("trian: {}", [], "{path}: trian is not an option; did you mean 'train'?"),
         ("max_steps: 7", [], "{path}: max_steps is not an option; did you mean 'train.max_steps'?"),
         ("", ["--train.max_step=7"], "--train.max_step=7 is not an option; did you mean 'train.max_steps'?"),
-        ("train: {max_steps: many}", [], "{path}: train.max_steps=many is not a whole number; use 1."),
-        ("", ["--train.batch_size=x"], "--train.batch_size=x is not a whole number; use 1."),
-        ("train: {batch_size: 0}", ["--train.max_steps=1"], "{path}: train.batch_size=0 is less than one; use 1"),
+        ("train: {max_steps: many}", [], "{path}: train.max_steps=many is not a whole number; use 1 or more."),
+        ("", ["--train.batch_size=x"], "--train.batch_size=x is not a whole number; use 1 or more."),
+        (
+            "train: {batch_size: 0}",
+            ["--train.max_steps=1"],
+            "{path}: train.batch_size=0 is not in [1, 4096]; use 1",
+        ),
         ("[1, 2]", [], "{path}: expected a mapping of options, got list"),
         ("train: {", [], "{path}: not YAML"),
         ("train: {precision: fp8}", [], "{path}: train.precision=fp8 is not one of fp32, bf16, fp16; use fp32."),
@@ -155,7 +163,6 @@ COMBINATIONS = {
     "would add to noise": ["--loss.one_step_start=noised"],
     "model.decoder_channels=30 is not a multiple of 4; use 32": ["--model.decoder_channels=30"],
     "is no noise": ["--model.one_step_residual=false", "--model.one_step_timestep=0", "--loss.one_step_start=noised"],
-    "model.settings.num_shifts=2 is for fit=pad": ["--model.settings={num_shifts: 2, fit: stretch}"],
     "data.pairs=a is set and so is shards": ["--data.pairs=a", "--data.shards=[b]"],
 }
 
@@ -283,10 +290,11 @@ def test_an_error_in_a_section_given_as_a_flag_is_not_laid_to_the_file(tmp_path:
     with pytest.raises(InputError) as caught:
         load_config(TrainRunConfig, path, ["--model.settings={tile_size: 7}"])
     assert str(caught.value) == "model.settings.tile_size=7 is not a multiple of 4; use 8."
+    path.write_text("model: {zero_terminal_snr: true}")
     with pytest.raises(InputError) as caught:
-        load_config(TrainRunConfig, path, ["--model.settings.fit=stretch"])
-    assert str(caught.value) == f"{path}: model.settings.num_shifts=2 is for fit=pad, not stretch; use 1."
-    assert (caught.value.code, caught.value.field) == ("conflict", "model.settings.num_shifts")
+        load_config(TrainRunConfig, path, ["--model.prediction_type=epsilon"])
+    assert str(caught.value).startswith(f"{path}: model.zero_terminal_snr=true leaves nothing to predict noise from")
+    assert (caught.value.code, caught.value.field) == ("conflict", "model.zero_terminal_snr")
 
 
 def test_former_names_are_understood_where_they_meant_a_setting(tmp_path: Path) -> None:
@@ -303,7 +311,7 @@ def test_former_names_are_understood_where_they_meant_a_setting(tmp_path: Path) 
         assert config.model.settings.min_working_size == 16
     with (
         pytest.warns(RenamedWarning),
-        pytest.raises(InputError, match=r"^--model\.settings\.min_size=-3 is less than 0"),
+        pytest.raises(InputError, match=r"^--model\.settings\.min_size=-3 is not in "),
     ):
         load_config(TrainRunConfig, path, ["--model.settings.min_size=-3"])
 
@@ -311,7 +319,7 @@ def test_former_names_are_understood_where_they_meant_a_setting(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: ModelConfig(text_width="wide"), "text_width=wide is not a whole number; use 1."),  # type: ignore[arg-type]
+        (lambda: ModelConfig(text_width="wide"), "text_width=wide is not a whole number; use 64."),  # type: ignore[arg-type]
         (lambda: ModelConfig(path=Path("a"), base="b"), "path=a goes on with a model"),
         (lambda: UpscaleConfig(strength=2.0), r"strength=2 is not in \[0, 1\]; use 1 to start from noise."),
         (lambda: UpscaleConfig(tile_weights="both"), "tile_weights=both is not one of symmetric, reference"),  # type: ignore[arg-type]
@@ -336,10 +344,11 @@ def test_an_option_before_the_file_needs_an_equals_sign() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.floats() | st.integers(-(10**6), 10**6), st.sampled_from([at_least, above]), st.integers(-3, 3))
-def test_limits_hold_what_they_say(value: float, kind: Any, lowest: int) -> None:
-    limit = kind(lowest, "x")
-    assert limit.holds(value) == (math.isfinite(value) and (value >= lowest if kind is at_least else value > lowest))
+@given(st.floats() | st.integers(-(10**6), 10**6), st.sampled_from(["", "low", "high"]), st.integers(-3, 3))
+def test_a_limit_holds_what_is_within_its_ends(value: float, open_at: str, lowest: int) -> None:
+    limit = within(lowest, lowest + 2, open_at=open_at)
+    ends = [end for end, name in ((lowest, "low"), (lowest + 2, "high")) if name == open_at]
+    assert limit.holds(value) == (lowest <= value <= lowest + 2 and value not in ends)
     assert PROBABILITY.holds(value) == (0 <= value <= 1)
 
 
@@ -356,7 +365,7 @@ def test_a_model_that_is_let_through_has_sizes_that_fit(
     sizes = {"block_out_channels": widths, "num_attention_heads": heads, "norm_num_groups": groups}
     fits = len(widths) == len(heads) and all(h > 0 and w % h == 0 == w % groups for w, h in zip(widths, heads))  # noqa: B905
     fits = fits and text_width > 0 and text_width % 2 == 0
-    with nullcontext() if fits else pytest.raises(InputError, match=r"; use "):
+    with contextlib.nullcontext() if fits else pytest.raises(InputError, match=r"; use "):
         ModelConfig(**sizes, text_width=text_width)  # type: ignore[arg-type]
 
 
@@ -369,3 +378,72 @@ def test_every_option_explains_itself() -> None:
                 yield from walk(f.type)
 
     assert [name for f in dataclasses.fields(TrainRunConfig) for name in walk(f.type)] == []
+
+
+def options_of(kind: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields every option that is no section, after the config that it belongs to."""
+    for f in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(f.type):
+            yield from options_of(f.type)
+        else:
+            yield kind, f
+
+
+OPTIONS = {
+    f"{kind.__name__}.{f.name}": (kind, f)
+    for config in (TrainRunConfig, PairsConfig, UpscaleConfig)
+    for kind, f in options_of(config)
+}
+
+
+def innermost(kind: Any) -> Any:
+    inner = [one for one in get_args(kind) if one is not type(None) and one is not ...]
+    return kind if not inner or get_origin(kind) is Literal else innermost(inner[0])
+
+
+NUMBERS = {name: (kind, f) for name, (kind, f) in OPTIONS.items() if innermost(f.type) in (int, float)}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_lowest_and_a_highest_value_and_its_help_says_them(name: str) -> None:
+    kind, f = NUMBERS[name]
+    for value in (-(10**30), 10**30):
+        several = (value,) * (len(f.default) if f.default else 1) if "tuple" in str(f.type) else value
+        with pytest.raises(InputError) as caught:
+            kind(**{f.name: several})
+        assert (caught.value.field, caught.value.code) == (f.name, "out_of_range")
+    if kind is not UpscaleConfig and f.metadata["rule"] is not weights:
+        assert explained(f).endswith(f" Range: {f.metadata['rule']}.")
+
+
+def applied(remedy: str) -> Any:
+    """The value that a remedy begins with."""
+    words = re.fullmatch(r"use (\[.*?\]|'[^']*'|\S+?)([ ,].*)?", remedy)
+    assert words is not None, remedy
+    return yaml.safe_load(re.sub(r"^(\d+)e", r"\1.0e", words[1]))
+
+
+JUNK = [-(10**30), 10**30, float("nan"), float("inf"), True, "junk", "", None, (), ("junk",), (7,) * 9, 1.5, object()]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_a_remedy_recommends_is_taken(name: str) -> None:
+    kind, f = OPTIONS[name]
+    for junk in JUNK:
+        with contextlib.suppress(InputError):
+            kind(**{f.name: junk})
+            continue
+        error = refused(partial(kind, **{f.name: junk}))
+        if error.code == "conflict" or error.field != f.name:
+            continue  # with other options
+        with contextlib.suppress(InputError):
+            kind(**{f.name: applied(error.remedy or "")})
+            continue
+        again = refused(partial(kind, **{f.name: applied(error.remedy or "")}))
+        assert again.code == "conflict", f"{error} -> {again}"
+
+
+def refused(make: Callable[[], Any]) -> InputError:
+    with pytest.raises(InputError) as caught:
+        make()
+    return caught.value

@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "files",
     "jsonl",
+    "sources",
     "devices",
     "config",
     "image",

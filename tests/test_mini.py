@@ -29,7 +29,7 @@ def lr() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def restored(pipe: XPSRPipeline, lr: Image.Image) -> Image.Image:
-    return pipe(lr).images[0]
+    return pipe(lr, prior=Prior()).images[0]
 
 
 def luma(image: Image.Image) -> np.ndarray:
@@ -73,19 +73,21 @@ def test_colours_stay(lr: Image.Image, restored: Image.Image) -> None:
 
 def test_a_text_about_quality_and_one_about_content_matter(pipe: XPSRPipeline, lr: Image.Image) -> None:
     crop = lr.crop((32, 32, 64, 64))
-    plain = luma(pipe(crop).images[0])
+    plain = luma(pipe(crop, prior=Prior()).images[0])
     for prior in (Prior(content="a forest"), Prior(quality="a very blurry photograph with strong noise")):
         assert not np.array_equal(plain, luma(pipe(crop, prior=prior).images[0]))
 
 
 def test_tiles_do_not_show(pipe: XPSRPipeline, lr: Image.Image, restored: Image.Image) -> None:
-    tiled = luma(pipe(lr, settings={"tile_size": 64}).images[0])
+    tiled = luma(pipe(lr, prior=Prior(), settings={"tile_size": 64}).images[0])
     assert np.abs(tiled - luma(restored)).mean() < 3
 
 
 def test_several_steps_give_a_picture_too(pipe: XPSRPipeline, lr: Image.Image) -> None:
     crop = lr.crop((20, 20, 68, 68))
-    result = luma(pipe(crop, num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0])
+    result = luma(
+        pipe(crop, prior=Prior(), num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
+    )
     enlarged = luma(crop.resize((192, 192), Image.Resampling.BICUBIC))
     assert np.abs(result - enlarged).mean() < 25
 

@@ -63,7 +63,7 @@ def test_mini_is_the_one_that_comes_with_xpsr() -> None:
 
 
 def test_a_server_needs_the_name_of_a_model() -> None:
-    with pytest.raises(InputError, match="name the model behind #"):
+    with pytest.raises(InputError, match="lacks the model; name it behind #"):
         open_describer("http://localhost:11434/v1")
 
 

@@ -48,7 +48,7 @@ def condition_of(pipe: XPSRPipeline, image: Image.Image, **options: Any) -> tupl
 
     handle = pipe.controlnet.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        result = pipe(image, **options).images[0]
+        result = pipe(image, describer="none", **options).images[0]
     finally:
         handle.remove()
     return seen[-1], result
@@ -163,7 +163,7 @@ def test_long_texts_are_embedded_whole_in_chunks(pipe: XPSRPipeline, text: str, 
 def test_the_end_of_a_long_text_counts_unless_it_is_cut(pipe: XPSRPipeline) -> None:
     def result(text: str, **changes: Any) -> bytes:
         options = {"prior": Prior(text, "dark"), "guidance_scale": 2.0, "settings": changes}
-        return pipe(picture(6, 6), **options).images[0].tobytes()
+        return pipe(picture(6, 6), **{"describer": "none", **options}).images[0].tobytes()
 
     one, other = (" ".join(["a dog"] * 60 + [end]) for end in ("barks", "sleeps"))
     assert result(one) != result(other)
@@ -205,9 +205,9 @@ def test_given_latents_take_the_place_of_drawn_ones(pipe: XPSRPipeline, tiny_mod
     other.set_progress_bar_config(disable=True)
     other.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     options: dict[str, Any] = {"num_inference_steps": 2, "settings": {"start": "noise"}, "strength": 1.0}
-    drawn = other(picture(8, 8), generator=seeded(3), **options).images[0]
+    drawn = other(picture(8, 8), describer="none", generator=seeded(3), **options).images[0]
     latents = torch.randn(1, 48, 8, 8, generator=seeded(3))
-    assert other(picture(8, 8), latents=latents, **options).images[0].tobytes() == drawn.tobytes()
+    assert other(picture(8, 8), describer="none", latents=latents, **options).images[0].tobytes() == drawn.tobytes()
 
 
 def test_noise_is_drawn_in_the_order_of_the_reference(pipe: XPSRPipeline) -> None:
@@ -254,9 +254,9 @@ def test_the_reference_decides_on_tiles_by_area_and_lays_squares(
 
 def test_the_reference_blends_in_double_precision_with_its_weights(pipe: XPSRPipeline) -> None:
     image, options = picture(20, 6), {"settings": {"tile_size": 16, "tile_overlap": 8, "num_shifts": 1}}
-    ours = pipe(image, output_type="pt", **options).images[0]
+    ours = pipe(image, describer="none", output_type="pt", **options).images[0]
     options["settings"] = {**options["settings"], "tile_weights": "reference"}
-    theirs = pipe(image, output_type="pt", **options).images[0]
+    theirs = pipe(image, describer="none", output_type="pt", **options).images[0]
     assert theirs.dtype == ours.dtype == torch.float32
     assert not torch.equal(ours, theirs)
 
@@ -274,5 +274,9 @@ def test_the_references_weights_are_double_only_where_there_is_double(
     monkeypatch.setattr("xpsr.pipeline.pipeline.gaussian_weights", weights)
     for double in (True, False):
         monkeypatch.setattr("xpsr.pipeline.pipeline.has_float64", lambda device, double=double: double)
-        pipe(torch.rand(3, 8, 8), settings={"tile_weights": "reference", "tile_size": 16, "tile_overlap": 4})
+        pipe(
+            torch.rand(3, 8, 8),
+            describer="none",
+            settings={"tile_weights": "reference", "tile_size": 16, "tile_overlap": 4},
+        )
     assert asked == [torch.float64, torch.float32]

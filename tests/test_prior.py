@@ -26,10 +26,10 @@ def test_a_prior_survives_json(content: str, quality: str, levels: Levels | None
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"content": 3}, "content=3 is not a text; put it in quotes."),
-        ({"quality": None}, "quality=null is not a text; put it in quotes"),
-        ({"content": "panda " * 2000}, "content has 12000 characters, more than the limit of 10000; shorten it."),
-        ({"quality": "blurry \ud800"}, r"quality holds half a character \(U\+D800\)"),
+        ({"content": 3}, "content=3 is not a text; use '3'."),
+        ({"quality": None}, "quality=null is not a text; use ''."),
+        ({"content": "panda " * 2000}, "has 12000 characters, more than the limit of 10000; shorten it."),
+        ({"quality": "blurry \ud800"}, r"holds half a character \(U\+D800\)"),
         ({"levels": {"blur": "clean"}}, "each one of clean, slight, strong"),
         ({"levels": "clean"}, "levels=clean is not blur, noise, compression"),
         ({"levels": {"blur": "clean", "noise": "clean", "compression": "much"}}, "or leave it out"),

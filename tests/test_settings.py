@@ -1,5 +1,6 @@
 """Settings and the rules about them: what a model does, and what it refuses, before there is one."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -35,20 +36,20 @@ def test_what_is_not_given_follows_what_is() -> None:
         ({"num_inference_steps": 1001, "strength": 1.0}, "num_inference_steps=1001 is more than the 1000 timesteps"),
         ({"num_inference_steps": 4, "strength": 0.0}, "num_inference_steps=4 is not the one step, which strength=0 is"),
         ({"num_inference_steps": 50, "strength": 0.01}, "strength=0.01 leaves fewer than 50 of 1000 timesteps"),
-        ({"start": "noise"}, "start=noise is for strength=1, not 0; use lr."),
+        ({"start": "noise", "strength": 0.5}, "start=noise is for strength=1, not 0.5; use lr."),
         ({"added_noise_level": 1000}, "added_noise_level=1000 is not below 1000; use 0 for none."),
-        ({"offset_noise_scale": 0.1}, "offset_noise_scale=0.1 is for start=noise; use 0."),
+        ({"offset_noise_scale": 0.1, "start": "lr"}, "offset_noise_scale=0.1 is for start=noise; use 0."),
         ({"tile_size": 15}, "tile_size=15 is not a multiple of 4; use 16."),
         ({"tile_size": 16, "tile_overlap": 16}, "tile_overlap=16 is not below tile_size=16; use 2."),
-        ({"num_shifts": 3}, "num_shifts=3 does not divide the 4 pixels of a latent pixel; use 1, 2 or 4."),
+        ({"num_shifts": 3}, "num_shifts=3 does not divide the 4 pixels of a latent pixel; use 1 or 2 or 4."),
         ({"num_inference_steps": 2, "num_shifts": 2}, "num_shifts=2 is for the one step"),
-        ({"fit": "stretch"}, "num_shifts=2 is for fit=pad, not stretch; use 1."),
+        ({"fit": "stretch", "num_shifts": 2}, "num_shifts=2 is for fit=pad, not stretch; use 1."),
         ({"fit": "crop"}, "fit=crop is not one of pad, stretch; use pad."),
-        ({"min_working_size": -1}, "min_working_size=-1 is less than 0; use 0 to ask for nothing."),
-        ({"tile_size": "large"}, "tile_size=large is not a whole number; use 1."),
-        ({"tile_size": 64.5}, "tile_size=64.5 is not a whole number; use 1."),
-        ({"tile_size": None}, "tile_size=null is not a whole number; use 1."),
-        ({"tile_size": True}, "tile_size=true is not a whole number; use 1."),
+        ({"min_working_size": -1}, "min_working_size=-1 is not in [0, 65536]; use 0 to ask for nothing."),
+        ({"tile_size": "large"}, "tile_size=large is not a whole number; use 64 to 320."),
+        ({"tile_size": 64.5}, "tile_size=64.5 is not a whole number; use 64 to 320."),
+        ({"tile_size": None}, "tile_size=null is not a whole number; use 64 to 320."),
+        ({"tile_size": True}, "tile_size=true is not a whole number; use 64 to 320."),
         ({"guidance_scale": 10**400}, "guidance_scale=1000000000"),
         ({"content_suffix": 5}, "content_suffix=5 is not a text; use '5'."),
         ({"tile_sise": 16}, "tile_sise is not an option; did you mean 'tile_size'?"),
@@ -63,8 +64,25 @@ def test_what_cannot_be_is_refused_with_field_value_and_remedy(overrides: dict[s
     assert caught.value.field is not None and caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("base", "given", "followed"),
+    [
+        (BASE, {"fit": "stretch"}, {"num_shifts": 1, "strength": 0.0}),
+        (BASE, {"start": "noise"}, {"strength": 1.0, "num_shifts": 1}),
+        (BASE, {"offset_noise_scale": 0.1}, {"start": "noise", "strength": 1.0}),
+        (Settings(start="noise", offset_noise_scale=0.1), {"strength": 0.5}, {"start": "lr", "offset_noise_scale": 0}),
+        (Settings(), {"strength": 0.0}, {"num_inference_steps": 1}),
+        (preset_settings("reference"), {"tile_size": 318, "tile_weights": "reference"}, {"tile_overlap": 8}),
+        (Settings(tile_size=318, tile_weights="reference"), {"tile_weights": "symmetric"}, {"tile_size": 320}),
+    ],
+)
+def test_a_default_gives_way_to_what_was_given(base: Settings, given: dict[str, Any], followed: dict[str, Any]) -> None:
+    found = resolve_settings(base, given, MINI)
+    assert {name: getattr(found, name) for name in {**given, **followed}} == {**given, **followed}
+
+
 def test_a_model_without_the_one_step_needs_noise() -> None:
-    with pytest.raises(InputError, match=r"^strength=0 is the one step, which this model has not learned; use a"):
+    with pytest.raises(InputError, match=r"^strength=0 is the one step, which this model has not learned; use 1, or a"):
         resolved(dataclasses.replace(MINI, has_one_step=False), strength=0.0)
 
 
@@ -84,7 +102,8 @@ CHANGES = st.fixed_dictionaries(
         "tile_weights": st.sampled_from(["symmetric", "reference"]),
         "num_shifts": st.integers(0, 9),
         "fit": st.sampled_from(["pad", "stretch"]),
-        "added_noise_level": st.sampled_from([0, 800, 1000]),
+        "added_noise_level": st.sampled_from([0, 5, 800, 1000]),
+        "offset_noise_scale": st.sampled_from([0.0, 0.1]),
     },
 )
 FACTS = st.builds(
@@ -94,6 +113,21 @@ FACTS = st.builds(
     tile_multiple=st.sampled_from([1, 2, 8]),
     has_one_step=st.booleans(),
 )
+
+
+@settings(max_examples=300, deadline=None)
+@given(CHANGES, CHANGES, FACTS)
+def test_an_error_is_about_what_was_given(model: dict[str, Any], changes: dict[str, Any], facts: ModelFacts) -> None:
+    try:
+        base = resolve_settings(Settings(), model, facts)
+    except InputError:
+        return
+    with contextlib.suppress(InputError):
+        resolve_settings(base, changes, facts)
+        return
+    with pytest.raises(InputError) as caught:
+        resolve_settings(base, changes, facts)
+    assert caught.value.field in changes, str(caught.value)
 
 
 @settings(max_examples=300, deadline=None)

@@ -32,7 +32,7 @@ Train = Callable[..., tuple[int, list[str], list[str]]]
 
 @pytest.fixture
 def xpsr_train(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Runs `xpsr train ARGUMENTS` in a folder with photos and tiny.yaml: exit code, lines of stdout and of stderr."""
+    """Runs `xpsr train ARGUMENTS` in a folder with photos and tiny.yaml: exit code, lines of stdout, complaints."""
     monkeypatch.chdir(tmp_path)
     save_photos(tmp_path / "photos")
     Path("tiny.yaml").write_text(CONFIG)
@@ -41,7 +41,8 @@ def xpsr_train(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
         capfd.readouterr()
         code = main(["train", *arguments])
         captured = capfd.readouterr()
-        return code, captured.out.splitlines(), captured.err.splitlines()
+        complaints = [line for line in captured.err.splitlines() if line.startswith("xpsr: ")]  # without the run's log
+        return code, captured.out.splitlines(), complaints
 
     return run
 
@@ -141,7 +142,9 @@ def test_a_dry_run_trains_nothing(xpsr_train: Train) -> None:
         (["tiny.yaml", "--parts.train=[refinr]"], 2, "parts.train"),
         (["tiny.yaml", "--data.hr_dir=nowhere"], 2, "data.hr_dir=nowhere is no such folder"),
         (["tiny.yaml", "--data.hr_dir=tiny.yaml"], 2, "data.hr_dir=tiny.yaml is a file"),
-        (["tiny.yaml", "--data.manifest=gone.tsv"], 2, "data.manifest=gone.tsv is not a file"),
+        (["tiny.yaml", "--data.manifest=gone.tsv"], 2, "data.manifest=gone.tsv is not a file; use null for all pict"),
+        (["tiny.yaml", "--model.vocabulary_size=100000000000", "--dry-run"], 2, "is not in [514, 131072]; use 2048."),
+        (["tiny.yaml", "--optimizer.learning_rate=inf"], 2, "learning_rate=inf is not a number; use 5e-5 to 5e-4."),
         (["tiny.yaml", "--data.priors=gone.jsonl"], 2, "gone.jsonl: no such file of priors"),
         (["tiny.yaml", "--data.pairs=gone"], 2, "data.pairs=gone has no folder hr"),
         (["tiny.yaml", "--data.crop_size=30", "--dry-run"], 2, "xpsr: --data.crop_size=30 is not a multiple of 4"),

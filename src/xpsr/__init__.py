@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xpsr.config import PRESETS, Settings
-    from xpsr.errors import XPSRError
+    from xpsr.errors import Cancelled, InputError, MissingDependencyError, ModelError, TrainingError, XPSRError
     from xpsr.image import read_image, write_image
     from xpsr.models import XPSRControlNet, XPSRUNet
     from xpsr.pipeline import XPSRPipeline, XPSRPipelineOutput
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cancelled",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
     "PRESETS",
     "Prior",
     "Restorer",
     "Settings",
+    "TrainingError",
     "XPSRControlNet",
     "XPSRError",
     "XPSRPipeline",
@@ -40,10 +45,15 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "Cancelled": "xpsr.errors",
+    "InputError": "xpsr.errors",
+    "MissingDependencyError": "xpsr.errors",
+    "ModelError": "xpsr.errors",
     "PRESETS": "xpsr.config",
     "Prior": "xpsr.prior",
     "Restorer": "xpsr.restore",
     "Settings": "xpsr.config",
+    "TrainingError": "xpsr.errors",
     "XPSRControlNet": "xpsr.models",
     "XPSRError": "xpsr.errors",
     "XPSRPipeline": "xpsr.pipeline",

@@ -1,51 +1,224 @@
 """Pictures on disk to pictures on disk, each with a record beside it of how it came about."""
 
+import dataclasses
 import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from xpsr.checkpoint import checksums
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
-from xpsr.files import sha256, write_text
-from xpsr.image import read_image, write_image
+from xpsr.files import path_key, real_path, refusal, sha256, write_text
+from xpsr.image import ImageLike, decode_image, read_image, write_image
 from xpsr.prior import Prior
-from xpsr.restore import Restorer
+from xpsr.restore import Restored, Restorer
+from xpsr.sources import Job, read_sidecar
 
-__all__ = ["restore_file"]
+__all__ = ["Recipe", "restore_file", "what_to_do"]
 
 
-def restore_file(restorer: Restorer, source: Path, target: Path, prior: Prior, config: UpscaleConfig) -> dict[str, Any]:
-    """Restores `source` into `target`, and writes beside it, as JSON, the record that is returned.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all results of a run depend on, beside their pictures.
 
-    The record comes last and holds the SHA-256 of both pictures, so that it never tells of another than is there.
+    Attributes:
+        config: how pictures are restored.
+        describer: the name of who looks at them.
+        folder: the model's.
+    """
+
+    config: UpscaleConfig
+    describer: str
+    folder: Path
+
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the model's weights, by file; of large ones it takes seconds."""
+        return checksums(self.folder)
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """What was asked for and no other part of a record tells."""
+        config = self.config
+        return {
+            "preset": config.preset,
+            "settings": config.overrides,
+            "content": config.content,
+            "quality": config.quality,
+            "describer": self.describer,
+            "model_index": sha256(self.folder / "model_index.json"),  # with the model's own settings
+        }
+
+    def has_made(self, record: dict[str, Any], prior: Prior | None) -> bool:
+        """Returns whether a record tells of a result that this would give again, but for noise that nobody has fixed.
+
+        Args:
+            record: a sidecar's.
+            prior: the picture's, where it is known without looking at the picture.
+        """
+        config, asked, of_prior = self.config, self.asked, ("content", "quality", "describer")
+        before = record.get("asked")
+        if not isinstance(before, dict):
+            return False
+        if prior is not None:  # whoever said it
+            same_prior = record.get("prior") == prior.as_dict()
+        else:
+            same_prior = all(before.get(name) == asked[name] for name in of_prior)
+        model = record.get("model")
+        return (
+            same_prior
+            and all(before.get(name) == asked[name] for name in asked if name not in of_prior)
+            and record.get("scale") == config.scale
+            and config.seed in (None, record.get("seed"))
+            and config.dtype in ("auto", record.get("dtype"))
+            and isinstance(model, dict)
+            and model.get("sha256") == self.weights
+        )
+
+
+def what_to_do(
+    job: Job, recipe: Recipe, known: Callable[[Path, str], Prior | None]
+) -> Literal["restore", "is_done", "is_there"]:
+    """Returns whether a picture is to be restored, or its result is there.
+
+    Of `config.on_existing`, "skip" leaves whatever is there, "overwrite" replaces it and "error" refuses to. "update"
+    leaves a result that its record proves to be that of the same picture, restored in the same way; one that is of the
+    picture as it was, or restored in another way, is made again; and anything else is refused.
+
+    Args:
+        job: the picture.
+        recipe: how it is restored.
+        known: tells its prior, by path and SHA-256, where that is known without looking at the picture.
 
     Raises:
-        InputError: `source` cannot be read, the result would be too large, or `target` cannot be written.
+        InputError: what is there is not replaced, or the picture cannot be read.
     """
+    target, mode = job.target, recipe.config.on_existing
+    if target is None:
+        return "restore"
+    there = [path for path in (target, target.with_suffix(".json")) if _exists(path)]
+    for path in there:
+        if path.is_dir():
+            message, remedy = f"{path}: is a folder", "move it, or choose another place with -o"
+            raise InputError(message, code="conflict", remedy=remedy)
+    record = read_sidecar(target)
+    if not there or (record is not None and target not in there):  # a record without its picture is of no use
+        return "restore"
+    if mode == "skip":
+        return "is_there"
+    if mode == "overwrite":
+        return "restore"
+    if mode == "error":
+        raise _occupied(there[0], "is there already")
+    if record is None:
+        raise _occupied(there[0], "is there already, and nothing beside it says that xpsr made it of this picture")
+    if record["output_sha256"] != sha256(target):
+        raise _occupied(target, "has been changed since xpsr made it")
+    source = job.source
+    digest = source.sha256()
+    same = record["input_sha256"] == digest
+    if same and recipe.has_made(record, known(source.path, digest)):
+        return "is_done"
+    origin = target.parent / record["input"]
+    if same or (source.content is None and path_key(origin) == path_key(source.path)):
+        return "restore"
+    raise _occupied(target, f"is the result of another picture, {record['input']}")
+
+
+def _exists(path: Path) -> bool:
+    """Returns whether something is there; a name that is too long is refused, in a folder still to be made, too."""
+    folder = path.parent
     try:
-        str(source).encode()  # the record names it
+        while not folder.exists():
+            folder = folder.parent
+        (folder / path.name).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise refusal(path, "cannot be written", error) from error
+    return folder == path.parent
+
+
+def _occupied(path: Path, what: str) -> InputError:
+    remedy = "move it, choose another place with -o, or add --on-existing overwrite"
+    return InputError(f"{path}: {what}", code="exists", remedy=remedy)
+
+
+def restore_file(
+    restorer: Restorer,
+    job: Job,
+    prior_of: Callable[[ImageLike], Prior],
+    recipe: Recipe,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Restored:
+    """Restores a picture into its target, and writes beside that, as JSON, the record that is returned.
+
+    The record comes last and holds the SHA-256 of both pictures, so that it never tells of another than is there. It
+    calls the input by its path from the record's own folder. Without a target nothing is written.
+
+    Args:
+        restorer: the model.
+        job: the picture; what is at its target is replaced.
+        prior_of: tells the prior of a picture, by its path if it has one.
+        recipe: how it is restored.
+        progress: is told after every tile of every step how many passes of how many are done.
+
+    Raises:
+        InputError: the picture cannot be read, the result would be too large, or the target cannot be written.
+    """
+    source, config, named = job.source, recipe.config, str(job.source.path)
+    if job.target is not None and source.content is None:
+        named = _path_from(job.target, source.path)
+    try:
+        named.encode()  # the record has it
     except UnicodeEncodeError as error:
-        raise InputError(f"{source}: the name is not UTF-8; rename it.") from error
-    picture, digest = read_image(source), sha256(source)  # of what was read, whatever comes while it is restored
+        message = f"{source.path}: the name is not UTF-8"
+        raise InputError(message, code="bad_name", remedy="rename it") from error
+    # the digest is of what was read, whatever comes while it is restored
+    picture = read_image(source.path) if source.content is None else decode_image(source.content, named)
+    digest = source.sha256()
     restored = restorer.restore(
         picture,
-        prior,
+        prior_of(source.path if source.content is None else picture),
         scale=config.scale,
         preset=config.preset,
         settings=config.overrides,
         seed=config.seed,
+        progress=progress,
     )
-    write_image(target, restored.picture)
+    if job.target is None:
+        return restored
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(job.target.parent, "cannot be made a folder", error) from error
+    write_image(job.target, restored.picture)
     try:
         record = {
-            "input": str(source),
+            "input": named,
             "input_sha256": digest,
-            "output": target.name,
-            "output_sha256": sha256(target),
+            "output": job.target.name,
+            "output_sha256": sha256(job.target),
             **restored.record,
+            "asked": recipe.asked,
         }
-        write_text(target.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        write_text(job.target.with_suffix(".json"), text)
     except BaseException:  # Ctrl-C, too
-        target.unlink(missing_ok=True)  # no picture without its record
+        job.target.unlink(missing_ok=True)  # no picture without its record
         raise
-    return record
+    return dataclasses.replace(restored, record=record)
+
+
+def _path_from(target: Path, source: Path) -> str:
+    """How the record beside `target` calls a picture: as it is found from there, whatever the current folder is."""
+    source = real_path(source)
+    try:
+        return Path(os.path.relpath(source, target.parent.resolve())).as_posix()
+    except ValueError:  # on another drive
+        return source.as_posix()

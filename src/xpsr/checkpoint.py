@@ -6,6 +6,7 @@ The reference stores what we call `attentions.N.content`, `.quality` and `.fusio
 """
 
 import importlib.resources
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 
-from xpsr.config import suggest
-from xpsr.errors import ModelError
+from xpsr.config import nearest
+from xpsr.config.checks import check_argument, said
+from xpsr.errors import InputError, ModelError
 from xpsr.files import sha256
 
 __all__ = [
@@ -125,12 +127,15 @@ def bundled_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(weights.glob("*/model_index.json"))}
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str | os.PathLike[str]) -> str:
     """Finds a model: a bundled name, a folder, or `owner/name` on the Hugging Face hub, which is returned as it is.
 
     Raises:
-        ModelError: nothing of that name, or a folder without a model.
+        InputError: nothing of that name.
+        ModelError: a folder without a model.
     """
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
+    check_argument("model", name, str)
     bundled = bundled_models()
     if name in bundled:
         return str(bundled[name])
@@ -142,18 +147,23 @@ def resolve_model(name: str) -> str:
         return name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
         return name
-    raise ModelError(
-        f"{name}: no such model{suggest(name, list(bundled))}",
+    meant = nearest(name, bundled)
+    remedy = f"use {', '.join([*bundled, 'a folder'])}, or owner/name on the hub"
+    raise InputError(
+        "is no model",
         code="not_found",
-        remedy=f"give a folder, owner/name on the hub, or one of: {', '.join(bundled) or '(none is bundled)'}",
+        field="model",
+        value=said(name),
+        remedy=remedy if meant is None else f"did you mean '{meant}'?",
     )
 
 
-def fetch_model(name: str, *, revision: str | None = None, local_files_only: bool = False) -> Path:
+def fetch_model(name: str | os.PathLike[str], *, revision: str | None = None, local_files_only: bool = False) -> Path:
     """Returns the folder of the model that `resolve_model` finds; one on the hub is brought into the hub's cache first.
 
     Raises:
-        ModelError: there is no such model, or the hub does not give it.
+        InputError: there is no such model.
+        ModelError: the hub does not give it.
     """
     source = resolve_model(name)
     if Path(source).is_dir():

@@ -22,13 +22,14 @@ def devices() -> list[str]:
     return [*cuda, *mps, "cpu"]
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """Returns the device of that name; "auto" is the fastest one, "cuda" the first of them.
 
     Raises:
         InputError: it is not there; those that are, are listed.
     """
     found = devices()
+    name = str(name)  # of a `torch.device` its name
     wanted = {"auto": found[0], "cuda": "cuda:0"}.get(name, name)
     if wanted not in found:
         there = f"this machine has: {', '.join(found)}"
@@ -42,8 +43,9 @@ def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     Raises:
         InputError: there is none of that name, or fp16 on a CPU.
     """
-    if name not in ("auto", *get_args(Dtype)):
-        raise InputError("is unknown", code="unknown_value", field="dtype", value=name, remedy="use auto, fp32 or bf16")
+    if str(name) not in ("auto", *get_args(Dtype)):
+        message, remedy = "is not one of auto, fp32, bf16, fp16", "use auto, fp32 or bf16"
+        raise InputError(message, code="unknown_value", field="dtype", value=str(name), remedy=remedy)
     if device.type == "cpu" and name == "fp16":
         slow = "is about 20 times slower than fp32 on a CPU"
         raise InputError(slow, code="conflict", field="dtype", value=name, remedy="use auto, fp32 or bf16")

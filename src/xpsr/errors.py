@@ -2,7 +2,7 @@
 
     XPSRError
     ├── InputError              a picture, argument or option that cannot be used (also a ValueError)
-    ├── ModelError              a model folder that cannot be found, read or matched to its weights
+    ├── ModelError              a model folder that cannot be read or matched to its weights
     ├── MissingDependencyError  an optional package is not installed (also an ImportError)
     ├── TrainingError           a training run that cannot start or go on
     └── Cancelled               whoever asked for something wants it no more
@@ -11,10 +11,20 @@ An error is one line, what is wrong (value and limit) and what to do about it, a
 calls the field as its reader does, a flag, a YAML key or a member of a JSON object.
 """
 
+import unicodedata
 from collections.abc import Callable
 from typing import Self, TypeVar
 
-__all__ = ["Cancelled", "InputError", "MissingDependencyError", "ModelError", "TrainingError", "XPSRError", "one_line"]
+__all__ = [
+    "Cancelled",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "TrainingError",
+    "XPSRError",
+    "one_line",
+    "printable",
+]
 
 Kind = TypeVar("Kind", bound="XPSRError")
 
@@ -52,7 +62,7 @@ class XPSRError(Exception):
         return self.sentence()
 
     def sentence(self, call: Callable[[str, str | None], str] | None = None) -> str:
-        """Returns the error as one line; `call` says how a field and its value (None: without one) are written.
+        """Returns the error as one printable line; `call` says how a field and its value (None: without) are written.
 
         By default as `field=value`, or `field` alone. The `source` goes in front.
         """
@@ -60,7 +70,7 @@ class XPSRError(Exception):
         subject = "" if self.field is None else f"{call(self.field, self.value)} "
         source = "" if self.source is None else f"{self.source}: "
         stop = "" if self.remedy is None or self.remedy.endswith("?") else "."
-        return f"{source}{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}{stop}")
+        return printable(f"{source}{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}{stop}"))
 
     def within(self, section: str) -> Self:
         """Returns the same error of a field that lies in `section`, such as `model.settings`."""
@@ -87,7 +97,7 @@ class InputError(XPSRError, ValueError):
 
 
 class ModelError(XPSRError):
-    """A model folder that cannot be found, read or matched to its weights."""
+    """A model folder that cannot be read or matched to its weights."""
 
     code = "invalid_model"
 
@@ -108,6 +118,19 @@ class Cancelled(XPSRError):
     """Whoever asked for something wants it no more."""
 
     code = "cancelled"
+
+
+def printable(text: str) -> str:
+    r"""Returns a text as a terminal may have it: what would move its cursor or turn its letters is written as \x1b.
+
+    File names and what models say may hold such characters.
+    """
+    return "".join(ascii(letter)[1:-1] if _moves(letter) else letter for letter in text)
+
+
+def _moves(letter: str) -> bool:
+    # controls, formats, lone surrogates, ends of lines; but not the joiners that emoji and some scripts need
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in "\u200c\u200d"
 
 
 def one_line(error: Exception) -> str:

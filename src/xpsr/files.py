@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import itertools
 import logging
 import os
 import secrets
@@ -16,6 +15,7 @@ from xpsr.errors import InputError, one_line
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "OTHER_SUFFIXES",
     "WRITTEN_SUFFIXES",
     "atomic_write",
     "by_stem",
@@ -23,10 +23,9 @@ __all__ = [
     "find_images",
     "is_remote",
     "list_images",
-    "name_targets",
+    "no_pictures",
     "pair_images",
     "partner",
-    "passed_over",
     "path_key",
     "read_bytes",
     "real_path",
@@ -40,12 +39,18 @@ logger = logging.getLogger(__name__)
 WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Lower-case ends of the names that pictures can be written under."""
 
-IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".avif", ".heic", ".heif", ".jxl"}
+IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {
+    *(".avif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".mpo"),
+    *(".pbm", ".pgm", ".pnm", ".ppm", ".tga"),
+}
 """Lower-case ends of the names that count as pictures in a folder. Whether one can be read shows when it is opened:
 HEIC, HEIF and JPEG XL need the extra `formats`."""
 
-# Photographs too, to those who took them: animations, layers, and what sensors saw
-_OTHER_SUFFIXES = frozenset({".gif", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
+OTHER_SUFFIXES = frozenset(
+    {".apng", ".gif", ".ico", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
+)
+"""Lower-case ends of names that are pictures too, to those who took them, but are passed over in a folder: animations,
+icons, layers, and what sensors saw."""
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -111,22 +116,13 @@ def list_images(path: str | os.PathLike[str], *, recursive: bool = False, outsid
         return [path]
     images = find_images(path, recursive=recursive, outside=outside)
     if not images:
-        raise InputError(
-            f"{path}: holds no pictures",
-            code="no_pictures",
-            remedy=f"name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files",
-        )
+        raise no_pictures(path)
     return images
 
 
-def passed_over(path: str | os.PathLike[str]) -> list[Path]:
-    """Returns what lies in the folder `path` and is a photograph by its name, but none that `list_images` gives.
-
-    Raises:
-        InputError: the folder cannot be listed.
-    """
-    path = Path(path)
-    return find_images(path, suffixes=_OTHER_SUFFIXES) if path.is_dir() else []
+def no_pictures(folder: Path, remedy: str = "name a folder with .jpg, .png or other pictures") -> InputError:
+    """Returns the error to raise for a folder without any."""
+    return InputError(f"{folder}: holds no pictures", code="no_pictures", remedy=remedy)
 
 
 def pair_images(hr_dir: Path, lr_dir: Path) -> list[tuple[Path, Path]]:
@@ -185,27 +181,6 @@ def path_key(path: Path) -> str:
     except (OSError, ValueError, RuntimeError):  # no path could be so: it is compared as it was written
         path = path.absolute()
     return unicodedata.normalize("NFC", str(path))
-
-
-def name_targets(sources: Sequence[Path], out: Path, *, scale: float) -> list[Path]:
-    """Returns where the result of each picture goes: `out/NAME_x4.png`.
-
-    Of several pictures of one name, the later ones get their folder's in front, then a number behind. No name is that
-    of a source, so no source is overwritten.
-    """
-    taken = {str(real_path(source)).casefold() for source in sources}  # some file systems know no upper case
-    targets = []
-    for source in sources:
-        with_folder = f"{real_path(source).parent.name}_{source.stem}"
-        numbered = (f"{with_folder}_{number}" for number in itertools.count(2))
-        for stem in itertools.chain((source.stem, with_folder), numbered):
-            target = out / f"{stem}_x{scale:g}.png"
-            key = str(real_path(target)).casefold()
-            if key not in taken:
-                break
-        taken.add(key)
-        targets.append(target)
-    return targets
 
 
 def read_bytes(path: Path) -> bytes:
@@ -267,8 +242,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def refusal(path: Path, what: str, error: OSError) -> InputError:
     """Returns the error to raise where the system refuses: `what` says what it refuses ("cannot be read")."""
-    full = error.errno in _DISK_FULL
+    full, too_long = error.errno in _DISK_FULL, error.errno == errno.ENAMETOOLONG
     remedy = "free space or choose another disk" if full else "check the path and its permissions"
+    remedy = "choose a shorter name" if too_long else remedy
     reason = error.strerror or one_line(error)
     missing = isinstance(error, FileNotFoundError)
     code = "disk_full" if full else "not_found" if missing else "refused"

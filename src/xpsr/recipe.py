@@ -224,7 +224,9 @@ def check_model(folder: Path, config: TrainRunConfig, dataset: Dataset[Sample]) 
         lr = dataset[0].lr.float() / 255
         steps = min(pipe.settings().num_inference_steps, 2)  # enough to see that it runs
         generator = torch.Generator().manual_seed(0)
-        restored = pipe(lr, scale=config.data.scale, num_inference_steps=steps, generator=generator).images[0]
+        restored = pipe(
+            lr, prior=Prior(), scale=config.data.scale, num_inference_steps=steps, generator=generator
+        ).images[0]
     except Exception as error:
         failed = folder.with_name(f"{folder.name}.failed")
         shutil.rmtree(failed, ignore_errors=True)

@@ -1,6 +1,7 @@
 """One way from a picture to a picture: what command line, batch, page and API call. Touches no disk but to load."""
 
 import dataclasses
+import os
 import platform
 import secrets
 import threading
@@ -8,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
@@ -19,13 +19,13 @@ from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
 from xpsr.checkpoint import checksums, fetch_model
-from xpsr.config import PresetName
-from xpsr.config.checks import SEED, check_argument, said
+from xpsr.config import SCALE, PresetName, Settings
+from xpsr.config.checks import SEED, check_argument
 from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
-from xpsr.errors import Cancelled, InputError
+from xpsr.errors import Cancelled
 from xpsr.image import ImageLike, Picture, to_picture
 from xpsr.pipeline import XPSRPipeline
-from xpsr.prior import Describer, Prior, open_describer
+from xpsr.prior import Describer, Prior, looking
 
 __all__ = ["Restored", "Restorer"]
 
@@ -57,14 +57,14 @@ class Restorer:
         dtype: "auto", "fp32", "bf16" or "fp16"; see `xpsr.devices.resolve_dtype`.
 
     Raises:
-        ModelError: the model cannot be found or loaded.
-        InputError: the device is not there, or slow with the number type.
+        InputError: there is no such model or device, or the device is slow with the number type.
+        ModelError: the model cannot be loaded.
     """
 
     def __init__(
-        self, model: str | Path = "mini", *, device: str = "auto", dtype: Dtype | Literal["auto"] = "auto"
+        self, model: str | os.PathLike[str] = "mini", *, device: str = "auto", dtype: Dtype | Literal["auto"] = "auto"
     ) -> None:
-        folder = fetch_model(str(model))
+        folder = fetch_model(model)
         place = resolve_device(device)
         kind = resolve_dtype(dtype, place)
         # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
@@ -73,8 +73,6 @@ class Restorer:
             self.pipe = XPSRPipeline.from_pretrained(folder, dtype=torch_dtype("fp32" if self._autocast else kind))
         self.pipe.to(place)
         self.pipe.set_progress_bar_config(disable=True)
-        self._describer: Describer | None = None
-        self._opening = threading.Lock()
         self._facts = {
             "device": str(place),
             "dtype": kind,
@@ -91,11 +89,12 @@ class Restorer:
     def restore(
         self,
         image: ImageLike,
-        prior: Prior | Describer | None = None,
+        prior: Prior | str | None = None,
         *,
+        describer: str | os.PathLike[str] | Describer = "mini",
         scale: float = 4,
         preset: PresetName | None = None,
-        settings: Mapping[str, Any] | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
         seed: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         is_cancelled: Callable[[], bool] | None = None,
@@ -103,12 +102,16 @@ class Restorer:
         """Restores one picture.
 
         Args:
-            image: whatever `xpsr.image.to_picture` takes: a path, a `Picture`, a PIL image, an array or a tensor.
-            prior: what is in the picture and what is wrong with it, or who looks; None: the mini's describer looks,
-                `Prior()`: nothing is said.
-            scale: how much larger the result is, along a side; may be fractional.
+            image: a path, the bytes of a file, an open file, a PIL image, an array (H, W, C), a tensor (C, H, W) in
+                [0, 1], or a `Picture`; see `xpsr.image.to_picture`.
+            prior: what is in the picture and what is wrong with it. A text is what is in it, and the describer says
+                what is wrong; None: it says both; `Prior()`: nothing is said.
+            describer: who looks: "mini", which comes with xpsr, "none", or what else `xpsr.open_describer` takes, which
+                is opened for this call; or one that is open.
+            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional.
             preset: "default", "paper" or "reference" instead of the model's own settings.
-            settings: fields of `xpsr.Settings` over those of the preset or the model.
+            settings: a whole `xpsr.Settings`, which goes without a preset; or some of its fields, over those of the
+                preset or the model.
             seed: of the noise, where any is drawn, on every device the same; None: a random one, which the record has.
             progress: is told after every tile of every step how many passes of how many are done.
             is_cancelled: is asked as often, at the start and after the describer; where it says so, the call ends.
@@ -124,19 +127,17 @@ class Restorer:
                 raise Cancelled("the restoration was cancelled.")
 
         start = time.perf_counter()
+        for name, value in (("progress", progress), ("is_cancelled", is_cancelled)):
+            check_argument(name, value, Callable | None)
         stop_if_cancelled()
         resolved = self.pipe.settings(preset, settings)
-        check_argument("seed", seed, int | None, SEED)
-        if not (prior is None or isinstance(prior, Prior) or hasattr(prior, "describe")):
-            message, remedy = "is neither a Prior nor a describer", "use Prior(content=..., quality=...)"
-            raise InputError(message, code="wrong_type", field="prior", value=said(prior), remedy=remedy)
-        picture = to_picture(image)
-        if prior is None:
-            (prior,) = self._mini().describe([picture])
-        elif not isinstance(prior, Prior):
-            (prior,) = prior.describe([image])  # what was written is found by the path
+        scale = check_argument("scale", scale, float, SCALE)
+        seed = check_argument("seed", seed, int | None, SEED)
+        with looking(describer, [prior]) as find_prior:
+            picture = to_picture(image)
+            prior = find_prior(image, picture, prior)
         stop_if_cancelled()
-        seed = secrets.randbelow(2**32) if seed is None else int(seed)
+        seed = secrets.randbelow(2**32) if seed is None else seed
 
         def on_pass_end(done: int, total: int) -> None:
             if progress is not None:
@@ -150,7 +151,7 @@ class Restorer:
                 picture,
                 scale=scale,
                 prior=prior,
-                settings=dataclasses.asdict(resolved),
+                settings=resolved,
                 generator=generator,
                 output_type="pt",
                 callback_on_pass_end=on_pass_end,
@@ -169,11 +170,6 @@ class Restorer:
             "seconds": round(time.perf_counter() - start, 3),
         }
         return Restored(picture=restored, record=record)
-
-    def _mini(self) -> Describer:
-        with self._opening:
-            self._describer = self._describer or open_describer("mini")
-        return self._describer
 
 
 @contextmanager

@@ -5,14 +5,17 @@ Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stop
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from xpsr import __version__
 from xpsr.cli import convert, data, degrade, describe, doctor, train, upscale
 from xpsr.cli.terminal import Parser, command_context, complain, explain, parse, print_traceback, quiet_imports
 from xpsr.config import suggest
 from xpsr.errors import InputError
+from xpsr.files import IMAGE_SUFFIXES
 
 __all__ = ["main"]
 
@@ -68,6 +71,8 @@ def _run(arguments: list[str]) -> int:
     if name in _COMMANDS:
         return _COMMANDS[name][0](rest)
     if not name.startswith("-"):
+        if Path(name).exists() or Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            raise InputError(f"unknown command {name}; to restore it: xpsr upscale {shlex.quote(name)}")
         nearest = suggest(name, list(_COMMANDS)).replace("'", "") or f"; there are: {', '.join(_COMMANDS)}."
         raise InputError(f"unknown command {name}{nearest}")
     parse(parser, arguments[:1])  # help and version end here

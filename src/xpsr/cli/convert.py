@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import Parser, parse, quiet_libraries
+from xpsr.cli.terminal import Parser, answer, parse, quiet_libraries
 from xpsr.errors import InputError
 
 __all__ = ["run"]
@@ -52,12 +52,11 @@ def run(arguments: Sequence[str]) -> int:
 
     if not args.debug:
         quiet_libraries()
-    logging.basicConfig(format="%(message)s")
     logging.getLogger("xpsr").setLevel(logging.WARNING if args.quiet else logging.INFO)
     dtype = torch_dtype(args.dtype) if "dtype" in given else None
     if args.reverse:
         convert_to_reference(args.source, args.output, dtype=dtype)
     else:
         convert_reference(Path(args.source), args.output, dtype=dtype, **{name: given[name] for name in options})
-    print(args.output)
+    answer(args.output)
     return 0

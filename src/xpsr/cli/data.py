@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import Parser, complain, counting, explain, parse
+from xpsr.cli.terminal import Parser, answer, complain, counting, explain, parse
 from xpsr.config import suggest
 from xpsr.errors import InputError, XPSRError
 
@@ -55,10 +55,10 @@ def run(arguments: Sequence[str]) -> int:
         print(json.dumps(summary, indent=1))
     else:
         for finding in report.findings:
-            print(f"{finding.kind}: {finding.name}: {finding.problem}")
+            answer(f"{finding.kind}: {finding.name}: {finding.problem}")
         if report.hidden:
             names = ", ".join(report.hidden[:3]) + (" ..." if len(report.hidden) > 3 else "")
-            print(f"{args.folder}: {len(report.hidden)} hidden pictures passed over ({names}).")
+            answer(f"{args.folder}: {len(report.hidden)} hidden pictures passed over ({names}).")
         counts = ", ".join(f"{number} {kind}" for kind, number in report.counts().items()) or "nothing wrong"
-        print(f"{args.folder}: {report.num_checked} {report.layout.replace('shards', 'pairs')} checked: {counts}.")
+        answer(f"{args.folder}: {report.num_checked} {report.layout.replace('shards', 'pairs')} checked: {counts}.")
     return 1 if report.findings else 0

@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import Parser, complain, counting, explain, parse
+from xpsr.cli.terminal import Parser, answer, complain, counting, explain, parse
 from xpsr.config import DEGRADATIONS, DegradationConfig, PairsConfig, load_config
+from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError
 
 __all__ = ["run"]
@@ -43,10 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     add("--debug", action="store_true", default=False, help="show where errors come from")
     args = parse(parser, arguments)
     given = vars(args)
-    if args.workers < 0:
-        raise InputError(
-            "is less than none", code="out_of_range", field="workers", value=str(args.workers), remedy="use 0 or more"
-        )
+    check_argument("workers", args.workers, int, within(0, 256, "0 or more"))
     degradation = DEGRADATIONS[args.preset]
     if "config" in given:
         degradation = load_config(DegradationConfig, args.config, default=degradation)
@@ -75,5 +73,5 @@ def run(arguments: Sequence[str]) -> int:
     if made.skipped:
         total = made.num_pairs // config.num_per_image + len(made.skipped)
         complain(f"{len(made.skipped)} of {total} pictures were skipped; {args.output / 'skipped.jsonl'} lists them.")
-    print(args.output / MANIFEST)
+    answer(args.output / MANIFEST)
     return 1 if made.skipped else 0

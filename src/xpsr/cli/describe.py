@@ -5,10 +5,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import DESCRIBERS, Parser, complain, explain, parse, pictures_in, quiet_libraries, sayings
+from xpsr.cli.terminal import (
+    DESCRIBERS,
+    Parser,
+    answer,
+    complain,
+    counting,
+    explain,
+    loading,
+    parse,
+    quiet_libraries,
+    sayings,
+)
 from xpsr.config import PRESETS
-from xpsr.errors import InputError
+from xpsr.errors import InputError, printable
 from xpsr.files import pair_images
+from xpsr.sources import find_sources
 
 __all__ = ["run"]
 
@@ -21,9 +33,10 @@ def run(arguments: Sequence[str]) -> int:
         description="Looks at pictures and writes what is in them and what is wrong with them, a JSON object a line.\n"
         "What the file holds already is not asked again. Edit it and give it to xpsr upscale --priors.",
     )
-    parser.add_argument("inputs", metavar="INPUT", nargs="*", type=Path, help="pictures, or folders of pictures")
+    parser.add_argument("inputs", metavar="INPUT", nargs="*", help="pictures, or folders of pictures")
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", type=Path, default=Path("priors.jsonl"), help="default: priors.jsonl")
+    add("-r", "--recursive", action="store_true", default=False, help="search the folders in folders, too")
     add("--pairs", metavar="DIR", type=Path, help="training pairs instead: content of DIR/hr, quality of DIR/lr")
     add("--refresh", action="store_true", default=False, help="ask again about every picture")
     add("--describer", metavar="NAME", default="mini", help=DESCRIBERS)
@@ -51,10 +64,11 @@ def run(arguments: Sequence[str]) -> int:
     if args.describer == "none":
         raise InputError("--describer none describes nothing; name mini, a server or a model.")
 
-    from xpsr.prior import QUESTIONS, PriorFile, Questions, describe_files, is_asked, open_describer
+    with loading(quiet=args.quiet):
+        from xpsr.prior import QUESTIONS, PriorFile, Questions, describe_files, is_asked, open_describer
 
-    if not args.debug:
-        quiet_libraries()
+        if not args.debug:
+            quiet_libraries()
     asked = ("content_question", "quality_question", "content_view", "quality_view")
     changes = {name.removesuffix("_question"): given[name] for name in asked if name in given}
     questions: Questions | None = dataclasses.replace(QUESTIONS[args.preset], **changes)
@@ -77,12 +91,16 @@ def run(arguments: Sequence[str]) -> int:
             clean = {lr: hr for hr, lr in pair_images(args.pairs / "hr", args.pairs / "lr")}
         except InputError as error:
             fail(args.pairs, error)
-    images = list(clean) if "pairs" in given else pictures_in(args.inputs, fail)
+    images = list(clean)
+    if "inputs" in given:
+        sources = find_sources(args.inputs, recursive=args.recursive, piped=False, on_error=fail, on_note=complain)
+        images = [source.path for source in sources]
     if not images:
         return 1
     of_models = ("quality_model", "quantization", "revision", "dtype", "device")
     options = {name: given[name] for name in of_models if name in given}
-    describer = open_describer(args.describer, questions=questions, **options)
+    with loading(args.describer, quiet=args.quiet):
+        describer = open_describer(args.describer, questions=questions, **options)
 
     seen = describe_files(
         describer,
@@ -92,8 +110,11 @@ def run(arguments: Sequence[str]) -> int:
         refresh=args.refresh,
         on_error=fail,
     )
-    for image, prior in seen:
-        if not args.quiet:
-            print(image, *sayings(prior.as_dict()), sep="\n", end="", file=sys.stderr, flush=True)
-    print(args.output)
+    with counting("describing", quiet=args.quiet) as bar:
+        for number, (image, prior) in enumerate(seen, start=1):
+            if bar is not None:
+                bar(number, len(images))
+            if not args.quiet:
+                print(printable(str(image)), *sayings(prior.as_dict()), sep="\n", end="", file=sys.stderr, flush=True)
+    answer(args.output)
     return 1 if failures else 0

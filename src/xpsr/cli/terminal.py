@@ -10,30 +10,35 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, NoReturn
 
 from xpsr.config import RenamedWarning, suggest
-from xpsr.errors import InputError, XPSRError, one_line
+from xpsr.errors import InputError, XPSRError, one_line, printable
 
 __all__ = [
     "DESCRIBERS",
     "Parser",
+    "answer",
     "command_context",
     "complain",
     "counting",
     "explain",
     "loading",
-    "quiet_libraries",
     "parse",
-    "pictures_in",
     "print_traceback",
     "quiet_imports",
+    "quiet_libraries",
     "sayings",
 ]
 
 
 DESCRIBERS = "mini, http://HOST/v1#MODEL, a model's folder or owner/name (default: mini)"
+
+
+class _Operand(str):
+    """An argument behind `--`, which is none of the options whatever it begins with."""
+
+    __slots__ = ()
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,6 +55,10 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def _parse_optional(self, arg_string: str) -> Any:
+        """Takes what stands behind `--` for no option."""
+        return None if isinstance(arg_string, _Operand) else super()._parse_optional(arg_string)
+
     def error(self, message: str) -> NoReturn:
         """Replaces upstream's usage text and exit."""
         raise InputError(f"{message}; see {self.prog} --help.")
@@ -62,9 +71,11 @@ _FLAGS: ContextVar[Mapping[str, str]] = ContextVar("flags")
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Takes options and positionals in any order; an unknown option is refused with the nearest known one.
 
-    From then on errors about them name the flags.
+    What stands behind `--` is a positional. From then on errors about options name the flags.
     """
-    args, unknown = parser.parse_known_intermixed_args(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    operands = [_Operand(argument) for argument in arguments[end + 1 :]]
+    args, unknown = parser.parse_known_intermixed_args([*arguments[:end], *operands])
     if unknown:
         option = unknown[0].partition("=")[0]
         nearest = suggest(option, parser._option_string_actions).replace("'", "")
@@ -78,36 +89,17 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 def sayings(prior: dict[str, Any]) -> Iterator[str]:
     """Yields lines of both texts."""
     for name in ("content", "quality"):
-        yield f"    {name + ':':9}{prior[name] or '(nothing)'}"
+        yield f"    {name + ':':9}{printable(prior[name]) or '(nothing)'}"
     yield ""
-
-
-def pictures_in(inputs: Sequence[Path], on_error: Callable[[Path, InputError], None]) -> list[Path]:
-    """Returns the pictures that were named and those in the folders that were named, each once.
-
-    What is told to `on_error` is left out; what looks like a photograph in a folder and is not read is told in a line.
-    """
-    from xpsr.files import list_images, passed_over, real_path
-
-    found: dict[Path, Path] = {}  # by where they really are: what is named twice is there once
-    for path in inputs:
-        try:
-            for image in list_images(path):
-                found.setdefault(real_path(image), image)
-            others = passed_over(path)
-        except InputError as error:
-            on_error(path, error)
-            continue
-        if others:
-            names = ", ".join(other.name for other in others[:3]) + (" ..." if len(others) > 3 else "")
-            complain(f"{path}: {len(others)} files passed over ({names}); convert them to PNG or TIFF to have them.")
-    return list(found.values())
 
 
 @contextmanager
 def command_context() -> Iterator[None]:
-    """Runs a command: flags of one before are forgotten, former names of options are told in a line of their own."""
+    """Runs a command: flags of one before are forgotten; what the library logs and former names are told in lines."""
     _FLAGS.set({})
+    library, lines = logging.getLogger("xpsr"), _Lines()
+    level = library.level
+    library.addHandler(lines)
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -119,7 +111,11 @@ def command_context() -> Iterator[None]:
 
         warnings.showwarning = tell
         warnings.simplefilter("default", RenamedWarning)
-        yield
+        try:
+            yield
+        finally:
+            library.removeHandler(lines)
+            library.setLevel(level)
 
 
 def quiet_imports() -> None:
@@ -131,11 +127,14 @@ def quiet_imports() -> None:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Imports libraries and loads models without the garbage collector: they make a million objects, and no garbage.
+def loading(what: str = "", *, quiet: bool = False) -> Iterator[None]:
+    """Imports libraries and loads models, and says so on a terminal as long as it takes, unless `quiet`.
 
-    It takes a sixth of the time until `xpsr upscale` begins.
+    The garbage collector pauses meanwhile: libraries make a million objects, and no garbage. It takes a sixth of the
+    time until `xpsr upscale` begins.
     """
+    told = "" if quiet or not sys.stderr.isatty() else f"loading {printable(what)}".rstrip() + " ..."
+    print(told, end="", file=sys.stderr, flush=True)
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -144,6 +143,8 @@ def loading() -> Iterator[None]:
         gc.freeze()  # what was loaded stays; the collector need not look at it again
         if was_on:
             gc.enable()
+        if told:
+            print("\r" + " " * len(told) + "\r", end="", file=sys.stderr, flush=True)
 
 
 def quiet_libraries() -> None:
@@ -169,9 +170,10 @@ def counting(what: str, *, quiet: bool) -> Iterator[Callable[..., None] | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     done_of_all = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*done_of_all, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+    note_column = TextColumn("{task.description}", markup=False)
+    with Progress(*done_of_all, note_column, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, description=note)
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, description=printable(note))
 
 
 _LESS_MEMORY = {
@@ -204,13 +206,25 @@ def _call(field: str, value: str | None) -> str:
     return name if value is None else f"{name}{link}{value}"
 
 
+def answer(line: object) -> None:
+    """Prints a line of the result on stdout; a program that reads it gets every letter."""
+    print(printable(str(line)) if sys.stdout.isatty() else line, flush=True)
+
+
 def complain(message: str) -> None:
     """Prints a line on stderr."""
-    print(f"xpsr: {message}", file=sys.stderr, flush=True)
+    print(f"xpsr: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def print_traceback() -> None:
     """Prints where the error being handled comes from, on stderr."""
     import traceback
 
-    traceback.print_exc()
+    print(*map(printable, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr, flush=True)
+
+
+class _Lines(logging.Handler):
+    """Prints what the library logs, a line each, on the stderr of the moment, which may keep lines and a bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(printable(self.format(record)), file=sys.stderr, flush=True)

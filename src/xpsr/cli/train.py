@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from xpsr.cli.terminal import Parser, complain, counting, quiet_libraries
+from xpsr.cli.terminal import Parser, answer, complain, counting, loading, quiet_libraries
 from xpsr.config import TrainRunConfig, load_config
+from xpsr.config.checks import Limit, Span
 from xpsr.errors import InputError
 
 if TYPE_CHECKING:
     from xpsr.training import OnMetrics
 
-__all__ = ["run"]
+__all__ = ["explained", "run"]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -44,16 +45,16 @@ def run(arguments: Sequence[str]) -> int:
             raise InputError("--plot RUN_DIR stands alone; leave the config out.")
         from xpsr.training import plot_metrics
 
-        print(plot_metrics(args.plot))
+        answer(plot_metrics(args.plot))
         return 0
     if args.config is None:
         raise InputError("the following arguments are required: CONFIG.yaml; see xpsr train --help.")
     config = load_config(TrainRunConfig, args.config, overrides)
-    if not args.debug:
-        quiet_libraries()
-
-    from xpsr.recipe import is_main_process, train_model
-    from xpsr.training import is_finished, plan_run
+    with loading():
+        if not args.debug:
+            quiet_libraries()
+        from xpsr.recipe import is_main_process, train_model
+        from xpsr.training import is_finished, plan_run
 
     if args.dry_run:
         print(plan_run(config), end="")
@@ -65,7 +66,6 @@ def run(arguments: Sequence[str]) -> int:
         )
     # some trackers print
     with counting("training", quiet=finished or not main_process) as bar, contextlib.redirect_stdout(sys.stderr):
-        logging.basicConfig(format="%(message)s")  # to a stderr that by now keeps lines and bar apart
         logging.getLogger("xpsr").setLevel(logging.INFO if main_process else logging.ERROR)
         model = train_model(config, on_metrics=None if bar is None else _shown_in(bar, config.train.max_steps))
     if model is None:
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
             complain(f"stopped early; the same command goes on from {folder / 'checkpoint.pt'}.")
         return 3
     if main_process:
-        print(model)
+        answer(model)
     return 0
 
 
@@ -100,18 +100,24 @@ def _explained(config: Any, prefix: str) -> Iterator[str]:
     """Yields the options of a section with defaults and explanations, and those of the sections in it."""
     nested = []
     for f in dataclasses.fields(config):
-        value, explanation = getattr(config, f.name), f.metadata["help"]
+        value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            nested.append((f"{prefix}{f.name}.", value, explanation))
+            nested.append((f"{prefix}{f.name}.", value, f.metadata["help"]))
             continue
         shown = json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
         yield f"    --{prefix}{f.name}={shown}"
-        choices = list(_choices(f.type))
-        text = f"{explanation} One of: {', '.join(choices)}." if choices else explanation
-        yield textwrap.fill(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        yield textwrap.fill(explained(f), 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
     for name, value, explanation in nested:
         yield f"\n    {name.rstrip('.')}: {explanation}"
         yield from _explained(value, name)
+
+
+def explained(f: "dataclasses.Field[Any]") -> str:
+    """Returns what an option is, and which values it takes."""
+    explanation, rule = f.metadata["help"], f.metadata["rule"]
+    if choices := list(_choices(f.type)):
+        return f"{explanation} One of: {', '.join(choices)}."
+    return f"{explanation} Range: {rule}." if isinstance(rule, Limit | Span) else str(explanation)
 
 
 def _choices(kind: Any) -> Iterator[str]:

@@ -6,21 +6,25 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+from xpsr.cli.progress import picture_bar
 from xpsr.cli.terminal import (
     DESCRIBERS,
     Parser,
+    answer,
     complain,
     explain,
     loading,
     parse,
-    pictures_in,
     print_traceback,
     quiet_libraries,
     sayings,
 )
 from xpsr.config import PRESETS, UpscaleConfig, load_config
 from xpsr.errors import InputError
+from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, refusal
+from xpsr.sources import Job, find_sources, name_jobs, read_sidecar
 
 __all__ = ["run"]
 
@@ -31,12 +35,33 @@ def _upscale_parser() -> Parser:
         prog="xpsr upscale",
         usage="xpsr upscale INPUT [INPUT ...] [-o OUT] [options]",
         description="Restores and enlarges photographs. Each becomes OUT/NAME_x4.png, with all settings beside it in\n"
-        "OUT/NAME_x4.json. Results of earlier runs are replaced, inputs never. What is not given is the\n"
-        "model's own default.",
+        "OUT/NAME_x4.json; NAME is that of the picture, with its suffix where another picture in its folder has\n"
+        "the same without. No input is ever replaced, and nothing that xpsr has not made, unless you say so. The same\n"
+        "command again restores what is new or was changed. What is not given is the model's own default.",
     )
-    parser.add_argument("inputs", metavar="INPUT", nargs="*", type=Path, help="pictures, or folders of pictures")
+    parser.add_argument(
+        "inputs", metavar="INPUT", nargs="*", help="pictures, folders of pictures, - for standard input"
+    )
+    parser.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        default=False,
+        help="search the folders in folders, too; OUT gets the same folders",
+    )
     add = parser.add_argument_group("result").add_argument
-    add("-o", "--output", metavar="OUT", type=Path, help="folder, made if missing (default: outputs)")
+    add(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="folder, made if missing (default: outputs); of one picture also FILE.png, or - for standard output",
+    )
+    add(
+        "--on-existing",
+        choices=("update", "skip", "overwrite", "error"),
+        help="what is there already: update passes over what is done, makes again what is of a changed picture or of"
+        f" other settings and refuses to replace anything else; error refuses it all (default: {default.on_existing})",
+    )
     add("--scale", type=float, metavar="X", help=f"how much larger; 2.5 is fine too (default: {default.scale:g})")
     add = parser.add_argument_group("restoration").add_argument
     add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
@@ -105,39 +130,28 @@ def run(arguments: Sequence[str]) -> int:
     config = dataclasses.replace(base, **given)
     if "describer" in args and config.priors is not None:
         raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
-    out = args.output if "output" in args else Path("outputs")
-    if out.is_file():
-        raise InputError(f"-o names a folder; {out} is a file.")
+    inputs: list[str] = args.inputs
+    out, is_alone = _output(vars(args).get("output", "outputs"), inputs)
+    if out is None and args.json:
+        raise InputError("--json and -o - both write on standard output; leave one of them out.")
+    report = _Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
 
-    with loading():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        from xpsr.batch import restore_file
+    with loading(quiet=report.quiet):
+        from xpsr.batch import Recipe, restore_file, what_to_do
+        from xpsr.checkpoint import fetch_model
         from xpsr.devices import resolve_device, resolve_dtype
-        from xpsr.files import name_targets
+        from xpsr.image import png_bytes
         from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
         from xpsr.restore import Restorer
 
     device = resolve_device(config.device)
     resolve_dtype(config.dtype, device)
-    failures = 0
-
-    def fail(source: Path, error: Exception) -> None:
-        nonlocal failures
-        failures += 1
-        message = explain(error)
-        message = message if message.startswith(str(source)) else f"{source}: {message}"
-        if args.debug:
-            print_traceback()
-        complain(message)
-        if args.json:
-            facts = {name: getattr(error, name, None) for name in ("code", "field", "value", "remedy")}
-            told = {name: value for name, value in facts.items() if value is not None}
-            print(json.dumps({"input": str(source), "error": message, **told}), flush=True)
-
-    sources = pictures_in(args.inputs, fail)
-    if not sources:
+    outside = None if is_alone else out
+    sources = find_sources(inputs, recursive=args.recursive, outside=outside, on_error=report.failed, on_note=complain)
+    jobs = [Job(source=source, target=None) for source in sources]
+    if out is not None:
+        jobs = name_jobs(sources, out, scale=config.scale, is_file=is_alone, on_error=report.failed)
+    if not jobs:
         return 1
 
     if not args.debug:
@@ -150,37 +164,150 @@ def run(arguments: Sequence[str]) -> int:
         questions=QUESTIONS[config.preset or "default"],
         device=str(device),
     )
-    prior_of.describe_ahead(sources, PriorFile(out / "priors.jsonl"))
-    with loading():
-        restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
-    restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made a folder ({error.strerror}); choose another with -o.") from error
+    recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
+    kept = None if out is None else PriorFile((out.parent if is_alone else out) / "priors.jsonl")
+    known = None if kept is None else prior_of.known(kept)
+    waiting = []
+    for job in jobs:
+        try:
+            if job.source.content is not None and prior_of.needs_files:
+                message, remedy = "priors are told by the file of a picture", "give --content and --quality instead"
+                raise InputError(message, code="conflict", remedy=remedy)
+            state = "restore" if known is None else what_to_do(job, recipe, known)
+        except Exception as error:  # every picture is tried; the exit code tells
+            report.failed(job.source.path, error)
+            continue
+        if state == "restore":
+            waiting.append(job)
+        else:
+            report.passed(job, state)
+    if not waiting:
+        report.end(len(sources))
+        return report.code
 
-    hidden = args.quiet or not sys.stderr.isatty()
-    alone = len(sources) == 1  # then the pipeline's bar over tiles and steps tells more than one over pictures
-    restorer.pipe.set_progress_bar_config(disable=hidden or not alone, leave=False)
-    columns = (TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns,
-        console=Console(stderr=True),
-        disable=hidden or alone,
-        redirect_stdout=sys.stdout.isatty(),  # or rich would move results from a file or a pipe to stderr
-    ) as progress:
-        targets = name_targets(sources, out, scale=config.scale)
-        for source, target in progress.track(list(zip(sources, targets, strict=True))):
+    ahead = [job.source.path for job in waiting if job.source.content is None] if kept and prior_of.is_asked else []
+    with picture_bar(len(waiting), looks_ahead=bool(ahead), quiet=report.quiet) as bar:
+        if kept is not None:
+            prior_of.describe_ahead(ahead, kept, progress=bar.looked)
+        bar.show(f"loading {config.model}")
+        with loading(quiet=True):
+            restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
+        restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
+        folder = out.parent if out is not None and is_alone else out
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be made a folder ({error.strerror}); choose another with -o."
+            ) from error
+        for number, job in enumerate(waiting, 1):
+            bar.start(job.source.path.name)
             try:
-                sidecar = restore_file(restorer, source, target, prior_of(source), config)
+                restored = restore_file(restorer, job, prior_of, recipe, progress=bar.passed)
+                if job.target is None:
+                    _send(png_bytes(restored.picture))
+            except BrokenPipeError:  # whoever read the picture has gone
+                raise
             except Exception as error:  # every picture is tried; the exit code tells
-                fail(source, error)
+                report.failed(job.source.path, error)
+                if isinstance(error, InputError) and error.code == "disk_full":
+                    report.stopped(len(waiting) - number)
+                    break
                 continue
-            if args.json:
-                print(json.dumps({**sidecar, "output": str(target)}), flush=True)
-            elif not args.quiet:
-                width, height = sidecar["output_size"]
-                print(f"{target}  {width} x {height}  {sidecar['seconds']:.1f} s", flush=True)
-                if any(sidecar["prior"].values()):
-                    print(*sayings(sidecar["prior"]), sep="\n", end="", file=sys.stderr, flush=True)
-    return 1 if failures else 0
+            report.restored(job, restored.record)
+    report.end(len(sources))
+    return report.code
+
+
+def _output(named: str, inputs: Sequence[str]) -> tuple[Path | None, bool]:
+    """What -o names: a folder and False, or the one result itself and True, which is None on standard output."""
+    path = Path(named)
+    suffix = path.suffix.lower()
+    if not named:
+        raise InputError("-o is empty; name a folder, or FILE.png for one picture.")
+    if named != "-" and (path.is_dir() or suffix not in IMAGE_SUFFIXES | OTHER_SUFFIXES):
+        if path.is_file():
+            raise InputError(f"-o names a folder, or FILE.png for one picture; {path} is a file of another kind.")
+        return path, False
+    if len(inputs) > 1 or Path(inputs[0]).is_dir():
+        raise InputError(f"-o {named} is for one picture; name a folder with -o for several.")
+    if named == "-":
+        if sys.stdout.isatty():
+            raise InputError("-o - would show a picture's bytes on the terminal; add > FILE.png, or name it with -o.")
+        return None, True
+    if suffix not in WRITTEN_SUFFIXES:
+        raise InputError(f"-o {named}: {suffix} cannot be written; use .png, for example.")
+    return path, True
+
+
+def _send(content: bytes) -> None:
+    """Writes a picture to standard output."""
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise refusal(Path("-"), "cannot be written", error) from error
+
+
+class _Report:
+    """Tells what becomes of each picture, and the exit code."""
+
+    def __init__(self, *, json: bool, quiet: bool, debug: bool):
+        self.code = 0
+        self._json, self.quiet, self._debug = json, quiet, debug
+        self._passed: dict[str, list[Path]] = {"is_done": [], "is_there": []}
+
+    def failed(self, source: Path, error: Exception) -> None:
+        """Tells of a picture that cannot be restored."""
+        self.code = 1
+        message = explain(error)
+        message = message if message.startswith(str(source)) else f"{source}: {message}"
+        if self._debug:
+            print_traceback()
+        complain(message)
+        if self._json:
+            facts = {name: getattr(error, name, None) for name in ("code", "field", "value", "remedy")}
+            told = {name: value for name, value in facts.items() if value is not None}
+            _print_json({"input": str(source), "status": "failed", "error": message, **told})
+
+    def restored(self, job: Job, record: dict[str, Any]) -> None:
+        """Tells of a result that has been made."""
+        if self._json:
+            named = {"input": str(job.source.path), "output": str(job.target), "status": "restored"}
+            _print_json({**record, **named})
+        elif not self.quiet:
+            width, height = record["output_size"]
+            answer(f"{job.target}  {width} x {height}  {record['seconds']:.1f} s")
+            if any(record["prior"].values()):
+                print(*sayings(record["prior"]), sep="\n", end="", file=sys.stderr, flush=True)
+
+    def passed(self, job: Job, state: Literal["is_done", "is_there"]) -> None:
+        """Tells of a picture whose result is there; in words, at the end."""
+        assert job.target is not None
+        self._passed[state].append(job.target)
+        if self._json:
+            status = "done" if state == "is_done" else "skipped"
+            named = {"input": str(job.source.path), "output": str(job.target), "status": status}
+            _print_json({**((state == "is_done" and read_sidecar(job.target)) or {}), **named})
+
+    def stopped(self, rest: int) -> None:
+        """Tells of the pictures that are given up."""
+        if rest:
+            complain(f"{rest} more picture{'s were' if rest > 1 else ' was'} not tried.")
+
+    def end(self, total: int) -> None:
+        """Tells how many pictures were passed over."""
+        for state, what in (("is_done", "done"), ("is_there", "there")):
+            targets = self._passed[state]
+            if targets and not self.quiet:
+                subject = f"{targets[0]} was" if total == 1 else f"{len(targets)} of {total} pictures were"
+                complain(
+                    f"{subject} {what} already; --on-existing overwrite makes {'it' if total == 1 else 'them'} again."
+                )
+
+
+def _print_json(told: dict[str, Any]) -> None:
+    print(json.dumps(told), flush=True)

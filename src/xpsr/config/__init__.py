@@ -20,6 +20,7 @@ from xpsr.config.settings import (
     ModelFacts,
     PresetName,
     Settings,
+    given_settings,
     preset_settings,
     resolve_settings,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "UpscaleConfig",
     "ValidationConfig",
     "as_dict",
+    "given_settings",
     "load_config",
     "nearest",
     "override",

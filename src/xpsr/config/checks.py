@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -12,25 +12,23 @@ from types import UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from xpsr.config.names import nearest
-from xpsr.errors import InputError
+from xpsr.errors import InputError, printable
 
 __all__ = [
-    "FINITE",
+    "MAX_CHARACTERS",
     "PROBABILITY",
     "SEED",
     "Checked",
     "Limit",
     "Rule",
-    "above",
+    "Span",
     "alternatives",
-    "at_least",
-    "check",
     "check_argument",
     "check_multiple",
     "fault",
+    "is_text",
     "option",
     "said",
-    "span",
     "weights",
     "within",
 ]
@@ -38,7 +36,11 @@ __all__ = [
 T = TypeVar("T")
 
 Rule: TypeAlias = Callable[[Any], tuple[str, str] | None]
-"""What is wrong with a value and what to do about it, or None."""
+"""What is wrong with a value and what to do about it, or None. What to do is empty where the default would do."""
+
+MAX_CHARACTERS = 10_000
+"""Longest text: some thirty times what a text encoder reads at once. Memory grows with the length, so that a text of a
+few megabytes would take all there is."""
 
 
 def option(default: T, explanation: str = "", rule: Rule | None = None) -> T:
@@ -49,82 +51,89 @@ def option(default: T, explanation: str = "", rule: Rule | None = None) -> T:
 
 @dataclass(frozen=True)
 class Limit:
-    """The rule that a number, or each number of a tuple, is finite and in a range; `usual` is what to use instead."""
+    """The rule that a number, or each number of a tuple, is finite and in a range; `usual` is what to use instead.
+
+    `usual` begins with a value; empty, it is the option's default.
+    """
 
     lowest: float
-    highest: float = math.inf
+    highest: float
     usual: str = ""
     holds_lowest: bool = True
     holds_highest: bool = True
 
     def __call__(self, value: Any) -> tuple[str, str] | None:
         """Returns what is wrong and what to do, or None."""
-        wrong = next((one for one in (value if isinstance(value, tuple) else (value,)) if not self.holds(one)), None)
-        return None if wrong is None else (self._complaint(wrong), f"use {self.usual}")
+        if all(self.holds(one) for one in (value if isinstance(value, tuple) else (value,))):
+            return None
+        ends = "[" if self.holds_lowest else "(", "]" if self.holds_highest else ")"
+        message = f"is not in {ends[0]}{said(self.lowest)}, {said(self.highest)}{ends[1]}"
+        return message, self.usual and f"use {self.usual}"
 
     def holds(self, value: float) -> bool:
-        """Returns whether the value is finite and within."""
+        """Returns whether the value is within; NaN is not."""
         low = value >= self.lowest if self.holds_lowest else value > self.lowest
-        high = value <= self.highest if self.holds_highest else value < self.highest
-        return low and high and _is_finite(value)
+        return low and (value <= self.highest if self.holds_highest else value < self.highest)
 
-    def _complaint(self, value: float) -> str:
-        if self.highest < math.inf:
-            ends = "[" if self.holds_lowest else "(", "]" if self.holds_highest else ")"
-            return f"is not in {ends[0]}{said(self.lowest)}, {said(self.highest)}{ends[1]}"
-        if not _is_finite(value):
-            return "is not a finite number"
-        if not self.holds_lowest:
-            return f"is not above {self.lowest:g}"
-        return f"is less than {'one' if self.lowest == 1 else f'{self.lowest:g}'}"
+    def __str__(self) -> str:
+        above, below = "" if self.holds_lowest else "above ", "" if self.holds_highest else "below "
+        return f"{above}{said(self.lowest)} to {below}{said(self.highest)}"
 
 
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that is larger than any float
-        return False
-
-
-def at_least(lowest: float, usual: str) -> Limit:
-    """Returns the rule that a number is finite and at least `lowest`."""
-    return Limit(lowest, usual=usual)
-
-
-def above(lowest: float, usual: str) -> Limit:
-    """Returns the rule that a number is finite and above `lowest`."""
-    return Limit(lowest, usual=usual, holds_lowest=False)
-
-
-def within(lowest: float, highest: float, usual: str, *, open_at: str = "") -> Limit:
+def within(lowest: float, highest: float, usual: str = "", *, open_at: str = "") -> Limit:
     """Returns the rule that a number is in [`lowest`, `highest`]; `open_at` is the end, "low" or "high", left out."""
     return Limit(lowest, highest, usual, holds_lowest=open_at != "low", holds_highest=open_at != "high")
 
 
 PROBABILITY = within(0, 1, "0 for never and 1 for always")
-FINITE = Limit(-math.inf, usual="a number")
 SEED = within(0, 2**63 - 1, "0, for example")
 
 
 def weights(values: tuple[float, ...]) -> tuple[str, str] | None:
     """Checks that numbers are weights of which one is above 0; is itself a rule."""
-    if all(0 <= value < math.inf for value in values) and any(values):
+    if all(0 <= value <= 1e6 for value in values) and any(values):
         return None
-    return "are not all at least 0 with one above", "use weights, such as 1 for each"
+    return "are not all in [0, 1e+06] with one above 0", ""
 
 
-def span(lowest: float, highest: float, *, around: float | None = None) -> Rule:
-    """Returns the rule that two numbers go from low to high within [lowest, highest], with `around` between them."""
+@dataclass(frozen=True)
+class Span:
+    """The rule that two numbers go from low to high within [lowest, highest], with `around` between them."""
 
-    def rule(values: tuple[float, float]) -> tuple[str, str] | None:
+    lowest: float
+    highest: float
+    around: float | None = None
+
+    def __call__(self, values: tuple[float, float]) -> tuple[str, str] | None:
+        """Returns what is wrong and what to do, or None."""
         low, high = values
-        if not lowest <= low <= high <= highest:
-            return f"is not from low to high within [{lowest}, {highest}]", "correct the two"
-        if around is not None and not low <= around <= high:
-            return f"does not hold {around:g}", "use a lower and a higher number than that"
+        if not self.lowest <= low <= high <= self.highest:
+            return f"is not from low to high within [{said(self.lowest)}, {said(self.highest)}]", ""
+        if self.around is not None and not low <= self.around <= high:
+            return f"does not hold {self.around:g}", ""
         return None
 
-    return rule
+    def __str__(self) -> str:
+        return f"from low to high within {said(self.lowest)} to {said(self.highest)}"
+
+
+def is_text(text: str) -> tuple[str, str] | None:
+    """Checks that a text can be read, and in the memory that there is; is itself a rule."""
+    if len(text) > MAX_CHARACTERS:
+        return f"has {len(text)} characters, more than the limit of {MAX_CHARACTERS}", "shorten it"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds half a character (U+{ord(text[error.start]):04X})", "write it in UTF-8"
+    return None
+
+
+def is_path(path: Path) -> tuple[str, str] | None:
+    """Checks that the system can be asked about a path; is itself a rule."""
+    with contextlib.suppress(ValueError):
+        if b"\0" not in os.fsencode(path):
+            return None
+    return "holds characters that no path has", "name a file"
 
 
 class Checked:
@@ -139,25 +148,34 @@ class Checked:
     def __post_init__(self) -> None:
         """Checks each field by itself; subclasses go on with what does not go together."""
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _coerced(f.type, getattr(self, f.name))
+            value = check_argument(f.name, getattr(self, f.name), f.type, f.metadata.get("rule"), default=f.default)
             object.__setattr__(self, f.name, value)
-            check_argument(f.name, value, f.type, f.metadata.get("rule"))
 
 
-def check_argument(name: str, value: Any, kind: Any, rule: Rule | None = None) -> None:
-    """Refuses a value that is not of a type or, where it is not None, breaks a rule; `name` is the error's field.
+def check_argument(name: str, value: Any, kind: Any, rule: Rule | None = None, *, default: Any = None) -> Any:
+    """Returns a value as one of a type: lists become tuples, texts paths, and NumPy's numbers Python's.
+
+    One that is not of the type or, where it is not None, breaks the rule, is refused. The error's field is `name`; what
+    to use instead is what the rule says is usual, or the `default`.
 
     Raises:
         InputError: it is refused.
     """
+    value = _coerced(kind, value)
+    rule = rule or (is_text if isinstance(value, str) else is_path if isinstance(value, Path) else None)
     if not _fits(kind, value):
         what, example = _words(kind, "" if value is None else said(value))
         message, remedy, code = f"is not {what}", f"use {example}", "wrong_type"
+        if isinstance(rule, Limit | Span) or rule is weights:  # a number of this option
+            usual = isinstance(rule, Limit) and rule.usual
+            remedy = f"use {usual}" if usual else ""
+        elif str in alternatives(kind) and value is None:
+            remedy = f"use '{default or ''}'"
     elif rule is not None and value is not None and (broken := rule(value)) is not None:
         (message, remedy), code = broken, "out_of_range"
     else:
-        return
-    raise InputError(message, code=code, field=name, value=said(value), remedy=remedy)
+        return value
+    raise InputError(message, code=code, field=name, value=said(value), remedy=remedy or f"use {said(default)}")
 
 
 _SCALARS: dict[Any, tuple[Any, str, str]] = {
@@ -166,6 +184,7 @@ _SCALARS: dict[Any, tuple[Any, str, str]] = {
     bool: (bool, "true or false", "true"),
     str: (str, "a text", ""),
     Path: (Path, "a path", ""),
+    Callable: (Callable, "a function", "one"),
 }
 """What values of a type are, that in words, and an example; none: the given one as a text."""
 
@@ -180,14 +199,14 @@ def _coerced(kind: Any, value: Any) -> Any:
     kind = alternatives(kind)[0]
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_coerced(get_args(kind)[0], one) for one in value)
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
+    if kind is Path and isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str) and text:
+        return Path(text)
     if isinstance(value, bool):  # to Python it is a number
         return value
     if kind is int and isinstance(value, Integral):
         return int(value)
     if kind is float and isinstance(value, Real):
-        with contextlib.suppress(OverflowError):
+        with contextlib.suppress(OverflowError):  # a whole number that is larger than any float
             return float(value)
     return value
 
@@ -197,7 +216,7 @@ def _fits(kind: Any, value: Any) -> bool:
     if len(kinds := alternatives(kind)) > 1:
         return any(_fits(one, value) for one in kinds)
     if get_origin(kind) is Literal:
-        return value in args
+        return isinstance(value, str) and value in args
     if get_origin(kind) is tuple:
         counted = isinstance(value, tuple) and (args[-1] is ... or len(value) == len(args))
         return counted and all(_fits(args[0], one) for one in value)
@@ -220,20 +239,8 @@ def _words(kind: Any, given: str) -> tuple[str, str]:
         return f"a list{f' of {count}' if count else ''}, each {what}", f"[{', '.join([example] * (count or 1))}]"
     if dataclasses.is_dataclass(kind):
         return "a section", f"options in it, such as {dataclasses.fields(kind)[0].name}"
-    _, what, example = _SCALARS[kind]
+    _, what, example = _SCALARS.get(kind, (kind, f"a {kind.__name__}", "one"))
     return what, example or (f"'{given}'" if given else "a name")
-
-
-def check(owner: Any, **rules: Rule) -> None:
-    """Refuses attributes of an object that is no config and breaks a rule; None is never refused.
-
-    Raises:
-        InputError: the first that does.
-    """
-    for name, rule in rules.items():
-        value = getattr(owner, name)
-        if value is not None and (broken := rule(value)) is not None:
-            raise fault(owner, name, *broken, code="out_of_range")
 
 
 def check_multiple(config: Any, name: str, multiple: int, of: str = "") -> None:
@@ -250,11 +257,19 @@ def fault(config: Any, name: str, message: str, remedy: str, *, code: str = "con
 
 
 def said(value: Any) -> str:
-    """Returns a value as it is written in YAML, more or less, and not at any length."""
+    """Returns a value as it is written in YAML, more or less, in printable characters and not at any length."""
     if isinstance(value, tuple | list):
-        text = f"[{', '.join(map(said, value))}]"
+        text = f"[{', '.join(map(said, value[:_MOST_SAID]))}]"
     elif isinstance(value, float):
         text = f"{value:g}"
+    elif value is None or isinstance(value, bool):
+        text = "null" if value is None else str(value).lower()
+    elif isinstance(value, int) and value.bit_length() > 10_000:  # more digits than Python writes
+        text = f"a number of {value.bit_length()} bits"
     else:
-        text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        text = str(value) if isinstance(value, str | int | Path | dict) else type(value).__name__
+    text = printable(text[: _MOST_SAID + 1])
+    return text if len(text) <= _MOST_SAID else f"{text[: _MOST_SAID - 3]}..."
+
+
+_MOST_SAID = 80  # characters, or members of a list

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xpsr.config.checks import PROBABILITY, SEED, Checked, at_least, check_multiple, fault, option, within
+from xpsr.config.checks import PROBABILITY, SEED, Checked, check_multiple, fault, option, within
 from xpsr.config.degradation import DegradationConfig
 from xpsr.config.settings import MAX_SCALE
 
 __all__ = ["DataConfig", "PairsConfig"]
 
-_SCALE = within(1, MAX_SCALE, "4, for example")
-_MIN_DETAIL = at_least(0, "0 for any crop")
+_SCALE = within(1, MAX_SCALE)
+_MIN_DETAIL = within(0, 4 * 255, "0 for any crop")
+_PER_SHARD = within(1, 10**6, "1000, for example")
+_SIDE = within(1, 8192, "128, for example")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +42,13 @@ class DataConfig(Checked):
         "Where the quality text comes from; auto: a stored pair's prior, or else the parameters that were drawn.",
     )
     exclude: tuple[str, ...] = option((), "File names or patterns (White-*) that are kept out of training.")
-    crop_size: int = option(128, "Side of a training crop of HR in pixels, a multiple of scale.")
+    crop_size: int = option(128, "Side of a training crop of HR in pixels, a multiple of scale.", _SIDE)
     scale: int = option(4, "How many times smaller LR is, along a side.", _SCALE)
-    min_size: int = option(16, "Pictures with a shorter side are passed over.", at_least(0, "16, for example"))
+    min_size: int = option(16, "Pictures with a shorter side are passed over.", within(0, 2**16))
     crop_scales: tuple[float, ...] = option(
         (1.0, 0.75, 0.5),
         "A crop is cut from the picture reduced by one of these.",
-        within(0, 1, "1 for the picture as it is", open_at="low"),
+        within(0, 1, "[1.0] for the picture as it is", open_at="low"),
     )
     min_detail: float = option(0.0, "Crops whose mean absolute Laplacian (of 0..255) is lower are flat.", _MIN_DETAIL)
     flat_crop_probability: float = option(0.25, "That a flat crop is taken all the same.", PROBABILITY)
@@ -86,17 +88,19 @@ class PairsConfig(Checked):
     """How `xpsr degrade` makes pairs of pictures."""
 
     seed: int = option(0, "All randomness follows from it.", SEED)
-    num_per_image: int = option(1, "Pairs of each picture.", at_least(1, "1 or more"))
+    num_per_image: int = option(1, "Pairs of each picture.", within(1, 100_000, "1 or more"))
     crop_size: int | None = option(
-        None, "Side of random square crops; null: whole pictures, their sides cut to a multiple of the scale."
+        None, "Side of random square crops; null: whole pictures, their sides cut to a multiple of the scale.", _SIDE
     )
     scale: int = option(4, "How many times smaller LR is, along a side.", _SCALE)
-    min_size: int = option(16, "Pictures with a shorter side are passed over.")
+    min_size: int = option(16, "Pictures with a shorter side are passed over.", within(1, 2**16))
     min_detail: float = option(
         0.0, "Crops whose mean absolute Laplacian (of 0..255) is lower are drawn again.", _MIN_DETAIL
     )
     sharpen: bool = option(False, "Sharpen the clean picture first, as XPSR's authors do.")
-    shard_size: int | None = option(None, "Pairs in a tar; null: PNGs in folders.")
+    shard_size: int | None = option(
+        None, "Pairs in a tar; null: PNGs in folders.", within(1, 10**6, "1000, for example")
+    )
     degradation: DegradationConfig = option(DegradationConfig(), "What pictures are degraded by.")
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from xpsr.config.checks import PROBABILITY, Checked, fault, option, span, weights
+from xpsr.config.checks import PROBABILITY, Checked, Span, fault, option, weights
 
 __all__ = ["DEGRADATIONS", "DegradationConfig", "DegradationName", "DegradationStage"]
 
@@ -13,18 +13,18 @@ class DegradationStage(Checked):
     """One of the two stages of the second-order degradation; pixel values below are on the 0..255 scale."""
 
     blur_probability: float = option(1.0, "That the picture is blurred.", PROBABILITY)
-    blur_sigma: tuple[float, float] = option((0.2, 3.0), "Standard deviation of the blur, pixels.", span(0.01, 100))
+    blur_sigma: tuple[float, float] = option((0.2, 3.0), "Standard deviation of the blur, pixels.", Span(0.01, 100))
     resize_probabilities: tuple[float, float, float] = option(
         (0.2, 0.7, 0.1), "Weights of making it larger, smaller, or leaving it.", weights
     )
     resize_range: tuple[float, float] = option(
-        (0.15, 1.5), "Factors of resizing; those below 1 make it smaller.", span(0.01, 16, around=1)
+        (0.15, 1.5), "Factors of resizing; those below 1 make it smaller.", Span(0.01, 16, around=1)
     )
     gaussian_noise_probability: float = option(0.5, "That the noise is Gaussian, else Poisson.", PROBABILITY)
-    gaussian_noise: tuple[float, float] = option((1.0, 30.0), "Standard deviation of Gaussian noise.", span(0, 255))
-    poisson_noise: tuple[float, float] = option((0.05, 3.0), "Scale of Poisson noise.", span(0, 100))
+    gaussian_noise: tuple[float, float] = option((1.0, 30.0), "Standard deviation of Gaussian noise.", Span(0, 255))
+    poisson_noise: tuple[float, float] = option((0.05, 3.0), "Scale of Poisson noise.", Span(0, 100))
     gray_noise_probability: float = option(0.4, "That the noise is the same in all colours.", PROBABILITY)
-    jpeg_quality: tuple[int, int] = option((30, 95), "Qualities of JPEG, 1 to 100.", span(1, 100))
+    jpeg_quality: tuple[int, int] = option((30, 95), "Qualities of JPEG, 1 to 100.", Span(1, 100))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,12 @@ class DegradationConfig(Checked):
         weights,
     )
     generalized_beta: tuple[float, float] = option(
-        (0.5, 4.0), "Shapes of generalized kernels; 1 is the Gaussian's.", span(0.1, 20, around=1)
+        (0.5, 4.0), "Shapes of generalized kernels; 1 is the Gaussian's.", Span(0.1, 20, around=1)
     )
-    plateau_beta: tuple[float, float] = option((1.0, 2.0), "Shapes of kernels with a plateau.", span(0.1, 20, around=1))
+    plateau_beta: tuple[float, float] = option((1.0, 2.0), "Shapes of kernels with a plateau.", Span(0.1, 20, around=1))
     sinc_probability: float = option(0.1, "That a stage blurs with a sinc filter instead, which rings.", PROBABILITY)
     final_sinc_probability: float = option(0.8, "That a sinc filter follows at the end.", PROBABILITY)
-    kernel_sizes: tuple[int, int] = option((7, 21), "Odd sizes of kernels, from .. to.", span(1, 99))
+    kernel_sizes: tuple[int, int] = option((7, 21), "Odd sizes of kernels, from .. to.", Span(1, 99))
     first: DegradationStage = option(DegradationStage(), "The first stage.")
     second: DegradationStage = option(
         DegradationStage(

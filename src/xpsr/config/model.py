@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import Checked, at_least, check_multiple, fault, option, said, within
+from xpsr.config.checks import Checked, check_multiple, fault, option, said, within
 from xpsr.config.settings import ModelFacts, Settings, resolve_settings
 from xpsr.errors import InputError
 
@@ -15,6 +15,8 @@ MINI_STRIDE, BASE_STRIDE = 4, 8  # pixels per latent pixel of the mini's autoenc
 NUM_TIMESTEPS = 1000
 TEXT_HEADS = 2  # of a new text encoder
 _BYTE_TOKENS = 2 * 256 + 2  # every byte, within and at the end of a word, and two marks
+_MAX_LEVELS, _MAX_WIDTH = 6, 2048  # with which a network is as large as any machine holds
+_WIDTH = within(1, _MAX_WIDTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,42 +42,40 @@ class ModelConfig(Checked):
     zero_init: bool = option(
         True, "With base: conditional attentions start at zero; the reference starts them at random."
     )
-    block_out_channels: tuple[int, ...] = option(
-        (64, 96, 160), "Width of each level of a new model's UNet.", at_least(1, "multiples of norm_num_groups")
-    )
+    block_out_channels: tuple[int, ...] = option((64, 96, 160), "Width of each level of a new model's UNet.", _WIDTH)
     num_attention_heads: tuple[int, ...] = option(
         (1, 2, 2),
         "Heads of each level, as many numbers; each divides its level's width.",
-        at_least(1, "1 or more for each level"),
+        within(1, 256),
     )
-    layers_per_block: int = option(1, "Layers of each level.", at_least(1, "1 or 2"))
-    norm_num_groups: int = option(16, "Groups of its norms; divides every width.", at_least(1, "16 or 32"))
+    layers_per_block: int = option(1, "Layers of each level.", within(1, 4, "1 or 2"))
+    norm_num_groups: int = option(16, "Groups of its norms; divides every width.", within(1, _MAX_WIDTH, "16 or 32"))
     conditional_attention_window: int | None = option(
         8,
         "Conditional attentions look at windows of so many latent pixels; null: at all of the picture.",
-        at_least(1, "8, or null to look at all of the picture"),
+        within(1, 1024, "8, or null to look at all of the picture"),
     )
     conditioning_channels: tuple[int, ...] = option(
         (16, 32, 64),
         "Widths of the ControlNet's picture encoder; every one after the first halves the picture.",
-        at_least(1, "[16, 32, 64], for example"),
+        _WIDTH,
     )
-    text_width: int = option(64, "Width of a new model's text encoder; even.", at_least(TEXT_HEADS, "64, for example"))
-    text_layers: int = option(2, "Layers of a new model's text encoder.", at_least(0, "2, for example"))
+    text_width: int = option(64, "Width of a new model's text encoder; even.", within(TEXT_HEADS, _MAX_WIDTH))
+    text_layers: int = option(2, "Layers of a new model's text encoder.", within(0, 32))
     vocabulary: Path | None = option(
         None, "Text that a new model's tokenizer learns its words from; null: the one that comes with xpsr."
     )
     vocabulary_size: int = option(
-        2048, "Tokens that a new model's tokenizer knows at most.", at_least(_BYTE_TOKENS, "2048, for example")
+        2048, "Tokens that a new model's tokenizer knows at most.", within(_BYTE_TOKENS, 2**17)
     )
     decoder_channels: int = option(
-        64, "Width of the decoder of a new model's autoencoder, a multiple of 4.", at_least(4, "64, for example")
+        64, "Width of the decoder of a new model's autoencoder, a multiple of 4.", within(4, _MAX_WIDTH)
     )
-    decoder_layers: int = option(24, "Its residual blocks.", at_least(0, "24, for example"))
+    decoder_layers: int = option(24, "Its residual blocks.", within(0, 256))
     one_step_timestep: int | None = option(
         250,
         "What the one step is labelled with; null: a model without the one step.",
-        within(0, NUM_TIMESTEPS - 1, "250, for example"),
+        within(0, NUM_TIMESTEPS - 1),
     )
     one_step_residual: bool | None = option(
         None,
@@ -128,15 +128,16 @@ class ModelConfig(Checked):
 
     def _check_sizes(self) -> None:
         widths, heads, groups = self.block_out_channels, self.num_attention_heads, self.norm_num_groups
-        if not widths:
-            raise fault(self, "block_out_channels", "is no level", "use [64, 96, 160], for example")
+        if not 1 <= len(widths) <= _MAX_LEVELS:
+            message = f"is not 1 to {_MAX_LEVELS} levels"
+            raise fault(self, "block_out_channels", message, "use [64, 96, 160], for example")
         if len(heads) != len(widths):
             message = f"is not a number for each of block_out_channels={said(widths)}"
             raise fault(self, "num_attention_heads", message, f"use {len(widths)} numbers")
         for count, width in zip(heads, widths, strict=True):
             if width % count:
                 message = f"is {count} for {width} channels, which it does not divide"
-                raise fault(self, "num_attention_heads", message, "use a divisor")
+                raise fault(self, "num_attention_heads", message, f"use {math.gcd(count, width)} there")
             if width % groups:
                 message, most = f"is no divisor of {width} in block_out_channels", math.gcd(*widths)
                 raise fault(self, "norm_num_groups", message, f"use {most}, or one of its divisors")

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from xpsr.config.checks import FINITE, Checked, at_least, fault, option, within
+from xpsr.config.checks import Checked, check_argument, fault, option, said, within
 from xpsr.config.loading import override
-from xpsr.config.names import nearest, renamed
+from xpsr.config.names import renamed
 from xpsr.errors import InputError
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ModelFacts",
     "PresetName",
     "Settings",
+    "given_settings",
     "preset_settings",
     "resolve_settings",
 ]
@@ -25,7 +26,12 @@ __all__ = [
 MAX_SCALE = 16.0
 """A pipeline enlarges no further."""
 
-SCALE = within(0, MAX_SCALE, "4, for example", open_at="low")
+SCALE = within(1 / MAX_SCALE, MAX_SCALE, "4, for example")
+
+_FACTOR = within(-100, 100)
+_MAX_STEPS = 10_000
+_TILE = within(1, 2**16, "64 to 320")
+_MAX_SIDE = 2**16  # latent pixels, or pixels, more than the sides of any picture that is read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +43,10 @@ class Settings(Checked):
     """
 
     num_inference_steps: int = option(
-        20, "Denoising steps; 1 is the one step, of a model that has learned it.", at_least(1, "1 to 50")
+        20, "Denoising steps; 1 is the one step, of a model that has learned it.", within(1, _MAX_STEPS, "1 to 50")
     )
-    guidance_scale: float = option(4.5, "How strongly texts are followed; above 1 every step costs twice.", FINITE)
-    controlnet_conditioning_scale: float = option(1.0, "Factor of the ControlNet's residuals.", FINITE)
+    guidance_scale: float = option(4.5, "How strongly texts are followed; above 1 every step costs twice.", _FACTOR)
+    controlnet_conditioning_scale: float = option(1.0, "Factor of the ControlNet's residuals.", _FACTOR)
     strength: float = option(
         1.0,
         "Where to start, as a fraction of the training timesteps; 0 (one step only) is the LR latents as they are.",
@@ -50,16 +56,16 @@ class Settings(Checked):
     added_noise_level: int = option(
         0,
         "Timestep at which the LR latents are noised once more, as the reference does (800); 0: they are not.",
-        at_least(0, "0 for none"),
+        within(0, _MAX_STEPS - 1, "0 for none"),
     )
     offset_noise_scale: float = option(
-        0.0, 'Weight of noise that is the same in all of a channel, added to start="noise"; there for parity.', FINITE
+        0.0, 'Weight of noise that is the same in all of a channel, added to start="noise"; there for parity.', _FACTOR
     )
-    tile_size: int = option(128, "Larger pictures are denoised in square tiles of this side.", at_least(1, "64 to 320"))
+    tile_size: int = option(128, "Larger pictures are denoised in square tiles of this side.", _TILE)
     tile_overlap: int = option(
         32,
         "Tiles overlap by so much, and are blended there; at most half a tile where only tile_size is given.",
-        at_least(0, "an eighth of tile_size"),
+        within(0, _MAX_SIDE),
     )
     tile_weights: Literal["symmetric", "reference"] = option(
         "symmetric",
@@ -69,7 +75,7 @@ class Settings(Checked):
         1,
         "The one step is taken on so many grids, each shifted against the last, and averaged (cycle spinning,"
         " Coifman and Donoho 1995), which hides the grid.",
-        at_least(1, "1 or 2"),
+        within(1, 64, "1 or 2"),
     )
     fit: Literal["pad", "stretch"] = option(
         "pad",
@@ -79,7 +85,7 @@ class Settings(Checked):
     min_working_size: int = option(
         512,
         "Pixels that the smaller side has at least while the model works; the result is reduced again.",
-        at_least(0, "0 to ask for nothing"),
+        within(0, _MAX_SIDE, "0 to ask for nothing"),
     )
     color_match: Literal["none", "adain", "wavelet"] = option(
         "adain", "How colours are brought back to those of the input."
@@ -129,9 +135,7 @@ def preset_settings(name: PresetName) -> Settings:
     Raises:
         InputError: there is none of that name.
     """
-    if name not in PRESETS:
-        message, remedy = f"is not one of {', '.join(PRESETS)}", f"use {nearest(name, PRESETS) or 'default'}"
-        raise InputError(message, code="out_of_range", field="preset", value=name, remedy=remedy)
+    check_argument("preset", name, PresetName)
     return PRESETS[name]
 
 
@@ -149,41 +153,79 @@ class ModelFacts:
     has_one_step: bool
 
 
+def given_settings(settings: Settings | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the settings that a call is given, by name; a `Settings` gives all of them.
+
+    Raises:
+        InputError: `settings` is neither a `Settings` nor a mapping.
+    """
+    values: Any = dataclasses.asdict(settings) if isinstance(settings, Settings) else settings
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        message, remedy = "is neither a Settings nor a mapping", "use {'num_inference_steps': 4}, for example"
+        raise InputError(message, code="wrong_type", field="settings", value=said(settings), remedy=remedy)
+    return dict(values)
+
+
 def resolve_settings(base: Settings, overrides: Mapping[str, Any], facts: ModelFacts) -> Settings:
     """Returns what a model does with `overrides` over `base`, such as its own settings or those of a preset.
 
-    What is not among the overrides follows them: one step is the one step of a model that has learned it (strength 0),
-    a later start is from the LR latents, tiles overlap by at most a half, and several steps take one grid.
+    What is not among the overrides follows them, so that an error is about what was given:
+
+    - strength 0 is one step, and one step is strength 0 of a model that has learned it;
+    - noise that a channel shares is for a start from noise, and that for strength 1; any other strength starts from the
+      LR latents;
+    - tiles overlap by at most a half, and their side is a multiple that the model takes;
+    - more than one grid is for one step and fit="pad".
 
     Raises:
         InputError: an unknown setting, one that no model can do, or one that this model cannot do.
     """
     given = renamed(overrides, vars(base))
     settings = override(base, given)
-    if settings.num_inference_steps == 1 and facts.has_one_step and "strength" not in given:
-        settings = dataclasses.replace(settings, strength=0.0)
-    implied: dict[str, Any] = {"tile_overlap": min(settings.tile_overlap, settings.tile_size // 2)}
+
+    def follow(**implied: Any) -> None:
+        nonlocal settings
+        changes = {name: value for name, value in implied.items() if name not in given}
+        settings = dataclasses.replace(settings, **changes)
+
+    if given.get("offset_noise_scale"):
+        follow(start="noise")
+    if settings.start == "noise" and {"start", "offset_noise_scale"} & given.keys():
+        follow(strength=1.0)
+    elif settings.num_inference_steps == 1 and facts.has_one_step:
+        follow(strength=0.0)
+    if settings.strength == 0:
+        follow(num_inference_steps=1)
     if settings.strength < 1:
-        implied["start"] = "lr"
-    if settings.strength > 0:
-        implied["num_shifts"] = 1
-    settings = dataclasses.replace(settings, **{name: implied[name] for name in implied.keys() - given.keys()})
-    for name, message, remedy in _faults(settings, facts):
+        follow(start="lr")
+    if settings.start != "noise":
+        follow(offset_noise_scale=0.0)
+    if settings.strength > 0 or settings.fit != "pad":
+        follow(num_shifts=1)
+    if given.get("tile_weights") == "symmetric":
+        follow(tile_size=math.ceil(settings.tile_size / facts.tile_multiple) * facts.tile_multiple)
+    follow(tile_overlap=min(settings.tile_overlap, settings.tile_size // 2))
+    for name, message, remedy in _faults(settings, facts, given):
         raise fault(settings, name, message, remedy)
     return settings
 
 
-def _faults(settings: Settings, facts: ModelFacts) -> Iterator[tuple[str, str, str]]:
+def _faults(settings: Settings, facts: ModelFacts, given: Collection[str]) -> Iterator[tuple[str, str, str]]:
     """Fields that the model cannot follow, each with what is wrong and what to do."""
     steps, strength, limit = settings.num_inference_steps, settings.strength, facts.num_train_timesteps
     if steps > limit:
-        yield "num_inference_steps", f"is more than the {limit} timesteps", "use 1 to 50"
+        yield "num_inference_steps", f"is more than the {limit} timesteps", f"use 1 to {min(limit, 50)}"
     if strength == 0 and not facts.has_one_step:
-        yield "strength", "is the one step, which this model has not learned", "use a number above 0"
+        yield "strength", "is the one step, which this model has not learned", "use 1, or another number above 0"
     if strength == 0 and steps > 1:
         yield "num_inference_steps", "is not the one step, which strength=0 is", "use 1, or a strength above 0"
     if strength > 0 and round(steps / strength) > limit:
         least, most = math.ceil(100 * steps / limit) / 100, int(limit * strength)
+        if "num_inference_steps" in given and "strength" not in given and most:
+            message = f"is more than strength={strength:g} leaves of the {limit} timesteps"
+            yield "num_inference_steps", message, f"use at most {most}, or a strength of {least:g} or more"
         fewer = f", or at most {most} steps" if most else ""
         yield "strength", f"leaves fewer than {steps} of {limit} timesteps", f"use {least:g} or more{fewer}"
     if settings.start == "noise" and strength < 1:
@@ -200,8 +242,8 @@ def _faults(settings: Settings, facts: ModelFacts) -> Iterator[tuple[str, str, s
         yield "tile_overlap", f"is not below tile_size={settings.tile_size}", f"use {settings.tile_size // 8}"
     factor = facts.vae_scale_factor
     if factor % settings.num_shifts:
-        *some, last = (str(number) for number in range(1, factor + 1) if factor % number == 0)
-        yield "num_shifts", f"does not divide the {factor} pixels of a latent pixel", f"use {', '.join(some)} or {last}"
+        divisors = " or ".join(str(number) for number in range(1, factor + 1) if factor % number == 0)
+        yield "num_shifts", f"does not divide the {factor} pixels of a latent pixel", f"use {divisors}"
     if settings.num_shifts > 1 and strength > 0:
         yield "num_shifts", "is for the one step, or pictures of different noise would be averaged", "use 1"
     if settings.num_shifts > 1 and settings.fit != "pad":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from xpsr.config.checks import PROBABILITY, SEED, Checked, above, at_least, check_multiple, fault, option, within
+from xpsr.config.checks import PROBABILITY, SEED, Checked, check_multiple, fault, option, within
 from xpsr.config.data import DataConfig
 from xpsr.config.model import BASE_STRIDE, MINI_STRIDE, ModelConfig
 
@@ -22,8 +22,9 @@ __all__ = [
 
 _SMALLEST_JUDGED = 8  # pixels a side, of which the adversary looks at five, and halves them thrice
 _SMALLEST_FEATURES = 4  # of which VGG's leave one
-_WEIGHT = at_least(0, "0 to leave it out")
-_COUNT = at_least(1, "1 or more")
+_WEIGHT = within(0, 1e6, "0 to leave it out")
+_STEPS = within(1, 10**9, "1 or more")
+_INDEX = within(-100, 100, "null for all")
 
 
 PartName: TypeAlias = Literal[
@@ -44,8 +45,8 @@ class PartsConfig(Checked):
     """Which parameters are trained, by name, and adapters (LoRA) on those that are not."""
 
     train: tuple[PartName, ...] = option(("everything",), "Names of parts; everything stands alone.")
-    lora_rank: int = option(16, "Rank of the adapters.", at_least(1, "4 to 64"))
-    lora_alpha: int = option(16, "What adapters add is scaled by lora_alpha / lora_rank.", at_least(1, "lora_rank"))
+    lora_rank: int = option(16, "Rank of the adapters.", within(1, 1024, "4 to 64"))
+    lora_alpha: int = option(16, "What adapters add is scaled by lora_alpha / lora_rank.", within(1, 2**16))
     lora_targets: tuple[str, ...] = option(
         ("to_q", "to_k", "to_v", "to_out.0"), "Ends of the names of layers that get adapters."
     )
@@ -72,16 +73,18 @@ class LossConfig(Checked):
     min_snr_gamma: float | None = option(
         None,
         "Weighs timesteps as Min-SNR (Hang et al. 2023) does, 5 is usual; null: all the same.",
-        above(0, "5, as usual"),
+        within(0, 1e6, "5, as usual", open_at="low"),
     )
     degradation_free_weight: float = option(
         0.05, "Of the Degradation-Free Constraint: the sum over all its terms, as the reference has it.", _WEIGHT
     )
     degradation_free_image_weight: float = option(1.0, "Factor of its terms that compare pictures.", _WEIGHT)
     degradation_free_latent_weight: float = option(1.0, "Factor of those that compare latents.", _WEIGHT)
-    degradation_free_images: tuple[int, ...] | None = option(None, "Which pictures, the largest is 0; null: all.")
+    degradation_free_images: tuple[int, ...] | None = option(
+        None, "Which pictures, the largest is 0; null: all.", _INDEX
+    )
     degradation_free_latents: tuple[int, ...] | None = option(
-        None, "Which residuals, the middle block's is the last (-1); null: all."
+        None, "Which residuals, the middle block's is the last (-1); null: all.", _INDEX
     )
     pixel_weight: float = option(2.0, "Of the one step's mean absolute error.", _WEIGHT)
     teacher_weight: float = option(
@@ -89,14 +92,12 @@ class LossConfig(Checked):
     )
     efficientnet_weight: float = option(0.0, "Of its distance in the features of EfficientNet-Lite0.", _WEIGHT)
     vgg_weight: float = option(0.0, "Of its distance in those of VGG16, which needs another package.", _WEIGHT)
-    feature_crop: int = option(
-        64, "Side in pixels of the window that these look at.", at_least(_SMALLEST_FEATURES, "64, for example")
-    )
+    feature_crop: int = option(64, "Side in pixels of the window that these look at.", within(_SMALLEST_FEATURES, 8192))
     adversarial_weight: float = option(0.0, "Of what an adversary makes of the one step's pictures.", _WEIGHT)
     adversarial_ramp_steps: int = option(
         300,
         "Steps over which adversarial_weight rises from 0.",
-        at_least(0, "0 for the whole weight from the start"),
+        within(0, 10**9, "0 for the whole weight from the start"),
     )
     shift_probability: float = option(
         0.0, "That a batch lies half a latent pixel further, as with num_shifts=2.", PROBABILITY
@@ -149,17 +150,15 @@ class OptimizerConfig(Checked):
     kind: Literal["adamw", "torchao_8bit", "bitsandbytes_8bit"] = option(
         "adamw", "AdamW in float32, or with moments of a byte each."
     )
-    learning_rate: float = option(5e-4, "The highest, after the warm-up.", at_least(0, "5e-5 to 5e-4"))
-    final_learning_rate: float = option(
-        5e-5, "What the schedule ends at; constant never reaches it.", at_least(0, "a tenth of learning_rate")
-    )
+    learning_rate: float = option(5e-4, "The highest, after the warm-up.", within(0, 1, "5e-5 to 5e-4"))
+    final_learning_rate: float = option(5e-5, "What the schedule ends at; constant never reaches it.", within(0, 1))
     schedule: Literal["cosine", "linear", "constant"] = option("cosine", "How it falls after the warm-up.")
-    warmup_steps: int = option(200, "Steps over which it rises from 0.", at_least(0, "0 for none"))
-    betas: tuple[float, float] = option(
-        (0.9, 0.99), "AdamW's, each below 1.", within(0, 1, "[0.9, 0.99], for example", open_at="high")
+    warmup_steps: int = option(200, "Steps over which it rises from 0.", within(0, 10**9, "0 for none"))
+    betas: tuple[float, float] = option((0.9, 0.99), "AdamW's, each below 1.", within(0, 1, open_at="high"))
+    weight_decay: float = option(0.01, "AdamW's.", within(0, 1000, "0 for none"))
+    max_grad_norm: float = option(
+        1.0, "Longer gradients are shortened to this.", within(0, 1e6, "1, as usual", open_at="low")
     )
-    weight_decay: float = option(0.01, "AdamW's.", at_least(0, "0 for none"))
-    max_grad_norm: float = option(1.0, "Longer gradients are shortened to this.", above(0, "1, as usual"))
     ema_decay: float = option(
         0.998,
         "Of the averaged weights, which are what is written; 0: no average is kept, and the last weights are written.",
@@ -171,13 +170,13 @@ class OptimizerConfig(Checked):
 class ValidationConfig(Checked):
     """Pictures that are restored with the averaged weights now and then, and scored."""
 
-    every: int | None = option(None, "Steps between two validations; null: never.", at_least(1, "null for never"))
+    every: int | None = option(None, "Steps between two validations; null: never.", within(1, 10**9, "null for never"))
     hr_dir: Path | None = option(None, "The clean pictures.")
     lr_dir: Path | None = option(
         None, "Degraded pictures of the same names; null: HR reduced bicubically by data.scale."
     )
     priors: Path | None = option(None, "Their texts, as xpsr describe writes them; null: empty texts.")
-    max_pictures: int = option(8, "The first so many by name.", at_least(1, "8, say"))
+    max_pictures: int = option(8, "The first so many by name.", within(1, 10**6))
     best_by: Literal["psnr_y", "ssim_y", "niqe"] = option("psnr_y", "Which score decides what is kept as the best.")
 
     def __post_init__(self) -> None:
@@ -192,15 +191,15 @@ class TrainConfig(Checked):
     """How long, how often, on what and where to."""
 
     output_dir: Path = option(Path("runs/mini"), "Where checkpoints, metrics and the model go.")
-    max_steps: int = option(1000, "Updates in all, counted from the very first start.", _COUNT)
+    max_steps: int = option(1000, "Updates in all, counted from the very first start.", _STEPS)
     max_minutes: float | None = option(
         None,
         "Checkpoint and stop before this is over, the next start goes on; null: no limit.",
-        above(0, "null for no limit"),
+        within(0, 1e7, "null for no limit", open_at="low"),
     )
-    batch_size: int = option(16, "Samples at once, in each process.", _COUNT)
+    batch_size: int = option(16, "Samples at once, in each process.", within(1, 4096, "1 or more"))
     gradient_accumulation_steps: int = option(
-        1, "Passes per update, which sees batch_size * this * processes samples.", _COUNT
+        1, "Passes per update, which sees batch_size * this * processes samples.", within(1, 10**5, "1 or more")
     )
     fit_memory: bool = option(False, "On a GPU: halve batch_size (and double the passes) until it fits.")
     seed: int = option(0, "All randomness follows from it.", SEED)
@@ -210,16 +209,16 @@ class TrainConfig(Checked):
         False, "Compute activations again in the backward pass: less memory, a third slower."
     )
     compile: bool = option(False, "torch.compile of both networks; pays on a GPU.")
-    checkpoint_every: int = option(200, "Steps between two checkpoints.", _COUNT)
-    keep_checkpoints: int = option(2, "How many of the newest stay.", _COUNT)
-    log_every: int = option(10, "Steps between two lines of metrics.jsonl.", _COUNT)
+    checkpoint_every: int = option(200, "Steps between two checkpoints.", _STEPS)
+    keep_checkpoints: int = option(2, "How many of the newest stay.", within(1, 1000, "1 or more"))
+    log_every: int = option(10, "Steps between two lines of metrics.jsonl.", _STEPS)
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] | None = option(
         None, "What else metrics go to; null: tensorboard if installed."
     )
     cache_dir: Path | None = option(
         None, "Keeps latents and text embeddings of frozen encoders, for crops that come again; null: nowhere."
     )
-    num_workers: int = option(0, "Processes that read ahead; 0: none.", at_least(0, "0 for none"))
+    num_workers: int = option(0, "Processes that read ahead; 0: none.", within(0, 256, "0 for none"))
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...")
     resume: Literal["auto", "never"] = option(
         "auto", "auto goes on where a run in output_dir stopped; never starts afresh and removes its checkpoints."

@@ -48,6 +48,9 @@ class UpscaleConfig(Checked):
     model: str = "mini"
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    on_existing: Literal["update", "skip", "overwrite", "error"] = (
+        "update"  # of what is there already; see `xpsr.batch`
+    )
 
     @property
     def overrides(self) -> dict[str, Any]:

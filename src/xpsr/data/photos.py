@@ -86,7 +86,7 @@ def list_photos(config: DataConfig) -> list[Photo]:
             code="not_found",
             field="data.hr_dir",
             value=str(hr_dir),
-            remedy="use a folder of pictures, or run scripts/fetch_photos.py",
+            remedy="use a folder of pictures; scripts/fetch_photos.py of the repository fetches the mini's",
         )
     if manifest is None:
         photos = [Photo(path) for path in find_images(hr_dir, recursive=True)]
@@ -97,7 +97,7 @@ def list_photos(config: DataConfig) -> list[Photo]:
             raise TrainingError(
                 f"{manifest}: {len(missing)} of {len(photos)} files are missing, first {missing[0]}",
                 code="not_found",
-                remedy="run scripts/fetch_photos.py",
+                remedy=f"add them to {hr_dir}, or take their lines out",
             )
     photos = [p for p in photos if not any(fnmatch(p.path.name, name) for name in config.exclude)]
     if not photos:
@@ -150,7 +150,7 @@ def _read_manifest(path: Path, hr_dir: Path) -> list[Photo]:
             code="not_found",
             field="data.manifest",
             value=str(path),
-            remedy="use one like data/photos.tsv, or null for all pictures",
+            remedy="use null for all pictures, or correct the path",
         )
     if path.suffix.lower() == ".jsonl":
         entries = PriorFile(path).read()

@@ -61,7 +61,10 @@ def _pair(restored: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch
         message = f"pictures of {tuple(restored.shape)} and {tuple(hr.shape)} cannot be compared."
         raise InputError(message, code="wrong_size")
     if min(hr.shape[-2:]) < MIN_SIDE:
-        message, remedy = f"pictures of {tuple(hr.shape)} are too small to compare", f"at least {MIN_SIDE} x {MIN_SIDE}"
+        message, remedy = (
+            f"pictures of {tuple(hr.shape)} are too small to compare",
+            f"use at least {MIN_SIDE} x {MIN_SIDE}",
+        )
         raise InputError(message, code="too_small", remedy=remedy)
     return luma(restored), luma(hr)
 

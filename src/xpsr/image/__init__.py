@@ -1,21 +1,33 @@
 """Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
 
 from xpsr.image.picture import Picture, to_pil, to_uint8
-from xpsr.image.reading import MAX_PIXELS, ImageLike, decode_rgb, picture_size, read_image, to_picture
+from xpsr.image.reading import (
+    MAX_PIXELS,
+    ImageLike,
+    decode_image,
+    decode_rgb,
+    picture_size,
+    read_image,
+    to_picture,
+    unbatched,
+)
 from xpsr.image.resizing import resize, stretched_sizes
-from xpsr.image.writing import write_image
+from xpsr.image.writing import png_bytes, write_image
 
 __all__ = [
     "MAX_PIXELS",
     "ImageLike",
     "Picture",
+    "decode_image",
     "decode_rgb",
     "picture_size",
+    "png_bytes",
     "read_image",
     "resize",
     "stretched_sizes",
     "to_picture",
     "to_pil",
     "to_uint8",
+    "unbatched",
     "write_image",
 ]

@@ -72,14 +72,16 @@ def from_pil(image: Image.Image, name: str) -> Picture:
 
 
 def from_array(array: NDArray[Any]) -> Picture:
-    """Reads an array (H, W) or (H, W, 1, 3 or 4): uint8, uint16, or floats in [0, 1].
+    """Reads an array (H, W) or (H, W, 1, 3 or 4), or a batch of one: uint8, uint16, or floats in [0, 1].
 
     Raises:
         InputError: another shape or dtype, or values outside.
     """
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
     if array.ndim == 4:
-        message, remedy = f"picture: shape {array.shape} is a batch", "pass a list of arrays (H, W, 3)"
-        raise InputError(message, code="wrong_size", remedy=remedy)
+        message = f"picture: shape {array.shape} is a batch of {len(array)}"
+        raise InputError(message, code="wrong_size", remedy="pass its pictures one by one")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
         message, remedy = f"picture: shape {array.shape} is no picture", "an array is (H, W, 3), channels last"
         raise InputError(message, code="wrong_size", remedy=remedy)
@@ -95,8 +97,8 @@ def from_tensor(tensor: torch.Tensor) -> Picture:
     """
     shape = tuple(tensor.shape)
     if tensor.ndim == 4 and shape[0] != 1:
-        message, remedy = f"picture: shape {shape} is a batch of {shape[0]}", "pass a list of tensors (3, H, W)"
-        raise InputError(message, code="wrong_size", remedy=remedy)
+        message = f"picture: shape {shape} is a batch of {shape[0]}"
+        raise InputError(message, code="wrong_size", remedy="pass its pictures one by one")
     if tensor.ndim not in (3, 4) or shape[-3] not in (1, 3, 4):
         message, remedy = f"picture: shape {shape} is no picture", "a tensor is (3, H, W), channels first"
         raise InputError(message, code="wrong_size", remedy=remedy)

@@ -4,7 +4,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
@@ -14,13 +14,24 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from xpsr.errors import InputError
+from xpsr.config.checks import check_argument, said
+from xpsr.errors import InputError, one_line
 from xpsr.files import refusal
 from xpsr.image.picture import Picture, damaged, from_array, from_pil, from_tensor, to_uint8, upright
 
-__all__ = ["MAX_PIXELS", "ImageLike", "decode_rgb", "picture_size", "read_image", "to_picture"]
+__all__ = [
+    "MAX_PIXELS",
+    "ImageLike",
+    "decode_image",
+    "decode_rgb",
+    "picture_size",
+    "read_image",
+    "to_picture",
+    "unbatched",
+]
 
-ImageLike: TypeAlias = Picture | Image.Image | NDArray[Any] | torch.Tensor | str | os.PathLike[str]
+ImageFile: TypeAlias = str | os.PathLike[str] | bytes | bytearray | BinaryIO
+ImageLike: TypeAlias = Picture | Image.Image | NDArray[Any] | torch.Tensor | ImageFile
 
 MAX_PIXELS = 2**26
 """Largest picture read from a file (8192 x 8192): enlarged 4x it is a gigapixel, 12 GB of float32.
@@ -39,10 +50,10 @@ def to_picture(image: ImageLike) -> Picture:
     Args:
         image: one of
             a `Picture`, which is returned as it is;
-            a path: see `read_image`;
+            a path, the bytes of a file, or a file that is open for reading bytes: see `read_image`;
             a PIL image of any mode that converts to RGB: EXIF orientation is applied, 16-bit gray ("I;16", and "I" read
             as 16 bit) is scaled, "F" is taken as [0, 1];
-            an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4);
+            an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a batch of one of these;
             a tensor (1, H, W), (3, H, W) or (4, H, W), or a batch of one of these.
             Arrays and tensors are uint8, uint16 or floats in [0, 1]; a fourth channel is alpha.
 
@@ -51,37 +62,71 @@ def to_picture(image: ImageLike) -> Picture:
     """
     if isinstance(image, Picture):
         return image
-    if isinstance(image, str | os.PathLike):
-        return read_image(image)
     if isinstance(image, Image.Image):
         return from_pil(image, "picture")
     if isinstance(image, np.ndarray):
         return from_array(image)
     if isinstance(image, torch.Tensor):
         return from_tensor(image)
-    raise InputError(
-        f"picture: a {type(image).__name__} is no picture",
-        code="wrong_type",
-        remedy="pass a path, PIL image, array or tensor",
-    )
+    if isinstance(image, str | os.PathLike | bytes | bytearray) or hasattr(image, "read"):
+        return read_image(image)
+    remedy = "use a path, the bytes of a file, a PIL image, an array or a tensor"
+    raise InputError("is no picture", code="wrong_type", field="image", value=said(image), remedy=remedy)
 
 
-def read_image(path: str | os.PathLike[str]) -> Picture:
-    """Reads the picture (of several frames the first) at `path`: (3, H, W) float32 in [0, 1], upright.
+def unbatched(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+    """Returns pictures one by one: of a list or tuple, a tensor (B, C, H, W) or an array (B, H, W, C); else the one."""
+    several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4)
+    return list(images) if several else [images]  # type: ignore[arg-type, list-item]
+
+
+def read_image(path: ImageFile) -> Picture:
+    """Reads a picture (of several frames the first): (3, H, W) float32 in [0, 1], upright.
+
+    Args:
+        path: where it lies; or the bytes of its file, or a file that is open for reading bytes, which is read to its
+            end from where it stands and stays open.
 
     Raises:
         InputError: the file is missing, a folder, not readable, empty, not an image, damaged, or has no pixels or more
             than `MAX_PIXELS`.
     """
-    path = Path(path)
+    if isinstance(path, bytes | bytearray):
+        return decode_image(path, "picture")
+    if not isinstance(path, str | os.PathLike) and hasattr(path, "read"):
+        return decode_image(_content(path), str(getattr(path, "name", "picture")))
+    place: Path = check_argument("path", path, Path)
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder, not a picture", code="wrong_type", remedy="name a picture in it")
-        file = path.open("rb")
+        if place.is_dir():
+            raise InputError(f"{place}: is a folder, not a picture", code="wrong_type", remedy="name a picture in it")
+        file = place.open("rb")
     except OSError as error:
-        raise refusal(path, "cannot be read", error) from error
+        raise refusal(place, "cannot be read", error) from error
     with file, _without_remarks():
-        return from_pil(_open(file, str(path)), str(path))
+        return from_pil(_open(file, str(place)), str(place))
+
+
+def _content(file: BinaryIO) -> bytes:
+    """The bytes that are left in an open file."""
+    try:
+        content: object = file.read()
+        reason = "it gives text"
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        content, reason = None, one_line(error)
+    if isinstance(content, bytes):
+        return content
+    message, remedy = f"cannot be read ({reason})", "use open(path, 'rb')"
+    raise InputError(message, code="wrong_type", field="image", value=type(file).__name__, remedy=remedy)
+
+
+def decode_image(content: bytes | bytearray, name: str) -> Picture:
+    """Returns the picture in the bytes of a file, as `read_image` does; errors call it `name`.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    with _without_remarks():
+        return from_pil(_open(io.BytesIO(content), name), name)
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -1,15 +1,18 @@
-"""Pictures to files, whole or not at all."""
+"""Pictures to files, whole or not at all, and to bytes."""
 
+import io
 import os
 from pathlib import Path
 
 from PIL import Image
 
+from xpsr.config.checks import check_argument
 from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write
 from xpsr.image.picture import Picture, to_pil
+from xpsr.image.reading import ImageLike, to_picture
 
-__all__ = ["write_image"]
+__all__ = ["png_bytes", "write_image"]
 
 # A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour
 _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
@@ -18,25 +21,38 @@ _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
 }
 
 
-def write_image(path: str | os.PathLike[str], image: Picture | Image.Image) -> None:
-    """Writes `image` whole or not at all, in the format that the suffix of `path` names.
+def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
+    """Writes a picture whole or not at all, in the format that the suffix of `path` names.
+
+    Args:
+        path: where to; what is there is replaced.
+        image: a PIL image, which is written as it is, or else whatever `to_picture` takes, in 8 bits.
 
     Raises:
         InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG, a side above 16383 in WebP),
             or `path` cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in WRITTEN_SUFFIXES:
+    place: Path = check_argument("path", path, Path)
+    if place.suffix.lower() not in WRITTEN_SUFFIXES:
         known = ", ".join(sorted(WRITTEN_SUFFIXES))
-        message = f"{path}: suffix {path.suffix!r} cannot be written"
+        message = f"{place}: suffix {place.suffix!r} cannot be written"
         raise InputError(message, code="unknown_format", remedy=f"use one of {known}")
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    picture = to_pil(image.pixels, image.alpha) if isinstance(image, Picture) else image
-    with atomic_write(path) as part:
+    kind = Image.registered_extensions()[place.suffix.lower()]
+    if not isinstance(image, Image.Image):
+        picture = to_picture(image)
+        image = to_pil(picture.pixels, picture.alpha)
+    with atomic_write(place) as part:
         try:
-            picture.save(part, kind, **_SAVE_OPTIONS.get(kind, {}))
+            image.save(part, kind, **_SAVE_OPTIONS.get(kind, {}))
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the system's refusal, not the encoder's
                 raise
-            message = f"{path}: {kind} cannot hold this picture ({one_line(error)})"
+            message = f"{place}: {kind} cannot hold this picture ({one_line(error)})"
             raise InputError(message, code="conflict", remedy="use .png") from error
+
+
+def png_bytes(image: Picture) -> bytes:
+    """Returns `image` as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    to_pil(image.pixels, image.alpha).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -6,40 +6,39 @@
 import copy
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr.checkpoint import fetch_model, load_strict
 from xpsr.color import match_color
-from xpsr.config import SCALE, ModelFacts, PresetName, Settings, override, preset_settings, resolve_settings
-from xpsr.config.checks import check_argument
+from xpsr.config import (
+    SCALE,
+    ModelFacts,
+    PresetName,
+    Settings,
+    given_settings,
+    override,
+    preset_settings,
+    resolve_settings,
+)
+from xpsr.config.checks import check_argument, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
-from xpsr.image import ImageLike, Picture, resize, to_picture, to_pil
-from xpsr.models import (
-    HAAR_AUTOENCODERS,
-    DeepHaarAutoencoder,
-    Denoiser,
-    HaarAutoencoder,
-    XPSRControlNet,
-    XPSRUNet,
-    predict_one_step,
-    start_at,
-)
+from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
+from xpsr.models import HAAR_AUTOENCODERS, Denoiser, XPSRControlNet, XPSRUNet, predict_one_step, start_at
+from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted, one_each, one_generator_each
 from xpsr.pipeline.conditions import Conditions, fit_picture
-from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
+from xpsr.pipeline.latents import Autoencoder, decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.texts import embed_texts
-from xpsr.prior import Prior
+from xpsr.prior import Describer, Prior, looking
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
 
 __all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
@@ -48,7 +47,6 @@ _KEPT_FEATURES = 2**28
 """Bytes of image features that are kept from step to step; those of larger pictures are computed again."""
 
 StepCallback = Callable[["XPSRPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
-PassCallback = Callable[[int, int], None]
 
 
 @dataclass
@@ -72,7 +70,7 @@ class XPSRPipeline(DiffusionPipeline):
         unet, controlnet: the networks.
         scheduler: any diffusers scheduler.
         one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
-        settings: fields of `xpsr.Settings` that differ from the preset "default".
+        settings: fields of `xpsr.Settings` that differ from the preset "default", or a whole one.
         one_step_residual: what the UNet's output is in the one step; see `predict_one_step`.
 
     Raises:
@@ -84,7 +82,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | DeepHaarAutoencoder | HaarAutoencoder,
+        vae: Autoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: XPSRUNet,
@@ -104,7 +102,7 @@ class XPSRPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         try:
-            complete = dataclasses.asdict(override(Settings(), settings or {}))
+            complete = dataclasses.asdict(override(Settings(), given_settings(settings)))
         except InputError as error:
             raise error.recast(ModelError, source="model_index.json") from error
         self.register_to_config(
@@ -113,7 +111,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(  # upstream's signature needs **kwargs
-        cls, pretrained_model_name_or_path: str | Path = "mini", **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] = "mini", **kwargs: Any
     ) -> "XPSRPipeline":
         """Loads a model: `"mini"`, which comes with xpsr, a folder, or a name on the Hugging Face hub.
 
@@ -122,10 +120,11 @@ class XPSRPipeline(DiffusionPipeline):
         stored ones, …).
 
         Raises:
-            ModelError: there is no such model, or its weights do not match its config to the last key.
+            InputError: there is no such model.
+            ModelError: its weights do not match its config to the last key.
         """
         folder = fetch_model(
-            str(pretrained_model_name_or_path),
+            pretrained_model_name_or_path,
             revision=kwargs.pop("revision", None),
             local_files_only=kwargs.pop("local_files_only", False),
         )
@@ -179,33 +178,41 @@ class XPSRPipeline(DiffusionPipeline):
         image: ImageLike | Sequence[ImageLike],
         *,
         scale: float = 4,
-        prior: Prior | Sequence[Prior] | None = None,
+        prior: Prior | str | Sequence[Prior | str | None] | None = None,
+        describer: str | os.PathLike[str] | Describer = "mini",
         preset: PresetName | None = None,
-        settings: Mapping[str, Any] | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         strength: float | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
-        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         callback_on_pass_end: PassCallback | None = None,
     ) -> XPSRPipelineOutput:
-        """Restores one picture or a list of them. What is left out is the model's own default.
+        """Restores one picture or several. What is left out is the model's own default.
 
         Args:
-            image: a PIL image, an array (H, W, C), a tensor (C, H, W) in [0, 1], a path, or a list of them. Each
-                picture is restored by itself, so a list gives what its items give alone.
-            scale: how much larger the result is, along a side; may be fractional.
-            prior: what is in the picture and what is wrong with it; one for all or one each. None: empty texts.
+            image: a path, the bytes of a file, an open file, a PIL image, an array (H, W, C), a tensor (C, H, W) in
+                [0, 1], or a `Picture`; or a list of them, an array (B, H, W, C) or a tensor (B, C, H, W). Each picture
+                is restored by itself, so several give what each gives alone.
+            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional.
+            prior: what is in the picture and what is wrong with it; one for all or one each. A text is what is in it,
+                and the describer says what is wrong; None: it says both; `Prior()`: nothing is said.
+            describer: who looks: "mini", which comes with xpsr, "none", or what else `open_describer` takes, which is
+                opened for this call; or one that is open.
             preset: "default", "paper" or "reference" instead of the model's own settings; see `xpsr.PRESETS`.
-            settings: fields of `xpsr.Settings`, which says what each one means, over those of the preset or the model.
-            num_inference_steps, guidance_scale, strength: the three of them that are used most.
+            settings: a `Settings`, which says all and goes without a preset; or some of its fields, over those of the
+                preset or the model. `Settings` says what each one means.
+            num_inference_steps, guidance_scale, strength: the three of them that are used most; they go before both.
             generator: one for all, which each picture uses from its present state on, or one each. None: a random one.
             latents: what to start from instead of latents drawn here, (1, C, h, w) of the fitted picture, as noisy as
                 the scheduler's first timestep.
             output_type: "pil", "np", "pt" or "latent".
+            return_dict: False gives the tuple (images, priors) instead.
             callback_on_step_end: called after every step with the pipeline, the step's index, its timestep and the
                 tensors that `callback_on_step_end_tensor_inputs` names, of "latents" (1, C, h, w) and "noise_pred", the
                 guided output of that step; "latents" in what it returns go on. The one step has no scheduler and no
@@ -213,36 +220,43 @@ class XPSRPipeline(DiffusionPipeline):
             callback_on_pass_end: called after every pass through the networks, which is one tile of one step, with how
                 many of how many are done for the picture. What it raises ends the call; the pipeline stays usable.
 
-        Calls from several threads do not disturb one another: a call changes nothing of the pipeline.
+        Any number of threads may call one pipeline at once, each with a generator of its own: a call changes nothing of
+        the pipeline. Not so one whose models are offloaded (`enable_model_cpu_offload` and the like), which moves them.
 
         Raises:
             InputError: a picture or an argument that cannot be used.
             XPSRError: the result is not finite.
         """
-        named = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "strength": strength}
-        given = {name: value for name, value in named.items() if value is not None}
-        resolved = self.settings(preset, {**(settings or {}), **given})
-        check_argument("scale", scale, float, SCALE)
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise InputError(
-                "is unknown",
-                code="unknown_value",
-                field="output_type",
-                value=f"{output_type}",
-                remedy="use pil, np, pt or latent",
-            )
+        resolved = self.settings(
+            preset,
+            settings,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            strength=strength,
+        )
+        scale = check_argument("scale", scale, float, SCALE)
+        for name, value, kind in (
+            ("output_type", output_type, OutputType),
+            ("return_dict", return_dict, bool),
+            ("latents", latents, torch.Tensor | None),
+            ("callback_on_step_end", callback_on_step_end, Callable | None),
+            ("callback_on_pass_end", callback_on_pass_end, Callable | None),
+        ):
+            check_argument(name, value, kind)
         if output_type == "latent" and resolved.num_shifts > 1:
-            raise InputError(
-                "averages pixels", field="num_shifts", value=f"{resolved.num_shifts}", remedy="use 1 for latents"
-            )
+            if "num_shifts" in given_settings(settings):
+                shifts, remedy = f"{resolved.num_shifts}", "use 1 for latents"
+                raise InputError("averages pixels", code="conflict", field="num_shifts", value=shifts, remedy=remedy)
+            resolved = dataclasses.replace(resolved, num_shifts=1)
         if latents is not None and resolved.strength == 0:
-            message, remedy = (
-                "are none of the one step's, which starts from the picture",
-                "leave them out or take more steps",
-            )
+            message = "are none of the one step's, which starts from the picture"
+            remedy = "leave them out or take more steps"
             raise InputError(message, code="conflict", field="latents", remedy=remedy)
-        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            raise InputError(f"callbacks get {', '.join(self._callback_tensor_inputs)}, not {', '.join(unknown)}.")
+        check_argument(
+            "callback_on_step_end_tensor_inputs",
+            callback_on_step_end_tensor_inputs,
+            tuple[Literal["latents", "noise_pred"], ...],
+        )
 
         def on_step_end(index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
             if callback_on_step_end is None:
@@ -250,42 +264,62 @@ class XPSRPipeline(DiffusionPipeline):
             shown = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
             return callback_on_step_end(self, index, timestep, shown).get("latents", tensors["latents"])
 
-        images = list(image) if isinstance(image, (list, tuple)) else [image]
-        priors = _one_each(Prior() if prior is None else prior, len(images), "prior")
-        generators = _generators(generator, len(images))
+        images = unbatched(image)
+        asked = one_each(prior, len(images), "prior")
+        generators = one_generator_each(generator, len(images))
+        priors: list[Prior] = []
         results: list[Any] = []
         try:
-            for item, item_prior, item_generator in zip(images, priors, generators, strict=True):
-                picture = to_picture(item)  # type: ignore[arg-type]  # a tuple is taken for a list above
-                conditions = self.encode(picture, item_prior, resolved, scale=scale)
-                shares = []
-                for shift in range(resolved.num_shifts):
-                    moved = conditions.shifted(shift * self.vae_scale_factor // resolved.num_shifts)
-                    clean = self.denoise(
-                        moved,
-                        resolved,
-                        generator=item_generator,
-                        latents=latents,
-                        on_step_end=on_step_end,
-                        on_pass_end=_counted(callback_on_pass_end, shift, resolved.num_shifts),
-                    )
+            with looking(describer, asked) as find_prior:
+                for item, item_prior, item_generator in zip(images, asked, generators, strict=True):
+                    picture = to_picture(item)
+                    priors.append(find_prior(item, picture, item_prior))
+                    conditions = self.encode(picture, priors[-1], resolved, scale=scale)
+                    shares = []
+                    for shift in range(resolved.num_shifts):
+                        moved = conditions.shifted(shift * self.vae_scale_factor // resolved.num_shifts)
+                        clean = self.denoise(
+                            moved,
+                            resolved,
+                            generator=item_generator,
+                            latents=latents,
+                            on_step_end=on_step_end,
+                            on_pass_end=counted(callback_on_pass_end, shift, resolved.num_shifts),
+                        )
+                        if output_type == "latent":
+                            break
+                        shares.append(self.decode(clean, moved, resolved) / resolved.num_shifts)
                     if output_type == "latent":
-                        break
-                    shares.append(self.decode(clean, moved, resolved) / resolved.num_shifts)
-                if output_type == "latent":
-                    results.append(clean)
-                else:
-                    results.append(_as_output(sum(shares[1:], shares[0]), picture, output_type))
+                        results.append(clean)
+                    else:
+                        results.append(as_output(sum(shares[1:], shares[0]), picture, output_type))
         finally:  # after an error or a cancellation, too
             self.maybe_free_model_hooks()
-        return XPSRPipelineOutput(images=results, priors=priors)
+        output = XPSRPipelineOutput(images=results, priors=priors)
+        return output if return_dict else output.to_tuple()
 
-    def settings(self, preset: PresetName | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    def settings(
+        self,
+        preset: PresetName | None = None,
+        overrides: Settings | Mapping[str, Any] | None = None,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        strength: float | None = None,
+    ) -> Settings:
         """Returns what a call with these arguments does: `overrides` over those of the preset, or the model's own.
+
+        Args:
+            preset: None: the model's own.
+            overrides: fields of a `Settings`, or a whole one, which goes without a preset.
+            num_inference_steps, guidance_scale, strength: these go before `overrides`; None: not given.
 
         Raises:
             InputError: an unknown preset or setting, or one out of its range.
         """
+        if preset is not None and isinstance(overrides, Settings):
+            message, remedy = "does nothing beside a whole Settings", "leave one of them out"
+            raise InputError(message, code="conflict", field="preset", value=said(preset), remedy=remedy)
         base = Settings(**self.config.settings) if preset is None else preset_settings(preset)
         facts = ModelFacts(
             num_train_timesteps=self.scheduler.config.num_train_timesteps,
@@ -293,7 +327,9 @@ class XPSRPipeline(DiffusionPipeline):
             tile_multiple=self._tile_multiple,
             has_one_step=self.config.one_step_timestep is not None,
         )
-        return resolve_settings(base, overrides or {}, facts)
+        named = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "strength": strength}
+        given = {name: value for name, value in named.items() if value is not None}
+        return resolve_settings(base, {**given_settings(overrides), **given}, facts)
 
     def encode(self, picture: Picture, prior: Prior, settings: Settings, *, scale: float) -> Conditions:
         """Enlarges the picture, fits it to the model's multiple of pixels and embeds the texts."""
@@ -459,41 +495,3 @@ class XPSRPipeline(DiffusionPipeline):
         if settings.tile_weights == "reference":  # it decides by the area, and its tiles are squares
             side = max(height, width) if height * width <= side**2 else min(side, height, width)
         return tile_grid(height, width, tile_size=side, overlap=min(settings.tile_overlap, side - 1))
-
-
-def _one_each(value: Any, count: int, name: str) -> list[Any]:
-    if not isinstance(value, (list, tuple)):
-        return [value] * count
-    if len(value) != count:
-        message = f"has {len(value)} values for {count} images"
-        raise InputError(message, code="conflict", field=name, remedy="give one each or one for all")
-    return list(value)
-
-
-def _generators(
-    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
-) -> list[torch.Generator | None]:
-    """One for each picture; a single one is copied, so that no picture's noise depends on those before it."""
-    if not isinstance(generator, torch.Generator):
-        return _one_each(generator, count, "generator")
-    state = generator.get_state()
-    copies = [generator, *(torch.Generator(generator.device) for _ in range(count - 1))][:count]
-    for one in copies[1:]:
-        one.set_state(state)
-    return list(copies)
-
-
-def _counted(callback: PassCallback | None, grid: int, num_grids: int) -> PassCallback | None:
-    """The callback for one grid of several."""
-    if callback is None:
-        return None
-    return lambda done, total: callback(grid * total + done, num_grids * total)
-
-
-def _as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:
-    size = (pixels.shape[-2], pixels.shape[-1])
-    alpha = None if picture.alpha is None else resize(picture.alpha, size, method="lanczos")
-    if output_type == "pil":
-        return to_pil(pixels, alpha)
-    planes = pixels if alpha is None else torch.cat([pixels, alpha.to(pixels)])
-    return planes if output_type == "pt" else planes.permute(1, 2, 0).cpu().numpy()

@@ -11,7 +11,7 @@ from xpsr.prior.files import PriorFile
 from xpsr.prior.protocol import Describer
 from xpsr.prior.texts import Prior
 
-__all__ = ["describe_files"]
+__all__ = ["describe_files", "written_priors"]
 
 _GROUP = 8  # pictures that are described before anything is written
 
@@ -61,14 +61,24 @@ def describe_files(
                 raise
             on_error(image, error)
             continue
-        lines = [known[name] for name in (digest, path_key(image)) if name in known]
-        if lines:
-            yield image, max(lines, key=lambda line: line[0])[1]
+        prior = _last(known, image, digest)
+        if prior is not None:
+            yield image, prior
             continue
         waiting.append((image, digest))
         if len(waiting) == _GROUP:
             yield from describe()
     yield from describe()
+
+
+def written_priors(describer: Describer, file: PriorFile) -> Callable[[Path, str], Prior | None]:
+    """Returns what tells, by a picture's path and SHA-256, the prior that `describe_files` would find in the file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    known = _known(file, _identity(describer))
+    return lambda image, digest: _last(known, image, digest)
 
 
 def _describe_group(
@@ -138,3 +148,8 @@ def _known(file: PriorFile, identity: dict[str, Any]) -> dict[str, tuple[int, Pr
             key = digest if digest and isinstance(digest, str) else path_key(file.path.parent / entry["image"])
             known[key] = (place, Prior.from_dict(entry))
     return known
+
+
+def _last(known: dict[str, tuple[int, Prior]], image: Path, digest: str) -> Prior | None:
+    lines = [known[name] for name in (digest, path_key(image)) if name in known]
+    return max(lines, key=lambda line: line[0])[1] if lines else None

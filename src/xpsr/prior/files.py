@@ -176,8 +176,8 @@ def _read_file(path: Path) -> Iterator[tuple[Path, str | None, Prior]]:
     if not isinstance(source, str) or not isinstance(prior, dict):
         said = f'{path}: a sidecar needs "input", a path, and "prior", an object'
         raise InputError(said, code="damaged", remedy="mend it or write it again")
-    # as it was named then and there, or beside the sidecar
-    places = (Path(source), path.parent / source)
+    # from the sidecar's folder, or, as sidecars once had it, from where the command ran
+    places = (path.parent / source, Path(source))
     yield next((place for place in places if place.exists()), places[0]), None, read_prior(prior, str(path))
 
 

@@ -1,20 +1,24 @@
 """The one way to the prior of a picture: the texts that are given, or what was written, or what a describer says."""
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xpsr.prior.cache import describe_files
-from xpsr.prior.describers import is_asked, open_describer, released
+from xpsr.config.checks import check_argument, said
+from xpsr.errors import InputError
+from xpsr.prior.cache import describe_files, written_priors
+from xpsr.prior.describers import NoDescriber, check_describer, is_asked, open_describer, released
 from xpsr.prior.files import FileDescriber, PriorFile
 from xpsr.prior.protocol import Describer
 from xpsr.prior.texts import Prior, Questions
 
 if TYPE_CHECKING:  # it loads torch
-    from xpsr.image import ImageLike
+    from xpsr.image import ImageLike, Picture
 
-__all__ = ["PriorLookup"]
+__all__ = ["PriorLookup", "looking"]
 
 
 class PriorLookup:
@@ -45,14 +49,16 @@ class PriorLookup:
         questions: Questions | None = None,
         device: str = "auto",
     ):
-        Prior(content or "", quality or "")  # refuses what is no text, before any picture
+        check_describer(describer)
+        for name, text in (("content", content), ("quality", quality)):
+            check_argument(name, text, str | None)
         self._content = content
         self._quality = quality
-        self._describer: Describer | None
+        self._describer: Describer
         if priors is not None:
             self._describer = FileDescriber(priors)
-        elif describer == "none" or (content is not None and quality is not None):
-            self._describer = None
+        elif content is not None and quality is not None:
+            self._describer = NoDescriber()
         elif isinstance(describer, str | os.PathLike):
             asked = questions if is_asked(describer) else None
             self._describer = open_describer(describer, questions=asked, device=device)
@@ -60,20 +66,65 @@ class PriorLookup:
             self._describer = describer
         self._ahead: dict[Path, Prior | Exception] = {}
 
-    def describe_ahead(self, images: Sequence[Path], file: PriorFile) -> None:
+    @property
+    def name(self) -> str:
+        """Who looks at pictures; "none" where nobody does."""
+        return self._describer.name
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether `describe_ahead` asks a model."""
+        return self._describer.questions is not None
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether priors are found by the files of pictures, so that there are none of what has no file."""
+        return isinstance(self._describer, FileDescriber)
+
+    def known(self, file: PriorFile) -> Callable[[Path, str], Prior | None]:
+        """Returns what tells the prior of a picture, by path and SHA-256, or None where somebody has to look for that.
+
+        `file` is the one that `describe_ahead` keeps what is said in.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if self.needs_files or isinstance(self._describer, NoDescriber):
+            return lambda image, digest: self(image)
+        if not self.is_asked:  # who is not asked keeps nothing
+            return lambda image, digest: None
+        written = written_priors(self._describer, file)
+
+        def tell(image: Path, digest: str) -> Prior | None:
+            found = written(image, digest)
+            return found and self._completed(found)
+
+        return tell
+
+    def describe_ahead(
+        self, images: Sequence[Path], file: PriorFile, *, progress: Callable[[int], None] | None = None
+    ) -> None:
         """Asks a model about all of `images` now and frees its memory; a describer that asks none looks when called.
 
         What is said is kept in `file`, and what `file` tells already is not asked. What is wrong with a picture is
         raised when its prior is looked up.
 
+        Args:
+            images: files.
+            file: where it is kept.
+            progress: is told how many pictures were finished since it was last called.
+
         Raises:
             InputError: the file cannot be read or written.
             ModelError: the model cannot be loaded or reached, or fails.
         """
-        if self._describer is None or self._describer.questions is None:
+        if not self.is_asked:
             return
         with released(self._describer):
-            self._ahead.update(describe_files(self._describer, images, file, on_error=self._ahead.__setitem__))
+            for image, prior in describe_files(self._describer, images, file, on_error=self._ahead.__setitem__):
+                self._ahead[image] = prior
+                if progress is not None:
+                    progress(1)
 
     def __call__(self, image: "ImageLike") -> Prior:
         """Returns the prior of a picture, which is whatever `to_picture` takes; written priors are found by its path.
@@ -86,9 +137,57 @@ class PriorLookup:
         if isinstance(found, Exception):
             raise found
         if found is None:
-            found = Prior() if self._describer is None else self._describer.describe([image])[0]
+            (found,) = self._describer.describe([image])
+        return self._completed(found)
+
+    def _completed(self, found: Prior) -> Prior:
         return Prior(
             found.content if self._content is None else self._content,
             found.quality if self._quality is None else self._quality,
             found.levels if self._quality is None else None,  # which the quality text was written from
         )
+
+
+@contextmanager
+def looking(
+    describer: str | os.PathLike[str] | Describer, priors: Sequence[Prior | str | None]
+) -> Iterator[Callable[["ImageLike", "Picture", Prior | str | None], Prior]]:
+    """Yields what makes a whole prior of one of `priors`, of a picture as it was given and as it was read.
+
+    A `Prior` is whole. Of a text, which is what is in the picture, the describer says what is wrong; of None both.
+
+    Args:
+        describer: a describer, or the name of one, which is opened if anything is to be said, and freed at the end.
+        priors: all that will be asked for.
+
+    Raises:
+        InputError: a prior or a describer that is none.
+        ModelError: the describer cannot be loaded.
+    """
+    check_describer(describer)
+    for one in priors:
+        _check_prior(one)
+    if isinstance(describer, str | os.PathLike):
+        needed = not all(isinstance(prior, Prior) for prior in priors)
+        looks: Describer = open_describer(describer) if needed else NoDescriber()
+        held = released(looks)
+    else:
+        looks, held = describer, nullcontext()
+
+    def find(image: "ImageLike", picture: "Picture", prior: Prior | str | None) -> Prior:
+        if isinstance(prior, Prior):
+            return prior
+        # what was written is found by the path, and errors name it
+        (found,) = looks.describe([image if isinstance(image, str | os.PathLike) and describer != "mini" else picture])
+        return found if prior is None else dataclasses.replace(found, content=prior)
+
+    with held:
+        yield find
+
+
+def _check_prior(prior: object) -> None:
+    if isinstance(prior, str):
+        check_argument("prior", prior, str)
+    elif not isinstance(prior, Prior | None):
+        message, remedy = "is neither a text nor a Prior", "use Prior(content=..., quality=...)"
+        raise InputError(message, code="wrong_type", field="prior", value=said(prior), remedy=remedy)

@@ -5,6 +5,7 @@ where the truth is known (`scripts/train_describer.py`). What is in the picture 
 on ImageNet by Google; where it is not sure, it names the kind of thing, or nothing.
 """
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,8 +86,9 @@ class MiniDescriber:
             raise ModelError(message, code="damaged", remedy="install xpsr again") from error
 
     @classmethod
+    @functools.cache
     def bundled(cls) -> "MiniDescriber":
-        """Opens the one that comes with xpsr."""
+        """Returns the one that comes with xpsr, which is opened once; any number of threads may call it."""
         return cls(checkpoint.bundled_models()["mini"] / "describer")
 
     @torch.no_grad()
@@ -95,6 +97,7 @@ class MiniDescriber:
         priors = []
         for image in images:
             picture = to_picture(image)
+            picture = Picture(pixels=picture.pixels.cpu())  # where the networks are
             levels = self.see_levels(picture)
             priors.append(Prior(self.see_content(picture), quality_text(levels), levels))
             if progress is not None:

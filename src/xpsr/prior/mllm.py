@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from xpsr.config.checks import at_least, check
+from xpsr.config.checks import check_argument, within
 from xpsr.errors import MissingDependencyError, ModelError
 from xpsr.prior.asking import SECOND_SEED, SECOND_TEMPERATURE, name_picture, report_no_text
 from xpsr.prior.texts import QUESTIONS, Aspect, Prior, Questions, clean_answer
@@ -95,9 +95,8 @@ class MLLMDescriber:
         revisions = [source.revision or "" for source in both]
         self.revision = " + ".join(revisions) if any(revisions) else None
         self.questions: Questions = questions
-        self.batch_size = batch_size
-        self.max_new_tokens = max_new_tokens
-        check(self, batch_size=at_least(1, "4"), max_new_tokens=at_least(1, "160"))
+        self.batch_size = check_argument("batch_size", batch_size, int, within(1, 1000, "4"))
+        self.max_new_tokens = check_argument("max_new_tokens", max_new_tokens, int, within(1, 10**6, "160"))
         self._dtype = dtype
         self._device = device
         self._quantization = quantization

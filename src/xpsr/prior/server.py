@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 from anyio.from_thread import start_blocking_portal
 
-from xpsr.config.checks import above, at_least, check
+from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError, ModelError
 from xpsr.prior.asking import SECOND_SEED, SECOND_TEMPERATURE, name_picture, report_no_text
 from xpsr.prior.texts import QUESTIONS, Aspect, Prior, Questions, View, clean_answer
@@ -89,22 +89,15 @@ class ServerDescriber:
     ):
         self._endpoint, self._shown, host = _endpoint(url)
         if not model:
-            message = f"{self._shown}: name the model behind #, as in http://localhost:11434/v1#qwen2.5vl."
-            raise InputError(message, code="no_model")
+            remedy = "name it behind #, as in http://localhost:11434/v1#qwen2.5vl"
+            raise InputError(f"{self._shown}: lacks the model", code="no_model", remedy=remedy)
         self.name = f"{self._shown}#{model}"
         self.revision: str | None = None
         self.questions: Questions = questions
-        self.concurrency = concurrency
-        self.timeout = timeout
-        self.retries = retries
-        self.max_tokens = max_tokens
-        check(
-            self,
-            concurrency=at_least(1, "4"),
-            retries=at_least(0, "3"),
-            max_tokens=at_least(1, "200"),
-            timeout=above(0, "60 seconds"),
-        )
+        self.concurrency = check_argument("concurrency", concurrency, int, within(1, 1000, "4"))
+        self.retries = check_argument("retries", retries, int, within(0, 100, "3"))
+        self.max_tokens = check_argument("max_tokens", max_tokens, int, within(1, 10**6, "200"))
+        self.timeout = check_argument("timeout", timeout, float, within(0, 86_400, "60 seconds", open_at="low"))
         self._model = model
         self._api_key_variable = api_key_variable
         self._is_here = host in _LOOPBACK

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from xpsr.config import PresetName
-from xpsr.config.checks import said
+from xpsr.config.checks import MAX_CHARACTERS, Checked, check_argument, said
 from xpsr.errors import InputError
 
 __all__ = [
@@ -28,15 +28,11 @@ Aspect: TypeAlias = Literal["content", "quality"]
 Level = Literal["clean", "slight", "strong"]
 View: TypeAlias = Literal["whole", "crops"]
 
-MAX_CHARACTERS = 10_000
-"""Longest text of a prior: some thirty times what a text encoder reads at once. Memory grows with the length, so that a
-text of a few megabytes would take all there is."""
-
 _LONGEST_ANSWER = 1000  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Levels:
+class Levels(Checked):
     """How much is wrong with a picture, seen at its own resolution."""
 
     blur: Level
@@ -51,7 +47,7 @@ class Prior:
     `levels` is what the quality text was written from, where a describer knows it.
 
     Raises:
-        InputError: a text is no string, longer than `MAX_CHARACTERS`, or no Unicode.
+        InputError: a text is no string, longer than `MAX_CHARACTERS`, or no Unicode, or the levels are none.
     """
 
     content: str = ""
@@ -60,7 +56,8 @@ class Prior:
 
     def __post_init__(self) -> None:
         for name, text in (("content", self.content), ("quality", self.quality)):
-            _check_text(name, text)
+            check_argument(name, text, str)
+        check_argument("levels", self.levels, Levels | None)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON values; `levels` only where they are known."""
@@ -103,20 +100,6 @@ def read_prior(values: Mapping[str, Any], place: str) -> Prior:
         raise error.recast(InputError, code="damaged", source=place) from error
 
 
-def _check_text(name: str, text: object) -> None:
-    if not isinstance(text, str):
-        raise InputError("is not a text", field=name, value=said(text)[:40], remedy="put it in quotes")
-    if len(text) > MAX_CHARACTERS:
-        raise InputError(
-            f"has {len(text)} characters, more than the limit of {MAX_CHARACTERS}", field=name, remedy="shorten it"
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(text[error.start]):04X}"
-        raise InputError(f"holds half a character ({half})", field=name, remedy="write it in UTF-8") from None
-
-
 def quality_text(levels: Levels) -> str:
     """Returns a sentence that says what is wrong.
 
@@ -131,7 +114,7 @@ def quality_text(levels: Levels) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions:
+class Questions(Checked):
     """What a describer is asked, and what it is shown: the whole picture or parts of it at their own resolution.
 
     Shrinking a picture hides its noise, its blur and its JPEG blocks.

@@ -1,0 +1,68 @@
+"""What a call is given and gives back: one of each for every picture."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from xpsr.config.checks import said
+from xpsr.errors import InputError
+from xpsr.image import Picture, resize, to_pil
+
+__all__ = ["OutputType", "PassCallback", "as_output", "counted", "one_each", "one_generator_each"]
+
+OutputType: TypeAlias = Literal["pil", "np", "pt", "latent"]
+PassCallback: TypeAlias = Callable[[int, int], None]
+
+
+def one_each(value: Any, count: int, name: str) -> list[Any]:
+    """Returns a value for each of so many pictures: those of a list, or the one so many times.
+
+    Raises:
+        InputError: the list has more or fewer.
+    """
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        message = f"has {len(value)} values for {count} images"
+        raise InputError(message, code="conflict", field=name, remedy="give one each or one for all")
+    return list(value)
+
+
+def one_generator_each(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[torch.Generator | None]:
+    """Returns one for each picture; a single one is copied, so that no picture's noise depends on those before it.
+
+    Raises:
+        InputError: one is no generator, or there are more or fewer.
+    """
+    generators = one_each(generator, count, "generator")
+    for one in generators or [generator]:
+        if not isinstance(one, torch.Generator | list | tuple | None):
+            message, remedy = "is no generator", "use torch.Generator().manual_seed(0)"
+            raise InputError(message, code="wrong_type", field="generator", value=said(one), remedy=remedy)
+    if isinstance(generator, torch.Generator):
+        for index in range(1, count):
+            generators[index] = torch.Generator(generator.device)
+            generators[index].set_state(generator.get_state())
+    return generators
+
+
+def counted(callback: PassCallback | None, grid: int, num_grids: int) -> PassCallback | None:
+    """Returns the callback for one grid of several."""
+    if callback is None:
+        return None
+    return lambda done, total: callback(grid * total + done, num_grids * total)
+
+
+def as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:
+    """Returns restored pixels (3, H, W), with the picture's alpha where it has one, as they are asked for."""
+    size = (pixels.shape[-2], pixels.shape[-1])
+    alpha = None if picture.alpha is None else resize(picture.alpha, size, method="lanczos")
+    if output_type == "pil":
+        return to_pil(pixels, alpha)
+    planes = pixels if alpha is None else torch.cat([pixels, alpha.to(pixels)])
+    return planes if output_type == "pt" else planes.permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,272 @@
+"""Which pictures a person means by names, what their results are called, and which files are results. No torch."""
+
+import hashlib
+import json
+import os
+import stat
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from xpsr.errors import InputError
+from xpsr.files import (
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    by_stem,
+    find_images,
+    no_pictures,
+    path_key,
+    real_path,
+    refusal,
+    sha256,
+)
+
+__all__ = ["Job", "Source", "find_sources", "name_jobs", "read_sidecar"]
+
+_MAX_PIPED = 2**29
+"""Bytes that are read from a pipe: eight for each pixel of the largest picture."""
+
+_MAX_SIDECAR = 2**20
+"""Bytes; a sidecar has some 3,000 and two texts of at most 10,000 characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A picture to restore.
+
+    Attributes:
+        path: as it was named; "-" is standard input.
+        below: where its result lies below the folder of all results.
+        content: its bytes, if they can be read but once.
+    """
+
+    path: Path
+    below: Path = Path()
+    content: bytes | None = None
+
+    def sha256(self) -> str:
+        """Returns the SHA-256 of its bytes, in hexadecimal.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return sha256(self.path) if self.content is None else hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A picture to restore, and the file that its result becomes; None: it stays in memory."""
+
+    source: Source
+    target: Path | None
+
+
+def find_sources(
+    inputs: Sequence[str],
+    *,
+    on_error: Callable[[Path, InputError], None],
+    on_note: Callable[[str], None],
+    recursive: bool = False,
+    outside: Path | None = None,
+    piped: bool = True,
+) -> list[Source]:
+    """Returns the pictures that were named and those in the folders that were named, each once.
+
+    Of a folder, what earlier runs have written is left out; a picture that is named itself is taken whatever it is.
+
+    Args:
+        inputs: names of files and folders; "-" is standard input.
+        on_error: is told of what cannot be used.
+        on_note: is told in a line what of a folder is passed over.
+        recursive: whether to look into the folders of a folder, too.
+        outside: a folder whose files are left out where it lies in one that was named.
+        piped: whether what can be read but once, such as standard input, can be used.
+
+    Raises:
+        InputError: a name is empty.
+    """
+    if "" in inputs:
+        message, remedy = "an empty name is no picture", "is a variable of the shell empty?"
+        raise InputError(message, code="not_found", remedy=remedy)
+    found: dict[Path, Source] = {}  # by where they really are: what is named twice is there once
+    for name in dict.fromkeys(inputs):
+        path = Path(name)
+        try:
+            kind = _kind(name)
+            if kind == "pipe":
+                found[path] = Source(path=path, content=_read_pipe(name, piped))
+                continue
+            images, note = _search(path, recursive=recursive, outside=outside) if kind == "folder" else ([path], "")
+        except InputError as error:
+            on_error(path, error)
+            continue
+        if note:
+            on_note(f"{path}: {note}.")
+        for image in images:
+            below = image.parent.relative_to(path) if kind == "folder" else Path()
+            found.setdefault(real_path(image), Source(path=image, below=below))
+    return list(found.values())
+
+
+def _kind(name: str) -> Literal["file", "folder", "pipe"]:
+    if name == "-":
+        return "pipe"
+    try:
+        mode = os.stat(name).st_mode  # noqa: PTH116 - as it was named
+    except OSError as error:
+        raise refusal(Path(name), "cannot be read", error) from error
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) and not name.startswith("/dev/") else "pipe"
+
+
+def _read_pipe(name: str, allowed: bool) -> bytes:
+    if not allowed:
+        raise InputError(f"{name}: can be read but once", code="wrong_type", remedy="save it in a file and name that")
+    if name == "-" and (sys.stdin is None or sys.stdin.isatty()):
+        message, remedy = "-: standard input is closed or a terminal", "send a picture: cat photo.jpg | xpsr upscale -"
+        raise InputError(message, code="wrong_type", remedy=remedy)
+    try:
+        if name == "-":
+            content = sys.stdin.buffer.read(_MAX_PIPED + 1)
+        else:
+            with Path(name).open("rb") as file:
+                content = file.read(_MAX_PIPED + 1)
+    except OSError as error:
+        raise refusal(Path(name), "cannot be read", error) from error
+    if len(content) > _MAX_PIPED:
+        message, remedy = f"{name}: has more than the limit of {_MAX_PIPED} bytes", "send one picture"
+        raise InputError(message, code="too_large", remedy=remedy)
+    return content
+
+
+def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[list[Path], str]:
+    """Returns the pictures in a folder that are to be restored, and in words what is passed over."""
+    excluded = None if outside is None or outside.resolve() == folder.resolve() else outside.resolve()
+    found = find_images(folder, recursive=recursive, suffixes=IMAGE_SUFFIXES | OTHER_SUFFIXES, outside=excluded)
+    images: list[Path] = []
+    others: list[Path] = []
+    results: list[Path] = []
+    for path in found:
+        is_other = path.suffix.lower() not in IMAGE_SUFFIXES
+        (others if is_other else images if read_sidecar(path) is None else results).append(path)
+    folders: list[Path] = []
+    if not recursive:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        # links to folders are not followed
+        folders = [path for path in entries if path.is_dir() and not path.is_symlink() and path.resolve() != excluded]
+    kinds = (
+        ("file", "", others, "convert to PNG or TIFF to have them"),
+        ("result", " of xpsr", results, "name them to restore them again"),
+        ("folder", "", folders, "add --recursive to search them"),
+    )
+    told = [
+        f"{len(paths)} {kind}{'s' * (len(paths) > 1)}{what} ({', '.join(path.name for path in paths[:3])}"
+        f"{', ...' * (len(paths) > 3)}; {remedy})"
+        for kind, what, paths, remedy in kinds
+        if paths
+    ]
+    note = f"passed over: {', '.join(told)}" if told else ""
+    if not images:
+        raise no_pictures(folder, note) if note else no_pictures(folder)
+    return images, note
+
+
+def name_jobs(
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    scale: float,
+    is_file: bool = False,
+    on_error: Callable[[Path, InputError], None],
+) -> list[Job]:
+    """Returns where the result of each picture goes: `out/NAME_x4.png`, whatever else is restored.
+
+    Where another picture of its folder has the same name but for the suffix, as photo.jpg and photo.png, NAME is with
+    the suffix. No result goes where one of the pictures is, nor where that of another goes, on file systems that do
+    not tell upper case from lower, too; `on_error` is told.
+
+    Args:
+        sources: pictures.
+        out: the folder of all results.
+        scale: which is in their names.
+        is_file: `out` is the name of the only result itself.
+        on_error: is told of pictures whose results have no place.
+    """
+    files = [source.path for source in sources if source.content is None]
+    inputs = {*map(_key, files), *(_folded(path_key(path)) for path in files)}  # a link, and what it leads to
+    taken: dict[str, Path] = {}
+    folders: dict[Path, dict[str, list[Path]]] = {}
+    jobs = []
+    for source in sources:
+        path = source.path
+        target = out if is_file else out / source.below / f"{_result_stem(source, folders)}_x{scale:g}.png"
+        key = _key(target)
+        if key in inputs:
+            message, remedy = f"{path}: its result would replace the input {target}", "choose another place with -o"
+            on_error(path, InputError(message, code="conflict", remedy=remedy))
+        elif key in taken:
+            other = taken[key]
+            remedy = "choose another folder with -o, or name the folder that holds both with --recursive"
+            if path.parent == other.parent:
+                remedy = "rename one of them"
+            message = f"{path}: its result would replace {target}, that of {other}"
+            on_error(path, InputError(message, code="conflict", remedy=remedy))
+        else:
+            taken[key] = path
+            jobs.append(Job(source=source, target=target))
+    return jobs
+
+
+def _result_stem(source: Source, folders: dict[Path, dict[str, list[Path]]]) -> str:
+    """The name of a picture, with its suffix where another picture beside it has the same without; fills `folders`."""
+    path = source.path
+    if source.content is not None:
+        return "stdin" if path.name == "-" else path.stem
+    if path.parent not in folders:
+        try:
+            found = find_images(path.parent)
+        except InputError:  # a file in it can be named all the same
+            found = []
+        alike = folders[path.parent] = {}
+        for stem, images in by_stem(found).items():
+            alike.setdefault(_folded(stem), []).extend(images)
+    beside = folders[path.parent].get(_folded(path.stem), [])
+    return path.name if any(_is_another(path, image) for image in beside) else path.stem
+
+
+def _is_another(path: Path, image: Path) -> bool:
+    try:
+        return not path.samefile(image) and read_sidecar(image) is None
+    except OSError:  # a link that leads nowhere
+        return False
+
+
+def _folded(name: str) -> str:
+    """A name as file systems compare it that know no upper case, and letters only composed or only taken apart."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _key(path: Path) -> str:
+    return _folded(str(real_path(path)))
+
+
+def read_sidecar(picture: Path) -> dict[str, Any] | None:
+    """Returns the record beside a picture that tells how xpsr made it; None where there is none of that picture.
+
+    Whether the picture is still the one of the record, its `output_sha256` tells.
+    """
+    path = picture.with_suffix(".json")
+    try:
+        with path.open("rb") as file:
+            record = json.loads(file.read(_MAX_SIDECAR))
+    except (OSError, ValueError, RecursionError):
+        return None
+    texts = ("input", "input_sha256", "output", "output_sha256")
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in texts):
+        return None
+    same = unicodedata.normalize("NFC", record["output"]) == unicodedata.normalize("NFC", picture.name)
+    return record if same else None

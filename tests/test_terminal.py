@@ -1,0 +1,138 @@
+"""What commands show on a terminal, and what they keep off it."""
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from xpsr.cli import main
+from xpsr.cli.progress import PictureBar, picture_bar
+from xpsr.cli.terminal import command_context, complain, counting, loading, print_traceback, sayings
+from xpsr.errors import printable
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers all that was written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def terminal() -> Iterator[Screen]:
+    """A terminal 100 letters wide in the place of stderr; in a test's body, since pytest sets stderr before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        screen = Screen()
+        patch.setattr(sys, "stderr", screen)
+        for name in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("TERM", "xterm")
+        patch.setenv("COLUMNS", "100")
+        yield screen
+
+
+# Control characters
+
+
+@given(st.text())
+@example("\x1b]0;title\x07\x1b[2J\x9b31m\r\n\t\x7f\u2028\u202egnp.exe\ud800")
+def test_what_is_printable_is_one_line_that_moves_no_cursor(text: str) -> None:
+    shown = printable(text)
+    assert len(shown.splitlines()) <= 1 and printable(shown) == shown
+    assert not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in shown)
+    shown.encode()
+
+
+@pytest.mark.parametrize("text", ["Straße 東京 ☃", "👩\u200d🎨", "می\u200cخواهم", "e\u0301"])
+def test_letters_stay(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_nothing_reaches_the_terminal_raw() -> None:
+    with terminal() as screen, command_context():
+        complain("\x1b[2Ja.png: gone")
+        logging.getLogger("xpsr.files").warning("%s is passed over", "b\x1b]0;x\x07.png")
+        try:
+            raise ValueError("c\x1b[31m")
+        except ValueError:
+            print_traceback()
+    assert "\x1b" not in screen.getvalue()
+    assert screen.getvalue().startswith("xpsr: \\x1b[2Ja.png: gone\nb\\x1b]0;x\\x07.png is passed over\nTraceback")
+    assert all("\x1b" not in line for line in sayings({"content": "\x1b[2Ja dog", "quality": "\x07"}))
+
+
+def test_an_unknown_command_is_told_without_its_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up\x1b[2J"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+# Loading
+
+
+def test_loading_is_told_at_once_and_taken_away() -> None:
+    with terminal() as screen:
+        with loading("mini"):
+            assert screen.getvalue() == "loading mini ..."
+        assert screen.getvalue() == "loading mini ...\r" + " " * 16 + "\r"
+
+
+def test_loading_is_told_on_terminals_alone_and_not_if_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    with loading("mini"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    with terminal() as screen, loading("mini", quiet=True):
+        pass
+    assert screen.getvalue() == ""
+
+
+# The bar
+
+
+def shares(*, looks_ahead: bool) -> list[float]:
+    """What a bar over three pictures, of four passes each, shows."""
+    shown: list[float] = []
+    bar = PictureBar(lambda share, what: shown.append(share), num_pictures=3, looks_ahead=looks_ahead)
+    if looks_ahead:
+        bar.looked(2), bar.looked(1)
+    for name in "abc":
+        bar.start(name)
+        for done in range(1, 5):
+            bar.passed(done, 4)
+    return shown
+
+
+@pytest.mark.parametrize("looks_ahead", [False, True])
+def test_a_run_has_one_bar_that_only_grows(looks_ahead: bool) -> None:
+    shown = shares(looks_ahead=looks_ahead)
+    assert shown == sorted(shown) and shown[-1] == 1 and all(0 <= share <= 1 for share in shown)
+
+
+def test_the_bar_tells_pictures_and_time_and_leaves_nothing() -> None:
+    with terminal() as screen, picture_bar(3) as bar:
+        bar.start("a[red]\x1b[2J.png")
+        bar.passed(1, 2)
+    text = screen.getvalue()
+    assert "restoring 1 of 3 a[red]\\x1b[2J.png" in text and "left" in text and "0:00:00" in text
+    assert text.endswith("\x1b[2K")  # the last thing is that its line is wiped
+
+
+def test_there_is_no_bar_off_terminals_or_if_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    with picture_bar(3) as bar:
+        bar.start("a.png")
+    assert capsys.readouterr() == ("", "")
+    with terminal() as screen, picture_bar(3, quiet=True) as bar:
+        bar.start("a.png")
+    assert screen.getvalue() == ""
+
+
+def test_other_bars_leave_nothing_either() -> None:
+    with terminal() as screen, counting("checking", quiet=False) as bar:
+        assert bar is not None
+        bar(1, 2, "\x1b[2J")
+    assert "checking" in screen.getvalue() and "\x1b[2J" not in screen.getvalue()
+    assert screen.getvalue().endswith("\x1b[2K")
