@@ -147,6 +147,9 @@ COMBINATIONS = {
     "and so is degradation_free_latents": ["--loss.degradation_free_images=[]", "--loss.degradation_free_latents=[]"],
     "too small for the adversary": ["--loss.adversarial_weight=1", "--data.crop_size=4", "--loss.feature_crop=4"],
     "which only stored pairs have": ["--loss.teacher_weight=1"],
+    "too small for loss.grid_weight; use 36": [
+        *("--loss.grid_weight=1", "--loss.shift_probability=1", "--data.crop_size=32"),
+    ],
     "too small for loss.shift_probability": ["--loss.shift_probability=1", "--data.crop_size=4"],
     "data.crop_size=33 is not a multiple of 4 pixels": ["--data.crop_size=33", "--data.scale=3"],
     "data.crop_size=20 is not a multiple of 8 pixels": [

@@ -22,6 +22,7 @@ from xpsr.training import (
     build_components,
     choose_parts,
     diffusion_loss,
+    grid_distance,
     min_snr_weights,
     with_schedule,
     without_fusion,
@@ -218,6 +219,36 @@ def test_feature_networks_measure_distance(name: str) -> None:
     network(restored, hr).backward()
     assert restored.grad is not None and restored.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_grid_stands_out_and_other_patterns_and_detail_do_not() -> None:
+    hr = torch.rand(2, 3, 96, 96, generator=generator_for(0))
+    hr = torch.nn.functional.avg_pool2d(hr, 3, 1, 1)
+    rows = torch.arange(96)
+
+    def striped(period: int) -> torch.Tensor:
+        return hr + 0.02 * (rows % period == 0).float()
+
+    def distance(pixels: torch.Tensor) -> float:
+        return grid_distance(pixels, hr, period=4).item()
+
+    assert distance(hr) == 0
+    assert distance(hr * 0.5 + 0.2) == pytest.approx(0, abs=1e-3)  # paler
+    assert distance(striped(7)) < 0.05 < 0.2 < distance(striped(4))
+    assert distance(striped(4).roll((1, 2), (2, 3))) == pytest.approx(distance(striped(4)), rel=0.1)  # wherever it lies
+    pixels = striped(4).requires_grad_()
+    grid_distance(pixels, hr, period=4).backward()
+    assert pixels.grad is not None
+    assert distance((pixels - 0.001 * pixels.grad / pixels.grad.std()).detach()) < distance(striped(4))
+
+
+def test_the_grid_is_a_term_of_the_one_step() -> None:
+    parts, config = components(noisy=True), LossConfig(one_step_fraction=1.0, grid_weight=0.5)
+    losses = XPSRLoss(parts, config, 250)(batch(parts), generator_for(0))
+    assert losses.restored is not None and losses.hr is not None
+    expected = 0.5 * grid_distance(losses.restored, losses.hr, period=4)
+    torch.testing.assert_close(losses.terms["grid"], expected)
+    assert expected > 0
 
 
 def test_gradient_checkpointing_computes_attentions_again_and_changes_nothing() -> None:

@@ -335,7 +335,7 @@ def test_a_decoder_learns_alone_from_a_teacher_and_goes_on(photos: Path, tmp_pat
 def test_what_cannot_be_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
     for changes, reason in (
         ({"precision": "fp16"}, "needs a GPU"),
-        ({"batch_size": 0}, "less than one"),
+        ({"batch_size": 0}, "batch_size=0 is not in"),
         ({"seed": -1}, "not in"),
     ):
         with pytest.raises(InputError, match=reason):

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 _SMALLEST_JUDGED = 8  # pixels a side, of which the adversary looks at five, and halves them thrice
+_GRID_PERIODS = 8  # that the window is wide in which a grid is looked for
 _SMALLEST_FEATURES = 4  # of which VGG's leave one
 _WEIGHT = within(0, 1e6, "0 to leave it out")
 _STEPS = within(1, 10**9, "1 or more")
@@ -93,6 +94,9 @@ class LossConfig(Checked):
     efficientnet_weight: float = option(0.0, "Of its distance in the features of EfficientNet-Lite0.", _WEIGHT)
     vgg_weight: float = option(0.0, "Of its distance in those of VGG16, which needs another package.", _WEIGHT)
     feature_crop: int = option(64, "Side in pixels of the window that these look at.", within(_SMALLEST_FEATURES, 8192))
+    grid_weight: float = option(
+        0.0, "Of how much more or less the grid of latents stands out in it than in the clean picture.", _WEIGHT
+    )
     adversarial_weight: float = option(0.0, "Of what an adversary makes of the one step's pictures.", _WEIGHT)
     adversarial_ramp_steps: int = option(
         300,
@@ -110,7 +114,7 @@ class LossConfig(Checked):
         super().__post_init__()
         looking = [
             name
-            for name in ("teacher_weight", "efficientnet_weight", "vgg_weight", "adversarial_weight")
+            for name in ("teacher_weight", "efficientnet_weight", "vgg_weight", "grid_weight", "adversarial_weight")
             if getattr(self, name)
         ]
         if looking and not self.one_step_fraction:
@@ -246,13 +250,15 @@ class TrainRunConfig(Checked):
         check_multiple(self, "data.crop_size", stride, " pixels, those of a latent pixel")
         if loss.feature_weights and loss.feature_crop > size:
             raise fault(self, "loss.feature_crop", f"is more than data.crop_size={size}", f"use {size}")
-        smallest = stride * 2 if loss.shift_probability else stride
-        reason = "for loss.shift_probability, which cuts a latent pixel off"
+        lost = stride if loss.shift_probability else 0
+        looked_at = [(stride, "loss.shift_probability, which cuts a latent pixel off")]
         if loss.adversarial_weight:
-            smallest += _SMALLEST_JUDGED - stride
-            reason = "for the adversary of loss.adversarial_weight"
-        if size < smallest:
-            raise fault(self, "data.crop_size", f"is too small {reason}", f"use {smallest} or more")
+            looked_at.append((_SMALLEST_JUDGED, "the adversary of loss.adversarial_weight"))
+        if loss.grid_weight:
+            looked_at.append((_GRID_PERIODS * stride, "loss.grid_weight"))
+        smallest, reason = max(looked_at)
+        if size < smallest + lost:
+            raise fault(self, "data.crop_size", f"is too small for {reason}", f"use {smallest + lost} or more")
         if loss.teacher_weight and self.data.pairs is None and not self.data.shards:
             message = "looks at pictures of a teacher, which only stored pairs have"
             raise fault(self, "loss.teacher_weight", message, "use 0, or data.pairs")

@@ -24,6 +24,7 @@ from xpsr.errors import TrainingError
 from xpsr.models import predict_one_step
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
+from xpsr.training.features import grid_distance
 
 __all__ = ["BatchSlice", "Losses", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
 
@@ -255,6 +256,7 @@ class XPSRLoss(nn.Module):
         weights = {"pixel": config.pixel_weight}
         weights |= {"teacher": config.teacher_weight} if config.teacher_weight else {}
         weights |= {name: config.feature_weights[name] for name in features}
+        weights |= {"grid": config.grid_weight} if config.grid_weight else {}
         if not count:
             # the decoder has a gradient all the same, of zeros: other processes wait for it
             decoder = [p for part in self.components.vae_parts().values() for p in part.parameters()]
@@ -270,6 +272,8 @@ class XPSRLoss(nn.Module):
         window = _window(corner, restored, size, size)
         for name, network in features.items():
             distances[name] = network(restored[window], hr[window])
+        if config.grid_weight:
+            distances["grid"] = grid_distance(restored, hr, period=hr.shape[-1] // latents.shape[-1])
         for name, distance in distances.items():
             losses.terms[name] = weights[name] * losses.one_step_weight * distance
         # in every update the adversary's grid lies elsewhere on the latents', or it would bring that one out
