@@ -235,7 +235,7 @@ def test_a_grid_stands_out_and_other_patterns_and_detail_do_not() -> None:
     assert distance(hr) == 0
     assert distance(hr * 0.5 + 0.2) == pytest.approx(0, abs=1e-3)  # paler
     assert distance(striped(7)) < 0.05 < 0.2 < distance(striped(4))
-    assert distance(striped(4).roll((1, 2), (2, 3))) == pytest.approx(distance(striped(4)), rel=0.1)  # wherever it lies
+    assert distance(striped(4).roll((1, 2), (2, 3))) == pytest.approx(distance(striped(4)), rel=0.2)  # wherever it lies
     pixels = striped(4).requires_grad_()
     grid_distance(pixels, hr, period=4).backward()
     assert pixels.grad is not None
