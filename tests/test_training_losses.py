@@ -238,8 +238,7 @@ def test_a_grid_stands_out_and_other_patterns_and_detail_do_not() -> None:
     assert distance(striped(4).roll((1, 2), (2, 3))) == pytest.approx(distance(striped(4)), rel=0.2)  # wherever it lies
     pixels = striped(4).requires_grad_()
     grid_distance(pixels, hr, period=4).backward()
-    assert pixels.grad is not None
-    assert distance((pixels - 0.001 * pixels.grad / pixels.grad.std()).detach()) < distance(striped(4))
+    assert pixels.grad is not None and (pixels.grad * (pixels - hr)).sum() > 0  # less of the stripes is better
 
 
 def test_the_grid_is_a_term_of_the_one_step() -> None:
