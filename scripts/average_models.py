@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from xpsr.model_folder import write_checksums
+
 PARTS = ("vae", "text_encoder", "unet", "controlnet")
 
 
@@ -28,9 +30,10 @@ def main() -> None:
         if not (folder / "model_index.json").is_file():
             parser.error(f"{folder}: no model_index.json there")
     averaged = {path: average(args.first / path, args.second / path, args.share) for path in weights(args.second)}
-    shutil.copytree(args.second, args.out, ignore=shutil.ignore_patterns("checksums.json"))
+    shutil.copytree(args.second, args.out)
     for path, tensors in averaged.items():
         save_file(tensors, args.out / path, metadata={"format": "pt"})
+    write_checksums(args.out)
     print(args.out)
 
 

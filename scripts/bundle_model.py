@@ -1,7 +1,7 @@
 """Puts a trained model into the package: `python scripts/bundle_model.py runs/mini/4_cool/model src/xpsr/weights/mini`.
 
 The card and the describer that stand in the target are kept, all else is replaced. Writes `checksums.json`,
-which `xpsr doctor` compares with.
+which the weights are compared with when they are loaded.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
-from xpsr.checkpoint import checksums
+from xpsr.model_folder import write_checksums
 
 MAX_MEGABYTES = 40
 
@@ -37,7 +37,7 @@ def main() -> None:
             config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if text is not None:
         card.write_text(text, encoding="utf-8")
-    (args.target / "checksums.json").write_text(json.dumps(checksums(args.target), indent=2) + "\n", encoding="utf-8")
+    write_checksums(args.target)
     print(f"{args.target}: {megabytes:.1f} MB")
 
 

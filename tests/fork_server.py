@@ -22,8 +22,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from xpsr.cli.terminal import quiet_imports
-
 ADDRESS = "XPSR_TESTS_FORK_SERVER"
 PRELOADED = ("xpsr.cli", "xpsr.pipeline", "xpsr.restore", "xpsr.training")
 
@@ -128,7 +126,6 @@ class Forked:
 
 def serve(listener: socket.socket) -> dict[str, Any]:
     """Returns once for every request, in a process forked for it; the server itself ends with its stdin."""
-    quiet_imports()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()

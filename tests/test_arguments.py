@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 import xpsr
 from xpsr import InputError, Prior, Restorer, Settings, XPSRError, XPSRPipeline, describe, open_describer
 from xpsr.image import read_image, to_picture, write_image
-from xpsr.prior import Describer, Levels, Questions
+from xpsr.prior import QUESTIONS, Describer, Levels, Questions
 from xpsr.prior.mini import MiniDescriber
 
 
@@ -229,14 +230,16 @@ def test_a_describer_that_is_named_is_opened_where_it_is_needed_once_a_call_and_
         def __exit__(self, *_: object) -> None:
             events.append("closed")
 
-    def opened(name: str) -> Held:
+    def opened(name: str, *, questions: Questions, device: str) -> Held:
+        assert (questions, device) == (QUESTIONS["reference"], "cpu")  # as of the command line
         events.append(name)
         return Held()
 
     monkeypatch.setattr("xpsr.prior.lookup.open_describer", opened)
-    pipe([photo, photo], prior=[None, "a dog"], describer="somebody")
+    options: dict[str, Any] = {"preset": "reference", "num_inference_steps": 1, "settings": {"min_working_size": 0}}
+    pipe([photo, photo], prior=[None, "a dog"], describer="somebody", **options)
     assert events == ["somebody", "closed"]
-    pipe(photo, prior=Prior(), describer="somebody")
+    pipe(photo, prior=Prior(), describer="somebody", **options)
     assert events == ["somebody", "closed"]
 
 
@@ -360,3 +363,18 @@ def test_questions_and_levels_are_checked() -> None:
 def test_diffusers_own_loader_names_what_to_call(tiny_model: Path) -> None:
     with pytest.raises(AttributeError, match="XPSRPipeline"):
         DiffusionPipeline.from_pretrained(tiny_model)
+
+
+def test_the_documented_calls_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 4
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PIXELS[0]).save("photo.jpg")
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec("\n".join(line for line in block.splitlines() if "http://" not in line), names)  # there is no server
+    assert read_image("photo_x4.png").pixels.shape == (3, 24, 32)
+    assert capsys.readouterr().out.endswith("scale 4 is not a number use 4, for example\n")

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from xpsr import checkpoint
 from xpsr.checkpoint import (
-    checksums,
     controlnet_from_reference,
     controlnet_to_reference,
     load_strict,
@@ -25,9 +24,11 @@ from xpsr.checkpoint import (
 )
 from xpsr.convert import load_reference
 from xpsr.errors import InputError, XPSRError
+from xpsr.model_folder import checksums
 from xpsr.models import XPSRControlNet, XPSRUNet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+AGAIN = "copy or download it again."
 FLAGS = {"down_use_lowlevel_prompt", "mid_use_lowlevel_prompt", "up_use_lowlevel_prompt"}
 FLAGS |= {"return_rgbs", "use_latent_pred", "use_lowlevel_prompt", "use_rrdb"}
 KINDS: dict[str, tuple[type[ModelMixin], Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -226,7 +227,7 @@ def test_load_strict_lists_what_does_not_match(kind: str, name: str, ours: Path)
     change, expected = DAMAGES[kind]
     damage(ours / name / WEIGHTS, change)
     message = refusal(lambda: load_strict(KINDS[name][0], ours, subfolder=name))
-    assert message == f"{ours}/{name}: the weights do not match the config: {'; '.join(expected)}."
+    assert message == f"{ours}/{name}: the weights do not match the config: {'; '.join(expected)}; {AGAIN}"
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -235,14 +236,14 @@ def test_load_reference_lists_what_does_not_match(kind: str, name: str, referenc
     change, expected = DAMAGES[kind]
     damage(reference / name / WEIGHTS, change)
     message = refusal(lambda: load_reference(reference))
-    assert message == f"{reference}/{name}: the weights do not match the config: {'; '.join(expected)}."
+    assert message == f"{reference}/{name}: the weights do not match the config: {'; '.join(expected)}; {AGAIN}"
 
 
 def test_long_lists_of_keys_are_cut(ours: Path) -> None:
     path = ours / "unet" / WEIGHTS
     save_file({key: value for key, value in load_file(path).items() if "mid_block" not in key}, path)
     message = refusal(lambda: load_strict(XPSRUNet, ours, subfolder="unet"))
-    assert message.endswith(" more.")
+    assert message.endswith(f" more; {AGAIN}")
     assert message.count("mid_block.") == 8
 
 
@@ -265,7 +266,7 @@ def test_damaged_files_are_refused(
     for folder in ("ours", "reference"):
         spoil(tmp_path / folder / name / file)
     strict = refusal(lambda: load_strict(KINDS[name][0], tmp_path / "ours", subfolder=name))
-    assert strict.startswith(f"{tmp_path}/ours/{name}: ")
+    assert strict.startswith(f"{tmp_path}/ours/{name}/{file}: ") and strict.endswith(f"; {AGAIN}")
     assert refusal(lambda: load_reference(tmp_path / "reference")).startswith(f"{tmp_path}/reference/{name}")
 
 

@@ -21,6 +21,7 @@ from xpsr.cli import main
 from xpsr.config import PRESETS
 from xpsr.convert import convert_reference, convert_to_reference, load_reference
 from xpsr.errors import InputError, ModelError, XPSRError
+from xpsr.model_folder import checksums
 from xpsr.models import XPSRControlNet, XPSRUNet
 
 NETWORKS: dict[str, type] = {"unet": XPSRUNet, "controlnet": XPSRControlNet}
@@ -118,6 +119,7 @@ def test_base_networks_are_as_they_were(name: str, golden: Path, model: Path) ->
 
 
 def test_pipeline_loads_what_was_converted_and_would_save_the_same(model: Path, tmp_path: Path) -> None:
+    assert read_json(model / "checksums.json") == checksums(model)
     pipe = XPSRPipeline.from_pretrained(model)
     assert pipe.config.one_step_timestep is None
     assert pipe.config.settings == asdict(PRESETS["default"])
@@ -246,6 +248,14 @@ def test_pickled_tensors_are_read(model: Path, system: Path, tmp_path: Path) -> 
     assert_same_weights(tmp_path / "model", model)
 
 
+def test_pickles_of_torch_before_1_6_are_read(model: Path, system: Path, tmp_path: Path) -> None:
+    path = weights(system / "text_encoder")
+    torch.save(load_file(path), path.with_name("pytorch_model.bin"), _use_new_zipfile_serialization=False)
+    path.unlink()
+    convert_reference(system, tmp_path / "model", base=system)
+    assert_same_weights(tmp_path / "model", model)
+
+
 def test_safetensors_go_before_pickles(system: Path) -> None:
     (system / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"no pickle")
     load_reference(system)
@@ -256,10 +266,15 @@ class Harmful:
         return (Path.touch, (Path("run-by-a-pickle"),))
 
 
-def test_pickles_are_not_run(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["more than tensors", "of old, more than tensors", "a list", "nonsense"])
+def test_pickles_are_not_run(content: str, system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = weights(system / "unet")
-    torch.save({**load_file(path), "epoch": Harmful()}, path.with_suffix(".bin"))
+    if content == "nonsense":
+        path.with_suffix(".bin").write_bytes(b"\x80\x02nonsense")
+    else:
+        stored: Any = [1] if content == "a list" else {**load_file(path), "epoch": Harmful()}
+        torch.save(stored, path.with_suffix(".bin"), _use_new_zipfile_serialization="old" not in content)
     path.unlink()
     message = refusal(ModelError, lambda: convert_reference(system, tmp_path / "out", base=system))
     assert message.endswith("model.bin: a damaged pickle, or more than tensors in it; give it as .safetensors.")
@@ -431,29 +446,35 @@ def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def with_more_words(system: Path) -> None:
+    edit_json(system / "tokenizer" / "vocab.json", qz=526, qzq=527)
+    with (system / "tokenizer" / "merges.txt").open("a") as merges:
+        merges.write("q z\nqz q\n")
+
+
 REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "missing": (
         lambda system: edit_state(
             weights(system / "controlnet"), lambda state: state.__delitem__("conv_degradation_mid.0.bias")
         ),
-        ["controlnet: the weights", "missing: conv_degradation_mid.0.bias."],
+        ["controlnet: the weights", "missing: conv_degradation_mid.0.bias; "],
     ),
     "unexpected": (
         lambda system: edit_state(weights(system / "vae"), lambda state: state.update(surplus=torch.ones(1))),
-        ["vae: the weights do not match the config: unexpected: surplus."],
+        ["vae: the weights do not match the config: unexpected: surplus; "],
     ),
     "misshapen": (
         lambda system: edit_state(
             weights(system / "unet"), lambda state: state.update({"conv_in.bias": torch.ones(3)})
         ),
-        ["unet: the weights do not match the config: of another shape: conv_in.bias."],
+        ["unet: the weights do not match the config: of another shape: conv_in.bias; "],
     ),
     "cut": (lambda system: damage(weights(system / "unet")), [f"unet/{WEIGHTS}: cannot be read: "]),
     "no weights": (
         lambda system: weights(system / "unet").unlink(),
         ["unet: neither diffusion_pytorch_model.safetensors nor diffusion_pytorch_model.bin there"],
     ),
-    "broken config": (lambda system: damage(system / "vae" / "config.json"), ["vae/config.json: cannot be read: "]),
+    "broken config": (lambda system: damage(system / "vae" / "config.json"), ["vae/config.json: is not JSON ("]),
     "rrdb": (
         lambda system: edit_json(system / "controlnet" / "config.json", use_rrdb=True),
         ["controlnet: use_rrdb is true, but XPSR is trained with false"],
@@ -472,7 +493,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "impossible config": (
         lambda system: edit_json(system / "unet" / "config.json", down_block_types=["Nonesuch"] * 3),
-        ["unet: the config cannot be used: "],
+        ["unet/config.json: cannot be used: ", "; copy or download it again."],
     ),
     "text width": (
         lambda system: CLIPTextModel(
@@ -495,12 +516,16 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ).save_pretrained(system / "vae"),
         ["the VAE's reduction is 2, but", "was trained with 8; give the Stable Diffusion"],
     ),
+    "impossible scheduler": (
+        lambda system: edit_json(system / "scheduler" / "scheduler_config.json", beta_start="low"),
+        ["scheduler/scheduler_config.json: cannot be used: ", "; copy or download it again."],
+    ),
     "no tokenizer": (
         lambda system: shutil.rmtree(system / "tokenizer"),
         ["tokenizer: neither tokenizer.json nor vocab.json there; give a folder with CLIP's tokenizer."],
     ),
     "another tokenizer": (
-        lambda system: edit_json(system / "tokenizer" / "vocab.json", surplus=526, more=527),
+        with_more_words,
         ["tokenizer: 528 tokens, but the text encoder knows 526; give its own."],
     ),
 }
@@ -646,7 +671,11 @@ def test_command_converts_and_reverses(
             1,
             "gone: no such folder; give a folder with the reference's unet/ and controlnet/.",
         ),
-        (["A", "--reverse", "-o", "out"], 1, "A: no model_index.json there; give a folder written by save_pretrained."),
+        (
+            ["A", "--reverse", "-o", "out"],
+            1,
+            "A: no model_index.json there; if it is the authors' checkpoint, make a model of it: xpsr convert.",
+        ),
     ],
 )
 def test_command_complains_in_one_line(

@@ -390,7 +390,8 @@ def test_a_missing_plugin_is_named(
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
     path = tmp_path / "photo.heic"
     path.write_bytes(start + bytes(100))
-    message = f"{path}: {kind} needs a plugin; run: pip install 'xpsr[formats]'."
+    package = {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}[plugin]
+    message = f"{path}: {kind} needs a plugin; run: pip install {package}."
     assert refused(path) == message
     with pytest.raises(InputError) as caught:
         decode_rgb(path.read_bytes(), str(path))

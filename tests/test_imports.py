@@ -1,6 +1,7 @@
 """The order of the rooms: a module imports only those before it, and importing has no side effects."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ ORDER = (
     "tiling",
     "degradation",
     "models",
+    "model_folder",
     "checkpoint",
     "convert",
     "prior",
@@ -163,6 +165,22 @@ for name in {ROOMS}:
 """
     run_python(code, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_imports_are_quiet_beside_a_noisy_torchao(tmp_path):
+    (tmp_path / "torchao").mkdir()
+    (tmp_path / "torchao" / "__init__.py").write_text(
+        "import logging\n"
+        "logging.getLogger(__name__).warning('no such device')\n"
+        "logging.getLogger('torch.utils._pytree').warning('deprecated')\n"
+    )
+    (tmp_path / "torchao-0.14.0.dist-info").mkdir()
+    (tmp_path / "torchao-0.14.0.dist-info" / "METADATA").write_text("Name: torchao\nVersion: 0.14.0\n")
+    code = "import xpsr, sys; xpsr.Restorer; import torchao; print('ready')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(PACKAGE.parent)))}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("ready\n", "")
 
 
 @pytest.mark.parametrize("module", ["xpsr", "xpsr.cli"])

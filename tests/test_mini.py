@@ -10,7 +10,8 @@ from fork_server import run_python
 from PIL import Image
 
 from xpsr import Prior, XPSRPipeline
-from xpsr.checkpoint import bundled_models, checksums
+from xpsr.checkpoint import bundled_models
+from xpsr.model_folder import checksums
 
 ROOT = Path(__file__).parents[1]
 

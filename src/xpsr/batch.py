@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.checkpoint import checksums
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import path_key, real_path, refusal, sha256, write_text
 from xpsr.image import ImageLike, decode_image, read_image, write_image
+from xpsr.model_folder import checksums
 from xpsr.prior import Prior
 from xpsr.restore import Restored, Restorer
 from xpsr.sources import Job, read_sidecar

@@ -1,41 +1,53 @@
-"""Weights: the reference's names and ours, strict loading, and the models that come with xpsr.
+"""Weights: the reference's names and ours, strict loading of a model's parts, and the models that come with xpsr.
 
 The reference stores what we call `attentions.N.content`, `.quality` and `.fusion` as `attentions.N`,
 `attentions_lowlevel.N` and `attentions_connect.N`; `conditional_attentions` as `pixel_attentions`; `image_encoder` as
 `controlnet_cond_embedding` with `to_rgbs`; and `to_latents` as `conv_degradation`, the last of them apart.
 """
 
+import copy
 import importlib.resources
+import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from diffusers import ModelMixin
+from diffusers import ModelMixin, SchedulerMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
+from transformers import CLIPTokenizer
 
 from xpsr.config import nearest
 from xpsr.config.checks import check_argument, said
-from xpsr.errors import InputError, ModelError
-from xpsr.files import sha256
+from xpsr.errors import InputError, ModelError, brief
+from xpsr.model_folder import (
+    INDEX,
+    MAX_CONFIG_BYTES,
+    again,
+    check_file,
+    check_network,
+    damaged,
+    loading,
+    read_config,
+)
 
 __all__ = [
     "StateDict",
-    "brief",
     "bundled_models",
-    "checksums",
     "controlnet_from_reference",
     "controlnet_to_reference",
     "download",
     "fetch_model",
     "listed",
+    "load_scheduler",
     "load_strict",
+    "load_tokenizer",
     "refuse_mismatch",
     "resolve_model",
+    "try_scheduler",
     "unet_from_reference",
     "unet_to_reference",
 ]
@@ -100,10 +112,11 @@ def load_strict(
     """Loads as `kind.from_pretrained` does, refusing weights that do not match the config to the last key.
 
     Raises:
-        ModelError: the folder cannot be read, or keys are missing, unexpected or of another shape (listed).
+        ModelError: a file is missing or damaged, or keys are missing, unexpected or of another shape (listed).
     """
-    name = f"{source}/{subfolder}"
-    try:
+    folder = Path(source, subfolder)
+    check_network(kind, folder, variant=variant)
+    with loading(folder):
         model, info = kind.from_pretrained(
             str(source),
             subfolder=subfolder,
@@ -112,19 +125,81 @@ def load_strict(
             output_loading_info=True,
             dtype=dtype,
             variant=variant,
+            local_files_only=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        message, remedy = f"{name}: cannot be loaded: {brief(error)}", "fetch or train the model again"
-        raise ModelError(message, code="damaged", remedy=remedy) from error
     misshapen = [key for key, *_ in info["mismatched_keys"]]
-    refuse_mismatch(name, info["missing_keys"], info["unexpected_keys"], misshapen)
+    refuse_mismatch(str(folder), info["missing_keys"], info["unexpected_keys"], misshapen)
     return model
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Loads CLIP's tokenizer of a folder; upstream would make one of two words of a folder that holds none.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the parts of the vocabulary do not fit.
+    """
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        message, remedy = (
+            f"{folder}: neither tokenizer.json nor vocab.json there",
+            "give a folder with CLIP's tokenizer",
+        )
+        raise ModelError(message, code="not_found", remedy=remedy)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".json" and path.name != "tokenizer_config.json":
+            read_config(path)  # libraries count to the largest number of a vocabulary
+        elif not path.is_dir():
+            check_file(path, MAX_CONFIG_BYTES)
+    if not (folder / "tokenizer.json").exists():
+        check_file(folder / "merges.txt")
+    with loading(folder):
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        vocabulary = tokenizer.get_vocab()
+        model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        first, *_, last = tokenizer("a photo", verbose=False).input_ids
+    specials = {"bos": first, "eos": last, "pad": tokenizer.pad_token_id}
+    for name, number in specials.items():
+        token = getattr(tokenizer, f"{name}_token")
+        if number is None or vocabulary.get(token) != number:
+            raise damaged(folder, f"the vocabulary has no {name}_token that a text is told with")
+    # what is cut off would fall apart into bytes, and every text would be another
+    made = {"".join(pair) for pair in model["merges"]} | {*tokenizer.get_added_vocab()}
+    unmade = [token for token in vocabulary if token not in made and len(token.removesuffix("</w>")) > 1]
+    if unmade:
+        raise damaged(folder, f"{len(unmade)} words of the vocabulary are made by no merge, such as {unmade[0][:40]!r}")
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise damaged(folder, "the numbers of the vocabulary are not 0, 1, 2, ...")
+    return tokenizer
+
+
+def load_scheduler(kind: type[SchedulerMixin], folder: Path, **changes: Any) -> SchedulerMixin:
+    """Loads a scheduler as `kind.from_pretrained` does, and takes a step with it.
+
+    `changes` are of its config.
+
+    Raises:
+        ModelError: the config is missing or damaged, or no step can be taken as it says.
+    """
+    path = folder / "scheduler_config.json"
+    read_config(path)
+    with loading(path):
+        return try_scheduler(kind.from_pretrained(str(folder), local_files_only=True, **changes))
+
+
+def try_scheduler(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """Takes a step with a copy of a scheduler and returns it; raises whatever its config makes it raise."""
+    trial = copy.deepcopy(scheduler)
+    trial.set_timesteps(min(2, trial.config.num_train_timesteps))
+    sample, timestep = torch.zeros(1, 4, 8, 8), trial.timesteps[:1]
+    if hasattr(trial, "add_noise"):
+        trial.add_noise(sample, sample, timestep)
+    trial.step(sample, timestep[0], trial.scale_model_input(sample, timestep[0]))
+    return scheduler
 
 
 def bundled_models() -> dict[str, Path]:
     """Returns the folders of the models that come with xpsr, by name."""
     weights = Path(str(importlib.resources.files("xpsr"))) / "weights"
-    return {path.parent.name: path.parent for path in sorted(weights.glob("*/model_index.json"))}
+    return {path.parent.name: path.parent for path in sorted(weights.glob(f"*/{INDEX}"))}
 
 
 def resolve_model(name: str | os.PathLike[str]) -> str:
@@ -141,8 +216,11 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
         return str(bundled[name])
     path = Path(name)
     if name and path.is_dir():
-        if not (path / "model_index.json").is_file():
-            message, remedy = f"{name}: no model_index.json there", "give a folder written by save_pretrained"
+        if not (path / INDEX).exists():
+            remedy = "give a folder written by save_pretrained"
+            if all((path / part / "config.json").is_file() for part in ("unet", "controlnet")):
+                remedy = "if it is the authors' checkpoint, make a model of it: xpsr convert"
+            message = f"{name}: no {INDEX} there"
             raise ModelError(message, code="not_found", remedy=remedy)
         return name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
@@ -177,11 +255,6 @@ def fetch_model(name: str | os.PathLike[str], *, revision: str | None = None, lo
     )
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every weight file in a model folder, by relative path."""
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
-
-
 def download(name: str, patterns: list[str], *, revision: str | None = None, local_files_only: bool = False) -> Path:
     """Returns the hub's cache with those files of `owner/name`.
 
@@ -208,15 +281,10 @@ def refuse_mismatch(
     faults = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
     found = [f"{fault}: {listed(sorted(keys))}" for fault, keys in faults if keys]
     if found:
-        raise ModelError(f"{name}: the weights do not match the config: {'; '.join(found)}.", code="mismatch")
+        message = f"{name}: the weights do not match the config: {'; '.join(found)}"
+        raise ModelError(message, code="mismatch", remedy=again(Path(name)))
 
 
 def listed(keys: Sequence[str], most: int = 8) -> str:
     """Names the first of `keys` and how many more there are."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
-
-
-def brief(error: Exception) -> str:
-    """Returns what an error of another library says, on one line."""
-    text = (isinstance(error, OSError) and error.strerror) or str(error)
-    return " ".join(text.split())[:300].rstrip(".")

@@ -8,10 +8,10 @@ import dataclasses
 import inspect
 import json
 import logging
-import pickle
 import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +24,24 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from xpsr.checkpoint import (
     StateDict,
-    brief,
     controlnet_from_reference,
     controlnet_to_reference,
     download,
     fetch_model,
     listed,
+    load_tokenizer,
     refuse_mismatch,
+    try_scheduler,
     unet_from_reference,
     unet_to_reference,
 )
 from xpsr.config import PRESETS
-from xpsr.errors import InputError, ModelError
+from xpsr.errors import InputError, ModelError, brief
+from xpsr.model_folder import check_file, damaged, loading, on_meta, read_config, read_json, write_checksums
 from xpsr.models import XPSRControlNet, XPSRUNet
 
 __all__ = ["convert_reference", "convert_to_reference", "load_reference"]
@@ -156,13 +158,9 @@ def convert_reference(
             raise InputError(message, code="conflict", remedy="leave it out")
         folder = _fetch_base(str(base))
         extra = [_read_vae(folder / "vae"), _read_text_encoder(folder / "text_encoder")]
-        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
         tokenizer = tokenizer or folder / "tokenizer"
     vae, text_encoder = (part.config for part in extra)
-    vocabulary = len(_load_tokenizer(tokenizer))
-    if vocabulary > text_encoder["vocab_size"]:
-        message = f"{tokenizer}: {vocabulary} tokens, but the text encoder knows {text_encoder['vocab_size']}"
-        raise ModelError(message, code="mismatch", remedy="give its own")
     halvings = len(controlnet["conditioning_embedding_out_channels"]) - 1
     for what, found, needed in (
         ("width of the text encoder (hidden_size)", text_encoder["hidden_size"], unet["cross_attention_dim"]),
@@ -172,13 +170,20 @@ def convert_reference(
         if found != needed:
             message = f"{base}: the {what} is {found}, but {reference} was trained with {needed}"
             raise ModelError(message, code="mismatch", remedy="give the Stable Diffusion that it was trained on")
+    vocabulary = len(load_tokenizer(tokenizer))
+    if vocabulary != text_encoder["vocab_size"]:
+        message = f"{tokenizer}: {vocabulary} tokens, but the text encoder knows {text_encoder['vocab_size']}"
+        raise ModelError(message, code="mismatch", remedy="give its own")
+    known = inspect.signature(DDPMScheduler).parameters  # the reference reads whatever the base has as DDPM's
+    with loading(Path(base) / "scheduler" / "scheduler_config.json"):
+        sampler = try_scheduler(
+            DDPMScheduler.from_config({key: value for key, value in scheduler.items() if key in known})
+        )
     parts += extra
     del extra
     with _whole(out) as target:
         while parts:  # what is written is let go, and its memory with it
             _write_part(target, parts.pop(0), dtype=dtype, max_shard_size=max_shard_size)
-        known = inspect.signature(DDPMScheduler).parameters  # the reference reads whatever the base has as DDPM's
-        sampler = DDPMScheduler.from_config({key: value for key, value in scheduler.items() if key in known})
         sampler.save_config(target / "scheduler")
         (target / "tokenizer").mkdir()
         for path in (*tokenizer.glob("*.json"), *tokenizer.glob("*.txt")):
@@ -197,6 +202,7 @@ def convert_reference(
             "settings": dataclasses.asdict(PRESETS["default"]),
         }
         _write_json(target / "model_index.json", index)
+        write_checksums(target)
 
 
 def convert_to_reference(model: str | Path, out: Path, *, dtype: torch.dtype | None = None) -> None:
@@ -213,17 +219,21 @@ def convert_to_reference(model: str | Path, out: Path, *, dtype: torch.dtype | N
     parts = []
     for name, layout in _LAYOUTS.items():
         folder = source / name
-        config = _read_json(folder / "config.json")
+        config = read_config(folder / "config.json")
         for key, only in layout.later.items():
             if config.pop(key, only) != only:
                 message = f"{folder}: the reference has no {key}, so it cannot represent this model."
                 raise ModelError(message, code="mismatch")
-        network = _on_meta(folder, layout.kind.from_config, config)
+        network = on_meta(folder / "config.json", layout.kind.from_config, config)
         state = _read_weights(folder, "diffusion_pytorch_model")
         _compare(folder, state, network.state_dict())
         for key, value in state.items():
             block = re.match(r"up_blocks\.(\d+)\.conditional_attentions\..*\.attn2\.to_k\.weight", key)
-            if block and config["up_block_types"][int(block[1])] == "UpBlock2D" and value.shape[0] != value.shape[1]:
+            if (
+                block
+                and network.config["up_block_types"][int(block[1])] == "UpBlock2D"
+                and value.shape[0] != value.shape[1]
+            ):
                 message = f"{folder}: the reference has no UpBlock2D that reads skips of another width ({key})."
                 raise ModelError(message, code="mismatch")
         config = {**config, **layout.flags, "_class_name": layout.class_name}
@@ -250,7 +260,7 @@ def _read_reference(reference: Path, name: str) -> _Part:
     layout, folder = _LAYOUTS[name], reference / name
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json there", code="not_found", remedy=_GIVE_REFERENCE)
-    config = _read_json(folder / "config.json")
+    config = read_config(folder / "config.json")
     for flag, only in layout.flags.items():
         value = config.pop(flag, only)
         if value != only and (any(value) if isinstance(value, list) else value) != (only is True):
@@ -261,7 +271,7 @@ def _read_reference(reference: Path, name: str) -> _Part:
     if unknown:
         message = f"{folder}: config.json holds {listed(unknown)}, which {layout.kind.__name__} does not know"
         raise ModelError(message, code="unknown_field", remedy="delete there what changes nothing")
-    network = _on_meta(folder, layout.kind.from_config, config)
+    network = on_meta(folder / "config.json", layout.kind.from_config, config)
     state = _read_weights(folder, "diffusion_pytorch_model")
     _compare(folder, state, layout.to_reference(network.state_dict()))
     config = {**json.loads(network.to_json_string()), **config, "_class_name": layout.kind.__name__}
@@ -269,7 +279,8 @@ def _read_reference(reference: Path, name: str) -> _Part:
 
 
 def _read_vae(folder: Path) -> _Part:
-    network = _on_meta(folder, AutoencoderKL.from_config, _read_json(folder / "config.json"))
+    path = folder / "config.json"
+    network = on_meta(path, AutoencoderKL.from_config, read_config(path))
     names = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # until diffusers 0.17
     state = {
         re.sub(r"\.(query|key|value|proj_attn)\.", lambda match: f".{names[match[1]]}.", key): value
@@ -280,16 +291,16 @@ def _read_vae(folder: Path) -> _Part:
 
 
 def _read_text_encoder(folder: Path) -> _Part:
-    config = _read_json(folder / "config.json")
+    config = read_config(folder / "config.json")
     return _text_encoder(folder, config, _read_weights(folder, "model", pickled="pytorch_model"))
 
 
 def _text_encoder(source: Path, config: dict[str, Any], stored: StateDict) -> _Part:
     state = {key.removeprefix("text_model."): value for key, value in stored.items()}  # until transformers 5
     state.pop("embeddings.position_ids", None)  # 0, 1, 2, …, until transformers 4.31
-    full = _on_meta(source, CLIPTextConfig.from_dict, config)
+    full = on_meta(source, CLIPTextConfig.from_dict, config)
     full.architectures = ["CLIPTextModel"]
-    _compare(source, state, _on_meta(source, CLIPTextModel, full).state_dict())
+    _compare(source, state, on_meta(source, CLIPTextModel, full).state_dict())
     return _Part(name="text_encoder", config=json.loads(full.to_json_string()), state=state, stem="model")
 
 
@@ -313,9 +324,9 @@ def _read_single_file(
         if betas.shape != usual.shape or not torch.allclose(betas, usual, rtol=1e-3):  # half precision is that coarse
             scheduler |= {"num_train_timesteps": len(betas), "trained_betas": betas.tolist()}
     if config is not None:
-        vae_config, text_config = (_read_json(config / name / "config.json") for name in ("vae", "text_encoder"))
+        vae_config, text_config = (read_config(config / name / "config.json") for name in ("vae", "text_encoder"))
         if (config / "scheduler").is_dir():
-            scheduler = _read_json(config / "scheduler" / "scheduler_config.json")
+            scheduler = read_config(config / "scheduler" / "scheduler_config.json")
     else:
         try:
             vae_config, text_config = _infer_vae_config(vae), _infer_text_config(text)
@@ -329,9 +340,9 @@ def _read_single_file(
             vae_config["sample_size"] = latent_size * 2 ** (len(vae_config["block_out_channels"]) - 1)
         scale = stored.get("scale_factor", torch.tensor(0.18215))
         vae_config["scaling_factor"] = float(f"{scale.item():.6g}")  # not 0.1821500062942505
-        vocabulary = _load_tokenizer(tokenizer)
+        vocabulary = load_tokenizer(tokenizer)
         text_config |= {f"{name}_token_id": getattr(vocabulary, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    network = _on_meta(path, AutoencoderKL.from_config, vae_config)
+    network = on_meta(path, AutoencoderKL.from_config, vae_config)
     converted = convert_ldm_vae_checkpoint(vae, vae_config)
     kept = {value.data_ptr() for value in converted.values()}  # upstream drops in silence what it does not know
     unknown = {key: value for key, value in vae.items() if value.data_ptr() not in kept}
@@ -373,30 +384,6 @@ def _infer_text_config(state: StateDict) -> dict[str, Any]:
     }
 
 
-def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):  # upstream's would be empty
-        message, remedy = (
-            f"{folder}: neither tokenizer.json nor vocab.json there",
-            "give a folder with CLIP's tokenizer",
-        )
-        raise ModelError(message, code="not_found", remedy=remedy)
-    try:
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, f"the tokenizer cannot be read: {brief(error)}") from error
-
-
-def _damaged(place: Path, problem: str) -> ModelError:
-    return ModelError(f"{place}: {problem}", code="damaged", remedy="fetch it again")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path, f"cannot be read: {brief(error)}") from error
-
-
 def _read_weights(folder: Path, stem: str, *, pickled: str | None = None) -> dict[str, torch.Tensor]:
     """All tensors of a network, of one file or of shards; safetensors go before pickles."""
     names = [f"{stem}.safetensors", f"{pickled or stem}.bin"]
@@ -405,9 +392,9 @@ def _read_weights(folder: Path, stem: str, *, pickled: str | None = None) -> dic
             return _read_file(folder / name)
         index = folder / f"{name}.index.json"
         if index.is_file():
-            files = _read_json(index).get("weight_map")
-            if not isinstance(files, dict):
-                raise _damaged(index, "no weight_map in it")
+            files = read_json(index).get("weight_map")
+            if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+                raise damaged(index, "has no weight_map of tensors to files")
             shards = [_read_file(folder / Path(file).name) for file in sorted(set(files.values()))]
             return {key: value for shard in shards for key, value in shard.items()}
     message = f"{folder}: neither {names[0]} nor {names[1]} there, nor an index of shards"
@@ -416,26 +403,20 @@ def _read_weights(folder: Path, stem: str, *, pickled: str | None = None) -> dic
 
 def _read_file(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a file, mapped into memory. Pickles are read as tensors only: nothing in them is run."""
-    try:
-        if path.suffix == ".safetensors":
+    check_file(path)
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise damaged(path, f"cannot be read: {brief(error)}") from error
+    try:
+        # those of torch before 1.6 are no zip files, and cannot be mapped
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         content = content.get("state_dict", content)
         return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # whatever a pickle of anything raises; torch's words recommend to run it
         message = f"{path}: a damaged pickle, or more than tensors in it"
         raise ModelError(message, code="damaged", remedy="give it as .safetensors") from error
-    except (OSError, ValueError, RuntimeError, EOFError, AttributeError, SafetensorError) as error:
-        raise _damaged(path, f"cannot be read: {brief(error)}") from error
-
-
-def _on_meta(source: Path, make: Callable[[Any], Any], config: Any) -> Any:
-    """What `make` makes of a config, its tensors without memory."""
-    try:
-        with torch.device("meta"):
-            return make(config)
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise _damaged(source, f"the config cannot be used: {brief(error)}") from error
 
 
 def _refuse_used(out: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "ModelError",
     "TrainingError",
     "XPSRError",
+    "brief",
     "one_line",
     "printable",
 ]
@@ -62,7 +63,7 @@ class XPSRError(Exception):
         return self.sentence()
 
     def sentence(self, call: Callable[[str, str | None], str] | None = None) -> str:
-        """Returns the error as one printable line; `call` says how a field and its value (None: without) are written.
+        """Returns the error as one line; `call` says how a field and its value (None: without one) are written.
 
         By default as `field=value`, or `field` alone. The `source` goes in front.
         """
@@ -70,7 +71,7 @@ class XPSRError(Exception):
         subject = "" if self.field is None else f"{call(self.field, self.value)} "
         source = "" if self.source is None else f"{self.source}: "
         stop = "" if self.remedy is None or self.remedy.endswith("?") else "."
-        return printable(f"{source}{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}{stop}"))
+        return f"{source}{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}{stop}")
 
     def within(self, section: str) -> Self:
         """Returns the same error of a field that lies in `section`, such as `model.settings`."""
@@ -136,3 +137,9 @@ def _moves(letter: str) -> bool:
 def one_line(error: Exception) -> str:
     """Returns what any error says, without line breaks; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def brief(error: Exception) -> str:
+    """Returns what an error of another library says, on one line."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300].rstrip(".")

@@ -183,14 +183,19 @@ def path_key(path: Path) -> str:
     return unicodedata.normalize("NFC", str(path))
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
     """Returns the bytes of a file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or there are more than `limit`.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(-1 if limit is None else limit + 1)  # of a device, a size would say nothing
+        if limit is not None and len(content) > limit:
+            message = f"{path}: has more than {limit} bytes"
+            raise InputError(message, code="too_large", remedy="is it the right file?")
+        return content
     except OSError as error:
         raise refusal(path, "cannot be read", error) from error
 

@@ -15,9 +15,12 @@ from filelock import lock_descriptor, unlock_descriptor
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, read_bytes, refusal
 
-__all__ = ["append_lines", "damaged", "read_lines", "to_line", "write_lines"]
+__all__ = ["MAX_BYTES", "append_lines", "damaged", "read_lines", "to_line", "write_lines"]
 
 logger = logging.getLogger(__name__)
+
+MAX_BYTES = 2**28
+"""Of a file of lines: priors of half a million pictures, or more."""
 
 
 def to_line(entry: Mapping[str, Any]) -> str:
@@ -38,7 +41,9 @@ def read_lines(
     """
     if not path.exists():
         return []
-    lines = read_bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n")  # some editors write a byte order mark
+    lines = (
+        read_bytes(path, limit=MAX_BYTES).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    )  # some editors write a byte order mark
     entries = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -18,14 +18,15 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
-from xpsr.checkpoint import checksums, fetch_model
+from xpsr.checkpoint import fetch_model
 from xpsr.config import SCALE, PresetName, Settings
 from xpsr.config.checks import SEED, check_argument
 from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
 from xpsr.errors import Cancelled
 from xpsr.image import ImageLike, Picture, to_picture
+from xpsr.model_folder import checksums
 from xpsr.pipeline import XPSRPipeline
-from xpsr.prior import Describer, Prior, looking
+from xpsr.prior import QUESTIONS, Describer, Prior, looking
 
 __all__ = ["Restored", "Restorer"]
 
@@ -133,7 +134,8 @@ class Restorer:
         resolved = self.pipe.settings(preset, settings)
         scale = check_argument("scale", scale, float, SCALE)
         seed = check_argument("seed", seed, int | None, SEED)
-        with looking(describer, [prior]) as find_prior:
+        questions = QUESTIONS[preset or "default"]
+        with looking(describer, [prior], questions=questions, device=str(self._facts["device"])) as find_prior:
             picture = to_picture(image)
             prior = find_prior(image, picture, prior)
         stop_if_cancelled()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xpsr import __version__
 from xpsr.cli import convert, data, degrade, describe, doctor, train, upscale
-from xpsr.cli.terminal import Parser, command_context, complain, explain, parse, print_traceback, quiet_imports
+from xpsr.cli.terminal import Parser, command_context, complain, explain, parse, print_traceback
 from xpsr.config import suggest
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES
@@ -23,8 +23,6 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, by default that of `sys.argv`, and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if "--debug" not in arguments:
-        quiet_imports()
     try:
         with command_context():
             return _run(arguments)

@@ -54,16 +54,19 @@ def run(arguments: Sequence[str]) -> int:
 
 def _examine() -> dict[str, Any]:
     """Everything that `doctor` says. Nothing found broken may stop it."""
-    import importlib.metadata
 
-    core: list[str] = []
+    core: dict[str, str] = {}  # as pip is asked for it, by name
     extras: dict[str, list[str]] = {}
-    for requirement in importlib.metadata.requires("xpsr") or []:
+    for line in _requirements():
+        requirement, _, condition = (part.strip() for part in line.partition(";"))
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", requirement)
-        (extras.setdefault(extra[1], []) if extra else core).append(name)
+        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", condition)
+        if extra:
+            extras.setdefault(extra[1], []).append(name)
+        else:
+            core[name] = f"'{requirement}'"
     versions = _versions("xpsr", *core)
-    problems = [f"{name} is missing; run: pip install {name}" for name in core if versions[name] is None]
+    problems = [f"{name} is missing; run: pip install {core[name]}" for name in core if versions[name] is None]
     facts: dict[str, Any] = {
         "versions": {"python": platform.python_version(), "platform": platform.platform(), **versions},
         "threads": 0,
@@ -72,7 +75,7 @@ def _examine() -> dict[str, Any]:
         "extras": {
             name: {
                 "missing": [package for package, version in _versions(*packages).items() if version is None],
-                "install": f"pip install 'xpsr[{name}]'",
+                "install": f"pip install {' '.join(packages)}",
             }
             for name, packages in extras.items()
             if name != "dev"
@@ -83,12 +86,17 @@ def _examine() -> dict[str, Any]:
         import torch
 
         quiet_libraries()
-        import xpsr.pipeline  # noqa: F401  # all that a picture needs
-        from xpsr.checkpoint import bundled_models, checksums
+        from xpsr.checkpoint import bundled_models
         from xpsr.devices import devices, fast_dtypes, resolve_dtype
+        from xpsr.errors import ModelError
+        from xpsr.model_folder import CHECKSUMS, checksums, read_json
+        from xpsr.pipeline import XPSRPipeline  # with all that a picture needs
     except Exception as error:  # whatever a library that does not fit raises
         # Beside a CPU-only torch the usual torchvision breaks transformers
-        remedy = "pip uninstall torchvision" if _versions("torchvision")["torchvision"] else "pip install xpsr"
+        remedy = "pip uninstall torchvision"
+        if not _versions("torchvision")["torchvision"]:
+            needed = (core.get(name, name) for name in ("torch", "diffusers", "transformers"))
+            remedy = f"pip install {' '.join(needed)}"
         problems.append(f"the libraries cannot be imported ({type(error).__name__}: {one_line(error)}); run: {remedy}")
         return facts
     facts["threads"] = torch.get_num_threads()
@@ -96,15 +104,28 @@ def _examine() -> dict[str, Any]:
         device = torch.device(name)
         facts["devices"][name] = {"fast_dtypes": fast_dtypes(device), "auto_dtype": resolve_dtype("auto", device)}
     for name, folder in bundled_models().items():
-        found, expected = checksums(folder), folder / "checksums.json"
-        same = expected.is_file() and json.loads(expected.read_text(encoding="utf-8")) == found
-        state = "ok" if same else "differs" if expected.is_file() else "no checksums.json"
+        state, found = f"no {CHECKSUMS}", checksums(folder)
+        try:
+            if (folder / CHECKSUMS).exists():
+                state = "ok" if read_json(folder / CHECKSUMS) == found else "differs"
+            XPSRPipeline.from_pretrained(folder)
+            if state == "differs":
+                problems.append(f"{folder}: the weights are not those of {CHECKSUMS}; install xpsr again.")
+        except ModelError as error:
+            state = "damaged"
+            problems.append(str(error))
         facts["models"][name] = {"state": state, "sha256": found}
-        if state == "differs":
-            problems.append(f"{folder}: the weights are not those of checksums.json; install xpsr again.")
     if "mini" not in facts["models"]:
         problems.append("the bundled model mini is missing; install xpsr again, or give upscale another --model.")
     return facts
+
+
+def _requirements() -> list[str]:
+    import importlib.metadata
+
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from a source tree
+        return importlib.metadata.requires("xpsr") or []
+    return []
 
 
 def _versions(*packages: str) -> dict[str, str | None]:

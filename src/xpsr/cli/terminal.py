@@ -3,7 +3,6 @@
 import argparse
 import gc
 import logging
-import os
 import re
 import sys
 import warnings
@@ -26,7 +25,6 @@ __all__ = [
     "loading",
     "parse",
     "print_traceback",
-    "quiet_imports",
     "quiet_libraries",
     "sayings",
 ]
@@ -118,14 +116,6 @@ def command_context() -> Iterator[None]:
             library.setLevel(level)
 
 
-def quiet_imports() -> None:
-    """Silences what libraries say while they are imported; comes before the first of them."""
-    # diffusers imports torchao where it is installed, and both complain of devices that are not there
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-
-
 @contextmanager
 def loading(what: str = "", *, quiet: bool = False) -> Iterator[None]:
     """Imports libraries and loads models, and says so on a terminal as long as it takes, unless `quiet`.
@@ -149,7 +139,6 @@ def loading(what: str = "", *, quiet: bool = False) -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """Silences what the libraries of models say of their own accord; what matters is raised."""
-    quiet_imports()
     import diffusers.utils.logging
     import huggingface_hub.utils.logging
     import transformers.utils.logging

@@ -17,7 +17,8 @@ __all__ = ["as_dict", "load_config", "override"]
 
 T = TypeVar("T")
 
-_MAX_DEPTH, _MAX_VALUES = 50, 100_000  # of a YAML; those that come with xpsr have 5 and 100
+# Of a YAML; those that come with xpsr have 4 KB, 5 and 100
+_MAX_BYTES, _MAX_DEPTH, _MAX_VALUES = 2**20, 50, 100_000
 
 
 def load_config(
@@ -84,6 +85,10 @@ def _read_yaml(path: Path, overrides: Sequence[str]) -> dict[Any, Any]:
         lonely = next((flag for flag in overrides if flag.startswith("--") and "=" not in flag), None)
         hint = "" if lonely is None else f". Is it the value of an option? Write {lonely}={path} in one word"
         raise InputError("no such config file", code="not_found", remedy=remedy + hint)
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputError(
+            f"not a config: more than {_MAX_BYTES} bytes", code="too_large", remedy="is it the right file?"
+        )
     try:
         content = _parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

@@ -38,7 +38,7 @@ _KINDS = ("hr", "lr", TEACHER, "json")
 _MIXED_SHARDS = 8  # whose pairs are shuffled together, so that an epoch starts without all shards at hand
 _KEPT_INDEXES = 1024  # some 50 kB each
 _MAX_PAIRS = 10**7  # of a shard; what an index claims is the length of a tensor
-_MAX_INDEX = 2**26  # bytes of one from elsewhere: half a million shards
+_MAX_INDEX = 2**26  # bytes: half a million shards
 _RETRIES = 3
 _TIMEOUT = 60  # seconds without a byte, or of less than the slowest connection that is worth waiting for
 _MIN_SPEED = 1024  # bytes a second
@@ -259,7 +259,7 @@ def read_index(path: Path) -> list[Shard]:
     Raises:
         InputError: it cannot be read or is none.
     """
-    return _parse_index(read_bytes(path), str(path))
+    return _parse_index(read_bytes(path, limit=_MAX_INDEX), str(path))
 
 
 def shard_index(shards: Sequence[Shard]) -> str:

@@ -229,7 +229,8 @@ def _identify(file: BinaryIO, name: str) -> Image.Image:
             import pillow_jxl  # noqa: F401  # registers itself
     except ImportError as error:
         # Of this picture alone, so that those beside it are read: no MissingDependencyError
-        message, remedy = f"{name}: {kind} needs a plugin", "run: pip install 'xpsr[formats]'"
+        package = "pillow-heif" if kind == "HEIC" else "pillow-jxl-plugin"
+        message, remedy = f"{name}: {kind} needs a plugin", f"run: pip install {package}"
         raise InputError(message, code="missing_dependency", remedy=remedy) from error
     return Image.open(file)
 

@@ -9,15 +9,16 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from xpsr.checkpoint import fetch_model, load_strict
+from xpsr.checkpoint import fetch_model
 from xpsr.color import match_color
 from xpsr.config import (
     SCALE,
@@ -29,16 +30,18 @@ from xpsr.config import (
     preset_settings,
     resolve_settings,
 )
-from xpsr.config.checks import check_argument, said
+from xpsr.config.checks import check_argument, fault, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
-from xpsr.models import HAAR_AUTOENCODERS, Denoiser, XPSRControlNet, XPSRUNet, predict_one_step, start_at
+from xpsr.model_folder import loading, write_checksums
+from xpsr.models import Denoiser, XPSRControlNet, XPSRUNet, predict_one_step, start_at
 from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted, one_each, one_generator_each
 from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import Autoencoder, decode_latents, encode_pixels, pixels_per_latent
+from xpsr.pipeline.loading import check_parts, load_parts
 from xpsr.pipeline.texts import embed_texts
-from xpsr.prior import Describer, Prior, looking
+from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
 
 __all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
@@ -121,7 +124,7 @@ class XPSRPipeline(DiffusionPipeline):
 
         Raises:
             InputError: there is no such model.
-            ModelError: its weights do not match its config to the last key.
+            ModelError: a file of it is missing, damaged or does not fit the others.
         """
         folder = fetch_model(
             pretrained_model_name_or_path,
@@ -129,21 +132,19 @@ class XPSRPipeline(DiffusionPipeline):
             local_files_only=kwargs.pop("local_files_only", False),
         )
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or torch.float32
-        try:
-            vae = HAAR_AUTOENCODERS.get(cls.load_config(folder)["vae"][1], AutoencoderKL)
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise ModelError(f"{folder}: model_index.json cannot be read ({error}); fetch the model again.") from error
-        for name, kind in (
-            ("vae", vae),
-            ("text_encoder", CLIPTextModel),
-            ("unet", XPSRUNet),
-            ("controlnet", XPSRControlNet),
-        ):
-            if name not in kwargs:
-                kwargs[name] = load_strict(
-                    kind, folder, subfolder=name, dtype=kwargs["dtype"], variant=kwargs.get("variant")
-                )
-        return super().from_pretrained(str(folder), **kwargs)
+        parts = load_parts(
+            folder, given=kwargs, pipeline=cls.__name__, dtype=kwargs["dtype"], variant=kwargs.get("variant")
+        )
+        with loading(folder):
+            pipe = super().from_pretrained(str(folder), **parts, **kwargs)
+        if len(parts) == len(pipe.components):  # what the caller brings is the caller's
+            check_parts(pipe, folder)
+        return pipe
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As upstream, and writes the digests of the weights, with which they are compared when they are loaded."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_checksums(Path(save_directory))
 
     @property
     def vae_scale_factor(self) -> int:
@@ -245,8 +246,7 @@ class XPSRPipeline(DiffusionPipeline):
             check_argument(name, value, kind)
         if output_type == "latent" and resolved.num_shifts > 1:
             if "num_shifts" in given_settings(settings):
-                shifts, remedy = f"{resolved.num_shifts}", "use 1 for latents"
-                raise InputError("averages pixels", code="conflict", field="num_shifts", value=shifts, remedy=remedy)
+                raise fault(resolved, "num_shifts", "averages pixels", "use 1 for latents")
             resolved = dataclasses.replace(resolved, num_shifts=1)
         if latents is not None and resolved.strength == 0:
             message = "are none of the one step's, which starts from the picture"
@@ -270,7 +270,8 @@ class XPSRPipeline(DiffusionPipeline):
         priors: list[Prior] = []
         results: list[Any] = []
         try:
-            with looking(describer, asked) as find_prior:
+            questions, device = QUESTIONS[preset or "default"], str(self._execution_device)
+            with looking(describer, asked, questions=questions, device=device) as find_prior:
                 for item, item_prior, item_generator in zip(images, asked, generators, strict=True):
                     picture = to_picture(item)
                     priors.append(find_prior(item, picture, item_prior))

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # it loads torch
 
 __all__ = ["FileDescriber", "PriorFile"]
 
+MAX_BYTES = 2**20
+"""Of a sidecar, or a text file with a prompt."""
+
 
 class PriorFile:
     """A JSONL of priors, which a person may edit and several processes may add to.
@@ -165,7 +168,7 @@ def _read_file(path: Path) -> Iterator[tuple[Path, str | None, Prior]]:
             digest = entry.get("sha256")
             yield path.parent / entry["image"], digest if isinstance(digest, str) else None, Prior.from_dict(entry)
         return
-    content = read_bytes(path)
+    content = read_bytes(path, limit=MAX_BYTES)
     try:
         sidecar = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -206,7 +209,7 @@ def _read_prompts(root: Path, contents: Sequence[Path], qualities: Sequence[Path
 
 
 def _first_line(path: Path) -> str:
-    content = read_bytes(path)
+    content = read_bytes(path, limit=MAX_BYTES)
     try:
         return content.decode("utf-8-sig").strip().split("\n")[0].strip()
     except UnicodeDecodeError as error:

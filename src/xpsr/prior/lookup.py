@@ -150,7 +150,11 @@ class PriorLookup:
 
 @contextmanager
 def looking(
-    describer: str | os.PathLike[str] | Describer, priors: Sequence[Prior | str | None]
+    describer: str | os.PathLike[str] | Describer,
+    priors: Sequence[Prior | str | None],
+    *,
+    questions: Questions,
+    device: str,
 ) -> Iterator[Callable[["ImageLike", "Picture", Prior | str | None], Prior]]:
     """Yields what makes a whole prior of one of `priors`, of a picture as it was given and as it was read.
 
@@ -159,6 +163,8 @@ def looking(
     Args:
         describer: a describer, or the name of one, which is opened if anything is to be said, and freed at the end.
         priors: all that will be asked for.
+        questions: what a describer that is opened here asks, if it asks anything.
+        device: of a model on this machine that is opened here.
 
     Raises:
         InputError: a prior or a describer that is none.
@@ -169,7 +175,8 @@ def looking(
         _check_prior(one)
     if isinstance(describer, str | os.PathLike):
         needed = not all(isinstance(prior, Prior) for prior in priors)
-        looks: Describer = open_describer(describer) if needed else NoDescriber()
+        asked = questions if is_asked(describer) else None
+        looks: Describer = open_describer(describer, questions=asked, device=device) if needed else NoDescriber()
         held = released(looks)
     else:
         looks, held = describer, nullcontext()

@@ -6,19 +6,17 @@ on ImageNet by Google; where it is not sure, it names the kind of thing, or noth
 """
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from xpsr import checkpoint
-from xpsr.errors import ModelError, one_line
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_uint8
+from xpsr.model_folder import check_file, damaged, loading, read_json, verify_checksums
 from xpsr.models import EfficientNetLite0
 from xpsr.prior.texts import Level, Levels, Prior, Questions, quality_text
 
@@ -74,22 +72,24 @@ class MiniDescriber:
     questions: Questions | None = None  # it is asked nothing
 
     def __init__(self, folder: Path):
-        try:
-            self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            self.levels, self.content = LevelsNetwork().eval(), EfficientNetLite0(len(self.config["classes"])).eval()
-            for network, file in ((self.levels, "levels"), (self.content, "content")):
-                state = load_file(folder / f"{file}.safetensors")
-                network.load_state_dict({key: value.float() for key, value in state.items()})
-            self.revision: str | None = self.config["revision"]
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            message = f"{folder}: not a describer: {one_line(error)[:200]}"
-            raise ModelError(message, code="damaged", remedy="install xpsr again") from error
+        self.config = _read_config(folder / "config.json")
+        self.revision: str | None = self.config["revision"]
+        if folder.name == "describer":  # of a model, which may have checksums
+            verify_checksums(folder.parent, part=f"{folder.name}/")
+        self.levels, self.content = LevelsNetwork().eval(), EfficientNetLite0(len(self.config["classes"])).eval()
+        for network, file in ((self.levels, "levels"), (self.content, "content")):
+            path = folder / f"{file}.safetensors"
+            check_file(path)
+            with loading(path):
+                network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+                if not all(value.isfinite().all() for value in network.state_dict().values()):
+                    raise ValueError("its weights are not finite")
 
     @classmethod
     @functools.cache
     def bundled(cls) -> "MiniDescriber":
         """Returns the one that comes with xpsr, which is opened once; any number of threads may call it."""
-        return cls(checkpoint.bundled_models()["mini"] / "describer")
+        return cls(Path(checkpoint.resolve_model("mini")) / "describer")
 
     @torch.no_grad()
     def describe(self, images: Sequence[ImageLike], *, progress: Callable[[int], None] | None = None) -> list[Prior]:
@@ -128,6 +128,25 @@ class MiniDescriber:
                 kinds[self.config["kinds"][kind]] += probability
         kind = max(kinds, key=lambda name: kinds[name])
         return f"a photograph of {kind}" if kinds[kind] >= self.config["kind_sure"] else ""
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """What the content network's classes are called, and from where on it is sure."""
+    config = read_json(path)
+    names, kinds, kind_of, *sure = (config.get(key) for key in ("classes", "kinds", "kind_of", "sure", "kind_sure"))
+    if not (
+        isinstance(names, list)
+        and isinstance(kinds, list)
+        and kinds
+        and all(type(word) is str for word in (*names, *kinds))
+        and isinstance(kind_of, list)
+        and len(kind_of) == len(names)
+        and all(kind is None or (type(kind) is int and 0 <= kind < len(kinds)) for kind in kind_of)
+        and all(isinstance(value, float) and 0 <= value <= 1 for value in sure)
+        and isinstance(config.get("revision"), str)
+    ):
+        raise damaged(path, "is not the config of a describer")
+    return config
 
 
 def native_crops(pixels: torch.Tensor) -> list[torch.Tensor]:

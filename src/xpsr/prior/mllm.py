@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from xpsr.config.checks import check_argument, within
-from xpsr.errors import MissingDependencyError, ModelError
+from xpsr.errors import MissingDependencyError, ModelError, brief
 from xpsr.prior.asking import SECOND_SEED, SECOND_TEMPERATURE, name_picture, report_no_text
 from xpsr.prior.texts import QUESTIONS, Aspect, Prior, Questions, clean_answer
 from xpsr.prior.views import view_picture
@@ -247,8 +247,6 @@ def _inputs(loaded: _Loaded, views: Sequence["Image.Image"], question: str) -> A
             return_tensors="pt",
         )
     except ValueError as error:
-        from xpsr.checkpoint import brief
-
         sizes = ", ".join(f"{view.width} x {view.height}" for view in views)
         message = f"{loaded.source.name}: cannot take views of {sizes} pixels: {brief(error)}."
         raise ModelError(message, code="wrong_size") from error
@@ -284,7 +282,7 @@ def _load(
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from xpsr.checkpoint import brief, download, refuse_mismatch
+    from xpsr.checkpoint import download, refuse_mismatch
 
     name = source.name
     place = _place(device)
@@ -330,8 +328,6 @@ def _load(
 
 def _load_processor(name: str, config: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoProcessor
-
-    from xpsr.checkpoint import brief
 
     try:
         try:

@@ -1,7 +1,6 @@
 """Checkpoints of a run: written whole or not at all, the newest and the best kept."""
 
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -109,11 +108,13 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
-        return {_FORMER_KEYS.get(str(key), str(key)): value for key, value in content.items()}
-    except (OSError, KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except OSError as error:
         raise refusal(path, error) from error
+    except Exception as error:  # whatever a pickle of anything raises; torch's words recommend to run it
+        raise refusal(path, ValueError("it is damaged, or nothing that xpsr train has written")) from error
+    if not isinstance(content, dict):
+        raise refusal(path, ValueError(f"it holds a {type(content).__name__}"))
+    return {_FORMER_KEYS.get(str(key), str(key)): value for key, value in content.items()}
 
 
 def refusal(path: Path, error: Exception) -> TrainingError:

@@ -14,7 +14,7 @@ from torch import nn
 from xpsr import checkpoint
 from xpsr.config import LossConfig, ModelConfig, PartsConfig
 from xpsr.config.checks import fault, said
-from xpsr.errors import InputError, MissingDependencyError, ModelError, one_line
+from xpsr.errors import InputError, MissingDependencyError
 from xpsr.models import DeepHaarAutoencoder, HaarAutoencoder, XPSRControlNet, XPSRUNet
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def build_from_base(config: ModelConfig, *, semantic_fusion: bool = True) -> Com
     Raises:
         ModelError: there is no such model, or a part of it cannot be loaded.
     """
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
     assert config.base is not None
     folder = Path(config.base)
@@ -201,23 +201,13 @@ def build_from_base(config: ModelConfig, *, semantic_fusion: bool = True) -> Com
     controlnet = XPSRControlNet.from_unet(
         plain, conditioning_embedding_out_channels=config.conditioning_channels, semantic_fusion=semantic_fusion
     )
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), subfolder="tokenizer")
-        scheduler = DDPMScheduler.from_pretrained(str(folder), subfolder="scheduler", clip_sample=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"is no Stable Diffusion: {one_line(error)[:200]}",
-            field="model.base",
-            value=config.base,
-            remedy="name a folder, or a model of the hub, with tokenizer and scheduler",
-        ) from error
     components = Components(
         vae=checkpoint.load_strict(AutoencoderKL, folder, subfolder="vae"),
         text_encoder=checkpoint.load_strict(CLIPTextModel, folder, subfolder="text_encoder"),
-        tokenizer=tokenizer,
+        tokenizer=checkpoint.load_tokenizer(folder / "tokenizer"),
         unet=unet,
         controlnet=controlnet,
-        scheduler=scheduler,
+        scheduler=checkpoint.load_scheduler(DDPMScheduler, folder / "scheduler", clip_sample=False),
     )
     return with_schedule(components, config)
 
@@ -317,7 +307,7 @@ def _add_adapter(network: Any, config: PartsConfig, *, skip_conditional: bool) -
             "needs peft for adapters",
             field="parts.train",
             value=said(config.train),
-            remedy="run `pip install 'xpsr[lora]'`",
+            remedy="run `pip install peft`",
         ) from error
     skipped = (".conditional_attentions.",) if skip_conditional else ()
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}

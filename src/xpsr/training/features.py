@@ -10,6 +10,7 @@ from torch import nn
 
 from xpsr import checkpoint
 from xpsr.errors import MissingDependencyError
+from xpsr.model_folder import loading
 from xpsr.models import EfficientNetLite0
 
 __all__ = ["FEATURE_NETWORKS", "GRID_PERIODS", "EfficientNetFeatures", "VGGFeatures", "grid_distance"]
@@ -29,8 +30,9 @@ class EfficientNetFeatures(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         network = EfficientNetLite0()
-        weights = load_file(checkpoint.bundled_models()["mini"] / "describer" / "content.safetensors")
-        network.load_state_dict({name: value.float() for name, value in weights.items()})
+        path = Path(checkpoint.resolve_model("mini")) / "describer" / "content.safetensors"
+        with loading(path):
+            network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
         self.stem, self.blocks = network.stem, nn.ModuleList(list(network.blocks.children())[: self.STAGES[-1]])
         self.requires_grad_(False)
 

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from xpsr import checkpoint
 from xpsr.config import ModelConfig, TrainRunConfig
 from xpsr.data import Batch
-from xpsr.errors import ModelError, one_line
+from xpsr.errors import ModelError
+from xpsr.model_folder import loading, read_config
 from xpsr.models import HAAR_AUTOENCODERS, XPSRControlNet, XPSRUNet
 from xpsr.training.components import (
     Components,
@@ -140,7 +141,7 @@ def meta_components(config: TrainRunConfig) -> Components:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     haar = HAAR_AUTOENCODERS.get(configs["vae"].get("_class_name", ""))
-    with torch.device("meta" if haar is None else "cpu"):
+    with loading(Path(model.path or model.base or "")), torch.device("meta" if haar is None else "cpu"):
         components = Components(
             vae=(haar or AutoencoderKL).from_config(configs["vae"]),
             text_encoder=CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
@@ -164,8 +165,6 @@ class _NoTokenizer:
 
 
 def _configs(model: ModelConfig) -> dict[str, dict[str, Any]]:
-    import json
-
     source, field = str(model.path or model.base), "model.base" if model.path is None else "model.path"
     if source in _KNOWN_BASES and not Path(source).is_dir():
         return {name: dict(values) for name, values in _KNOWN_BASES[source].items()}
@@ -174,15 +173,10 @@ def _configs(model: ModelConfig) -> dict[str, dict[str, Any]]:
     names["scheduler"] = "scheduler/scheduler_config.json"
     if model.path is None:
         del names["controlnet"]
-    try:
-        return {name: json.loads((folder / file).read_text(encoding="utf-8")) for name, file in names.items()}
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"has no configs here ({one_line(error)})",
-            field=field,
-            value=source,
-            remedy=f"name a folder; by name, a dry run knows {', '.join(_KNOWN_BASES)}",
-        ) from error
+    if not folder.is_dir():
+        remedy = f"name a folder; by name, a dry run knows {', '.join(_KNOWN_BASES)}"
+        raise ModelError("has no configs here", code="not_found", field=field, value=source, remedy=remedy)
+    return {name: read_config(folder / file) for name, file in names.items()}
 
 
 def _measure(config: TrainRunConfig, components: Components) -> tuple[float, float]:

@@ -30,6 +30,8 @@ __all__ = ["TrainState", "keeps_half"]
 
 # Smaller frozen weights stay in float32: little to gain, and the networks' `dtype` is that of their first
 _LARGE = 2**16
+# What every checkpoint holds
+_ENTRIES = {"step": int, "position": int, "weights": dict, "ema": dict, "optimizer": dict, "rng": list}
 _SHARDED_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 
 
@@ -193,11 +195,13 @@ class TrainState:
                 torch.set_rng_state(rng["cpu"])
                 if "cuda" in rng and self.accelerator.device.type == "cuda":
                     torch.cuda.set_rng_state(rng["cuda"], self.accelerator.device)
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (LookupError, AttributeError, RuntimeError, ValueError, TypeError) as error:
             raise refusal(path, error) from error
 
     def _compare(self, content: Mapping[str, Any]) -> None:
-        """Raises `ValueError` for what another run wrote."""
+        """Raises `ValueError` for what another run or another program wrote."""
+        if not all(isinstance(content.get(name), kind) for name, kind in _ENTRIES.items()):
+            raise ValueError("it is nothing that xpsr train has written")
         other = difference(self.fingerprint, content.get("fingerprint", {}))
         if other is not None:
             raise ValueError(other)

@@ -1,0 +1,354 @@
+"""A model's folder: its files are read and checked before anything is built of them.
+
+Every fault is a `ModelError` that names the file and what to do. Nothing in a folder chooses what is imported or how
+much memory is taken: classes stand in `CLASSES`, and a network is built only where its weights are about as many as its
+config says.
+"""
+
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin
+from safetensors import SafetensorError, safe_open
+from torch.overrides import TorchFunctionMode
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from xpsr.config import suggest
+from xpsr.errors import ModelError, XPSRError, brief
+from xpsr.files import sha256
+from xpsr.models import HAAR_AUTOENCODERS, XPSRControlNet, XPSRUNet
+
+__all__ = [
+    "CHECKSUMS",
+    "INDEX",
+    "MAX_CONFIG_BYTES",
+    "MAX_CONFIG_NUMBER",
+    "again",
+    "check_file",
+    "check_network",
+    "checksums",
+    "damaged",
+    "loading",
+    "on_meta",
+    "read_config",
+    "read_index",
+    "read_json",
+    "verify_checksums",
+    "write_checksums",
+]
+
+INDEX, CHECKSUMS = "model_index.json", "checksums.json"
+MAX_CONFIG_BYTES = 2**23
+MAX_CONFIG_NUMBER = 2**20
+"""Of any number in the config of a network, scheduler or tokenizer; the largest in use is a vocabulary of 49,408."""
+
+CLASSES: dict[str, dict[tuple[str, str], Any]] = {
+    "vae": {("diffusers", "AutoencoderKL"): AutoencoderKL}
+    | {("xpsr.models", name): kind for name, kind in HAAR_AUTOENCODERS.items()},
+    "text_encoder": {("transformers", "CLIPTextModel"): CLIPTextModel},
+    "tokenizer": {
+        ("transformers", "CLIPTokenizer"): CLIPTokenizer,
+        ("transformers", "CLIPTokenizerFast"): CLIPTokenizer,  # until transformers 5
+    },
+    "unet": {("xpsr.models", "XPSRUNet"): XPSRUNet},
+    "controlnet": {("xpsr.models", "XPSRControlNet"): XPSRControlNet},
+}
+
+_OWN_KEYS = ("one_step_timestep", "one_step_residual", "settings")  # of a model's index, beside its components
+
+# What makes transformers or diffusers fetch, import or quantize at a config's word
+_ACTING_KEYS = ("attn_implementation", "_attn_implementation", "auto_map", "quantization_config")
+_PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+
+
+def read_index(folder: Path, *, pipeline: str = "XPSRPipeline") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what a folder's `model_index.json` says beside its components, and the class of each component.
+
+    Raises:
+        ModelError: it is damaged, of another pipeline, or names classes that are none of a model of xpsr.
+    """
+    path = folder / INDEX
+    index = read_json(path)
+    kind = index.get("_class_name")
+    if kind not in ("XPSRPipeline", pipeline):
+        shown = kind if isinstance(kind, str) and re.fullmatch(r"\w{1,80}", kind) else "no pipeline that xpsr knows"
+        if shown.startswith("StableDiffusion"):
+            remedy = "make a model with it: xpsr convert ... --base, or xpsr train with model.base"
+        else:
+            remedy = "give a model of xpsr, as xpsr train and xpsr convert write it"
+        raise ModelError(f"{path}: holds {shown}, not XPSRPipeline", code="unknown_format", remedy=remedy)
+    classes: dict[str, Any] = {}
+    for name, known in {**CLASSES, "scheduler": {}}.items():
+        entry = index.pop(name, None)
+        if entry is None:
+            raise damaged(path, f"names no {name}")
+        named = tuple(entry) if isinstance(entry, list) else ()
+        if len(named) != 2 or not all(isinstance(part, str) for part in named):
+            raise damaged(path, f"{name} is not a library and a class")
+        found = _scheduler_class(*named) if name == "scheduler" else known.get(named)
+        if found is None:
+            wanted = " or ".join(kind for _, kind in known) or "a scheduler of diffusers"
+            raise damaged(path, f"{name} is {' '.join(named)[:80]}, not {wanted}")
+        classes[name] = found
+    others = [key for key in index if key[:1] != "_" and key not in _OWN_KEYS]
+    if others:
+        nearest = suggest(others[0], list(_OWN_KEYS)).removeprefix("; ")
+        message = f"{path}: holds {others[0]!r}, which is no part of a model of xpsr"
+        raise ModelError(message, code="unknown_field", remedy=nearest or again(path))
+    if not isinstance(index.get("settings"), dict | None):
+        raise damaged(path, "settings are no JSON object")
+    return index, classes
+
+
+def _scheduler_class(library: str, name: str) -> type[SchedulerMixin] | None:
+    if library != "diffusers" or not re.fullmatch(r"\w+Scheduler", name):
+        return None
+    found = getattr(diffusers, name, None)
+    return found if isinstance(found, type) and issubclass(found, SchedulerMixin) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file of at most `MAX_CONFIG_BYTES`.
+
+    Raises:
+        ModelError: it is missing, cannot be read, too large, or holds something else.
+    """
+    check_file(path, MAX_CONFIG_BYTES)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"is not JSON ({brief(error)})") from error
+    if not isinstance(content, dict):
+        raise damaged(path, "holds no JSON object")
+    return content
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Returns the config of a network or scheduler, whose numbers are within `MAX_CONFIG_NUMBER`.
+
+    Raises:
+        ModelError: as `read_json`, or it holds what would fetch, import or quantize something.
+    """
+    config = read_json(path)
+    for key in _ACTING_KEYS:
+        if config.get(key) is not None:
+            message, remedy = f"{path}: {key} is not for models of xpsr", "remove it there"
+            raise ModelError(message, code="unknown_field", remedy=remedy)
+    for key, value in config.items():
+        for number in _numbers(value):
+            if not (abs(number) <= MAX_CONFIG_NUMBER or math.isinf(number)):  # a range of schedulers may be open
+                raise damaged(path, f"{key} holds {number:.4g}, beyond the limit of {MAX_CONFIG_NUMBER}")
+    return config
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
+
+
+def check_file(path: Path, limit: int | None = None) -> None:
+    """Raises `ModelError` where `path` is no regular file of 1 to `limit` bytes."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        problem = "is a link to nothing" if path.is_symlink() else "is missing"
+        raise damaged(path, problem, code="not_found") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not path.is_file():
+        raise damaged(path, "is a folder, not a file" if path.is_dir() else "is no regular file")
+    if size == 0:
+        raise damaged(path, "is empty")
+    if limit is not None and size > limit:
+        raise damaged(path, f"has {size} bytes, more than the limit of {limit}")
+
+
+def check_network(kind: Any, folder: Path, *, variant: str | None = None) -> None:
+    """Compares a network's config with the headers of its weights, before memory is taken for either.
+
+    The names are compared where they are loaded: libraries still read those of earlier versions.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the config describes a network of another size.
+    """
+    if not folder.is_dir():
+        raise damaged(folder, "is a file, not a folder" if folder.is_file() else "is missing", code="not_found")
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():  # transformers would load the model that it names
+        message, remedy = f"{adapter}: an adapter, not a whole network", "give a model that it was merged into"
+        raise ModelError(message, code="unknown_format", remedy=remedy)
+    path = folder / "config.json"
+    config = read_config(path)
+    tensors: dict[str, int] = {}
+    for file in _weight_files(folder, "model" if kind is CLIPTextModel else "diffusion_pytorch_model", variant):
+        tensors |= _elements(file)
+    if kind in (XPSRUNet, XPSRControlNet, *HAAR_AUTOENCODERS.values()):
+        known = inspect.signature(kind).parameters
+        unknown = [key for key in config if key[:1] != "_" and key not in known]
+        if unknown:
+            nearest = suggest(unknown[0], list(known)).removeprefix("; ")
+            message = f"{path}: holds {unknown[0]!r}, which {kind.__name__} does not know"
+            raise ModelError(message, code="unknown_field", remedy=nearest or again(path))
+    make = _text_encoder if kind is CLIPTextModel else kind.from_config
+    network = on_meta(path, make, config, most_calls=1000 + 20 * len(tensors))
+    described, stored = sum(tensor.numel() for tensor in network.state_dict().values()), sum(tensors.values())
+    if described > 2 * stored + 10**6:
+        raise damaged(path, f"describes {described} weights, but the files beside it hold {stored}", code="mismatch")
+
+
+def _text_encoder(config: dict[str, Any]) -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig.from_dict(config))
+
+
+def _weight_files(folder: Path, stem: str, variant: str | None) -> list[Path]:
+    middle = "" if variant is None else f".{variant}"
+    single, index = folder / f"{stem}{middle}.safetensors", folder / f"{stem}.safetensors.index{middle}.json"
+    if index.is_file():
+        files = read_json(index).get("weight_map")
+        if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
+            raise damaged(index, "has no weight_map of tensors to files")
+        names = sorted(set(files.values()))
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise damaged(index, f"names {outside[0][:80]!r}, which is not beside it")
+        return [folder / name for name in names]
+    if not single.exists():
+        pickled = [path for path in sorted(folder.iterdir()) if path.suffix in _PICKLES]
+        if pickled:
+            message, remedy = f"{pickled[0]}: a pickle, which may run code", "get the model as .safetensors"
+            raise ModelError(message, code="unknown_format", remedy=remedy)
+    return [single]
+
+
+def _elements(path: Path) -> dict[str, int]:
+    """How many numbers each tensor of a file holds, by its header."""
+    check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            kinds = {part.get_dtype() for part in found.values()}
+            elements = {name: math.prod(part.get_shape()) for name, part in found.items()}
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise damaged(path, f"is cut off or damaged ({brief(error)})") from error
+    others = sorted(kind for kind in kinds if "F" not in kind)
+    if others:
+        raise damaged(path, f"holds weights of type {others[0]}, not floating-point numbers")
+    return elements
+
+
+class _Counting(TorchFunctionMode):
+    """Ends what calls torch more than so many times, as a network of endless layers would."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.left = most
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise _TooMany
+        return func(*args, **(kwargs or {}))
+
+
+class _TooMany(Exception):
+    pass
+
+
+def on_meta(source: Path, make: Callable[[Any], Any], config: Any, *, most_calls: int = 100_000) -> Any:
+    """Returns what `make` makes of a config, its tensors without memory.
+
+    Raises:
+        ModelError: whatever the config makes a library raise, or it describes endless layers.
+    """
+    try:
+        with loading(source), torch.device("meta"), _Counting(most_calls):
+            return make(config)
+    except _TooMany as error:
+        raise damaged(source, "describes far more layers than there are weights", code="mismatch") from error
+
+
+@contextmanager
+def loading(source: Path) -> Iterator[None]:
+    """Turns what libraries raise while they make something of `source` into a `ModelError` that names it.
+
+    It may be anything: a config of the wrong types fails wherever it is first used.
+    """
+    try:
+        yield
+    except (XPSRError, _TooMany, MemoryError):
+        raise
+    except Exception as error:
+        raise damaged(source, f"cannot be used: {brief(error)}") from error
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every weight file in a model folder, by relative path. A file is read once."""
+    found = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        if path.is_file():  # no device, pipe or broken link
+            state = path.stat()
+            found[path.relative_to(folder).as_posix()] = _digest(path, state.st_size, state.st_mtime_ns)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, size: int, changed: int) -> str:
+    return sha256(path)
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes the digests of a folder's weights to its `checksums.json`."""
+    (folder / CHECKSUMS).write_text(json.dumps(checksums(folder), indent=2) + "\n", encoding="utf-8")
+
+
+def verify_checksums(folder: Path, part: str = "") -> None:
+    """Compares a folder's weights, or those of one `part` of it, with its `checksums.json`, if it has one.
+
+    Raises:
+        ModelError: a file differs or is missing.
+    """
+    path = folder / CHECKSUMS
+    if not path.exists():
+        return
+    expected, found = read_json(path), checksums(folder)
+    for file, digest in expected.items():
+        if not file.startswith(part):
+            continue
+        if file not in found:
+            raise damaged(folder / file, f"is missing, and {CHECKSUMS} names it", code="not_found")
+        if found[file] != digest:
+            message = f"{folder / file}: is not what {CHECKSUMS} says: damaged, or changed"
+            remedy = f"{again(folder)}, or remove {CHECKSUMS} if it was changed on purpose"
+            raise ModelError(message, code="damaged", remedy=remedy)
+
+
+def damaged(path: Path, problem: str, *, code: str = "damaged") -> ModelError:
+    """Returns the error to raise for a file of a model, with a remedy that fits where it lies."""
+    return ModelError(f"{path}: {problem}", code=code, remedy=again(path))
+
+
+def again(path: Path) -> str:
+    """Returns how to have a file of a model anew."""
+    return "install xpsr again" if Path(__file__).parent in path.parents else "copy or download it again"
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    if isinstance(error, PermissionError):
+        return ModelError(f"{path}: cannot be read ({brief(error)})", code="damaged", remedy="check its permissions")
+    return damaged(path, f"cannot be read ({brief(error)})")

@@ -1,0 +1,108 @@
+"""A pipeline's parts from a model's folder, and a look at whether they work together."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xpsr.checkpoint import load_scheduler, load_strict, load_tokenizer
+from xpsr.config import Settings, override
+from xpsr.errors import InputError, ModelError
+from xpsr.image import Picture
+from xpsr.model_folder import INDEX, damaged, loading, read_index, verify_checksums
+from xpsr.pipeline.latents import decode_latents, encode_pixels
+from xpsr.prior import Prior
+
+if TYPE_CHECKING:
+    from xpsr.pipeline.pipeline import XPSRPipeline
+
+__all__ = ["check_parts", "load_parts"]
+
+
+def load_parts(
+    folder: Path, *, given: Collection[str], pipeline: str, dtype: torch.dtype, variant: str | None
+) -> dict[str, Any]:
+    """Loads the components of a model's folder that are not `given`; `pipeline` is the class that asks for them.
+
+    Raises:
+        ModelError: a file is missing, damaged, of something else, or not what the folder's checksums say.
+    """
+    index, classes = read_index(folder, pipeline=pipeline)
+    try:
+        override(Settings(), index.get("settings") or {})
+    except InputError as error:
+        raise error.recast(ModelError, source=str(folder / INDEX)) from error
+    verify_checksums(folder)
+    parts: dict[str, Any] = {}
+    for name, kind in classes.items():
+        if name in given:
+            continue
+        if name == "tokenizer":
+            parts[name] = load_tokenizer(folder / name)
+        elif name == "scheduler":
+            parts[name] = load_scheduler(kind, folder / name)
+        else:
+            parts[name] = load_strict(kind, folder, subfolder=name, dtype=dtype, variant=variant)
+    if {"tokenizer", "text_encoder"} <= parts.keys():
+        words, known = len(parts["tokenizer"]), parts["text_encoder"].config.vocab_size
+        if words != known:
+            message = f"{words} tokens, but the text encoder knows {known}"
+            raise damaged(folder / "tokenizer", message, code="mismatch")
+    return parts
+
+
+@torch.no_grad()
+def check_parts(pipe: "XPSRPipeline", folder: Path) -> None:
+    """Passes the smallest picture through what was loaded of `folder`, once.
+
+    Configs have many numbers that no weight's shape depends on; what they break shows here.
+
+    Raises:
+        ModelError: a part cannot be used, or not with the others, or the index has settings that do not go with them.
+    """
+    timestep, limit = pipe.config.one_step_timestep, pipe.scheduler.config.num_train_timesteps
+    if timestep is not None and not (type(timestep) is int and 0 <= timestep < limit):
+        raise damaged(folder / INDEX, f"one_step_timestep is {timestep!r}, neither null nor in [0, {limit - 1}]")
+    if type(residual := pipe.config.one_step_residual) is not bool:
+        raise damaged(folder / INDEX, f"one_step_residual is {residual!r}, neither true nor false")
+    try:
+        settings = pipe.settings()
+    except InputError as error:
+        raise error.recast(ModelError, source=str(folder / INDEX)) from error
+    if pipe.unet.dtype is torch.float16:  # which CPUs take many seconds for
+        return
+    settings = dataclasses.replace(settings, fit="pad", num_shifts=1, min_working_size=0, guidance_scale=1.0)
+    generator = torch.Generator().manual_seed(0)
+    picture = Picture(pixels=torch.full((3, 8, 8), 0.5))
+    with loading(folder / "text_encoder"):
+        conditions = pipe.encode(picture, Prior("a photo"), settings, scale=1)
+        _refuse_not_finite(conditions.content)
+    with loading(folder / "vae"):
+        latents = encode_pixels(pipe.vae, conditions.pixels, generator).to(pipe.unet.dtype)
+        _refuse_not_finite(latents)
+    with loading(folder / "unet"):
+        # at its lowest level the smallest picture is one pixel, which fits whatever it is added to
+        larger = latents.repeat(1, 1, 2, 2)
+        output, _ = pipe.denoiser(
+            larger,
+            torch.tensor(0, device=latents.device),
+            conditions.pixels.repeat(1, 1, 2, 2),
+            conditions.content,
+            conditions.quality,
+        )
+        if output.shape != larger.shape:
+            raise ValueError(f"it makes {tuple(output.shape)} of latents of {tuple(larger.shape)}")
+        _refuse_not_finite(output.to(latents.dtype))
+    with loading(folder / "vae"):
+        pixels = decode_latents(pipe.vae, latents)
+        if pixels.shape != conditions.pixels.shape:
+            raise ValueError(f"it makes {tuple(pixels.shape)} of {tuple(conditions.pixels.shape)}")
+        _refuse_not_finite(pixels.to(latents.dtype))
+
+
+def _refuse_not_finite(values: torch.Tensor) -> None:
+    # half precision may overflow in a sound model, whose user is told so with the picture
+    if values.dtype == torch.float32 and not values.isfinite().all():
+        raise ValueError("its weights give what is not finite")
