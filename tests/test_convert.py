@@ -522,7 +522,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "no tokenizer": (
         lambda system: shutil.rmtree(system / "tokenizer"),
-        ["tokenizer: neither tokenizer.json nor vocab.json there; give a folder with CLIP's tokenizer."],
+        ["tokenizer: neither tokenizer.json nor vocab.json there; copy or download it again, or give a folder with"],
     ),
     "another tokenizer": (
         with_more_words,

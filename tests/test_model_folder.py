@@ -164,6 +164,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "scheduler/scheduler_config.json",
         "cannot be used: ",
     ),
+    "scheduler that divides by zero": (
+        edit("scheduler/scheduler_config.json", beta_start=0, timestep_spacing="leading", rescale_betas_zero_snr=False),
+        "scheduler/scheduler_config.json",
+        "cannot be used: its steps give what is not finite",
+    ),
     "endless scheduler": (
         edit("scheduler/scheduler_config.json", num_train_timesteps=10**12),
         "scheduler/scheduler_config.json",
@@ -366,6 +371,13 @@ def test_what_the_caller_brings_need_not_be_in_the_folder(model: Path) -> None:
     shutil.rmtree(model / "unet"), shutil.rmtree(model / "tokenizer")
     pipe = XPSRPipeline.from_pretrained(model, unet=whole.unet, tokenizer=whole.tokenizer)
     assert pipe.unet is whole.unet
+
+
+def test_loading_leaves_chance_as_it_is(model: Path) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    XPSRPipeline.from_pretrained(model)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # Checksums

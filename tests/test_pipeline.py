@@ -101,6 +101,15 @@ def test_the_denoiser_is_kept_while_its_networks_are(tiny_model: Path) -> None:
     assert pipe.denoiser is not kept and pipe.denoiser.unet is pipe.unet
 
 
+def test_bars_over_passes_leave_nothing_on_the_screen(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    capsys.readouterr()
+    for _ in range(2):
+        restore(pipe, noise_picture(8, 8))
+    shown = capsys.readouterr().err
+    assert "0/1" in shown and "\n" not in shown and not shown.rpartition("\r")[0].rpartition("\r")[2].strip()
+
+
 def test_a_denoiser_that_is_compiled_is_what_every_call_runs(tiny_model: Path) -> None:
     pipe = XPSRPipeline.from_pretrained(tiny_model)
     pipe.set_progress_bar_config(disable=True)
@@ -516,7 +525,9 @@ def test_a_result_that_is_not_finite_is_not_returned(tiny_model: Path) -> None:
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
         pipe.unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(XPSRError, match="not finite"):
+    with pytest.raises(
+        XPSRError, match=r"not finite in torch.float32; use a guidance_scale nearer to 1, or another model\.$"
+    ):
         pipe(noise_picture(8, 8), describer="none")
 
 

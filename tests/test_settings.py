@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xpsr.config import ModelFacts, RenamedWarning, Settings, override, preset_settings, renamed, resolve_settings
+from xpsr.config import (
+    PRESETS,
+    ModelFacts,
+    RenamedWarning,
+    Settings,
+    override,
+    preset_settings,
+    renamed,
+    resolve_settings,
+)
 from xpsr.errors import InputError
 
 MINI = ModelFacts(num_train_timesteps=1000, vae_scale_factor=4, tile_multiple=4, has_one_step=True)
@@ -94,13 +103,13 @@ def test_numbers_of_numpy_are_numbers() -> None:
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
-        "num_inference_steps": st.integers(-1, 1100),
+        "num_inference_steps": st.sampled_from([1, 1, 2, 20]) | st.integers(-1, 1100),
         "strength": st.sampled_from([0.0, 0.001, 0.1, 0.999, 1.0, 1.5]),
         "start": st.sampled_from(["lr", "noise"]),
         "tile_size": st.integers(0, 40),
         "tile_overlap": st.integers(-1, 40),
         "tile_weights": st.sampled_from(["symmetric", "reference"]),
-        "num_shifts": st.integers(0, 9),
+        "num_shifts": st.sampled_from([1, 2]) | st.integers(0, 9),
         "fit": st.sampled_from(["pad", "stretch"]),
         "added_noise_level": st.sampled_from([0, 5, 800, 1000]),
         "offset_noise_scale": st.sampled_from([0.0, 0.1]),
@@ -115,18 +124,23 @@ FACTS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(CHANGES, CHANGES, FACTS)
-def test_an_error_is_about_what_was_given(model: dict[str, Any], changes: dict[str, Any], facts: ModelFacts) -> None:
-    try:
-        base = resolve_settings(Settings(), model, facts)
-    except InputError:
-        return
+BASES = (
+    resolve_settings(BASE, {}, MINI),
+    BASE,
+    *(preset_settings(name) for name in PRESETS),
+    Settings(start="noise", offset_noise_scale=0.1),
+    Settings(tile_size=318, tile_weights="reference", fit="stretch"),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(BASES), CHANGES)
+def test_an_error_is_about_what_was_given(base: Settings, changes: dict[str, Any]) -> None:
     with contextlib.suppress(InputError):
-        resolve_settings(base, changes, facts)
+        resolve_settings(base, changes, MINI)
         return
     with pytest.raises(InputError) as caught:
-        resolve_settings(base, changes, facts)
+        resolve_settings(base, changes, MINI)
     assert caught.value.field in changes, str(caught.value)
 
 

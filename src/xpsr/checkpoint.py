@@ -139,15 +139,12 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
         ModelError: a file is missing or damaged, or the parts of the vocabulary do not fit.
     """
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        message, remedy = (
-            f"{folder}: neither tokenizer.json nor vocab.json there",
-            "give a folder with CLIP's tokenizer",
-        )
-        raise ModelError(message, code="not_found", remedy=remedy)
+        remedy = f"{again(folder)}, or give a folder with CLIP's tokenizer"
+        raise ModelError(f"{folder}: neither tokenizer.json nor vocab.json there", code="not_found", remedy=remedy)
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".json" and path.name != "tokenizer_config.json":
             read_config(path)  # libraries count to the largest number of a vocabulary
-        elif not path.is_dir():
+        elif path.suffix == ".json" or not path.is_dir():
             check_file(path, MAX_CONFIG_BYTES)
     if not (folder / "tokenizer.json").exists():
         check_file(folder / "merges.txt")
@@ -186,13 +183,16 @@ def load_scheduler(kind: type[SchedulerMixin], folder: Path, **changes: Any) -> 
 
 
 def try_scheduler(scheduler: SchedulerMixin) -> SchedulerMixin:
-    """Takes a step with a copy of a scheduler and returns it; raises whatever its config makes it raise."""
-    trial = copy.deepcopy(scheduler)
-    trial.set_timesteps(min(2, trial.config.num_train_timesteps))
-    sample, timestep = torch.zeros(1, 4, 8, 8), trial.timesteps[:1]
-    if hasattr(trial, "add_noise"):
-        trial.add_noise(sample, sample, timestep)
-    trial.step(sample, timestep[0], trial.scale_model_input(sample, timestep[0]))
+    """Takes some steps with a copy of a scheduler and returns it; raises whatever its config makes it raise."""
+    trial, sample = copy.deepcopy(scheduler), torch.zeros(1, 4, 8, 8)
+    trial.set_timesteps(min(4, trial.config.num_train_timesteps))
+    with torch.random.fork_rng(devices=[]):  # whoever loads a model has seeded it for something else
+        for timestep in trial.timesteps:
+            if hasattr(trial, "add_noise"):
+                trial.add_noise(sample, sample, timestep[None])
+            sample = trial.step(sample, timestep, trial.scale_model_input(sample, timestep)).prev_sample
+    if not sample.isfinite().all():
+        raise ValueError("its steps give what is not finite")
     return scheduler
 
 

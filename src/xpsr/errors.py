@@ -63,7 +63,7 @@ class XPSRError(Exception):
         return self.sentence()
 
     def sentence(self, call: Callable[[str, str | None], str] | None = None) -> str:
-        """Returns the error as one line; `call` says how a field and its value (None: without one) are written.
+        """Returns the error as one printable line; `call` says how a field and its value (None: without) are written.
 
         By default as `field=value`, or `field` alone. The `source` goes in front.
         """
@@ -71,7 +71,7 @@ class XPSRError(Exception):
         subject = "" if self.field is None else f"{call(self.field, self.value)} "
         source = "" if self.source is None else f"{self.source}: "
         stop = "" if self.remedy is None or self.remedy.endswith("?") else "."
-        return f"{source}{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}{stop}")
+        return printable(f"{source}{subject}{self.message}" + ("" if self.remedy is None else f"; {self.remedy}{stop}"))
 
     def within(self, section: str) -> Self:
         """Returns the same error of a field that lies in `section`, such as `model.settings`."""

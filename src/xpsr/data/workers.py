@@ -45,7 +45,7 @@ def iterate(loader: "DataLoader[Any]") -> Iterator[Any]:
     except XPSRError as error:
         if loader.num_workers == 0:
             raise
-        raise pickle.loads(bytes.fromhex(str(error).split()[-1])) from error
+        raise pickle.loads(bytes.fromhex(error.message.split()[-1])) from error
     finally:
         if loader.num_workers:
             # An error keeps the iterator alive, and workers, which answer to no signal, would keep this process from

@@ -34,7 +34,7 @@ from xpsr.config.checks import check_argument, fault, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
-from xpsr.model_folder import loading, write_checksums
+from xpsr.model_folder import write_checksums
 from xpsr.models import Denoiser, XPSRControlNet, XPSRUNet, predict_one_step, start_at
 from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted, one_each, one_generator_each
 from xpsr.pipeline.conditions import Conditions, fit_picture
@@ -111,6 +111,7 @@ class XPSRPipeline(DiffusionPipeline):
         self.register_to_config(
             one_step_timestep=one_step_timestep, one_step_residual=one_step_residual, settings=complete
         )
+        self.set_progress_bar_config(leave=False)  # a loop over pictures leaves the screen as it was
 
     @classmethod
     def from_pretrained(  # upstream's signature needs **kwargs
@@ -135,8 +136,7 @@ class XPSRPipeline(DiffusionPipeline):
         parts = load_parts(
             folder, given=kwargs, pipeline=cls.__name__, dtype=kwargs["dtype"], variant=kwargs.get("variant")
         )
-        with loading(folder):
-            pipe = super().from_pretrained(str(folder), **parts, **kwargs)
+        pipe = super().from_pretrained(str(folder), **parts, **kwargs)
         if len(parts) == len(pipe.components):  # what the caller brings is the caller's
             check_parts(pipe, folder)
         return pipe
@@ -480,9 +480,9 @@ class XPSRPipeline(DiffusionPipeline):
         """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
         pixels = conditions.crop.crop(decode_latents(self.vae, latents) / 2 + 0.5)
         if not torch.isfinite(pixels).all():
-            raise XPSRError(
-                f"the result is not finite in {self.unet.dtype}", code="not_finite", remedy="use float32 or bfloat16"
-            )
+            half = self.unet.dtype == torch.float16
+            remedy = "use float32 or bfloat16" if half else "use a guidance_scale nearer to 1, or another model"
+            raise XPSRError(f"the result is not finite in {self.unet.dtype}", code="not_finite", remedy=remedy)
         source = conditions.crop.crop(conditions.pixels.float())
         matched = match_color(pixels.clamp(0, 1), source, settings.color_match)[0].clamp(0, 1)
         if matched.shape[-2:] == conditions.size:
