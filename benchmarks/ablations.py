@@ -1,6 +1,6 @@
 """Trains a config as it is and with each part taken away, and prints a table of what each run reached.
 
-    python benchmarks/ablations.py configs/train_mini.yaml OUTPUT --hr HR_DIR --lr LR_DIR --steps 400 [--priors FILE]
+    python benchmarks/ablations.py configs/mini/2_join.yaml OUTPUT --hr HR_DIR --lr LR_DIR --steps 400 [--priors FILE]
 
 Every run is the command `xpsr train CONFIG --ablate.PART=true ...` with the same seed and number of steps. A run that
 was finished before is not repeated; an unfinished one goes on. A run that fails, or stops early, ends the script with

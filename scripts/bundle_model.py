@@ -1,4 +1,4 @@
-"""Puts a trained model into the package: `python scripts/bundle_model.py runs/mini-sharp/model src/xpsr/weights/mini`.
+"""Puts a trained model into the package: `python scripts/bundle_model.py runs/mini/4_cool/model src/xpsr/weights/mini`.
 
 The card and the describer that stand in the target are kept, all else is replaced. Writes `checksums.json`,
 which the weights are compared with when they are loaded.

@@ -47,6 +47,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         norm_num_groups=8,
         conditioning_channels=(4, 8, 16),
         text_width=32,
+        decoder_channels=8,
+        decoder_layers=1,
     )
     torch.manual_seed(0)
     components = build_components(config, torch.rand(4, 3, 64, 64))

@@ -1,5 +1,6 @@
 """The mini's autoencoder: exact, orthonormal, and at home where `AutoencoderKL` is."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from xpsr.checkpoint import load_strict
-from xpsr.models import HaarAutoencoder
+from xpsr.models import DeepHaarAutoencoder, HaarAutoencoder, HaarPackets
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
 
@@ -27,6 +28,24 @@ def natural_pixels() -> torch.Tensor:
     noise = random_tensor(4, 3, 64, 64)
     smooth = nn.functional.avg_pool2d(noise, 5, stride=1, padding=2)
     return (0.2 + smooth * 0.8 + noise * 0.05).clamp(-1, 1)
+
+
+def deep(pixels: torch.Tensor, *, channels: int = 8, layers: int = 2) -> DeepHaarAutoencoder:
+    """A decoder that says a lot."""
+    torch.manual_seed(0)
+    autoencoder = DeepHaarAutoencoder.from_pixels(pixels, decoder_channels=channels, decoder_layers=layers)
+    nn.init.normal_(autoencoder.decoder.conv_out.weight, std=0.5)
+    return autoencoder
+
+
+def refined(pixels: torch.Tensor) -> HaarAutoencoder:
+    """One of the first minis' kind, whose refiner says a lot."""
+    measured = DeepHaarAutoencoder.from_pixels(pixels).config
+    autoencoder = HaarAutoencoder(
+        latents_mean=measured.latents_mean, latents_std=measured.latents_std, refiner_channels=5, refiner_layers=3
+    )
+    nn.init.normal_(autoencoder.refiner[-1].weight, generator=torch.Generator().manual_seed(0))
+    return autoencoder
 
 
 multiples_of_4 = st.integers(1, 6).map(lambda count: 4 * count)
@@ -56,7 +75,7 @@ def test_sampled_latents_are_the_mean() -> None:
 @torch.no_grad()
 def test_from_pixels_centres_and_gives_variance_one() -> None:
     pixels = natural_pixels()
-    autoencoder = HaarAutoencoder.from_pixels(pixels, refiner_channels=4)
+    autoencoder = deep(pixels)
     latents = autoencoder.encode(pixels).latent_dist.mean
     assert latents.mean((0, 2, 3)).abs().max() < 1e-4
     assert latents.var().item() == pytest.approx(1, abs=0.01)
@@ -74,7 +93,7 @@ def test_sizes_off_the_grid_are_refused(height: int, width: int) -> None:
 @torch.no_grad()
 def test_autocast_costs_no_precision() -> None:
     pixels = natural_pixels()
-    autoencoder = HaarAutoencoder.from_pixels(pixels)
+    autoencoder = deep(pixels)
     expected = autoencoder.encode(pixels).latent_dist.mean
     with torch.autocast("cpu", torch.bfloat16):
         latents = autoencoder.encode(pixels).latent_dist.mean
@@ -85,14 +104,16 @@ def test_autocast_costs_no_precision() -> None:
 
 
 @torch.no_grad()
-def test_saved_autoencoder_comes_back_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", [refined, deep])
+def test_saved_autoencoder_comes_back_bit_for_bit(
+    build: Callable[[torch.Tensor], HaarAutoencoder | DeepHaarAutoencoder], tmp_path: Path
+) -> None:
     pixels = natural_pixels()
-    autoencoder = HaarAutoencoder.from_pixels(pixels, refiner_channels=5, refiner_layers=3)
-    nn.init.normal_(autoencoder.refiner[-1].weight, generator=torch.Generator().manual_seed(0))
+    autoencoder = build(pixels)
     autoencoder.save_pretrained(tmp_path / "vae")
-    loaded = load_strict(HaarAutoencoder, tmp_path, subfolder="vae")
-    for name in ("latents_mean", "latents_std", "refiner_channels", "refiner_layers", "scaling_factor"):
-        assert loaded.config[name] == autoencoder.config[name]
+    loaded = load_strict(type(autoencoder), tmp_path, subfolder="vae")
+    written = {name: value for name, value in autoencoder.config.items() if not name.startswith("_")}
+    assert written == {name: loaded.config[name] for name in written}
     latents = autoencoder.encode(pixels).latent_dist.mean
     assert torch.equal(loaded.encode(pixels).latent_dist.mean, latents)
     assert torch.equal(loaded.decode(latents).sample, autoencoder.decode(latents).sample)
@@ -100,24 +121,62 @@ def test_saved_autoencoder_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_both_kinds_encode_alike_and_differ_in_what_they_add() -> None:
+    pixels = natural_pixels()
+    old, new = refined(pixels), deep(pixels)
+    latents = old.encode(pixels).latent_dist.mean
+    assert torch.equal(latents, new.encode(pixels).latent_dist.mean)
+    exact = old.decode(latents, refine=False).sample
+    assert torch.equal(exact, new.decode(latents, refine=False).sample)
+    assert torch.equal(old.decode(latents).sample, exact + old.refiner(exact))
+    assert torch.equal(new.decode(latents).sample, exact + new.decoder(latents))
+
+
+@torch.no_grad()
+def test_a_new_decoder_starts_close_to_the_exact_inverse() -> None:
+    pixels = natural_pixels()
+    torch.manual_seed(0)
+    autoencoder = DeepHaarAutoencoder.from_pixels(pixels, decoder_layers=8)
+    restored = autoencoder.decode(autoencoder.encode(pixels).latent_dist.mean).sample
+    assert (restored - pixels).abs().mean() < 0.1 * pixels.abs().mean()
+
+
+@torch.no_grad()
 def test_autoencoder_loaded_in_half_precision_normalizes_as_before(tmp_path: Path) -> None:
     pixels = natural_pixels()
-    autoencoder = HaarAutoencoder.from_pixels(pixels)
+    autoencoder = deep(pixels)
     autoencoder.save_pretrained(tmp_path / "vae")
-    loaded = load_strict(HaarAutoencoder, tmp_path, subfolder="vae", dtype=torch.bfloat16)
-    assert torch.equal(loaded.encode(pixels).latent_dist.mean, autoencoder.encode(pixels).latent_dist.mean)
+    loaded = load_strict(DeepHaarAutoencoder, tmp_path, subfolder="vae", dtype=torch.bfloat16)
+    latents = autoencoder.encode(pixels).latent_dist.mean
+    assert torch.equal(loaded.encode(pixels).latent_dist.mean, latents)
+    assert loaded.decode(latents.bfloat16()).sample.dtype == torch.float32
 
 
-def test_refining_in_strips_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    autoencoder = HaarAutoencoder(refiner_channels=4, refiner_layers=2)
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("autoencoder", "limit", "sizes"),
+    [
+        (HaarAutoencoder(refiner_channels=4, refiner_layers=2), "_STRIP_ROWS", (1, 5, 16, 36)),
+        (DeepHaarAutoencoder(decoder_channels=8, decoder_layers=3), "_STRIP_LATENTS", (1, 10, 20, 45)),
+    ],
+)
+def test_decoding_in_strips_changes_nothing(
+    autoencoder: HaarPackets, limit: str, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for parameter in autoencoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     latents = torch.randn(1, 48, 9, 5)
-    with torch.no_grad():
-        whole = autoencoder.decode(latents).sample
-        for rows in (1, 5, 16, 36):
-            monkeypatch.setattr("xpsr.models.autoencoder._STRIP_ROWS", rows)
-            torch.testing.assert_close(autoencoder.decode(latents).sample, whole)
+    whole = autoencoder.decode(latents).sample
+    for size in sizes:
+        monkeypatch.setattr(f"xpsr.models.autoencoder.{limit}", size)
+        torch.testing.assert_close(autoencoder.decode(latents).sample, whole)
+
+
+@torch.no_grad()
+def test_weights_of_the_decoder_are_called_as_in_its_trial() -> None:
+    names = set(DeepHaarAutoencoder(decoder_channels=8, decoder_layers=1).decoder.state_dict())
+    layers = ("conv_in", "blocks.0.0", "blocks.0.2", "up1", "mid", "up2", "conv_out")
+    assert names == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
 
 
 def test_what_was_computed_under_inference_mode_does_not_break_training() -> None:

@@ -130,6 +130,20 @@ def test_hidden_pictures_are_told_but_are_no_fault(
     assert found(folder) == {("unreadable", "gone.png")}
 
 
+def test_faults_of_a_teachers_pictures_are_found(pairs: Path, clean: Path, tmp_path: Path) -> None:
+    names = sorted(path.stem for path in (pairs / "hr").iterdir())
+    shutil.copytree(pairs / "hr", pairs / "teacher")
+    assert found(pairs) == set()
+    teacher = pairs / "teacher"
+    (teacher / f"{names[0]}.png").unlink()
+    (teacher / f"{names[1]}.png").write_bytes(b"no picture")
+    Image.new("RGB", (16, 16)).save(teacher / f"{names[2]}.png")
+    shutil.copy(teacher / f"{names[3]}.png", teacher / "nobody.png")
+    save(teacher / f"{names[3]}.jpg", photograph(0))
+    expected = {("missing", names[0]), ("unreadable", names[1]), ("mismatched", names[2])}
+    assert found(pairs) == expected | {("ambiguous", names[3]), ("missing", "nobody")}
+
+
 def test_pairs_that_are_ambiguous_are_found(pairs: Path) -> None:
     shutil.copy(pairs / "lr" / "p0_0.png", pairs / "lr" / "p0_0.jpg")
     (finding,) = check_folder(pairs).findings

@@ -109,14 +109,14 @@ OUT_OF_RANGE = [
     *("optimizer.learning_rate=-1", "optimizer.final_learning_rate=-1", "optimizer.warmup_steps=-5"),
     *("optimizer.weight_decay=-1", "optimizer.betas=[2, 3]", "optimizer.betas=[0.9, 1]", "optimizer.max_grad_norm=0"),
     *("optimizer.ema_decay=1", "optimizer.learning_rate=.nan", "parts.lora_alpha=0", "parts.lora_alpha=-3"),
-    *("loss.diffusion_weight=-1", "loss.pixel_weight=-1", "loss.feature_weight=-1", "loss.adversarial_weight=-1"),
+    *("loss.diffusion_weight=-1", "loss.pixel_weight=-1", "loss.vgg_weight=-1", "loss.adversarial_weight=-1"),
     *("loss.degradation_free_weight=-1", "loss.degradation_free_image_weight=-1", "loss.feature_crop=0"),
     *("loss.degradation_free_latent_weight=-1", "loss.adversarial_ramp_steps=-5", "loss.min_snr_gamma=0"),
     *("loss.degradation_free_images=[9]", "loss.degradation_free_images=[-3]", "loss.degradation_free_latents=[-99]"),
     *("loss.degradation_free_latents=[99]", "loss.content_dropout=2"),
     *("model.one_step_timestep=1000", "model.one_step_timestep=-1", "model.vocabulary_size=3"),
     *("model.norm_num_groups=3", "model.norm_num_groups=0", "model.layers_per_block=0", "model.text_width=15"),
-    *("model.text_width=0", "model.refiner_channels=0", "model.conditional_attention_window=-8"),
+    *("model.text_width=0", "model.decoder_channels=0", "model.conditional_attention_window=-8"),
     *("model.conditioning_channels=[4, 4]", "model.conditioning_channels=[4, 0, 4]", "model.block_out_channels=[]"),
     *("model.num_attention_heads=[1]", "model.num_attention_heads=[1, 2, 0]", "model.num_attention_heads=[1, 2, 3]"),
     *("model.block_out_channels=[64, 0, 64]", "model.settings.num_inference_steps=0", "model.settings.strength=1.5"),
@@ -146,6 +146,10 @@ COMBINATIONS = {
     "no term is left": ["--loss.diffusion_weight=0", "--loss.pixel_weight=0", "--loss.degradation_free_weight=0"],
     "and so is degradation_free_latents": ["--loss.degradation_free_images=[]", "--loss.degradation_free_latents=[]"],
     "too small for the adversary": ["--loss.adversarial_weight=1", "--data.crop_size=4", "--loss.feature_crop=4"],
+    "which only stored pairs have": ["--loss.teacher_weight=1"],
+    "too small for loss.grid_weight; use 36": [
+        *("--loss.grid_weight=1", "--loss.shift_probability=1", "--data.crop_size=32"),
+    ],
     "too small for loss.shift_probability": ["--loss.shift_probability=1", "--data.crop_size=4"],
     "data.crop_size=33 is not a multiple of 4 pixels": ["--data.crop_size=33", "--data.scale=3"],
     "data.crop_size=20 is not a multiple of 8 pixels": [
@@ -159,7 +163,9 @@ COMBINATIONS = {
         "--loss.pixel_weight=0",
         "--ablate.degradation_free=true",
     ],
-    "is no noise": ["--model.one_step_timestep=0", "--loss.one_step_start=noised"],
+    "would add to noise": ["--loss.one_step_start=noised"],
+    "model.decoder_channels=30 is not a multiple of 4; use 32": ["--model.decoder_channels=30"],
+    "is no noise": ["--model.one_step_residual=false", "--model.one_step_timestep=0", "--loss.one_step_start=noised"],
     "data.pairs=a is set and so is shards": ["--data.pairs=a", "--data.shards=[b]"],
 }
 
@@ -283,7 +289,7 @@ def test_numbers_and_texts_are_what_they_look_like(tmp_path: Path) -> None:
 
 def test_an_error_in_a_section_given_as_a_flag_is_not_laid_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("train: {seed: 1}")
+    path.write_text("model: {settings: {num_shifts: 2}}")
     with pytest.raises(InputError) as caught:
         load_config(TrainRunConfig, path, ["--model.settings={tile_size: 7}"])
     assert str(caught.value) == "model.settings.tile_size=7 is not a multiple of 4; use 8."

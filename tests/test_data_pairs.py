@@ -13,16 +13,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from xpsr.config import DataConfig, DegradationConfig, PairsConfig
-from xpsr.data import FolderStore, PairDataset, ShardStore, build_dataset, make_pairs
+from xpsr.data import Collate, FolderStore, PairDataset, ShardStore, build_dataset, make_pairs
 from xpsr.data.crops import CLEAN
 from xpsr.data.pairs import cut_pair
 from xpsr.data.shards import TarPairs, list_shards
 from xpsr.errors import InputError, TrainingError
 from xpsr.files import sha256
 from xpsr.prior import Levels, quality_text
+from xpsr.training import build_tokenizer
 
 NUM_PICTURES, PER_PICTURE = 6, 2
 
@@ -94,10 +95,11 @@ def test_shards_hold_the_same_pairs(pairs: Path, shards: Path) -> None:
     for path in sorted((shards / "shards").glob("*.tar")):
         tar = TarPairs(path)
         for number, name in enumerate(tar.names):
-            hr, lr, line = tar.read(number)
-            assert (hr, lr) == (
+            hr, lr, teacher, line = tar.read(number)
+            assert (hr, lr, teacher) == (
                 (pairs / "hr" / f"{name}.png").read_bytes(),
                 (pairs / "lr" / f"{name}.png").read_bytes(),
+                b"",
             )
             found[name] = line
     assert list(found.values()) == entries(shards)
@@ -157,6 +159,54 @@ def test_shards_that_webdataset_wrote_are_read(pairs: Path, tmp_path: Path) -> N
     assert dataset[0].prior.content == "a wall" and dataset[0].prior.quality == ""
 
 
+# A teacher's pictures
+
+
+def teach(pairs: Path, names: list[str]) -> None:
+    """Gives pairs a teacher whose pictures are HR's negatives."""
+    (pairs / "teacher").mkdir()
+    for name in names:
+        with Image.open(pairs / "hr" / f"{name}.png") as image:
+            ImageOps.invert(image).save(pairs / "teacher" / f"{name}.webp", lossless=True)
+
+
+def in_tar(pairs: Path, target: Path) -> Path:
+    with tarfile.open(target, "w") as tar:
+        for part in ("hr", "lr", "teacher"):
+            for path in sorted((pairs / part).iterdir()):
+                tar.add(path, f"{path.stem}.{part}{path.suffix}")
+    return target
+
+
+@pytest.mark.parametrize("stored", ["folder", "shard"])
+def test_a_teachers_picture_is_cut_and_turned_as_hr_is(pairs: Path, tmp_path: Path, stored: str) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    teach(folder, ["p0_0", "p3_1"])
+    source = {"pairs": folder} if stored == "folder" else {"shards": (str(in_tar(folder, tmp_path / "a.tar")),)}
+    dataset = build_dataset(config(**source), seed=0)
+    samples = [dataset[index] for index in range(NUM_PICTURES * PER_PICTURE)]
+    taught = [sample for sample in samples if sample.teacher is not None]
+    assert len(taught) == 2
+    assert all(torch.equal(255 - sample.hr, sample.teacher) for sample in taught)
+    batch = Collate(build_tokenizer(None, 600))(samples)
+    assert batch.has_teacher.tolist() == [sample.teacher is not None for sample in samples]
+    assert torch.equal(batch.teacher[~batch.has_teacher], batch.hr[~batch.has_teacher])
+    clean = build_dataset(config(**source, clean_condition_probability=1), seed=0)
+    assert all(clean[index].teacher is None for index in range(NUM_PICTURES * PER_PICTURE))
+
+
+def test_a_teachers_picture_of_another_size_stops_and_a_second_one_is_refused(pairs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    teach(folder, ["p0_0"])
+    Image.new("RGB", (64, 64)).save(folder / "teacher" / "p1_0.png")
+    dataset = build_dataset(config(pairs=folder), seed=0)
+    with pytest.raises(TrainingError, match=r"p1_0\.png \(teacher\): 64 x 64 .* not exactly 4 : 1"):
+        [dataset[index] for index in range(NUM_PICTURES * PER_PICTURE)]
+    Image.new("RGB", (64, 64)).save(folder / "teacher" / "p0_0.png")
+    with pytest.raises(InputError, match=r"p0_0\.png: may belong to .*p0_0\.png and .*p0_0\.webp"):
+        build_dataset(config(pairs=folder), seed=0)
+
+
 # Crops of pairs
 
 
@@ -166,7 +216,7 @@ def test_both_crops_show_the_same_place(height: int, width: int, small: int, see
     generator = torch.Generator().manual_seed(seed)
     lr = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     hr = lr.repeat(4, axis=0).repeat(4, axis=1)
-    hr_crop, lr_crop = cut_pair(hr, lr, 4 * small, 4, generator)
+    (hr_crop,), lr_crop = cut_pair([hr], lr, 4 * small, 4, generator)
     assert lr_crop.shape == (small, small, 3)
     assert np.array_equal(hr_crop, lr_crop.repeat(4, axis=0).repeat(4, axis=1))
 

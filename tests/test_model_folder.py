@@ -230,6 +230,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "model_index.json",
         "one_step_timestep is '250', neither null",
     ),
+    "one step neither residual nor not": (
+        edit("model_index.json", one_step_residual="yes"),
+        "model_index.json",
+        "one_step_residual is 'yes', neither true nor false",
+    ),
     "no folder of a part": (lambda folder: shutil.rmtree(folder / "controlnet"), "controlnet", "is missing"),
     "file for a folder": (as_file, "vae", "is a file, not a folder"),
     "no config": (lambda folder: (folder / "vae" / "config.json").unlink(), "vae/config.json", "is missing"),
@@ -266,8 +271,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "text_encoder/config.json",
         "describes far more layers than there are weights",
     ),
-    "refiner of a million layers": (
-        edit("vae/config.json", refiner_layers=2**20),
+    "decoder of a million layers": (
+        edit("vae/config.json", decoder_layers=2**20),
         "vae/config.json",
         "describes far more layers than there are weights",
     ),

@@ -313,6 +313,7 @@ def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
         return (alpha.sqrt() * latents - seen) / (1 - alpha).sqrt(), latents[:0]
 
     monkeypatch.setattr(XPSRPipeline, "denoiser", staticmethod(look))
+    monkeypatch.setattr(type(pipe.vae), "residual", lambda vae, z, pixels: torch.zeros_like(pixels))
     image = noise_picture(40, 24)
     enlarged = resize(to_picture(image).pixels, (96, 160)).permute(1, 2, 0).numpy()
     for num_shifts in (1, 2, 4):
@@ -367,6 +368,23 @@ def test_the_reference_s_weights_are_of_a_type_that_the_device_has(
     settings = {"tile_weights": "reference", "tile_size": 16, "tile_overlap": 4}
     restore(pipe, noise_picture(24, 20), settings=settings)
     assert types == [torch.float64 if has_float64 else torch.float32]
+
+
+def test_a_residual_step_of_a_network_that_says_nothing_is_the_decoder_alone(tiny_model: Path, tmp_path: Path) -> None:
+    pipe = XPSRPipeline.from_pretrained(tiny_model, one_step_residual=True)
+    torch.nn.init.zeros_(pipe.unet.conv_out.weight)
+    torch.nn.init.zeros_(pipe.unet.conv_out.bias)
+    pipe.save_pretrained(tmp_path)
+    pipe = XPSRPipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.config.one_step_residual
+    image = noise_picture(12, 16)
+    with torch.no_grad():
+        latents = pipe.vae.encode(resize(to_picture(image).pixels, (64, 48))[None] * 2 - 1).latent_dist.mean
+        alone = pipe.vae.decode(latents).sample[0] / 2 + 0.5
+    restored = restore(pipe, image, prior=Prior("a moose", "very noisy"))
+    assert np.abs(restored - alone.clamp(0, 1).permute(1, 2, 0).numpy()).max() < 1e-5
+    assert not XPSRPipeline.from_pretrained(tiny_model).config.one_step_residual  # a folder that says nothing of it
 
 
 def test_shifts_are_the_mean_of_the_picture_on_each_grid(pipe: XPSRPipeline) -> None:

@@ -19,7 +19,7 @@ from xpsr.data import generator_for
 from xpsr.errors import TrainingError
 from xpsr.image import resize
 from xpsr.training import (
-    PatchDiscriminator,
+    UShapedDiscriminator,
     XPSRLoss,
     build_components,
     build_tokenizer,
@@ -83,7 +83,7 @@ def test_a_network_that_predicts_what_the_scheduler_asks_for_has_no_loss(predict
 
 def test_a_shifted_batch_lies_on_another_grid() -> None:
     parts = components()
-    losses = XPSRLoss(parts, LossConfig(shift_probability=1.0, one_step_fraction=1.0), 250, None)(
+    losses = XPSRLoss(parts, LossConfig(shift_probability=1.0, one_step_fraction=1.0), 250)(
         batch(parts), generator_for(0)
     )
     hr = batch(parts).hr
@@ -93,11 +93,8 @@ def test_a_shifted_batch_lies_on_another_grid() -> None:
 
 @pytest.mark.parametrize("stream", ["content_ids", "quality_ids"])
 def test_both_texts_reach_the_loss(stream: str) -> None:
-    parts = components()
-    with torch.no_grad():  # residuals are zero at first, and with them everything that the ControlNet says
-        for parameter in parts.controlnet.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.05)
-    loss = XPSRLoss(parts, LossConfig(content_dropout=0, quality_dropout=0), 250, None)
+    parts = components(noisy=True)  # or the UNet's output would be zero, and with it all that the texts say
+    loss = XPSRLoss(parts, LossConfig(content_dropout=0, quality_dropout=0), 250)
     one = batch(parts)
     other = replace(one, **{stream: batch(parts).content_ids.roll(1, 1)})
     assert loss(one, generator_for(2)).total() != loss(other, generator_for(2)).total()
@@ -105,12 +102,9 @@ def test_both_texts_reach_the_loss(stream: str) -> None:
 
 @pytest.mark.parametrize("stream", ["content", "quality"])
 def test_dropout_of_a_stream_makes_its_text_not_matter_and_leaves_the_other(stream: str) -> None:
-    parts = components()
-    with torch.no_grad():
-        for parameter in parts.controlnet.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.05)
+    parts = components(noisy=True)
     other = {"content": "quality", "quality": "content"}[stream]
-    loss = XPSRLoss(parts, LossConfig(**{f"{stream}_dropout": 1.0, f"{other}_dropout": 0.0}), 250, None)
+    loss = XPSRLoss(parts, LossConfig(**{f"{stream}_dropout": 1.0, f"{other}_dropout": 0.0}), 250)
     one = batch(parts)
     shuffled = {name: getattr(one, f"{name}_ids").roll(1, 1) for name in (stream, other)}
     reference = loss(one, generator_for(2)).total()
@@ -121,14 +115,14 @@ def test_dropout_of_a_stream_makes_its_text_not_matter_and_leaves_the_other(stre
 def test_rows_are_split_between_diffusion_and_the_one_step() -> None:
     parts = components()
     for fraction, names in ((0.0, {"diffusion"}), (1.0, {"pixel"}), (0.5, {"diffusion", "pixel"})):
-        losses = XPSRLoss(parts, LossConfig(one_step_fraction=fraction), 250, None)(batch(parts), generator_for(0))
+        losses = XPSRLoss(parts, LossConfig(one_step_fraction=fraction), 250)(batch(parts), generator_for(0))
         assert losses.terms.keys() - {"degradation_free"} == names
         assert (0 if losses.restored is None else len(losses.restored)) == 4 * fraction
 
 
 def test_the_one_step_sees_the_degraded_picture_alone() -> None:
     parts = components()
-    loss = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 250, None)
+    loss = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 250)
     one = batch(parts)
     restored = loss(one, generator_for(0)).restored
     other = loss(replace(one, hr=one.hr.flip(-1)), generator_for(0)).restored
@@ -138,12 +132,9 @@ def test_the_one_step_sees_the_degraded_picture_alone() -> None:
 
 
 def test_an_untrained_one_step_starts_near_the_enlarged_picture() -> None:
-    parts = components()
-    with torch.no_grad():  # a velocity of zero
-        parts.unet.conv_out.weight.zero_()
-        parts.unet.conv_out.bias.zero_()
+    parts = components()  # says nothing: a velocity of zero
     one = batch(parts)
-    restored = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 0, None)(one, generator_for(0)).restored
+    restored = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 0)(one, generator_for(0)).restored
     enlarged = resize(one.lr, (32, 32))
     assert restored is not None
     assert (restored - enlarged).abs().max() < 0.01  # at t=0 the clean latents are all but the input
@@ -171,14 +162,14 @@ def test_every_part_learns() -> None:
     with torch.no_grad():  # zero layers hide what lies before them
         for parameter in parts.trainable().parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.02)
-    XPSRLoss(parts, LossConfig(), 250, None)(batch(parts), generator_for(0)).total().backward()
+    XPSRLoss(parts, LossConfig(), 250)(batch(parts), generator_for(0)).total().backward()
     idle = [n for n, p in parts.trainable().named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [name for name in idle if "k_proj.bias" not in name] == []  # softmax ignores what all keys share
 
 
 def test_loss_falls_when_a_batch_is_learned_by_heart() -> None:
     parts = components()
-    loss = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 250, None)
+    loss = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 250)
     optimizer = torch.optim.AdamW(loss.parts.parameters(), lr=1e-2)
     history = []
     for _ in range(30):
@@ -190,9 +181,21 @@ def test_loss_falls_when_a_batch_is_learned_by_heart() -> None:
     assert history[-1] < 0.8 * history[0]
 
 
-def test_discriminator_scores_patches() -> None:
-    scores = PatchDiscriminator()(torch.rand(2, 3, 64, 64))
-    assert scores.shape == (2, 1, 8, 8)
+@pytest.mark.parametrize("size", [(64, 64), (61, 47), (5, 5)])
+def test_discriminator_scores_every_pixel(size: tuple[int, int]) -> None:
+    scores = UShapedDiscriminator()(torch.rand(2, 3, *size))
+    assert scores.shape == (2, 1, *size)
+
+
+def test_no_place_on_a_grid_counts_more_to_the_discriminator_than_another() -> None:
+    torch.manual_seed(0)
+    discriminator = UShapedDiscriminator()
+    pixels = torch.rand(4, 3, 96, 96, requires_grad=True)
+    discriminator(pixels).sum().backward()
+    energy = pixels.grad[..., 32:64, 32:64].square().mean((0, 1))
+    for period in (2, 4, 8):
+        by_place = energy.unflatten(0, (-1, period)).unflatten(2, (-1, period)).mean((0, 2))
+        assert by_place.max() < 1.5 * by_place.min()
 
 
 def test_a_run_that_stops_and_goes_on_has_the_losses_and_weights_of_one_that_does_not(

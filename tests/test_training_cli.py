@@ -62,7 +62,7 @@ def test_validation_writes_pictures_scores_the_best_and_a_card(
         "--validation.hr_dir=photos",
         "--validation.priors=priors.jsonl",
         "--validation.max_pictures=2",
-        "--loss.feature_weight=0.5",
+        "--loss.efficientnet_weight=0.5",
         "--loss.feature_crop=32",
         "--ablate.quality=true",
     )
@@ -74,8 +74,8 @@ def test_validation_writes_pictures_scores_the_best_and_a_card(
     assert {"validation_psnr_y", "validation_ssim_y"} <= scores.keys()
     assert load_file("run/best/unet/diffusion_pytorch_model.safetensors").keys()
     card = Path("run/model/README.md").read_text()
-    assert "`efficientnet`" in card and "without: quality" in card
-    assert "feature" in rows_of(Path("run"))[0]
+    assert "features of efficientnet;" in card and "without: quality" in card
+    assert "efficientnet" in rows_of(Path("run"))[0]
 
     before = Path("run/metrics.jsonl").stat().st_mtime_ns
     Path("photos/p0.png").unlink()  # a finished run looks at nothing any more
@@ -118,7 +118,8 @@ def test_adapters_are_trained_on_a_folder(xpsr_train: Train) -> None:
 
 
 def test_a_step_from_noised_latents_is_what_the_model_does_by_default(xpsr_train: Train) -> None:
-    assert xpsr_train("tiny.yaml", "--loss.one_step_start=noised", "--train.batch_size=2")[0] == 0
+    noised = "--loss.one_step_start=noised", "--model.one_step_residual=false"
+    assert xpsr_train("tiny.yaml", *noised, "--train.batch_size=2")[0] == 0
     pipe = XPSRPipeline.from_pretrained("run/model")
     settings = pipe.settings()
     assert pipe.config.one_step_timestep is None
@@ -209,7 +210,7 @@ def test_help_explains_every_option(xpsr_train: Train, capfd: pytest.CaptureFixt
     text = capfd.readouterr().out
     for line in (
         "    --train.gradient_accumulation_steps=1\n        Passes per update,",
-        "    --model.settings.tile_size=144\n        Larger pictures are denoised",
+        "    --model.settings.tile_size=128\n        Larger pictures are denoised",
         "    --data.degradation.first.blur_sigma=[0.2, 3.0]\n        Standard deviation",
     ):
         assert line in text

@@ -7,31 +7,39 @@ import pytest
 import torch
 from training_helpers import TINY, batch, components
 
-from xpsr.config import DataConfig, LossConfig, ModelConfig, TrainConfig, TrainRunConfig, load_config
+from xpsr.config import DataConfig, DegradationConfig, LossConfig, ModelConfig, TrainConfig, TrainRunConfig, load_config
 from xpsr.data import generator_for
 from xpsr.errors import InputError, ModelError
 from xpsr.training import XPSRLoss, build_from_base, choose_parts, plan_run
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.stem != "degradation")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_are_read(path: Path) -> None:
     config = load_config(TrainRunConfig, path)
-    assert config.train.output_dir != TrainRunConfig().train.output_dir or path.stem == "train_mini"
-    assert config.loss.feature_network in ("efficientnet", "vgg")
-    # or every content text would be empty
-    assert config.data.priors is not None or config.data.manifest is not None
+    assert config.train.output_dir != TrainRunConfig().train.output_dir
+    # or every content text would be empty, where anything reads it
+    assert config.data.priors is not None or config.parts.train == ("vae_decoder",)
 
 
 def test_there_is_a_config_for_every_kind_of_run() -> None:
-    assert {path.stem for path in CONFIGS} >= {
-        "finetune_lora",
-        "one_step",
-        "sharpen_mini",
-        "train_mini",
-        "train_sd15",
+    assert {path.stem for path in CONFIGS} == {
+        *("1_decoder", "2_join", "3_sharpen", "4_cool"),
+        *("finetune_lora", "one_step", "train_sd15"),
     }
+
+
+def test_each_stage_of_the_mini_goes_on_from_the_one_before() -> None:
+    stages = [load_config(TrainRunConfig, path) for path in sorted((FOLDER / "mini").glob("[0-9]_*.yaml"))]
+    assert stages[0].model.path is None
+    assert [stage.model.path for stage in stages[1:]] == [stage.train.output_dir / "model" for stage in stages[:-1]]
+    assert {stage.data.pairs for stage in stages} == {stages[0].data.pairs}
+
+
+def test_the_minis_degradation_is_read() -> None:
+    assert load_config(DegradationConfig, FOLDER / "mini" / "degradation.yaml") != DegradationConfig()
 
 
 def test_the_papers_run_builds_on_the_meta_device() -> None:
@@ -48,6 +56,8 @@ def test_the_papers_run_builds_on_the_meta_device() -> None:
 def test_a_mini_is_planned_too() -> None:
     said = plan_run(TrainRunConfig(model=replace(TINY, block_out_channels=(8, 16))))
     assert "in all" in said and "days" in said
+    table = {line.split()[0]: line.split()[-2:] for line in said.partition("\n\n")[0].splitlines()[1:]}
+    assert table["vae_decoder"][0] == table["vae_decoder"][1] and "vae" not in table  # no weight is counted twice
     base = ModelConfig(base="nobody/nothing", conditioning_channels=(16, 32, 96, 256))
     with pytest.raises(ModelError, match="a dry run knows"):
         plan_run(TrainRunConfig(model=base))
@@ -55,7 +65,7 @@ def test_a_mini_is_planned_too() -> None:
 
 def test_a_plan_needs_no_vocabulary_and_judges_what_the_run_would_refuse(tiny_model: Path, tmp_path: Path) -> None:
     model = ModelConfig(path=tiny_model, vocabulary=tmp_path / "gone.txt")
-    loss = LossConfig(pixel_weight=0.0, diffusion_weight=0.0, feature_weight=1.0)
+    loss = LossConfig(pixel_weight=0.0, diffusion_weight=0.0, efficientnet_weight=1.0)
     config = TrainRunConfig(model=model, loss=loss, data=DataConfig(crop_size=64), train=TrainConfig(batch_size=2))
     assert "in all" in plan_run(config)
     for name, index in (("degradation_free_images", 2), ("degradation_free_latents", -6)):
@@ -107,20 +117,20 @@ def test_a_base_becomes_a_system_that_trains_as_the_paper_does(tmp_path: Path) -
     config = TrainRunConfig(model=model)
     loss = LossConfig(one_step_fraction=0.0)
     choose_parts(built, replace(config.parts, train=("controlnet", "conditional_attentions")), loss, seed=0)
-    value = XPSRLoss(built, loss, None, None)(batch(built), generator_for(0)).total()
+    value = XPSRLoss(built, loss, None)(batch(built), generator_for(0)).total()
     value.backward()
     assert torch.isfinite(value)
     with_gradient = {n for n, p in built.trainable().named_parameters() if p.grad is not None}
     assert with_gradient == {n for n, p in built.trainable().named_parameters() if p.requires_grad}
     with pytest.raises(InputError, match="one step"):
-        XPSRLoss(built, LossConfig(), None, None)
+        XPSRLoss(built, LossConfig(), None)
 
 
 def test_combinations_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for text, reason in (
         ("model: {path: a, base: b}", "leave one of them out"),
         ("model: {prediction_type: epsilon, zero_terminal_snr: true}", "v_prediction"),
-        ("loss: {feature_weight: 1.0, feature_crop: 256}", "feature_crop=256"),
+        ("loss: {vgg_weight: 1.0, feature_crop: 256}", "feature_crop=256"),
         ("loss: {one_step_fraction: 2}", "not in"),
         ("parts: {train: [everything, unet]}", "too much"),
         ("parts: {train: [unett]}", "parts.train"),

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from diffusers.models.attention import BasicTransformerBlock
 from training_helpers import TINY, batch, components
 
-from xpsr.config import LossConfig, ModelConfig
+from xpsr.config import LossConfig, ModelConfig, PartsConfig
 from xpsr.data import generator_for
 from xpsr.errors import InputError
 from xpsr.training import (
@@ -20,7 +20,9 @@ from xpsr.training import (
     EncodingCache,
     XPSRLoss,
     build_components,
+    choose_parts,
     diffusion_loss,
+    grid_distance,
     min_snr_weights,
     with_schedule,
     without_fusion,
@@ -29,14 +31,14 @@ from xpsr.training import (
 
 def total(parts: Any, one: Any, seed: int = 2, **changes: Any) -> torch.Tensor:
     settings = {"content_dropout": 0.0, "quality_dropout": 0.0} | changes
-    return XPSRLoss(parts, LossConfig(**settings), 250, None)(one, generator_for(seed)).total()
+    return XPSRLoss(parts, LossConfig(**settings), 250)(one, generator_for(seed)).total()
 
 
 @pytest.mark.parametrize(("fraction", "size"), [(0.0, 1), (0.25, 1), (0.5, 4), (0.75, 2), (1.0, 2)])
 def test_the_mean_over_passes_is_the_loss_of_the_whole_batch(fraction: float, size: int) -> None:
     parts = components(noisy=True)
     config = LossConfig(one_step_fraction=fraction, shift_probability=0.5, min_snr_gamma=5.0)
-    loss, whole = XPSRLoss(parts, config, 250, None), batch(parts, rows=8)
+    loss, whole = XPSRLoss(parts, config, 250), batch(parts, rows=8)
 
     def gradient(value: torch.Tensor) -> torch.Tensor:
         trained = list(parts.trainable().parameters())
@@ -54,6 +56,62 @@ def test_the_mean_over_passes_is_the_loss_of_the_whole_batch(fraction: float, si
     mean = torch.stack([one.total() for one in passes]).mean()
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient(mean), gradient(expected), rtol=1e-3, atol=1e-5)
+
+
+def test_a_residual_step_starts_as_the_decoder_alone_and_computes_no_more() -> None:
+    parts = components()
+    one, config = batch(parts), LossConfig(one_step_fraction=1.0, degradation_free_weight=0.0)
+    choose_parts(parts, PartsConfig(), config, seed=0)
+    whole = XPSRLoss(parts, config, 250, residual=True)
+    assert not whole.decoder_alone
+    asked = whole(one, generator_for(0)).restored
+    choose_parts(parts, PartsConfig(train=("vae_decoder",)), config, seed=0)
+    alone = XPSRLoss(parts, config, 250, residual=True)
+    assert alone.decoder_alone
+    parts.unet.forward = parts.controlnet.forward = None  # type: ignore[method-assign, assignment]  # nobody calls them
+    losses = alone(one, generator_for(0))
+    assert asked is not None and losses.restored is not None
+    torch.testing.assert_close(losses.restored, asked)
+    losses.total().backward()
+    assert all(parameter.grad is not None for parameter in parts.vae.decoder.parameters())
+
+
+def test_a_network_that_says_something_is_asked_though_only_the_decoder_is_trained() -> None:
+    config = LossConfig(one_step_fraction=1.0, degradation_free_weight=0.0)
+    for noisy, residual in ((True, True), (False, False)):
+        parts = components(noisy=noisy)
+        choose_parts(parts, PartsConfig(train=("vae_decoder",)), config, seed=0)
+        assert not XPSRLoss(parts, config, 250, residual=residual).decoder_alone
+
+
+def test_the_teacher_counts_where_there_is_one() -> None:
+    parts = components()
+    one = batch(parts)
+    teacher = torch.rand(one.hr.shape, generator=generator_for(5))
+
+    def term(has_teacher: list[bool], weight: float = 1.0) -> float:
+        config = LossConfig(one_step_fraction=1.0, teacher_weight=weight)
+        taught = replace(one, teacher=teacher, has_teacher=torch.tensor(has_teacher))
+        losses = XPSRLoss(parts, config, 250, residual=True)(taught, generator_for(0))
+        assert losses.restored is not None
+        errors = (losses.restored - teacher).abs().mean((1, 2, 3)) * torch.tensor(has_teacher)
+        assert losses.terms["teacher"].item() == pytest.approx(weight * errors.mean().item(), rel=1e-5)
+        return losses.terms["teacher"].item()
+
+    assert term([False] * 4) == 0
+    assert 0 < term([True, False, False, True]) < term([True] * 4) < term([True] * 4, weight=2.0)
+
+
+def test_both_feature_networks_may_look_at_once() -> None:
+    parts, config = components(), LossConfig(one_step_fraction=1.0, efficientnet_weight=0.5, vgg_weight=2.0)
+
+    class Distance(torch.nn.Module):
+        def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+            return (restored - hr).square().mean()
+
+    loss = XPSRLoss(parts, config, 250, {"efficientnet": Distance(), "vgg": Distance()})
+    terms = loss(batch(parts), generator_for(0)).terms
+    assert 0 < 4 * terms["efficientnet"].item() == pytest.approx(terms["vgg"].item())
 
 
 def test_a_clean_row_sees_hr_itself() -> None:
@@ -98,7 +156,7 @@ def test_terms_of_the_constraint_can_be_chosen_and_weighed() -> None:
     one = batch(parts)
 
     def constraint(**changes: Any) -> float:
-        loss = XPSRLoss(parts, LossConfig(**changes), 250, None)
+        loss = XPSRLoss(parts, LossConfig(**changes), 250)
         term = loss(one, generator_for(0)).terms.get("degradation_free")
         return 0.0 if term is None else term.item()
 
@@ -163,10 +221,39 @@ def test_feature_networks_measure_distance(name: str) -> None:
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_a_grid_stands_out_and_other_patterns_and_detail_do_not() -> None:
+    hr = torch.rand(2, 3, 96, 96, generator=generator_for(0))
+    hr = torch.nn.functional.avg_pool2d(hr, 3, 1, 1)
+    rows = torch.arange(96)
+
+    def striped(period: int) -> torch.Tensor:
+        return hr + 0.02 * (rows % period == 0).float()
+
+    def distance(pixels: torch.Tensor) -> float:
+        return grid_distance(pixels, hr, period=4).item()
+
+    assert distance(hr) == 0
+    assert distance(hr * 0.5 + 0.2) == pytest.approx(0, abs=1e-3)  # paler
+    assert distance(striped(7)) < 0.05 < 0.2 < distance(striped(4))
+    assert distance(striped(4).roll((1, 2), (2, 3))) == pytest.approx(distance(striped(4)), rel=0.2)  # wherever it lies
+    pixels = striped(4).requires_grad_()
+    grid_distance(pixels, hr, period=4).backward()
+    assert pixels.grad is not None and (pixels.grad * (pixels - hr)).sum() > 0  # less of the stripes is better
+
+
+def test_the_grid_is_a_term_of_the_one_step() -> None:
+    parts, config = components(noisy=True), LossConfig(one_step_fraction=1.0, grid_weight=0.5)
+    losses = XPSRLoss(parts, config, 250)(batch(parts), generator_for(0))
+    assert losses.restored is not None and losses.hr is not None
+    expected = 0.5 * grid_distance(losses.restored, losses.hr, period=4)
+    torch.testing.assert_close(losses.terms["grid"], expected)
+    assert expected > 0
+
+
 def test_gradient_checkpointing_computes_attentions_again_and_changes_nothing() -> None:
     def gradients(checkpointed: bool) -> tuple[list[torch.Tensor], int]:
         parts = components(noisy=True)
-        loss = XPSRLoss(parts, LossConfig(), 250, None).train()
+        loss = XPSRLoss(parts, LossConfig(), 250).train()
         if checkpointed:
             parts.unet.enable_gradient_checkpointing()
             parts.controlnet.enable_gradient_checkpointing()

@@ -36,14 +36,14 @@ def test_parts_are_chosen_by_name() -> None:
     assert papers == {
         name for name in everything if name.startswith("controlnet.") or ".conditional_attentions." in name
     }
-    assert trained(choose("text_encoder", "refiner")) == {
-        name for name in everything if name.startswith(("text_encoder.", "refiner."))
+    assert trained(choose("text_encoder", "vae_decoder")) == {
+        name for name in everything if name.startswith(("text_encoder.", "vae_decoder."))
     }
 
 
 def test_what_the_loss_never_looks_at_is_not_trained() -> None:
     left = trained(choose("everything", loss=LossConfig(degradation_free_weight=0.0, one_step_fraction=0.0)))
-    assert not [name for name in left if name.startswith(("refiner.", "controlnet.to_latents"))]
+    assert not [name for name in left if name.startswith(("vae_decoder.", "controlnet.to_latents"))]
     assert not [name for name in left if ".to_images." in name]
     left = trained(choose("controlnet", loss=LossConfig(degradation_free_latents=(-1,), degradation_free_images=(0,))))
     assert sorted(
@@ -59,7 +59,7 @@ def test_what_the_loss_never_looks_at_is_not_trained() -> None:
 def test_every_trained_parameter_gets_a_gradient(names: tuple[str, ...], fraction: float) -> None:
     config = LossConfig(one_step_fraction=fraction)
     parts = choose(*names, loss=config)
-    XPSRLoss(parts, config, 250, None)(batch(parts), generator_for(0)).total().backward()
+    XPSRLoss(parts, config, 250)(batch(parts), generator_for(0)).total().backward()
     grads = {name: p.grad for name, p in parts.trainable().named_parameters()}
     assert {name for name, grad in grads.items() if grad is not None} == trained(parts)
 
@@ -82,14 +82,14 @@ def test_adapters_leave_the_rest_frozen_and_merge_into_it(tmp_path: Path) -> Non
         n for n, _ in components().trainable().named_parameters()
     }
     one = batch(parts)
-    loss = [XPSRLoss(p, LossConfig(), 250, None)(one, generator_for(0)).total() for p in (parts, merged)]
+    loss = [XPSRLoss(p, LossConfig(), 250)(one, generator_for(0)).total() for p in (parts, merged)]
     torch.testing.assert_close(loss[0], loss[1], rtol=1e-4, atol=1e-5)
-    assert loss[0] != XPSRLoss(components(noisy=True), LossConfig(), 250, None)(one, generator_for(0)).total()
+    assert loss[0] != XPSRLoss(components(noisy=True), LossConfig(), 250)(one, generator_for(0)).total()
 
     assert save_adapters(parts, tmp_path) == [tmp_path / "unet"]
     loaded = components(noisy=True)
     loaded.unet.load_lora_adapter(str(tmp_path / "unet"), prefix=None, weight_name="pytorch_lora_weights.safetensors")
-    reloaded = XPSRLoss(loaded, LossConfig(), 250, None)(one, generator_for(0)).total()
+    reloaded = XPSRLoss(loaded, LossConfig(), 250)(one, generator_for(0)).total()
     torch.testing.assert_close(reloaded, loss[0], rtol=1e-4, atol=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_adapters_are_drawn_from_the_seed_and_start_as_nothing() -> None:
     weights = [[p for n, p in parts.trainable().named_parameters() if ".lora_A." in n] for parts in (one, other)]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
     plain = components(noisy=True)
-    values = [XPSRLoss(p, LossConfig(), 250, None)(batch(p), generator_for(0)).total() for p in (one, plain)]
+    values = [XPSRLoss(p, LossConfig(), 250)(batch(p), generator_for(0)).total() for p in (one, plain)]
     torch.testing.assert_close(values[0], values[1])
 
 
@@ -113,7 +113,11 @@ def test_impossible_choices_are_refused() -> None:
             LossConfig(),
             "parts.lora_targets=[nothing] name",
         ),
-        (PartsConfig(train=("refiner",)), LossConfig(one_step_fraction=0), "parts.train=[refiner] trains nothing"),
+        (
+            PartsConfig(train=("vae_decoder",)),
+            LossConfig(one_step_fraction=0),
+            "parts.train=[vae_decoder] trains nothing",
+        ),
         (PartsConfig(), LossConfig(degradation_free_latents=(9,)), "loss.degradation_free_latents=[9] is not all in"),
     ):
         with pytest.raises(InputError) as caught:

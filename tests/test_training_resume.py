@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from fork_server import start_python
 from test_training_cli import CONFIG
-from training_helpers import components, losses_of, rows_of, run, run_config, save_photos
+from training_helpers import components, losses_of, refined_vae, rows_of, run, run_config, save_photos
 
 from xpsr.config import LossConfig, OptimizerConfig, PartName, PartsConfig, TrainRunConfig, ValidationConfig
 from xpsr.errors import InputError, TrainingError
@@ -38,6 +38,7 @@ CHANGED: dict[PartName, Callable[[str], Any]] = {
     "unet": lambda name: name.startswith("unet."),
     "text_encoder": lambda name: name.startswith("text_encoder."),
     "refiner": lambda name: name.startswith("refiner."),
+    "vae_decoder": lambda name: name.startswith("vae_decoder."),
     "unet_lora": lambda name: name.startswith("unet.") and ADAPTED.search(name),
     "controlnet_lora": lambda name: (
         name.startswith("controlnet.") and ADAPTED.search(name) and name.endswith(".weight")
@@ -52,9 +53,15 @@ def test_each_part_is_trained_alone(photos: Path, tmp_path: Path, part: PartName
         parts=PartsConfig(train=(part,), lora_rank=2),
         optimizer=OptimizerConfig(ema_decay=0, warmup_steps=0),
     )
-    before = components(noisy=True).trainable().state_dict()  # behind a layer of zeros nothing would be learned
+
+    def fresh() -> Components:
+        if part == "refiner":
+            return replace(components(noisy=True), vae=refined_vae())
+        return components(noisy=True)  # behind a layer of zeros nothing would be learned
+
+    before = fresh().trainable().state_dict()
     after: dict[str, torch.Tensor] = {}
-    train(config, components(noisy=True), export=lambda c, _: after.update(c.trainable().state_dict()), device=CPU)
+    train(config, fresh(), export=lambda c, _: after.update(c.trainable().state_dict()), device=CPU)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and changed == {name for name in before if CHANGED[part](name)}
@@ -147,7 +154,7 @@ def test_a_fresh_start_that_is_refused_removes_nothing(photos: Path, tmp_path: P
     config = run_config(photos, tmp_path / "run", max_steps=1)
     run(config)
     for wrong in (
-        replace(config, parts=PartsConfig(train=("refiner",)), loss=LossConfig(one_step_fraction=0)),
+        replace(config, parts=PartsConfig(train=("vae_decoder",)), loss=LossConfig(one_step_fraction=0)),
         replace(config, data=replace(config.data, hr_dir=tmp_path / "nowhere")),
     ):
         with pytest.raises((InputError, TrainingError)):

@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from xpsr.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRunConfig
 from xpsr.data import Batch, generator_for
+from xpsr.models import HaarAutoencoder
 from xpsr.training import Components, build_components, train
 
 TINY = ModelConfig(
@@ -22,6 +23,8 @@ TINY = ModelConfig(
     conditioning_channels=(4, 4, 8),
     text_width=16,
     text_layers=1,
+    decoder_channels=8,
+    decoder_layers=1,
 )
 
 
@@ -43,6 +46,15 @@ def components(seed: int = 0, *, noisy: bool = False, **options: Any) -> Compone
             for parameter in parts.trainable().parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.05)
     return parts
+
+
+def refined_vae() -> HaarAutoencoder:
+    """An autoencoder of the first minis' kind, no layer of which is zero."""
+    vae = HaarAutoencoder(refiner_channels=4)
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.05)
+    return vae
 
 
 def save_photos(folder: Path) -> Path:
@@ -104,4 +116,6 @@ def batch(parts: Components, rows: int = 4) -> Batch:
         quality_ids=ids("a very blurry photograph"),
         is_clean=torch.zeros(rows, dtype=torch.bool),
         indices=torch.arange(rows),
+        teacher=hr,
+        has_teacher=torch.zeros(rows, dtype=torch.bool),
     )

@@ -198,6 +198,7 @@ def convert_reference(
             "controlnet": ["xpsr.models", "XPSRControlNet"],
             "scheduler": ["diffusers", "DDPMScheduler"],
             "one_step_timestep": None,
+            "one_step_residual": False,
             "settings": dataclasses.asdict(PRESETS["default"]),
         }
         _write_json(target / "model_index.json", index)

@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from xpsr.config import suggest
 from xpsr.errors import ModelError, XPSRError, brief
 from xpsr.files import sha256
-from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet
+from xpsr.models import HAAR_AUTOENCODERS, XPSRControlNet, XPSRUNet
 
 __all__ = [
     "CHECKSUMS",
@@ -52,7 +52,8 @@ MAX_CONFIG_NUMBER = 2**20
 """Of any number in the config of a network, scheduler or tokenizer; the largest in use is a vocabulary of 49,408."""
 
 CLASSES: dict[str, dict[tuple[str, str], Any]] = {
-    "vae": {("diffusers", "AutoencoderKL"): AutoencoderKL, ("xpsr.models", "HaarAutoencoder"): HaarAutoencoder},
+    "vae": {("diffusers", "AutoencoderKL"): AutoencoderKL}
+    | {("xpsr.models", name): kind for name, kind in HAAR_AUTOENCODERS.items()},
     "text_encoder": {("transformers", "CLIPTextModel"): CLIPTextModel},
     "tokenizer": {
         ("transformers", "CLIPTokenizer"): CLIPTokenizer,
@@ -61,6 +62,8 @@ CLASSES: dict[str, dict[tuple[str, str], Any]] = {
     "unet": {("xpsr.models", "XPSRUNet"): XPSRUNet},
     "controlnet": {("xpsr.models", "XPSRControlNet"): XPSRControlNet},
 }
+
+_OWN_KEYS = ("one_step_timestep", "one_step_residual", "settings")  # of a model's index, beside its components
 
 # What makes transformers or diffusers fetch, import or quantize at a config's word
 _ACTING_KEYS = ("attn_implementation", "_attn_implementation", "auto_map", "quantization_config")
@@ -96,9 +99,9 @@ def read_index(folder: Path, *, pipeline: str = "XPSRPipeline") -> tuple[dict[st
             wanted = " or ".join(kind for _, kind in known) or "a scheduler of diffusers"
             raise damaged(path, f"{name} is {' '.join(named)[:80]}, not {wanted}")
         classes[name] = found
-    others = [key for key in index if key[:1] != "_" and key not in ("one_step_timestep", "settings")]
+    others = [key for key in index if key[:1] != "_" and key not in _OWN_KEYS]
     if others:
-        nearest = suggest(others[0], ["one_step_timestep", "settings"]).removeprefix("; ")
+        nearest = suggest(others[0], list(_OWN_KEYS)).removeprefix("; ")
         message = f"{path}: holds {others[0]!r}, which is no part of a model of xpsr"
         raise ModelError(message, code="unknown_field", remedy=nearest or again(path))
     if not isinstance(index.get("settings"), dict | None):
@@ -193,7 +196,7 @@ def check_network(kind: Any, folder: Path, *, variant: str | None = None) -> Non
     tensors: dict[str, int] = {}
     for file in _weight_files(folder, "model" if kind is CLIPTextModel else "diffusion_pytorch_model", variant):
         tensors |= _elements(file)
-    if kind in (XPSRUNet, XPSRControlNet, HaarAutoencoder):
+    if kind in (XPSRUNet, XPSRControlNet, *HAAR_AUTOENCODERS.values()):
         known = inspect.signature(kind).parameters
         unknown = [key for key in config if key[:1] != "_" and key not in known]
         if unknown:

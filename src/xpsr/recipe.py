@@ -110,8 +110,15 @@ def prepare_components(config: TrainRunConfig, dataset: Dataset[Sample]) -> tupl
         pipe = XPSRPipeline.from_pretrained(model.path)
         # a folder that has not learned the one step takes what the config says of it, where this run teaches it
         if pipe.config.one_step_timestep is not None or not config.loss.one_step_fraction:
-            learned = {"one_step_timestep": pipe.config.one_step_timestep, "settings": Settings(**pipe.config.settings)}
-            config = dataclasses.replace(config, model=dataclasses.replace(model, **learned))
+            model = dataclasses.replace(
+                model,
+                one_step_timestep=pipe.config.one_step_timestep,
+                one_step_residual=(
+                    pipe.config.one_step_residual if model.one_step_residual is None else model.one_step_residual
+                ),
+                settings=Settings(**pipe.config.settings),
+            )
+            config = dataclasses.replace(config, model=model)
         components = Components(**{f.name: getattr(pipe, f.name) for f in dataclasses.fields(Components)})
         components = with_schedule(components, model)
         return (components if fusion else without_fusion(components)), config
@@ -140,6 +147,7 @@ def build_pipeline(components: Components, config: TrainRunConfig) -> XPSRPipeli
     return XPSRPipeline(
         **{f.name: getattr(components, f.name) for f in dataclasses.fields(components)},
         one_step_timestep=model.one_step_timestep,
+        one_step_residual=model.is_residual,
         settings=dataclasses.asdict(model.settings),
     )
 
@@ -187,12 +195,13 @@ def _card(config: TrainRunConfig) -> str:
     """Returns a model card with what the run knows of itself."""
     loss = config.effective_loss
     judge = (
-        f"The feature loss looked through the network `{loss.feature_network}`; distances in its features flatter this"
-        " model, so never judge it by them alone."
-        if loss.feature_weight
+        f"The loss looked at features of {' and '.join(loss.feature_weights)}; distances in them flatter this model, so"
+        " never judge it by them alone."
+        if loss.feature_weights
         else "No metric was trained on."
     )
-    adversary = " An adversary (PatchGAN) took part." if loss.adversarial_weight else ""
+    judge += " Pictures of a teacher took part." if loss.teacher_weight else ""
+    adversary = " An adversary took part." if loss.adversarial_weight else ""
     taken = [name for name, value in dataclasses.asdict(config.ablate).items() if value]
     ablated = f"An ablation without: {', '.join(taken)}.\n\n" if taken else ""
     content = json.dumps(as_dict(config), indent=2)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import Checked, fault, option, said, within
+from xpsr.config.checks import Checked, check_multiple, fault, option, said, within
 from xpsr.config.settings import ModelFacts, Settings, resolve_settings
 from xpsr.errors import InputError
 
@@ -68,21 +68,28 @@ class ModelConfig(Checked):
     vocabulary_size: int = option(
         2048, "Tokens that a new model's tokenizer knows at most.", within(_BYTE_TOKENS, 2**17)
     )
-    refiner_channels: int = option(16, "Width of the convolutions behind a new model's autoencoder.", _WIDTH)
-    refiner_layers: int = option(2, "How many there are before the last.", within(0, 32))
+    decoder_channels: int = option(
+        64, "Width of the decoder of a new model's autoencoder, a multiple of 4.", within(4, _MAX_WIDTH)
+    )
+    decoder_layers: int = option(24, "Its residual blocks.", within(0, 256))
     one_step_timestep: int | None = option(
         250,
         "What the one step is labelled with; null: a model without the one step.",
         within(0, NUM_TIMESTEPS - 1),
+    )
+    one_step_residual: bool | None = option(
+        None,
+        "The one step adds the UNet's output to the LR latents; false: it is what prediction_type says; null: as the"
+        " model does, and true of a new one.",
     )
     settings: Settings = option(
         Settings(
             num_inference_steps=1,
             guidance_scale=1.0,
             strength=0.1,
-            tile_size=144,  # a 128 x 128 picture on a shifted grid fits
+            tile_size=128,
             tile_overlap=16,
-            num_shifts=2,
+            num_shifts=1,
             color_match="none",
             min_working_size=0,
             content_suffix="",
@@ -96,6 +103,11 @@ class ModelConfig(Checked):
     def is_new(self) -> bool:
         """Whether its sizes are those here."""
         return self.path is None and self.base is None
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether the one step adds the UNet's output to the LR latents."""
+        return self.is_new if self.one_step_residual is None else self.one_step_residual
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built; a folder's own sizes are not known here."""
@@ -129,6 +141,7 @@ class ModelConfig(Checked):
             if width % groups:
                 message, most = f"is no divisor of {width} in block_out_channels", math.gcd(*widths)
                 raise fault(self, "norm_num_groups", message, f"use {most}, or one of its divisors")
+        check_multiple(self, "decoder_channels", 4)
         if self.text_width % TEXT_HEADS:
             raise fault(self, "text_width", "is not even", f"use {self.text_width + 1}")
 

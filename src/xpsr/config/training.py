@@ -20,7 +20,8 @@ __all__ = [
     "ValidationConfig",
 ]
 
-_SMALLEST_JUDGED = 8  # pixels a side, of which the adversary's convolutions leave one
+_SMALLEST_JUDGED = 8  # pixels a side, of which the adversary looks at five, and halves them thrice
+_GRID_PERIODS = 8  # that the window is wide in which a grid is looked for
 _SMALLEST_FEATURES = 4  # of which VGG's leave one
 _WEIGHT = within(0, 1e6, "0 to leave it out")
 _STEPS = within(1, 10**9, "1 or more")
@@ -34,6 +35,7 @@ PartName: TypeAlias = Literal[
     "unet",
     "text_encoder",
     "refiner",
+    "vae_decoder",
     "unet_lora",
     "controlnet_lora",
 ]
@@ -86,9 +88,15 @@ class LossConfig(Checked):
         None, "Which residuals, the middle block's is the last (-1); null: all.", _INDEX
     )
     pixel_weight: float = option(2.0, "Of the one step's mean absolute error.", _WEIGHT)
-    feature_weight: float = option(0.0, "Of the one step's distance in a network's features.", _WEIGHT)
-    feature_network: Literal["efficientnet", "vgg"] = option("efficientnet", "That network; vgg needs another package.")
-    feature_crop: int = option(64, "Side in pixels of the window that it looks at.", within(_SMALLEST_FEATURES, 8192))
+    teacher_weight: float = option(
+        0.0, "Of its mean absolute error against the teacher's pictures, of stored pairs that have one.", _WEIGHT
+    )
+    efficientnet_weight: float = option(0.0, "Of its distance in the features of EfficientNet-Lite0.", _WEIGHT)
+    vgg_weight: float = option(0.0, "Of its distance in those of VGG16, which needs another package.", _WEIGHT)
+    feature_crop: int = option(64, "Side in pixels of the window that these look at.", within(_SMALLEST_FEATURES, 8192))
+    grid_weight: float = option(
+        0.0, "Of how much more or less the grid of latents stands out in it than in the clean picture.", _WEIGHT
+    )
     adversarial_weight: float = option(0.0, "Of what an adversary makes of the one step's pictures.", _WEIGHT)
     adversarial_ramp_steps: int = option(
         300,
@@ -104,18 +112,29 @@ class LossConfig(Checked):
     def __post_init__(self) -> None:
         """Refuses numbers out of range, and weights of which nothing is learned."""
         super().__post_init__()
-        if not self.one_step_fraction and (self.feature_weight or self.adversarial_weight):
-            message = "is one step that no row takes, but feature_weight and adversarial_weight look at it"
+        looking = [
+            name
+            for name in ("teacher_weight", "efficientnet_weight", "vgg_weight", "grid_weight", "adversarial_weight")
+            if getattr(self, name)
+        ]
+        if looking and not self.one_step_fraction:
+            message = f"is one step that no row takes, but {' and '.join(looking)} look at it"
             raise fault(self, "one_step_fraction", message, "use a number above 0")
         if self.degradation_free_weight and self.degradation_free_images == () == self.degradation_free_latents:
             message = "is nothing to compare, and so is degradation_free_latents"
             raise fault(self, "degradation_free_images", message, "use degradation_free_weight=0 instead")
-        of_one_step = self.pixel_weight, self.feature_weight, self.adversarial_weight
         if not self.degradation_free_weight and not (
-            (self.diffusion_weight and self.one_step_fraction < 1) or (any(of_one_step) and self.one_step_fraction)
+            (self.diffusion_weight and self.one_step_fraction < 1)
+            or ((looking or self.pixel_weight) and self.one_step_fraction)
         ):
             message = "is the weight of a loss of which no term is left to learn from"
             raise fault(self, "diffusion_weight", message, "use 1, or another weight above 0")
+
+    @property
+    def feature_weights(self) -> dict[str, float]:
+        """Weights of the networks whose features are looked at, by name."""
+        weights = {"efficientnet": self.efficientnet_weight, "vgg": self.vgg_weight}
+        return {name: weight for name, weight in weights.items() if weight}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,15 +248,20 @@ class TrainRunConfig(Checked):
         model, loss, size = self.model, self.effective_loss, self.data.crop_size
         stride = MINI_STRIDE if model.base is None else BASE_STRIDE  # of a folder the least that it may be
         check_multiple(self, "data.crop_size", stride, " pixels, those of a latent pixel")
-        if loss.feature_weight and loss.feature_crop > size:
+        if loss.feature_weights and loss.feature_crop > size:
             raise fault(self, "loss.feature_crop", f"is more than data.crop_size={size}", f"use {size}")
-        smallest = stride * 2 if loss.shift_probability else stride
-        reason = "for loss.shift_probability, which cuts a latent pixel off"
+        lost = stride if loss.shift_probability else 0
+        looked_at = [(stride, "loss.shift_probability, which cuts a latent pixel off")]
         if loss.adversarial_weight:
-            smallest += _SMALLEST_JUDGED - stride
-            reason = "for the adversary of loss.adversarial_weight"
-        if size < smallest:
-            raise fault(self, "data.crop_size", f"is too small {reason}", f"use {smallest} or more")
+            looked_at.append((_SMALLEST_JUDGED, "the adversary of loss.adversarial_weight"))
+        if loss.grid_weight:
+            looked_at.append((_GRID_PERIODS * stride, "loss.grid_weight"))
+        smallest, reason = max(looked_at)
+        if size < smallest + lost:
+            raise fault(self, "data.crop_size", f"is too small for {reason}", f"use {smallest + lost} or more")
+        if loss.teacher_weight and self.data.pairs is None and not self.data.shards:
+            message = "looks at pictures of a teacher, which only stored pairs have"
+            raise fault(self, "loss.teacher_weight", message, "use 0, or data.pairs")
         self._check_heads()
         if self.train.parallel == "fsdp" and self.optimizer.kind != "adamw":
             raise fault(self, "optimizer.kind", "cannot be sharded", "use adamw, or train.parallel=ddp")
@@ -250,6 +274,9 @@ class TrainRunConfig(Checked):
         if loss.one_step_fraction and loss.one_step_start == "noised" and model.one_step_timestep == 0:
             message = "is no noise for loss.one_step_start=noised"
             raise fault(self, "model.one_step_timestep", message, "use 250, say")
+        if loss.one_step_fraction and loss.one_step_start == "noised" and model.is_residual:
+            message = "would add to noise with loss.one_step_start=noised"
+            raise fault(self, "model.one_step_residual", message, "use false")
 
     def _check_heads(self) -> None:
         """Refuses pictures and residuals of the Degradation-Free Constraint that a new model does not have."""

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from xpsr.data.manifest import INDEX, MANIFEST, Texts
-from xpsr.data.pairs import priors_of
+from xpsr.data.manifest import INDEX, MANIFEST, TEACHER, Texts
+from xpsr.data.pairs import find_teachers, priors_of
 from xpsr.data.photos import PriorTable
 from xpsr.data.pictures import Pixels
 from xpsr.data.shards import TarPairs, find_tars, read_index
@@ -64,13 +64,17 @@ class Report:
 
 @dataclass(frozen=True)
 class _Item:
-    """A picture (then `lr` is None) or a pair; the readers raise InputError. `source` tells pairs of one picture."""
+    """A picture (then `lr` is None) or a pair; the readers raise InputError. `source` tells pairs of one picture.
+
+    `teacher` reads what another method made of `lr`, where there is such a picture.
+    """
 
     name: str
     source: str
     hr: Callable[[], bytes]
     lr: Callable[[], bytes] | None
     entry: Mapping[str, Any]
+    teacher: Callable[[], bytes] | None = None
 
 
 def check_folder(
@@ -144,7 +148,7 @@ def _check(item: _Item, scale: int, min_size: int, looks: "_Looks") -> Iterator[
         yield Finding("unreadable", item.name, str(error))
     pictures: dict[str, Pixels] = {}
     digests: dict[str, str] = {}
-    for part, read in (("hr", item.hr), ("lr", item.lr)):
+    for part, read in (("hr", item.hr), ("lr", item.lr), (TEACHER, item.teacher)):
         if read is None:
             continue
         try:
@@ -165,7 +169,14 @@ def _check(item: _Item, scale: int, min_size: int, looks: "_Looks") -> Iterator[
             yield Finding("mismatched", item.name, f"{sizes} are not exactly {scale} : 1")
         elif not _shows_same(_thumbnail(hr), _thumbnail(lr)):
             yield Finding("mismatched", item.name, "hr and lr show different pictures")
-    twin = looks.find_or_add_pair(item.name, digests["hr"], digests["lr"]) if len(digests) == 2 else None
+    teacher = pictures.get(TEACHER)
+    if hr is not None and teacher is not None:
+        if hr.shape != teacher.shape:
+            sizes = f"{hr.shape[1]} x {hr.shape[0]} and {teacher.shape[1]} x {teacher.shape[0]} pixels"
+            yield Finding("mismatched", item.name, f"{sizes} of hr and teacher are not the same")
+        elif not _shows_same(_thumbnail(hr), _thumbnail(teacher)):
+            yield Finding("mismatched", item.name, "hr and teacher show different pictures")
+    twin = looks.find_or_add_pair(item.name, digests["hr"], digests["lr"]) if {"hr", "lr"} <= digests.keys() else None
     if twin is not None:
         yield Finding("duplicate", item.name, f"is the same pair as {twin}")
     elif hr is not None and (other := looks.find_or_add(item.source, item.name, hr)) is not None:
@@ -223,23 +234,28 @@ def _find_pictures(folder: Path) -> list[_Item]:
 
 def _find_pairs(folder: Path, report: Report) -> list[_Item]:
     files = {part: by_stem(find_images(folder / part)) for part in ("hr", "lr")}
+    teachers = find_teachers(folder)
     entries = {str(entry.get("name")): entry for _, entry in read_lines(folder / MANIFEST)}
     items = []
-    for name in sorted({*files["hr"], *files["lr"], *entries}):
+    for name in sorted({*files["hr"], *files["lr"], *teachers, *entries}):
         found = {part: files[part].get(name, []) for part in ("hr", "lr")}
         if absent := [part for part in found if not found[part]]:
             report.findings.append(Finding("missing", name, f"there is no {' and no '.join(absent)} picture"))
             continue
-        if several := [f"{part}/{path.name}" for part in found if len(found[part]) > 1 for path in found[part]]:
+        taught = teachers.get(name, [])
+        if several := [p.relative_to(folder).as_posix() for ps in (*found.values(), taught) if len(ps) > 1 for p in ps]:
             report.findings.append(Finding("ambiguous", name, f"there are {' and '.join(several)}"))
             continue
         entry = entries.get(name, {})
         if entries and not entry:
             report.findings.append(Finding("unlisted", name, f"{MANIFEST} does not tell of it"))
+        if teachers and not taught:
+            report.findings.append(Finding("missing", name, "there is no teacher picture"))
         hr, lr = found["hr"][0], found["lr"][0]
         entry = {**entry, "hr": f"hr/{hr.name}", "lr": f"lr/{lr.name}"}
         source = str(entry.get("source", name))
-        items.append(_Item(name, source, partial(read_bytes, hr), partial(read_bytes, lr), entry))
+        teacher = partial(read_bytes, taught[0]) if taught else None
+        items.append(_Item(name, source, partial(read_bytes, hr), partial(read_bytes, lr), entry, teacher))
     return items
 
 
@@ -286,19 +302,20 @@ def _check_index(path: Path, tars: Mapping[str, TarPairs | None]) -> Iterator[Fi
 def _in_tar(tar: TarPairs, number: int) -> _Item:
     name = tar.names[number]
     try:
-        entry = tar.read(number)[2]
+        *_, teacher, entry = tar.read(number)
     except InputError:  # it is found when the pictures are read
-        entry = {}
+        teacher, entry = b"", {}
     return _Item(
         f"{tar.path.name}: {name}",
         str(entry.get("source", name)),
         partial(_part, tar, number, 0),
         partial(_part, tar, number, 1),
         {**entry, "hr": f"hr/{name}.png", "lr": f"lr/{name}.png"},
+        partial(_part, tar, number, 2) if teacher else None,
     )
 
 
-def _part(tar: TarPairs, number: int, place: Literal[0, 1]) -> bytes:
+def _part(tar: TarPairs, number: int, place: Literal[0, 1, 2]) -> bytes:
     return tar.read(number)[place]
 
 

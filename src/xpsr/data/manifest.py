@@ -2,6 +2,7 @@
 
 pairs/
   hr/NAME_0.png lr/NAME_0.png …   or shards/000000.tar … with shards/index.json
+  teacher/NAME_0.png …            what another method made of LR, where somebody asked one
   manifest.jsonl                  a line for each pair: parameters, levels, sizes, hashes, source
   skipped.jsonl                   a line for each picture that could not be used, if there is any
   settings.json                   what they were made with
@@ -13,10 +14,10 @@ from typing import Any
 
 from xpsr.prior import Levels, Prior
 
-__all__ = ["INDEX", "JOURNAL", "MANIFEST", "SETTINGS", "SKIPPED", "Texts"]
+__all__ = ["INDEX", "JOURNAL", "MANIFEST", "SETTINGS", "SKIPPED", "TEACHER", "Texts"]
 
 MANIFEST, JOURNAL, SKIPPED, SETTINGS = "manifest.jsonl", "manifest.jsonl.part", "skipped.jsonl", "settings.json"
-INDEX = "index.json"
+INDEX, TEACHER = "index.json", "teacher"
 
 
 @dataclass(frozen=True)

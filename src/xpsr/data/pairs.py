@@ -4,6 +4,7 @@ An epoch shows every pair once. Sample `i` depends on the seed and on `i` alone.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,29 +15,39 @@ from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig
 from xpsr.data.crops import CLEAN, FLAT_ATTEMPTS, PICTURE_ATTEMPTS, misjudge, none_usable
-from xpsr.data.manifest import MANIFEST, Texts
+from xpsr.data.manifest import MANIFEST, TEACHER, Texts
 from xpsr.data.photos import PriorTable, report_missing
 from xpsr.data.pictures import Pixels, as_tensor, check_size, detail, turn
 from xpsr.data.samples import Sample
 from xpsr.data.seeding import chance, generator_for, randint
 from xpsr.errors import InputError, TrainingError
-from xpsr.files import pair_images, read_bytes
+from xpsr.files import by_stem, find_images, pair_images, partner, read_bytes
 from xpsr.image import decode_rgb, picture_size
 from xpsr.jsonl import read_lines
 from xpsr.prior import Prior, quality_text
 
-__all__ = ["FolderStore", "PairDataset", "PairStore", "StoredPair", "check_ratio", "cut_pair", "priors_of"]
+__all__ = [
+    "FolderStore",
+    "PairDataset",
+    "PairStore",
+    "StoredPair",
+    "check_ratio",
+    "cut_pair",
+    "find_teachers",
+    "priors_of",
+]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StoredPair:
-    """The bytes of two picture files, and what is said of them; `name` is for messages."""
+    """The bytes of picture files, and what is said of them; `name` is for messages, `teacher` is empty for none."""
 
     name: str
     hr: bytes
     lr: bytes
+    teacher: bytes
     texts: Texts
 
 
@@ -82,26 +93,39 @@ class PairDataset(Dataset[Sample]):
             number = randint(len(self.store), generator)
         else:
             raise none_usable(self.store.name, "pairs", problem)
-        hr, lr, texts = found
+        (hr, *taught), lr, texts = found
         turns, others = randint(8, generator), generator_for(self.seed, index, 2)
         is_clean = chance(self.config.clean_condition_probability, generator_for(self.seed, index, 3))
         quality = (texts.clean_quality or quality_text(CLEAN)) if is_clean else self._quality(texts, others)
         prior = Prior(texts.content, quality)
-        return Sample(as_tensor(turn(hr, turns)), as_tensor(turn(lr, turns)), prior, index, is_clean)
+        return Sample(
+            hr=as_tensor(turn(hr, turns)),
+            lr=as_tensor(turn(lr, turns)),
+            prior=prior,
+            index=index,
+            is_clean=is_clean,
+            # what it made of LR is nothing to make of HR
+            teacher=None if is_clean or not taught else as_tensor(turn(taught[0], turns)),
+        )
 
-    def _cut(self, number: int, generator: torch.Generator) -> tuple[Pixels, Pixels, Texts] | None:
+    def _cut(self, number: int, generator: torch.Generator) -> tuple[list[Pixels], Pixels, Texts] | None:
+        """Returns windows of HR and, where there is one, of the teacher's picture, and that of LR."""
         if number in self._unusable:
             return None
         config = self.config
         try:
             pair = self.store.read(number)
             hr, lr = decode_rgb(pair.hr, f"{pair.name} (hr)"), decode_rgb(pair.lr, f"{pair.name} (lr)")
-            check_ratio(pair.name, (hr.shape[1], hr.shape[0]), (lr.shape[1], lr.shape[0]), config.scale)
+            check_ratio(pair.name, hr.shape[1::-1], lr.shape[1::-1], config.scale)
             check_size(hr, config.min_size, pair.name)
+            large = [hr]
+            if pair.teacher:
+                large.append(decode_rgb(pair.teacher, f"{pair.name} (teacher)"))
+                check_ratio(f"{pair.name} (teacher)", large[1].shape[1::-1], lr.shape[1::-1], config.scale)
             for _ in range(FLAT_ATTEMPTS):
-                crops = cut_pair(hr, lr, config.crop_size, config.scale, generator)
+                crops, small = cut_pair(large, lr, config.crop_size, config.scale, generator)
                 if detail(crops[0]) >= config.min_detail or chance(config.flat_crop_probability, generator):
-                    return *crops, pair.texts
+                    return crops, small, pair.texts
             raise InputError(
                 f"{pair.name}: no crop of it has the detail of min_detail={config.min_detail:g}.", code="flat"
             )
@@ -122,7 +146,8 @@ class PairDataset(Dataset[Sample]):
 class FolderStore:
     """Pairs in a folder: `hr/NAME.png` and `lr/NAME.png`, and `manifest.jsonl` where `make_pairs` made them.
 
-    Without a manifest, every picture in `hr/` has a partner of its name, whatever it ends with, in `lr/`.
+    Without a manifest, every picture in `hr/` has a partner of its name, whatever it ends with, in `lr/`. In `teacher/`
+    there may be one too.
 
     Raises:
         TrainingError: pictures of the manifest are missing, pairs are not exactly `scale` : 1, or have no prior and
@@ -166,6 +191,10 @@ class FolderStore:
         self._pairs = [
             (entry["hr"], entry["lr"], Texts.of(entry, *priors)) for entry, priors in zip(entries, found, strict=True)
         ]
+        self._teachers = find_teachers(folder)
+        for hr, _, _ in self._pairs:
+            if (candidates := self._teachers.get(Path(hr).stem)) is not None:
+                partner(folder / hr, candidates, folder / TEACHER)
         if config.quality_from == "degradation" and any(texts.levels is None for _, _, texts in self._pairs):
             raise TrainingError(
                 f"needs the levels of a {MANIFEST} in {folder}",
@@ -184,14 +213,30 @@ class FolderStore:
             InputError: a file cannot be read.
         """
         hr, lr, texts = self._pairs[number]
-        return StoredPair(str(self._folder / hr), read_bytes(self._folder / hr), read_bytes(self._folder / lr), texts)
+        teacher = self._teachers.get(Path(hr).stem)
+        return StoredPair(
+            str(self._folder / hr),
+            read_bytes(self._folder / hr),
+            read_bytes(self._folder / lr),
+            read_bytes(teacher[0]) if teacher else b"",
+            texts,
+        )
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
         """Returns int64 (len,): all numbers, shuffled."""
         return torch.randperm(len(self), generator=generator)
 
 
-def check_ratio(name: str, hr: tuple[int, int], lr: tuple[int, int], scale: int) -> None:
+def find_teachers(folder: Path) -> dict[str, list[Path]]:
+    """Returns the pictures of a folder of pairs that a teacher made, by their names without suffix.
+
+    Raises:
+        InputError: their folder cannot be listed.
+    """
+    return by_stem(find_images(folder / TEACHER)) if (folder / TEACHER).is_dir() else {}
+
+
+def check_ratio(name: str, hr: tuple[int, ...], lr: tuple[int, ...], scale: int) -> None:
     """Refuses a pair of which HR is not exactly `scale` times as wide and high as LR.
 
     Raises:
@@ -205,30 +250,37 @@ def check_ratio(name: str, hr: tuple[int, int], lr: tuple[int, int], scale: int)
         )
 
 
-def cut_pair(hr: Pixels, lr: Pixels, size: int, scale: int, generator: torch.Generator) -> tuple[Pixels, Pixels]:
-    """Cuts the same random window of both: HR (size, size, 3) and LR (size / scale, size / scale, 3).
+def cut_pair(
+    large: Sequence[Pixels], lr: Pixels, size: int, scale: int, generator: torch.Generator
+) -> tuple[list[Pixels], Pixels]:
+    """Cuts the same random window of all: of large ones (size, size, 3) and of LR (size / scale, size / scale, 3).
 
-    What is smaller is continued by reflection. The edge is repeated, so that both stay in register.
+    What is smaller is continued by reflection. The edge is repeated, so that all stay in register.
     """
     small = size // scale
     down, right = max(small - lr.shape[0], 0), max(small - lr.shape[1], 0)
     if down or right:
         lr = cv2.copyMakeBorder(lr, 0, down, 0, right, cv2.BORDER_REFLECT)
-        hr = cv2.copyMakeBorder(hr, 0, down * scale, 0, right * scale, cv2.BORDER_REFLECT)
+        large = [cv2.copyMakeBorder(p, 0, down * scale, 0, right * scale, cv2.BORDER_REFLECT) for p in large]
     top, left = randint(lr.shape[0] - small + 1, generator), randint(lr.shape[1] - small + 1, generator)
     y, x = top * scale, left * scale
-    return hr[y : y + size, x : x + size], lr[top : top + small, left : left + small]
+    return [p[y : y + size, x : x + size] for p in large], lr[top : top + small, left : left + small]
 
 
 def priors_of(
     table: PriorTable | None, entry: dict[str, Any], folder: Path | None
 ) -> tuple[Prior | None, Prior | None]:
-    """Returns the priors of LR and HR, of HR by those of the picture that it was made of where there is no other."""
+    """Returns the priors of LR and HR, of HR by those of the picture that it was made of where there is no other.
+
+    That picture's path is relative to the folder of clean pictures, as those of its priors may be.
+    """
     if table is None:
         return None, None
     place = {part: None if folder is None else folder / entry[part] for part in ("lr", "hr")}
     lr = table.find(place["lr"], entry.get("lr_sha256"))
-    return lr, table.find(place["hr"], entry.get("hr_sha256")) or table.find(None, entry.get("source_sha256"))
+    source = (folder or Path()) / entry["source"] if isinstance(entry.get("source"), str) else None
+    hr = table.find(place["hr"], entry.get("hr_sha256")) or table.find(source, entry.get("source_sha256"))
+    return lr, hr
 
 
 def _size(path: Path) -> tuple[int, int] | None:

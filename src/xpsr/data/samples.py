@@ -19,6 +19,7 @@ class Sample:
     """One pair: `hr` uint8 (3, S, S), `lr` uint8 (3, S/scale, S/scale), both RGB, and what is said of them.
 
     Where `is_clean`, the condition is to be `hr` itself, and the quality text is that of `hr`. `index` is its number.
+    `teacher`, like `hr`, is what another method made of `lr`.
     """
 
     hr: torch.Tensor
@@ -26,6 +27,7 @@ class Sample:
     prior: Prior
     index: int
     is_clean: bool = False
+    teacher: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Batch:
         quality_ids: int64 (B, N), token ids of what is wrong with the condition.
         is_clean: bool (B,), rows whose condition is `hr` itself.
         indices: int64 (B,), the numbers of the samples.
+        teacher: (B, 3, S, S) float32 in [0, 1], what another method made of `lr`; of rows without one it is `hr`.
+        has_teacher: bool (B,).
     """
 
     hr: torch.Tensor
@@ -47,6 +51,8 @@ class Batch:
     quality_ids: torch.Tensor
     is_clean: torch.Tensor
     indices: torch.Tensor
+    teacher: torch.Tensor
+    has_teacher: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """Returns the same batch on another device."""
@@ -72,6 +78,8 @@ class Collate:
             quality_ids=self._ids([s.prior.quality for s in samples]),
             is_clean=torch.tensor([s.is_clean for s in samples]),
             indices=torch.tensor([s.index for s in samples]),
+            teacher=torch.stack([s.hr if s.teacher is None else s.teacher for s in samples]).float() / 255,
+            has_teacher=torch.tensor([s.teacher is not None for s in samples]),
         )
 
     def _ids(self, texts: list[str]) -> torch.Tensor:

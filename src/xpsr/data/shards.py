@@ -1,4 +1,4 @@
-"""Pairs in tar files of WebDataset's layout: `NAME.hr.png`, `NAME.lr.png`, `NAME.json`.
+"""Pairs in tar files of WebDataset's layout: `NAME.hr.png`, `NAME.lr.png`, `NAME.json`, maybe `NAME.teacher.png`.
 
 Tars are read by random access with the standard library. Those at an http(s) address are downloaded whole when the
 first sample in them is wanted, and kept; `index.json` in the format of WebDataset's `wids` says what there is.
@@ -26,7 +26,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from xpsr.config import DataConfig
-from xpsr.data.manifest import INDEX, Texts
+from xpsr.data.manifest import INDEX, TEACHER, Texts
 from xpsr.data.pairs import StoredPair, priors_of
 from xpsr.data.photos import PriorTable, report_missing
 from xpsr.errors import InputError, TrainingError, one_line
@@ -34,6 +34,7 @@ from xpsr.files import IMAGE_SUFFIXES, atomic_write, find_images, is_remote, rea
 
 __all__ = ["Shard", "ShardStore", "TarPairs", "fetch_shard", "find_tars", "list_shards", "read_index", "shard_index"]
 
+_KINDS = ("hr", "lr", TEACHER, "json")
 _MIXED_SHARDS = 8  # whose pairs are shuffled together, so that an epoch starts without all shards at hand
 _KEPT_INDEXES = 1024  # some 50 kB each
 _MAX_PAIRS = 10**7  # of a shard; what an index claims is the length of a tensor
@@ -90,27 +91,27 @@ class TarPairs:
                     raise _damaged(path, f"{name.strip('/')} has no {kind} picture (NAME.{kind}.png)")
         self.names = [name.strip("/") for name in places]
         nothing = (0, 0)
-        rows = [[found["hr"], found["lr"], found.get("json", nothing)] for found in places.values()]
-        self._places: NDArray[np.int64] = np.array(rows, np.int64).reshape(-1, 3, 2)
+        rows = [[found.get(kind, nothing) for kind in _KINDS] for found in places.values()]
+        self._places: NDArray[np.int64] = np.array(rows, np.int64).reshape(-1, len(_KINDS), 2)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, number: int) -> tuple[bytes, bytes, dict[str, Any]]:
-        """Returns HR, LR and the JSON object (empty where there is none) of a pair.
+    def read(self, number: int) -> tuple[bytes, bytes, bytes, dict[str, Any]]:
+        """Returns HR, LR, the teacher's picture and the JSON object of a pair; the last two are empty for none.
 
         Raises:
             InputError: the file cannot be read or the JSON is damaged.
         """
         try:
             with self.path.open("rb") as file:
-                hr, lr, line = (self._read(file, *place) for place in self._places[number].tolist())
+                hr, lr, teacher, line = (self._read(file, *place) for place in self._places[number].tolist())
             entry = json.loads(line) if line else {}
         except (OSError, ValueError) as error:
             raise _damaged(self.path, f"{self.names[number]} cannot be read ({error})") from error
         if not isinstance(entry, dict):
             raise _damaged(self.path, f"the JSON of {self.names[number]} is no object")
-        return hr, lr, entry
+        return hr, lr, teacher, entry
 
     @staticmethod
     def _read(file: Any, offset: int, size: int) -> bytes:
@@ -171,10 +172,9 @@ class ShardStore:
             TrainingError: its shard cannot be downloaded, is damaged, or holds other pairs than its index says.
         """
         tar, place = self._find(number)
-        hr, lr, entry = tar.read(place)
-        return StoredPair(
-            f"{tar.path}: {tar.names[place]}", hr, lr, Texts.of(entry, *priors_of(self._priors, entry, None))
-        )
+        hr, lr, teacher, entry = tar.read(place)
+        texts = Texts.of(entry, *priors_of(self._priors, entry, None))
+        return StoredPair(f"{tar.path}: {tar.names[place]}", hr, lr, teacher, texts)
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
         """Returns int64 (len,): shards in random order, and the pairs of every eight of them shuffled together."""
@@ -188,7 +188,7 @@ class ShardStore:
 
     def _entry(self, number: int) -> tuple[str, dict[str, Any]]:
         tar, place = self._find(number)
-        return tar.names[place], tar.read(place)[2]
+        return tar.names[place], tar.read(place)[-1]
 
     def _find(self, number: int) -> tuple[TarPairs, int]:
         which = int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -326,7 +326,7 @@ def _kind(field: str) -> str | None:
     if field == "json":
         return field
     kind, dot, suffix = field.partition(".")
-    return kind if kind in ("hr", "lr") and f"{dot}{suffix}" in IMAGE_SUFFIXES else None
+    return kind if kind in _KINDS and f"{dot}{suffix}" in IMAGE_SUFFIXES else None
 
 
 def _parse_index(content: bytes, place: str) -> list[Shard]:

@@ -8,29 +8,40 @@ describer and to metrics.
 from diffusers import ModelMixin  # noqa: F401  # diffusers looks for it in the module that model_index.json names
 
 from xpsr.models.attention import SemanticFusionAttention, WindowAttention, WindowAttnProcessor
-from xpsr.models.autoencoder import HaarAutoencoder
+from xpsr.models.autoencoder import (
+    HAAR_AUTOENCODERS,
+    DeepHaarAutoencoder,
+    HaarAutoencoder,
+    HaarPackets,
+    ResidualDecoder,
+)
 from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
 from xpsr.models.denoiser import Denoiser
 from xpsr.models.efficientnet import EfficientNetLite0
-from xpsr.models.scheduling import predict_original_sample, start_at
+from xpsr.models.scheduling import predict_one_step, predict_original_sample, start_at
 from xpsr.models.unet import ConditionalUpBlock, XPSRUNet
 
 __all__ = [
+    "HAAR_AUTOENCODERS",
     "ConditionalUpBlock",
+    "DeepHaarAutoencoder",
     "Denoiser",
     "EfficientNetLite0",
     "HaarAutoencoder",
+    "HaarPackets",
     "ImageEncoder",
+    "ResidualDecoder",
     "SemanticFusionAttention",
     "WindowAttention",
     "WindowAttnProcessor",
     "XPSRControlNet",
     "XPSRControlNetOutput",
     "XPSRUNet",
+    "predict_one_step",
     "predict_original_sample",
     "start_at",
 ]
 
 # What model_index.json calls them must not depend on which file they live in
-for _class in (HaarAutoencoder, XPSRControlNet, XPSRUNet):
+for _class in (*HAAR_AUTOENCODERS.values(), XPSRControlNet, XPSRUNet):
     _class.__module__ = __name__

@@ -1,7 +1,7 @@
-"""The autoencoder of the bundled miniature."""
+"""Autoencoders of the mini's kind: exact Walsh-Haar packets, and what a decoder adds to their inverse."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,21 +12,61 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
-__all__ = ["HaarAutoencoder"]
+__all__ = ["HAAR_AUTOENCODERS", "DeepHaarAutoencoder", "HaarAutoencoder", "HaarPackets", "ResidualDecoder"]
 
-_STRIP_ROWS = 512
+_STRIP_ROWS = 512  # pixels, of what the refiner is given at once
+_STRIP_LATENTS = 2**16  # of what the decoder is given at once: its widest layers take 3 kB for each of them
 
 
-class HaarAutoencoder(ModelMixin, ConfigMixin):
-    """An autoencoder of fixed two-level Walsh-Haar packets: stride 4, 48 channels, exact but for the refiner.
+class HaarPackets(ModelMixin, ConfigMixin):
+    """Fixed two-level Walsh-Haar packets: stride 4, 48 channels. What decoding adds to their inverse, a subclass says.
 
-    Channels are the 16 orthonormal 4x4 Walsh patterns of each colour, less `latents_mean`, over `latents_std`. The
-    decoder's small residual `refiner` (3x3 convolutions on pixels, zero at first) mends what a latent pixel cannot
-    know of its neighbours. Speaks `AutoencoderKL`'s language: `encode(...).latent_dist`, `decode(...).sample`.
+    Channels are the 16 orthonormal 4x4 Walsh patterns of each colour, less `latents_mean`, over `latents_std`. Speaks
+    `AutoencoderKL`'s language: `encode(...).latent_dist`, `decode(...).sample`.
     """
 
     spatial_compression_ratio = 4
     latent_channels = 48
+
+    @apply_forward_hook
+    def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
+        """Maps pixels (B, 3, H, W) in [-1, 1] to a distribution without spread over (B, 48, H/4, W/4)."""
+        if x.shape[-1] % 4 or x.shape[-2] % 4:
+            raise ValueError(f"height and width must be multiples of 4, got {tuple(x.shape[-2:])}; pad the picture.")
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would cost two of the eight bits of a pixel
+            mean, std = self._statistics(x.device)
+            latents = ((_packets(x.float()) - mean) / std).to(x.dtype)
+        moments = torch.cat([latents, torch.zeros_like(latents)], 1)
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
+
+    @apply_forward_hook
+    def decode(self, z: torch.Tensor, *, refine: bool = True) -> DecoderOutput:
+        """Maps (B, 48, h, w) to float32 pixels (B, 3, 4h, 4w), about [-1, 1]; `refine=False` inverts encode exactly."""
+        with torch.autocast(z.device.type, enabled=False):
+            mean, std = self._statistics(z.device)
+            coefficients = (z.float() * std + mean).unflatten(1, (3, 16))
+            packets = torch.einsum("kp,bckhw->bcphw", _walsh_patterns().to(z.device), coefficients).flatten(1, 2)
+            pixels = F.pixel_shuffle(packets, 4)
+        return DecoderOutput(sample=pixels + self.residual(z, pixels).float() if refine else pixels)
+
+    def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns what is added to `pixels` (B, 3, 4h, 4w), the exact inverse of `z` (B, 48, h, w)."""
+        raise NotImplementedError
+
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        # from the config, not from buffers: those would be rounded with the weights in half precision
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+            for values in (self.config.latents_mean, self.config.latents_std)
+        )
+        return mean, std
+
+
+class HaarAutoencoder(HaarPackets):
+    """Walsh-Haar packets whose inverse a small `refiner` (3x3 convolutions on pixels, zero at first) mends.
+
+    The first minis have it; new ones have a `DeepHaarAutoencoder`.
+    """
 
     @register_to_config
     def __init__(
@@ -42,73 +82,134 @@ class HaarAutoencoder(ModelMixin, ConfigMixin):
         widths = [3] + [refiner_channels] * refiner_layers
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
-            layers += [nn.Conv2d(width_in, width_out, 3, padding=1), nn.SiLU()]
-        last = nn.Conv2d(widths[-1], 3, 3, padding=1)
+            layers += [_conv(width_in, width_out), nn.SiLU()]
+        last = _conv(widths[-1], 3)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.refiner = nn.Sequential(*layers, last)
 
+    def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns (B, 3, 4h, 4w), of the exact inverse alone."""
+        halo = sum(isinstance(layer, nn.Conv2d) for layer in self.refiner)  # rows that 3x3 convolutions look beyond
+        return _in_strips(self.refiner, pixels.to(self.dtype), rows=_STRIP_ROWS, halo=halo)
+
+
+class DeepHaarAutoencoder(HaarPackets):
+    """Walsh-Haar packets whose inverse a deep convolutional `decoder` of the latents adds to: `ResidualDecoder`."""
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        latents_mean: Sequence[float] = (0.0,) * 48,
+        latents_std: Sequence[float] = (1.0,) * 48,
+        decoder_channels: int = 64,
+        decoder_layers: int = 24,
+        scaling_factor: float = 1.0,
+    ):
+        super().__init__()
+        self.decoder = ResidualDecoder(decoder_channels, decoder_layers, latent_channels=self.latent_channels)
+
     @classmethod
     def from_pixels(
-        cls, pixels: torch.Tensor, *, refiner_channels: int = 16, refiner_layers: int = 2
-    ) -> "HaarAutoencoder":
+        cls, pixels: torch.Tensor, *, decoder_channels: int = 64, decoder_layers: int = 24
+    ) -> "DeepHaarAutoencoder":
         """Takes mean and spread from pictures (B, 3, H, W) in [-1, 1].
 
         Each channel is divided by the square root of its spread, all by one number that makes the overall variance 1:
         full whitening would drown a loss in high-frequency noise.
         """
-        coefficients = cls().encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1)  # (48, N)
+        coefficients = _packets(pixels.float()).transpose(0, 1).flatten(1)  # (48, N)
         mean, spread = coefficients.mean(1), coefficients.std(1)
         std = spread.sqrt() * spread.mean().sqrt()  # (spread / std)^2 = spread / mean(spread), whose mean is 1
         std = std.clamp_min(1e-3)  # a constant picture has no spread
         return cls(
             latents_mean=mean.tolist(),
             latents_std=std.tolist(),
-            refiner_channels=refiner_channels,
-            refiner_layers=refiner_layers,
+            decoder_channels=decoder_channels,
+            decoder_layers=decoder_layers,
         )
 
-    @apply_forward_hook
-    def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
-        """Maps pixels (B, 3, H, W) in [-1, 1] to a distribution without spread over (B, 48, H/4, W/4)."""
-        if x.shape[-1] % 4 or x.shape[-2] % 4:
-            raise ValueError(f"height and width must be multiples of 4, got {tuple(x.shape[-2:])}; pad the picture.")
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would cost two of the eight bits of a pixel
-            packets = F.pixel_unshuffle(x.float(), 4).unflatten(1, (3, 16))  # (B, 3, 16, H/4, W/4)
-            latents = torch.einsum("kp,bcphw->bckhw", _walsh_patterns().to(x.device), packets).flatten(1, 2)
-            mean, std = self._statistics(x.device)
-            latents = ((latents - mean) / std).to(x.dtype)
-        moments = torch.cat([latents, torch.zeros_like(latents)], 1)
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
+    def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns (B, 3, 4h, 4w), of the latents alone."""
+        return self.decoder(z.to(self.dtype))
 
-    @apply_forward_hook
-    def decode(self, z: torch.Tensor, *, refine: bool = True) -> DecoderOutput:
-        """Maps (B, 48, h, w) to float32 pixels (B, 3, 4h, 4w), about [-1, 1]; `refine=False` inverts encode exactly."""
-        with torch.autocast(z.device.type, enabled=False):
-            mean, std = self._statistics(z.device)
-            coefficients = (z.float() * std + mean).unflatten(1, (3, 16))
-            packets = torch.einsum("kp,bckhw->bcphw", _walsh_patterns().to(z.device), coefficients).flatten(1, 2)
-            pixels = F.pixel_shuffle(packets, 4)
-        return DecoderOutput(sample=pixels + self._refinement(pixels) if refine else pixels)
 
-    def _refinement(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the refiner adds, a strip of rows at a time: its features are five times the picture."""
-        halo = sum(isinstance(layer, nn.Conv2d) for layer in self.refiner)  # rows that 3x3 convolutions look beyond
-        dtype, height = self.dtype, pixels.shape[-2]
-        strips = []
-        for top in range(0, height, _STRIP_ROWS):
-            first = max(top - halo, 0)
-            strip = self.refiner(pixels[..., first : top + _STRIP_ROWS + halo, :].to(dtype))
-            strips.append(strip[..., top - first : top - first + _STRIP_ROWS, :].float())
-        return torch.cat(strips, -2)
+HAAR_AUTOENCODERS: dict[str, type[HaarPackets]] = {
+    kind.__name__: kind for kind in (DeepHaarAutoencoder, HaarAutoencoder)
+}
+"""By the name that `model_index.json` calls them."""
 
-    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        # from the config, not from buffers: those would be rounded with the weights in half precision
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-            for values in (self.config.latents_mean, self.config.latents_std)
-        )
-        return mean, std
+
+class ResidualDecoder(nn.Module):
+    """Latents (B, C, h, w) to pixels (B, 3, 4h, 4w): residual blocks at the latents' size, then twice a pixel shuffle.
+
+    A new one says next to nothing. Large pictures go through it a strip of rows at a time, which gives the same.
+    """
+
+    def __init__(self, channels: int, layers: int, *, latent_channels: int):
+        super().__init__()
+        self.conv_in = _conv(latent_channels, channels)
+        self.blocks = nn.ModuleList(_residual_block(channels) for _ in range(layers))
+        self.up1, self.mid = _conv(channels, 2 * channels), _conv(channels // 2, channels // 2)
+        self.up2, self.conv_out = _conv(channels // 2, channels), _conv(channels // 4, 3)
+        nn.init.normal_(self.conv_out.weight, std=0.01)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Returns what is added to the exact inverse of `z`."""
+        rows = max(1, _STRIP_LATENTS // z.shape[-1])
+        h = _in_strips(self.conv_in, z.contiguous(memory_format=torch.channels_last), rows=rows, halo=1)
+        for block in self.blocks:
+            h = h + _in_strips(block, h, rows=rows, halo=2)
+        return _in_strips(self._enlarge, h, rows=rows, halo=3)
+
+    def _enlarge(self, h: torch.Tensor) -> torch.Tensor:
+        h = F.pixel_shuffle(self.up1(F.silu(h)), 2)  # (B, C, h, w) -> (B, C/2, 2h, 2w)
+        h = h + F.silu(self.mid(F.silu(h)))
+        h = F.pixel_shuffle(self.up2(F.silu(h)), 2)  # (B, C/2, 2h, 2w) -> (B, C/4, 4h, 4w)
+        return self.conv_out(F.silu(h))
+
+
+class _PreActivated(nn.Sequential):
+    """Layers after a SiLU that has no number among them: the trained weights are called by their numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.silu(x))
+
+
+def _residual_block(channels: int) -> nn.Module:
+    last = _conv(channels, channels)
+    # half of what keeps the variance, or it would grow with every block
+    nn.init.normal_(last.weight, std=0.5 * (2 / (9 * channels)) ** 0.5)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return _PreActivated(_conv(channels, channels), nn.SiLU(), last)
+
+
+def _conv(width_in: int, width_out: int) -> nn.Conv2d:
+    return nn.Conv2d(width_in, width_out, 3, padding=1)
+
+
+def _in_strips(
+    layers: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, *, rows: int, halo: int
+) -> torch.Tensor:
+    """Applies layers that look `halo` rows beyond each to so many rows of `x` at a time: the same, in less memory.
+
+    What is returned is as large as `x`, or larger by a whole number.
+    """
+    height, strips = x.shape[-2], []
+    for top in range(0, height, rows):
+        first, last = max(top - halo, 0), min(top + rows + halo, height)
+        strip = layers(x[..., first:last, :])
+        scale = strip.shape[-2] // (last - first)
+        strips.append(strip[..., (top - first) * scale : (top - first + rows) * scale, :])
+    return strips[0] if len(strips) == 1 else torch.cat(strips, -2)
+
+
+def _packets(pixels: torch.Tensor) -> torch.Tensor:
+    """Returns the coefficients (B, 48, H/4, W/4) of float32 pixels (B, 3, H, W)."""
+    blocks = F.pixel_unshuffle(pixels, 4).unflatten(1, (3, 16))  # (B, 3, 16, H/4, W/4)
+    return torch.einsum("kp,bcphw->bckhw", _walsh_patterns().to(pixels.device), blocks).flatten(1, 2)
 
 
 def _walsh_patterns() -> torch.Tensor:

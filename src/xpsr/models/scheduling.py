@@ -8,7 +8,7 @@ import torch
 
 from xpsr.errors import InputError
 
-__all__ = ["predict_original_sample", "start_at"]
+__all__ = ["predict_one_step", "predict_original_sample", "start_at"]
 
 
 def predict_original_sample(
@@ -32,6 +32,17 @@ def predict_original_sample(
             return output
         case other:
             raise ValueError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")
+
+
+def predict_one_step(
+    scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *, residual: bool
+) -> torch.Tensor:
+    """Returns the clean latents that a network's output implies in the one step from the LR latents `sample`.
+
+    A `residual` output is what is missing in `sample`: a network that says nothing leaves the picture as it is, and
+    need not carry every pixel through itself. Else the output is what the scheduler's `prediction_type` says.
+    """
+    return sample + output if residual else predict_original_sample(scheduler, output, timestep, sample)
 
 
 def start_at(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -35,10 +35,10 @@ from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
 from xpsr.model_folder import write_checksums
-from xpsr.models import Denoiser, HaarAutoencoder, XPSRControlNet, XPSRUNet, predict_original_sample, start_at
+from xpsr.models import Denoiser, XPSRControlNet, XPSRUNet, predict_one_step, start_at
 from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted, one_each, one_generator_each
 from xpsr.pipeline.conditions import Conditions, fit_picture
-from xpsr.pipeline.latents import decode_latents, encode_pixels, pixels_per_latent
+from xpsr.pipeline.latents import Autoencoder, decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.loading import check_parts, load_parts
 from xpsr.pipeline.texts import embed_texts
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
@@ -64,16 +64,17 @@ class XPSRPipelineOutput(BaseOutput):
 class XPSRPipeline(DiffusionPipeline):
     """Restores and enlarges photographs.
 
-    `one_step_timestep` and `settings` are the model's own defaults; they are stored in `model_index.json`, so that a
-    model needs no flags.
+    `one_step_timestep`, `one_step_residual` and `settings` are the model's own; they are stored in `model_index.json`,
+    so that a model needs no flags.
 
     Args:
-        vae: `AutoencoderKL` or `HaarAutoencoder`.
+        vae: `AutoencoderKL`, `DeepHaarAutoencoder` or `HaarAutoencoder`.
         text_encoder, tokenizer: CLIP; both texts go through them.
         unet, controlnet: the networks.
         scheduler: any diffusers scheduler.
         one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
         settings: fields of `xpsr.Settings` that differ from the preset "default", or a whole one.
+        one_step_residual: what the UNet's output is in the one step; see `predict_one_step`.
 
     Raises:
         ModelError: an unknown setting.
@@ -84,7 +85,7 @@ class XPSRPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | HaarAutoencoder,
+        vae: Autoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: XPSRUNet,
@@ -92,6 +93,7 @@ class XPSRPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         one_step_timestep: int | None = None,
         settings: dict | None = None,  # type: ignore[type-arg]  # upstream's loader reads this annotation
+        one_step_residual: bool = False,
     ):
         super().__init__()
         self.register_modules(
@@ -106,7 +108,9 @@ class XPSRPipeline(DiffusionPipeline):
             complete = dataclasses.asdict(override(Settings(), given_settings(settings)))
         except InputError as error:
             raise error.recast(ModelError, source="model_index.json") from error
-        self.register_to_config(one_step_timestep=one_step_timestep, settings=complete)
+        self.register_to_config(
+            one_step_timestep=one_step_timestep, one_step_residual=one_step_residual, settings=complete
+        )
         self.set_progress_bar_config(leave=False)  # a loop over pictures leaves the screen as it was
 
     @classmethod
@@ -447,7 +451,8 @@ class XPSRPipeline(DiffusionPipeline):
             timestep = torch.tensor(self.config.one_step_timestep, device=latents.device)
             with self.progress_bar(total=num_passes) as bar:
                 output = predict(latents, timestep, bar)
-            return predict_original_sample(self.scheduler, output, timestep, latents)
+            residual = self.config.one_step_residual
+            return predict_one_step(self.scheduler, output, timestep, latents, residual=residual)
 
         scheduler = copy.deepcopy(self.scheduler)  # it keeps the run's timesteps and its past
         timesteps = start_at(scheduler, settings.strength, settings.num_inference_steps, device=device)

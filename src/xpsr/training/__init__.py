@@ -1,6 +1,6 @@
 """Training: the losses, one step, and the loop around it."""
 
-from xpsr.training.adversary import PatchDiscriminator
+from xpsr.training.adversary import UShapedDiscriminator
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import Checkpoints, is_finished
 from xpsr.training.components import (
@@ -15,7 +15,7 @@ from xpsr.training.components import (
     without_fusion,
 )
 from xpsr.training.engine import Export, Validate, train
-from xpsr.training.features import FEATURE_NETWORKS, EfficientNetFeatures, VGGFeatures
+from xpsr.training.features import FEATURE_NETWORKS, EfficientNetFeatures, VGGFeatures, grid_distance
 from xpsr.training.losses import BatchSlice, Losses, XPSRLoss, degradation_free_terms, diffusion_loss, min_snr_weights
 from xpsr.training.optimizers import build_optimizer, learning_rate, optimizer_step
 from xpsr.training.planning import plan_run
@@ -31,7 +31,7 @@ __all__ = [
     "Export",
     "Losses",
     "OnMetrics",
-    "PatchDiscriminator",
+    "UShapedDiscriminator",
     "VGGFeatures",
     "Validate",
     "XPSRLoss",
@@ -43,6 +43,7 @@ __all__ = [
     "degradation_free_terms",
     "diffusion_loss",
     "environment",
+    "grid_distance",
     "is_finished",
     "learning_rate",
     "merge_adapters",

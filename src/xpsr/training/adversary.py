@@ -1,5 +1,7 @@
 """The adversary of the one step: a discriminator that learns to tell restored pictures from clean ones."""
 
+import itertools
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,23 +17,42 @@ from xpsr.training.optimizers import build_optimizer, optimizer_step
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Adversary", "PatchDiscriminator"]
+__all__ = ["Adversary", "UShapedDiscriminator"]
 
 
-class PatchDiscriminator(nn.Module):
-    """A small PatchGAN with spectral norm: (B, 3, H, W) in [0, 1] to a map of scores (B, 1, h, w)."""
+class UShapedDiscriminator(nn.Module):
+    """Convolutions with spectral norm that go down to an eighth and back: a score of every pixel.
 
-    def __init__(self) -> None:
+    A halving is blurred and has no stride of its own to learn with. Strided convolutions weigh pixels by where they lie
+    on their grid, and what is trained against them grows that grid.
+    """
+
+    def __init__(self, widths: Sequence[int] = (24, 48, 96, 128)) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for width_in, width_out, stride in ((3, 48, 2), (48, 64, 2), (64, 128, 2), (128, 128, 1)):
-            size = 4 if stride == 2 else 3
-            layers += [spectral_norm(nn.Conv2d(width_in, width_out, size, stride, 1)), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(128, 1, 3, 1, 1)))
+        steps = list(itertools.pairwise(widths))
+        self.enter = _conv(3, widths[0])
+        self.down = nn.ModuleList(_conv(wide, narrow) for wide, narrow in steps)
+        self.middle = _conv(widths[-1], widths[-1])
+        self.up = nn.ModuleList(_conv(narrow, wide) for wide, narrow in reversed(steps))
+        self.leave = _conv(widths[0], 1)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Maps pictures (B, 3, H, W) in [0, 1] to float32 scores (B, 1, h, w)."""
-        return self.layers(pixels * 2 - 1).float()
+        """Maps pictures (B, 3, H, W) in [0, 1] to float32 scores (B, 1, H, W)."""
+        x = F.leaky_relu(self.enter(pixels * 2 - 1), 0.2)
+        skipped = []
+        for down in self.down:
+            skipped.append(x)
+            x = F.avg_pool2d(x, 4, 2, 1, ceil_mode=True, count_include_pad=False)
+            x = F.leaky_relu(down(x), 0.2)
+        x = F.leaky_relu(self.middle(x), 0.2)
+        for up in self.up:
+            skip = skipped.pop()
+            x = skip + F.interpolate(F.leaky_relu(up(x), 0.2), size=skip.shape[-2:], mode="bilinear")
+        return self.leave(x).float()
+
+
+def _conv(width_in: int, width_out: int) -> nn.Module:
+    return spectral_norm(nn.Conv2d(width_in, width_out, 3, padding=1))
 
 
 class Adversary:
@@ -41,7 +62,8 @@ class Adversary:
         self.config, self.accelerator = config, accelerator
         with torch.random.fork_rng(devices=[]):  # modules are initialised from torch's global generator
             torch.manual_seed(config.train.seed)
-            self.discriminator = PatchDiscriminator().to(accelerator.device)
+            self.discriminator = UShapedDiscriminator().to(accelerator.device)
+        self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.parameters = list(self.discriminator.parameters())
         self.optimizer = build_optimizer(self.parameters, config.optimizer)
 
@@ -52,7 +74,7 @@ class Adversary:
         loss = self.config.loss
         ramp = min(1.0, step / max(loss.adversarial_ramp_steps, 1))
         self.discriminator.requires_grad_(False)
-        score = self.discriminator(losses.restored).mean()
+        score = self.discriminator(losses.restored[losses.judged]).mean()
         return -loss.adversarial_weight * ramp * losses.one_step_weight * score
 
     def discriminator_loss(self, losses: Losses, *, num_passes: int) -> torch.Tensor:
@@ -62,7 +84,8 @@ class Adversary:
         self.discriminator.requires_grad_(True)
         # it is small, and in float16 its gradients would need a scaler of their own
         with self.accelerator.autocast() if self.config.train.precision == "bf16" else nullcontext():
-            real, fake = self.discriminator(torch.cat([losses.hr, losses.restored.detach()])).chunk(2)
+            both = torch.cat([losses.hr, losses.restored.detach()])[losses.judged]
+            real, fake = self.discriminator(both).chunk(2)
             hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) * losses.one_step_weight
         (hinge / num_passes).backward()
         return hinge

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from xpsr.files import atomic_write
-from xpsr.models import HaarAutoencoder
+from xpsr.models import HaarPackets
 
 __all__ = ["EncodingCache"]
 
@@ -31,7 +31,7 @@ class EncodingCache:
 
     def encode(self, vae: Any, pixels: torch.Tensor) -> DiagonalGaussianDistribution:
         """Returns the distribution of the latents of pixels (B, 3, H, W) in [-1, 1]."""
-        if isinstance(vae, HaarAutoencoder):
+        if isinstance(vae, HaarPackets):
             return vae.encode(pixels).latent_dist
         rows = [
             self._kept(vae, _bytes(row), lambda row=row: vae.encode(row[None]).latent_dist.parameters) for row in pixels

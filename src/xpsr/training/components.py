@@ -15,7 +15,7 @@ from xpsr import checkpoint
 from xpsr.config import LossConfig, ModelConfig, PartsConfig
 from xpsr.config.checks import fault, said
 from xpsr.errors import InputError, MissingDependencyError
-from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet
+from xpsr.models import DeepHaarAutoencoder, HaarAutoencoder, XPSRControlNet, XPSRUNet
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -48,15 +48,19 @@ class Components:
     scheduler: SchedulerMixin
 
     def trainable(self) -> nn.ModuleDict:
-        """Returns the parts with weights, by name; of the autoencoder only a refiner, if it has one."""
+        """Returns the parts with weights, by name; of the autoencoder only `vae_parts`."""
         parts: dict[str, nn.Module] = {
             "unet": self.unet,
             "controlnet": self.controlnet,
             "text_encoder": self.text_encoder,
         }
-        if isinstance(self.vae, HaarAutoencoder):
-            parts["refiner"] = self.vae.refiner
-        return nn.ModuleDict(parts)
+        return nn.ModuleDict(parts | self.vae_parts())
+
+    def vae_parts(self) -> dict[str, nn.Module]:
+        """Returns by name what the mini's autoencoder adds to the exact inverse; of another one, nothing."""
+        if isinstance(self.vae, DeepHaarAutoencoder):
+            return {"vae_decoder": self.vae.decoder}
+        return {"refiner": self.vae.refiner} if isinstance(self.vae, HaarAutoencoder) else {}
 
     def to(self, device: torch.device) -> "Components":
         """Moves the parts in place and returns them."""
@@ -128,8 +132,8 @@ def build_components(config: ModelConfig, pixels: torch.Tensor, *, semantic_fusi
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    vae = HaarAutoencoder.from_pixels(
-        pixels * 2 - 1, refiner_channels=config.refiner_channels, refiner_layers=config.refiner_layers
+    vae = DeepHaarAutoencoder.from_pixels(
+        pixels * 2 - 1, decoder_channels=config.decoder_channels, decoder_layers=config.decoder_layers
     )
     depth, channels = len(config.block_out_channels), vae.latent_channels
     unet = XPSRUNet(
@@ -146,6 +150,9 @@ def build_components(config: ModelConfig, pixels: torch.Tensor, *, semantic_fusi
         conditional_attention_window=config.conditional_attention_window,
     )
     unet.zero_conditional_attentions()
+    if config.is_residual:  # what follows the decoder alone can then only add
+        nn.init.zeros_(unet.conv_out.weight)
+        nn.init.zeros_(unet.conv_out.bias)
     tokenizer = build_tokenizer(config.vocabulary, config.vocabulary_size)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -247,7 +254,7 @@ def without_fusion(components: Components) -> Components:
 def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, *, seed: int) -> None:
     """Sets `requires_grad` of every parameter as `config` says, and adds adapters, drawn from `seed`, where it does.
 
-    What `loss` never looks at is not trained: heads without a term, the refiner without the one step.
+    What `loss` never looks at is not trained: heads without a term, the autoencoder's decoder without the one step.
 
     Raises:
         InputError: a part that this model does not have, or nothing is trained.
@@ -255,9 +262,10 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
     """
     parts = components.trainable()
     chosen = set(config.train)
-    if "refiner" in chosen and "refiner" not in parts:
-        error = fault(config, "train", "names refiner, which this model's autoencoder does not have", "leave it out")
-        raise error.within("parts")
+    for name in {"refiner", "vae_decoder"} & chosen - set(parts):
+        message = f"names {name}, which this model's autoencoder does not have"
+        remedy = next((f"use {other}" for other in components.vae_parts()), "leave it out")
+        raise fault(config, "train", message, remedy).within("parts")
     components.vae.requires_grad_(False)
     for name, part in parts.items():
         part.requires_grad_("everything" in chosen or name in chosen)
@@ -277,8 +285,9 @@ def choose_parts(components: Components, config: PartsConfig, loss: LossConfig, 
         for index, head in enumerate(heads):
             if not loss.degradation_free_weight or index not in used:
                 head.requires_grad_(False)
-    if "refiner" in parts and not loss.one_step_fraction:
-        parts["refiner"].requires_grad_(False)
+    if not loss.one_step_fraction:
+        for part in components.vae_parts().values():
+            part.requires_grad_(False)
     networks: Mapping[str, Any] = {"unet": components.unet, "controlnet": components.controlnet}
     with torch.random.fork_rng(devices=[]):  # adapters are initialised from torch's global generator
         torch.manual_seed(seed)

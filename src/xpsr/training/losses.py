@@ -7,8 +7,10 @@ What is drawn for a row depends on the update's generator and the row's place in
 that batch is cut into passes and processes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +21,10 @@ from xpsr.config import LossConfig
 from xpsr.config.checks import fault
 from xpsr.data import Batch
 from xpsr.errors import TrainingError
-from xpsr.models import predict_original_sample
+from xpsr.models import predict_one_step
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
+from xpsr.training.features import grid_distance
 
 __all__ = ["BatchSlice", "Losses", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
 
@@ -87,6 +90,12 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: f
             return clipped
 
 
+def _window(corner: torch.Tensor, pixels: torch.Tensor, height: int, width: int) -> tuple[Any, ...]:
+    """Returns the index of a window of `pixels` (B, 3, H, W), whose place `corner` (2,) says in shares of the room."""
+    room = zip(corner.tolist(), pixels.shape[-2:], (height, width), strict=True)
+    return (..., *(slice(start := int(c * (whole - side + 1)), start + side) for c, whole, side in room))
+
+
 @dataclass(frozen=True)
 class BatchSlice:
     """Which rows of an update's whole batch a pass sees: `rows` of `total` from `first` on."""
@@ -121,6 +130,7 @@ class Losses:
     terms: dict[str, torch.Tensor] = field(default_factory=dict)
     restored: torch.Tensor | None = None  # (b, 3, S, S), about [0, 1]
     hr: torch.Tensor | None = None
+    judged: tuple[Any, ...] = ()  # the window of both that it looks at
     one_step_weight: float = 1.0  # what a mean over the rows of `restored` counts in a pass
 
     def total(self) -> torch.Tensor:
@@ -136,8 +146,10 @@ class XPSRLoss(nn.Module):
         components: Components,
         config: LossConfig,
         one_step_timestep: int | None,
-        features: nn.Module | None,
+        features: Mapping[str, nn.Module] | None = None,
         cache: EncodingCache | None = None,
+        *,
+        residual: bool = False,
     ):
         super().__init__()
         if config.one_step_fraction and one_step_timestep is None:
@@ -145,7 +157,17 @@ class XPSRLoss(nn.Module):
             raise error.within("loss")
         self.parts = components.trainable()
         self.components, self.config, self.one_step_timestep = components, config, one_step_timestep or 0
-        self._unregistered = [features]  # in a list: frozen, and no part of the state
+        self.residual = residual
+        self._unregistered = [features or {}]  # in a list: frozen, and no part of the state
+        others = itertools.chain(*(part.parameters() for part in (components.unet, components.controlnet)))
+        # a residual of zero need not be computed
+        self.decoder_alone = (
+            residual
+            and config.one_step_fraction == 1
+            and not config.degradation_free_weight
+            and not any(parameter.requires_grad for parameter in others)
+            and not any(parameter.any() for parameter in components.unet.conv_out.parameters())
+        )
         self._cache = cache
         empty = components.tokenizer("", padding="max_length", return_tensors="pt").input_ids
         self.empty_ids: torch.Tensor
@@ -178,6 +200,11 @@ class XPSRLoss(nn.Module):
             stride = 2 ** (len(parts.controlnet.image_encoder.blocks) // 2)
             inner = (..., slice(stride // 2, -stride // 2), slice(stride // 2, -stride // 2))
             hr, condition = hr[inner], condition[inner]
+            batch = replace(batch, teacher=batch.teacher[inner])
+        if self.decoder_alone:
+            with torch.no_grad():
+                latents = self._encode(condition * 2 - 1, generators)
+            return self._one_step(Losses(), latents, hr, batch, corner)
         with torch.no_grad():
             clean = self._encode(hr, generators)
             degraded = self._encode(condition[:one_step] * 2 - 1, generators[:one_step]) if one_step else clean[:0]
@@ -214,43 +241,45 @@ class XPSRLoss(nn.Module):
                     min_snr_gamma=config.min_snr_gamma,
                 )
             losses.terms["diffusion"] = config.diffusion_weight * weight * loss
-        if num_one_step:
-            self._add_one_step(losses, output[:one_step], timesteps[:one_step], sample[:one_step], hr, corner)
-        return losses
+        if not num_one_step:
+            return losses
+        latents = predict_one_step(
+            parts.scheduler, output[:one_step], timesteps[:one_step], sample[:one_step], residual=self.residual
+        )
+        return self._one_step(losses, latents, hr, batch, corner)
 
-    def _add_one_step(
-        self,
-        losses: Losses,
-        output: torch.Tensor,
-        timesteps: torch.Tensor,
-        sample: torch.Tensor,
-        hr: torch.Tensor,
-        corner: torch.Tensor,
-    ) -> None:
-        """Adds the terms of the rows that take the one step; of none of them, terms that are zero."""
-        config, vae, features = self.config, self.components.vae, self._unregistered[0]
-        terms = {"pixel": config.pixel_weight}
-        if features is not None:
-            terms["feature"] = config.feature_weight
-        if not len(output):
-            # the refiner has a gradient all the same, of zeros: other processes wait for it
-            refiner = self.parts["refiner"].parameters() if "refiner" in self.parts else ()
-            nothing = output.sum() + sum(
-                (0 * parameter.sum() for parameter in refiner), torch.zeros((), device=output.device)
-            )
-            losses.terms |= dict.fromkeys(terms, nothing)
-            return
-        latents = predict_original_sample(self.components.scheduler, output, timesteps, sample)
-        restored = vae.decode(latents / vae.config.scaling_factor).sample.float() / 2 + 0.5
-        losses.restored, losses.hr = restored, hr[: len(output)] / 2 + 0.5
-        distances = {"pixel": F.l1_loss(restored, losses.hr)}
-        if features is not None:
-            size = min(config.feature_crop, *hr.shape[-2:])
-            top, left = (int(c * (side - size + 1)) for c, side in zip(corner, hr.shape[-2:], strict=True))
-            window = (..., slice(top, top + size), slice(left, left + size))
-            distances["feature"] = features(restored[window], losses.hr[window])
+    def _one_step(
+        self, losses: Losses, latents: torch.Tensor, hr: torch.Tensor, batch: Batch, corner: torch.Tensor
+    ) -> Losses:
+        """Adds the terms of the first rows, which take the one step to `latents`; of none of them, terms of zero."""
+        config, vae, features, count = self.config, self.components.vae, self._unregistered[0], len(latents)
+        weights = {"pixel": config.pixel_weight}
+        weights |= {"teacher": config.teacher_weight} if config.teacher_weight else {}
+        weights |= {name: config.feature_weights[name] for name in features}
+        weights |= {"grid": config.grid_weight} if config.grid_weight else {}
+        if not count:
+            # the decoder has a gradient all the same, of zeros: other processes wait for it
+            decoder = [p for part in self.components.vae_parts().values() for p in part.parameters()]
+            nothing = latents.sum() + sum((0 * p.sum() for p in decoder), torch.zeros((), device=latents.device))
+            losses.terms |= dict.fromkeys(weights, nothing)
+            return losses
+        restored, hr = vae.decode(latents / vae.config.scaling_factor).sample.float() / 2 + 0.5, hr[:count] / 2 + 0.5
+        distances = {"pixel": F.l1_loss(restored, hr)}
+        if config.teacher_weight:
+            errors = (restored - batch.teacher[:count]).abs().flatten(1).mean(1)
+            distances["teacher"] = (errors * batch.has_teacher[:count]).mean()
+        size = min(config.feature_crop, *hr.shape[-2:])
+        window = _window(corner, restored, size, size)
+        for name, network in features.items():
+            distances[name] = network(restored[window], hr[window])
+        if config.grid_weight:
+            distances["grid"] = grid_distance(restored, hr, period=hr.shape[-1] // latents.shape[-1])
         for name, distance in distances.items():
-            losses.terms[name] = terms[name] * losses.one_step_weight * distance
+            losses.terms[name] = weights[name] * losses.one_step_weight * distance
+        # in every update the adversary's grid lies elsewhere on the latents', or it would bring that one out
+        losses.judged = _window(corner, restored, hr.shape[-2] - 3, hr.shape[-1] - 3)
+        losses.restored, losses.hr = restored, hr
+        return losses
 
     def _degradation_free(
         self, images: list[torch.Tensor], latents: list[torch.Tensor], hr: torch.Tensor, clean: torch.Tensor

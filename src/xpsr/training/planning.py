@@ -16,7 +16,7 @@ from xpsr.config import ModelConfig, TrainRunConfig
 from xpsr.data import Batch
 from xpsr.errors import ModelError
 from xpsr.model_folder import loading, read_config
-from xpsr.models import HaarAutoencoder, XPSRControlNet, XPSRUNet
+from xpsr.models import HAAR_AUTOENCODERS, XPSRControlNet, XPSRUNet
 from xpsr.training.components import (
     Components,
     build_components,
@@ -93,7 +93,7 @@ def plan_run(config: TrainRunConfig) -> str:
     """
     components = meta_components(config)
     choose_parts(components, config.parts, config.effective_loss, seed=0)
-    parts = {**dict(components.trainable()), "vae": components.vae}
+    parts = dict(components.trainable()) | ({} if components.vae_parts() else {"vae": components.vae})
     lines = ["parameters, in millions            all   trained"]
     for name, part in [*parts.items(), ("in all", None)]:
         of_it = itertools.chain(*(p.parameters() for p in parts.values())) if part is None else part.parameters()
@@ -140,10 +140,10 @@ def meta_components(config: TrainRunConfig) -> Components:
         }
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    haar = "latents_mean" in configs["vae"]
-    with loading(Path(model.path or model.base or "")), torch.device("cpu" if haar else "meta"):
+    haar = HAAR_AUTOENCODERS.get(configs["vae"].get("_class_name", ""))
+    with loading(Path(model.path or model.base or "")), torch.device("meta" if haar is None else "cpu"):
         components = Components(
-            vae=(HaarAutoencoder if haar else AutoencoderKL).from_config(configs["vae"]),
+            vae=(haar or AutoencoderKL).from_config(configs["vae"]),
             text_encoder=CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
             tokenizer=_NoTokenizer(configs["text_encoder"].get("max_position_embeddings", 77)),
             unet=XPSRUNet.from_config(configs["unet"]),
@@ -183,8 +183,8 @@ def _measure(config: TrainRunConfig, components: Components) -> tuple[float, flo
     """Returns FLOPs of a pass, forward and backward, and bytes of what it keeps for the backward pass."""
     run, size, scale = config.train, config.data.crop_size, config.data.scale
     timestep = config.model.one_step_timestep or 0
-    # the feature network is small beside the others, and is not on the meta device
-    loss = XPSRLoss(components, config.effective_loss, timestep, None)
+    # feature networks are small beside the others, and not on the meta device
+    loss = XPSRLoss(components, config.effective_loss, timestep, residual=config.model.is_residual)
     device = next(components.unet.parameters()).device
     loss.to(device)
     loss.train()
@@ -200,6 +200,8 @@ def _measure(config: TrainRunConfig, components: Components) -> tuple[float, flo
         quality_ids=ids,
         is_clean=torch.zeros(rows, dtype=torch.bool, device=device),
         indices=torch.zeros(rows, dtype=torch.long, device=device),
+        teacher=torch.zeros(rows, 3, size, size, device=device),
+        has_teacher=torch.zeros(rows, dtype=torch.bool, device=device),
     )
     with FlopCounterMode(display=False) as counter:
         with _saved_bytes(loss) as saved:
@@ -235,10 +237,12 @@ def _memory(config: TrainRunConfig, components: Components) -> dict[str, float]:
         for p in module.parameters()
         if not p.requires_grad
     )
+    if not components.vae_parts():  # which are among the parts
+        frozen += 4 * sum(p.numel() for p in components.vae.parameters())
     moments = 8 if config.optimizer.kind == "adamw" else 2
     return {
         "trained weights": 4.0 * trained,
-        "frozen weights": frozen + 4.0 * sum(p.numel() for p in components.vae.parameters()),
+        "frozen weights": float(frozen),
         "gradients": 4.0 * trained,
         "optimizer": float(moments * trained),
         "averaged weights (EMA)": 4.0 * trained if config.optimizer.ema_decay else 0.0,

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xpsr.config import TrainRunConfig
 from xpsr.devices import torch_dtype
-from xpsr.models import HaarAutoencoder
+from xpsr.models import HaarPackets
 from xpsr.training.adversary import Adversary
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import read, refusal
@@ -47,9 +47,12 @@ class TrainState:
         run, loss = config.train, config.effective_loss
         choose_parts(components, config.parts, loss, seed=run.seed)
         self.fingerprint = fingerprint(config, components)
-        features = FEATURE_NETWORKS[loss.feature_network]().to(accelerator.device) if loss.feature_weight else None
+        features = {name: FEATURE_NETWORKS[name]().to(accelerator.device) for name in loss.feature_weights}
+        for network in features.values():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         cache = None if run.cache_dir is None else EncodingCache(run.cache_dir)
-        self.loss = XPSRLoss(components, loss, config.model.one_step_timestep, features, cache)
+        residual = config.model.is_residual
+        self.loss = XPSRLoss(components, loss, config.model.one_step_timestep, features, cache, residual=residual)
         self.loss.to(accelerator.device)
         self.parts = self.loss.parts
         self.parts.train()
@@ -153,7 +156,7 @@ class TrainState:
         if self.adversary is not None:
             content["discriminator"] = self.adversary.discriminator.state_dict()
             content["discriminator_optimizer"] = self.adversary.optimizer.state_dict()
-        if isinstance(self.components.vae, HaarAutoencoder):
+        if isinstance(self.components.vae, HaarPackets):
             vae = self.components.vae.config
             content["latents"] = {name: list(vae[name]) for name in ("latents_mean", "latents_std")}
         return content
