@@ -113,7 +113,7 @@ def misjudge(told: Levels, probability: float, generator: torch.Generator) -> Le
 def _with_fault(hr: Pixels, fault: str, generator: torch.Generator) -> Pixels:
     """Makes a picture blurry or grainy by intent: what the text does not call a fault is to stay."""
     if fault == "blur":
-        sigma = 2.0 + 3.0 * uniform(generator)  # less is hardly seen after the reduction, and would only soften
+        sigma = 6.0 + 4.0 * uniform(generator)  # less is hardly seen after the reduction, and would only soften
         return cv2.GaussianBlur(hr, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     height, width = hr.shape[:2]
     grain = 1.5 + 2.5 * uniform(generator)  # pixels; finer grain does not survive the reduction

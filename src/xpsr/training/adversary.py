@@ -94,7 +94,7 @@ class Adversary:
         """Moves the discriminator by the gradients of an update, averaged over processes."""
         if self.accelerator.num_processes > 1:
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-            flat = self.accelerator.reduce(torch.cat([g.view(-1) for g in gradients]), "mean")
+            flat = self.accelerator.reduce(torch.cat([g.reshape(-1) for g in gradients]), "mean")
             for parameter, gradient in zip(
                 self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True
             ):
