@@ -27,6 +27,7 @@ from xpsr.training import (
     diffusion_loss,
     train,
 )
+from xpsr.training.adversary import Adversary
 
 
 @pytest.fixture
@@ -196,6 +197,31 @@ def test_no_place_on_a_grid_counts_more_to_the_discriminator_than_another() -> N
     for period in (2, 4, 8):
         by_place = energy.unflatten(0, (-1, period)).unflatten(2, (-1, period)).mean((0, 2))
         assert by_place.max() < 1.5 * by_place.min()
+
+
+class TwoProcesses:
+    """What an adversary asks of accelerate where two processes had the same gradients."""
+
+    num_processes, device = 2, torch.device("cpu")
+
+    def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
+        assert how == "mean"
+        return values.clone()
+
+
+def test_an_adversary_learns_at_its_own_rate_whatever_order_its_gradients_have(photos: Path, tmp_path: Path) -> None:
+    moved = []
+    for rate in (1.0, 4.0):
+        config = replace(run_config(photos, tmp_path), loss=LossConfig(adversarial_weight=0.1, adversary_rate=rate))
+        adversary = Adversary(config, TwoProcesses())  # type: ignore[arg-type]
+        before = [parameter.detach().clone() for parameter in adversary.parameters]
+        for parameter in adversary.parameters:
+            order = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
+            parameter.grad = torch.ones_like(parameter).contiguous(memory_format=order)
+        adversary.update(1e-3)
+        steps = [parameter.detach() - old for parameter, old in zip(adversary.parameters, before, strict=True)]
+        moved.append(torch.cat([step.flatten() for step in steps]).abs().mean())
+    assert moved[1] == pytest.approx(4 * moved[0], rel=0.05)
 
 
 def test_a_run_that_stops_and_goes_on_has_the_losses_and_weights_of_one_that_does_not(

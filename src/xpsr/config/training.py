@@ -98,6 +98,11 @@ class LossConfig(Checked):
         0.0, "Of how much more or less the grid of latents stands out in it than in the clean picture.", _WEIGHT
     )
     adversarial_weight: float = option(0.0, "Of what an adversary makes of the one step's pictures.", _WEIGHT)
+    adversary_rate: float = option(
+        1.0,
+        "The adversary's learning rate over that of the networks.",
+        within(0, 1000, "5, for example", open_at="low"),
+    )
     adversarial_ramp_steps: int = option(
         300,
         "Steps over which adversarial_weight rises from 0.",

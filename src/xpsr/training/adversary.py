@@ -100,5 +100,6 @@ class Adversary:
             ):
                 parameter.grad = gradient.view_as(parameter).clone()
         norm = self.config.optimizer.max_grad_norm
-        optimizer_step(self.optimizer, self.parameters, learning_rate=learning_rate, max_grad_norm=norm)
+        rate = learning_rate * self.config.loss.adversary_rate
+        optimizer_step(self.optimizer, self.parameters, learning_rate=rate, max_grad_norm=norm)
         self.optimizer.zero_grad(set_to_none=True)
