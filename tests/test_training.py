@@ -220,7 +220,7 @@ def test_an_adversary_learns_at_its_own_rate_whatever_order_its_gradients_have(p
             parameter.grad = torch.ones_like(parameter).contiguous(memory_format=order)
         adversary.update(1e-3)
         steps = [parameter.detach() - old for parameter, old in zip(adversary.parameters, before, strict=True)]
-        moved.append(torch.cat([step.flatten() for step in steps]).abs().mean())
+        moved.append(torch.cat([step.flatten() for step in steps]).abs().mean().item())
     assert moved[1] == pytest.approx(4 * moved[0], rel=0.05)
 
 
