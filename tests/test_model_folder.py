@@ -235,6 +235,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "model_index.json",
         "one_step_residual is 'yes', neither true nor false",
     ),
+    "one step only neither true nor false": (
+        edit("model_index.json", one_step_only=1),
+        "model_index.json",
+        "one_step_only is 1, neither true nor false",
+    ),
     "no folder of a part": (lambda folder: shutil.rmtree(folder / "controlnet"), "controlnet", "is missing"),
     "file for a folder": (as_file, "vae", "is a file, not a folder"),
     "no config": (lambda folder: (folder / "vae" / "config.json").unlink(), "vae/config.json", "is missing"),

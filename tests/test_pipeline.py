@@ -387,6 +387,24 @@ def test_a_residual_step_of_a_network_that_says_nothing_is_the_decoder_alone(tin
     assert not XPSRPipeline.from_pretrained(tiny_model).config.one_step_residual  # a folder that says nothing of it
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"num_inference_steps": 8}, "num_inference_steps"),
+        ({"preset": "paper"}, "num_inference_steps"),
+        ({"strength": 0.5}, "strength"),
+    ],
+)
+def test_a_model_of_one_step_refuses_more_with_the_reason(
+    tiny_model: Path, options: dict[str, Any], field: str
+) -> None:
+    pipe = XPSRPipeline.from_pretrained(tiny_model, one_step_only=True)
+    assert pipe.settings().num_inference_steps == 1
+    with pytest.raises(InputError, match="this model has learned") as refused:
+        pipe(noise_picture(8, 8), **options)
+    assert refused.value.field == field
+
+
 def test_shifts_are_the_mean_of_the_picture_on_each_grid(pipe: XPSRPipeline) -> None:
     image = noise_picture(12, 12)
     enlarged = resize(to_picture(image).pixels, (48, 48))

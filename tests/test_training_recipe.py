@@ -1,5 +1,6 @@
 """A run from Python: from a config to a model folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ def test_a_model_that_cannot_be_written_leaves_the_former_one(config: TrainRunCo
     with pytest.raises(TrainingError, match=r"cannot be written: .*; what was there is as it was"):
         export_model(components(seed=1), tmp_path / "model", config)
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(("fraction", "only"), [(1.0, True), (0.75, False)])
+def test_a_model_knows_whether_it_has_learned_the_one_step_alone(
+    config: TrainRunConfig, tmp_path: Path, fraction: float, only: bool
+) -> None:
+    config = replace(config, loss=replace(config.loss, one_step_fraction=fraction))
+    export_model(components(), tmp_path / "model", config)
+    assert json.loads((tmp_path / "model" / "model_index.json").read_text())["one_step_only"] is only
 
 
 def test_a_model_that_does_not_restore_is_put_aside(config: TrainRunConfig, tmp_path: Path) -> None:

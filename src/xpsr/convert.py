@@ -199,6 +199,7 @@ def convert_reference(
             "scheduler": ["diffusers", "DDPMScheduler"],
             "one_step_timestep": None,
             "one_step_residual": False,
+            "one_step_only": False,
             "settings": dataclasses.asdict(PRESETS["default"]),
         }
         _write_json(target / "model_index.json", index)

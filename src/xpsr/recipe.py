@@ -137,8 +137,8 @@ def build_pipeline(components: Components, config: TrainRunConfig) -> XPSRPipeli
     Raises:
         ModelError: settings that no pipeline can have.
     """
-    model = config.model
-    if config.loss.one_step_fraction and config.loss.one_step_start == "noised":
+    model, loss = config.model, config.loss
+    if loss.one_step_fraction and loss.one_step_start == "noised":
         # to a pipeline this is the last of several steps, not its one step, which starts from the picture as it is
         assert model.one_step_timestep is not None
         strength = model.one_step_timestep / components.scheduler.config.num_train_timesteps
@@ -148,6 +148,7 @@ def build_pipeline(components: Components, config: TrainRunConfig) -> XPSRPipeli
         **{f.name: getattr(components, f.name) for f in dataclasses.fields(components)},
         one_step_timestep=model.one_step_timestep,
         one_step_residual=model.is_residual,
+        one_step_only=model.one_step_timestep is not None and loss.one_step_fraction == 1,
         settings=dataclasses.asdict(model.settings),
     )
 

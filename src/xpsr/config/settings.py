@@ -151,6 +151,7 @@ class ModelFacts:
     vae_scale_factor: int
     tile_multiple: int
     has_one_step: bool
+    has_several_steps: bool = True
 
 
 def given_settings(settings: Settings | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -217,6 +218,11 @@ def _faults(settings: Settings, facts: ModelFacts, given: Collection[str]) -> It
     steps, strength, limit = settings.num_inference_steps, settings.strength, facts.num_train_timesteps
     if steps > limit:
         yield "num_inference_steps", f"is more than the {limit} timesteps", f"use 1 to {min(limit, 50)}"
+    if strength > 0 and not facts.has_several_steps:
+        remedy = "use 1, without a preset, which is for larger models"
+        if steps > 1:
+            yield "num_inference_steps", "is more than the one step that this model has learned", remedy
+        yield "strength", "is of diffusion, and this model has learned the one step alone", "use 0, without a preset"
     if strength == 0 and not facts.has_one_step:
         yield "strength", "is the one step, which this model has not learned", "use 1, or another number above 0"
     if strength == 0 and steps > 1:

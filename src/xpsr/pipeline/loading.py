@@ -65,8 +65,9 @@ def check_parts(pipe: "XPSRPipeline", folder: Path) -> None:
     timestep, limit = pipe.config.one_step_timestep, pipe.scheduler.config.num_train_timesteps
     if timestep is not None and not (type(timestep) is int and 0 <= timestep < limit):
         raise damaged(folder / INDEX, f"one_step_timestep is {timestep!r}, neither null nor in [0, {limit - 1}]")
-    if type(residual := pipe.config.one_step_residual) is not bool:
-        raise damaged(folder / INDEX, f"one_step_residual is {residual!r}, neither true nor false")
+    for name in ("one_step_residual", "one_step_only"):
+        if type(value := pipe.config[name]) is not bool:
+            raise damaged(folder / INDEX, f"{name} is {value!r}, neither true nor false")
     try:
         settings = pipe.settings()
     except InputError as error:

@@ -64,8 +64,7 @@ class XPSRPipelineOutput(BaseOutput):
 class XPSRPipeline(DiffusionPipeline):
     """Restores and enlarges photographs.
 
-    `one_step_timestep`, `one_step_residual` and `settings` are the model's own; they are stored in `model_index.json`,
-    so that a model needs no flags.
+    What is no component is the model's own and stored in `model_index.json`, so that a model needs no flags.
 
     Args:
         vae: `AutoencoderKL`, `DeepHaarAutoencoder` or `HaarAutoencoder`.
@@ -75,6 +74,7 @@ class XPSRPipeline(DiffusionPipeline):
         one_step_timestep: what the one step from the LR latents as they are is labelled with; None: not learned.
         settings: fields of `xpsr.Settings` that differ from the preset "default", or a whole one.
         one_step_residual: what the UNet's output is in the one step; see `predict_one_step`.
+        one_step_only: whether the model has learned the one step alone, so that more steps are refused.
 
     Raises:
         ModelError: an unknown setting.
@@ -94,6 +94,7 @@ class XPSRPipeline(DiffusionPipeline):
         one_step_timestep: int | None = None,
         settings: dict | None = None,  # type: ignore[type-arg]  # upstream's loader reads this annotation
         one_step_residual: bool = False,
+        one_step_only: bool = False,
     ):
         super().__init__()
         self.register_modules(
@@ -109,7 +110,10 @@ class XPSRPipeline(DiffusionPipeline):
         except InputError as error:
             raise error.recast(ModelError, source="model_index.json") from error
         self.register_to_config(
-            one_step_timestep=one_step_timestep, one_step_residual=one_step_residual, settings=complete
+            one_step_timestep=one_step_timestep,
+            one_step_residual=one_step_residual,
+            one_step_only=one_step_only,
+            settings=complete,
         )
         self.set_progress_bar_config(leave=False)  # a loop over pictures leaves the screen as it was
 
@@ -327,6 +331,7 @@ class XPSRPipeline(DiffusionPipeline):
             vae_scale_factor=self.vae_scale_factor,
             tile_multiple=self._tile_multiple,
             has_one_step=self.config.one_step_timestep is not None,
+            has_several_steps=not self.config.one_step_only,
         )
         named = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "strength": strength}
         given = {name: value for name, value in named.items() if value is not None}
