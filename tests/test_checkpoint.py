@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from xpsr.convert import load_reference
 from xpsr.errors import InputError, XPSRError
 from xpsr.model_folder import checksums
 from xpsr.models import XPSRControlNet, XPSRUNet
+from xpsr.pipeline import XPSRPipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 AGAIN = "copy or download it again."
@@ -318,6 +320,45 @@ def test_unknown_name_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(InputError) as refused:  # an argument that is wrong, no model that is
         resolve_model(name)
     assert str(refused.value) == f"model={name} is no model; use mini, a folder, or owner/name on the hub."
+
+
+def test_a_model_that_is_no_text_is_told_to_be_a_folder() -> None:
+    with pytest.raises(InputError) as refused:
+        resolve_model(5)  # type: ignore[arg-type]
+    assert str(refused.value) == "model=5 is not a text; name a folder, or mini."
+
+
+def test_the_hub_is_asked_as_the_caller_says_and_for_no_other_variant(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = shutil.copytree(tiny_model, tmp_path / "hub")
+    pipe = XPSRPipeline.from_pretrained(hub)
+    pipe.unet.save_pretrained(hub / "unet", variant="fp16")
+    (hub / "all.safetensors").touch()
+    asked: list[dict[str, Any]] = []
+
+    def download(name: str, *, allow_patterns: list[str], **options: Any) -> str:
+        asked.append(options)
+        for path in hub.rglob("*"):
+            file = path.relative_to(hub).as_posix()
+            if path.is_file() and any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (tmp_path / options["cache_dir"] / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / options["cache_dir"] / file)
+        return str(tmp_path / options["cache_dir"])
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    options = {"token": "secret", "force_download": True, "revision": "v1", "cache_dir": "plain"}
+    XPSRPipeline.from_pretrained("me/private", **options)
+    assert asked == [options]
+    assert {path.name for path in (tmp_path / "plain").rglob("*.safetensors")} == {WEIGHTS, "model.safetensors"}
+    XPSRPipeline.from_pretrained("me/private", variant="fp16", cache_dir="half")
+    found = {path.parent.name: path.name for path in (tmp_path / "half").rglob("*.safetensors")}
+    assert found == {
+        "unet": "diffusion_pytorch_model.fp16.safetensors",
+        "controlnet": WEIGHTS,
+        "vae": WEIGHTS,
+        "text_encoder": "model.safetensors",
+    }
 
 
 def test_checksums_are_of_every_weight_file(ours: Path) -> None:

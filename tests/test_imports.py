@@ -18,6 +18,7 @@ PACKAGE = Path(xpsr.__file__).parent
 ORDER = (
     "errors",
     "files",
+    "caches",
     "jsonl",
     "sources",
     "devices",

@@ -4,8 +4,10 @@ Schedulers are in test_pipeline.py, gradient checkpointing and copies of the net
 """
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -29,11 +31,14 @@ from diffusers.models.attention_processor import (
     FusedAttnProcessor2_0,
     SlicedAttnProcessor,
 )
+from huggingface_hub import ModelCard
 from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr import Prior, XPSRPipeline
+from xpsr.errors import InputError
+from xpsr.model_folder import checksums
 from xpsr.models import WindowAttnProcessor, XPSRControlNet, XPSRUNet
 
 ROOT = Path(__file__).parents[1]
@@ -189,6 +194,50 @@ def test_fp16_variant_is_saved_and_loaded(pipe: XPSRPipeline, expected: np.ndarr
     again = load(tmp_path / "model", variant="fp16")
     assert again.unet.dtype == torch.float32
     assert np.abs(restore(again) - expected).max() < 0.01
+
+
+def test_what_is_uploaded_has_its_checksums(
+    pipe: XPSRPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded: dict[str, str] = {}
+
+    def upload(*, folder_path: str, **options: Any) -> None:
+        uploaded.update(json.loads(Path(folder_path, "checksums.json").read_text()))
+
+    monkeypatch.setattr("diffusers.utils.hub_utils.upload_folder", upload)
+    monkeypatch.setattr(
+        "diffusers.pipelines.pipeline_utils.create_repo", lambda repo_id, **_: SimpleNamespace(repo_id=repo_id)
+    )
+    monkeypatch.setattr(
+        "diffusers.pipelines.pipeline_utils.load_or_create_model_card", lambda *_, **__: ModelCard("---\n---\n")
+    )
+    pipe.save_pretrained(tmp_path / "model")
+    pipe.unet.conv_in.bias.data.add_(1)
+    pipe.save_pretrained(tmp_path / "model", push_to_hub=True)
+    assert uploaded == checksums(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unnet": 3}, "unnet is not an option; did you mean 'unet'?"),
+        ({"xyzzy": 3}, "xyzzy is not an option; leave it out."),
+        (
+            {"quantization_config": object()},
+            "quantization_config is not for a pipeline; quantize a network and give it:"
+            " unet=XPSRUNet.from_pretrained(..., quantization_config=...).",
+        ),
+        ({"proxies": {}}, "proxies are not taken by the hub's library; set the environment variable HTTPS_PROXY."),
+        ({"torch_dtype": "float16"}, "torch_dtype=float16 is no torch.dtype; use torch.float16."),
+        ({"dtype": 16}, "dtype=16 is no torch.dtype; use torch.float32."),
+    ],
+)
+def test_keywords_that_would_be_passed_over_are_refused(
+    options: dict[str, Any], message: str, tiny_model: Path
+) -> None:
+    with pytest.raises(InputError) as refused:
+        load(tiny_model, **options)
+    assert str(refused.value) == message
 
 
 def test_attention_slicing_of_a_pipeline(pipe: XPSRPipeline, expected: np.ndarray) -> None:

@@ -17,9 +17,10 @@ import pytest
 import torch
 from broken_models import break_folder, break_text
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from xpsr import jsonl
-from xpsr.checkpoint import bundled_models
+from xpsr.checkpoint import bundled_models, load_strict
 from xpsr.config import TrainRunConfig, load_config
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import Picture
@@ -378,6 +379,67 @@ def test_what_the_caller_brings_need_not_be_in_the_folder(model: Path) -> None:
     assert pipe.unet is whole.unet
 
 
+@pytest.mark.parametrize("name", ["text_model.embeddings.position_ids", "embeddings.position_ids"])
+def test_positions_of_older_text_encoders_are_no_damage(name: str, model: Path) -> None:
+    pipe = XPSRPipeline.from_pretrained(model)
+    file = "text_encoder/model.safetensors"
+
+    def as_older(state: dict[str, torch.Tensor]) -> None:
+        if name.startswith("text_model."):
+            for key in list(state):
+                state[f"text_model.{key.removeprefix('text_model.')}"] = state.pop(key)
+        state[name] = torch.arange(77)[None]
+
+    edit_weights(file, as_older)(model)
+    encoder = load_strict(CLIPTextModel, model, subfolder="text_encoder")
+    expected = pipe.text_encoder.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in encoder.state_dict().items())
+
+
+def test_files_that_no_tokenizer_reads_are_passed_over(model: Path) -> None:
+    for name in (".gitkeep", "README.md", ".hidden.json"):
+        (model / "tokenizer" / name).touch()
+    XPSRPipeline.from_pretrained(model)
+
+
+# Variants
+
+
+FP16 = "diffusion_pytorch_model.fp16.safetensors"
+
+
+def test_parts_without_the_variant_are_plain(model: Path) -> None:
+    whole = XPSRPipeline.from_pretrained(model)
+    whole.unet.half().save_pretrained(model / "unet", variant="fp16")
+    (model / "unet" / WEIGHTS).unlink()
+    pipe = XPSRPipeline.from_pretrained(model, variant="fp16")
+    assert torch.equal(pipe.unet.conv_in.bias, whole.unet.float().conv_in.bias)
+    assert torch.equal(pipe.controlnet.conv_in.bias, whole.controlnet.conv_in.bias)
+    message = refusal(lambda: XPSRPipeline.from_pretrained(model))
+    remedy = f"give variant='fp16', or rename that to {WEIGHTS}."
+    assert message == f"{model / 'unet' / WEIGHTS}: is missing, but {FP16} is there; {remedy}"
+    message = refusal(lambda: XPSRPipeline.from_pretrained(model, variant="fp61"))
+    assert message == f"{model}: no part of it has files of the variant 'fp61'; leave variant out."
+
+
+@pytest.mark.parametrize("sharded_first", [True, False])
+def test_a_model_saved_over_another_is_the_one_that_is_loaded(sharded_first: bool, model: Path) -> None:
+    pipe = XPSRPipeline.from_pretrained(model)
+    shutil.rmtree(model)
+    sizes: list[dict[str, Any]] = [{"max_shard_size": "20KB"}, {}]
+    first, second = sizes if sharded_first else sizes[::-1]
+    pipe.save_pretrained(model, **first)
+    for network in (pipe.unet, pipe.text_encoder):
+        for parameter in network.parameters():
+            parameter.data.mul_(2)
+    pipe.save_pretrained(model, **second)
+    again = XPSRPipeline.from_pretrained(model)
+    for name in ("unet", "text_encoder"):
+        expected = getattr(pipe, name).state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in getattr(again, name).state_dict().items())
+    assert json.loads((model / "checksums.json").read_text()) == checksums(model)
+
+
 def test_loading_leaves_chance_as_it_is(model: Path) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -403,7 +465,35 @@ def test_changed_weights_are_refused_by_their_checksum(tiny_model: Path, tmp_pat
     (model / "checksums.json").unlink()
     pipe = XPSRPipeline.from_pretrained(model)
     pipe.save_pretrained(model)  # writes them anew
-    verify_checksums(model)
+    verify_checksums(model, model.rglob("*.safetensors"))
+
+
+def test_only_files_that_are_opened_are_compared_with_their_checksums(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    pipe = XPSRPipeline.from_pretrained(model)
+    pipe.save_pretrained(model, variant="fp16")
+    (model / "unet" / WEIGHTS).unlink()
+    (model / "vae" / WEIGHTS).write_bytes(b"damaged, but not read")
+    XPSRPipeline.from_pretrained(model, variant="fp16")
+    (model / "controlnet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    (model / "controlnet" / WEIGHTS).write_bytes(b"damaged, and the caller's is used")
+    XPSRPipeline.from_pretrained(model, variant="fp16", controlnet=pipe.controlnet)
+    (model / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"damaged")
+    assert "is not what checksums.json says" in refusal(
+        lambda: XPSRPipeline.from_pretrained(model, variant="fp16", controlnet=pipe.controlnet)
+    )
+
+
+def test_parts_may_be_links_to_folders(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "vae").rename(tmp_path / "shared")
+    (model / "vae").symlink_to("../shared")
+    XPSRPipeline.from_pretrained(model)
+    assert checksums(model) == checksums(tiny_model)
+    content = bytearray((tmp_path / "shared" / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "shared" / WEIGHTS).write_bytes(content)
+    assert refusal(lambda: XPSRPipeline.from_pretrained(model)).startswith(f"{model / 'vae' / WEIGHTS}: is not what")
 
 
 @pytest.mark.parametrize("content", ["[]", "nonsense", '{"../../etc/passwd": "0"}', '{"unet/config.json": 5}'])

@@ -32,9 +32,11 @@ from xpsr.model_folder import (
     damaged,
     loading,
     read_config,
+    variant_there,
 )
 
 __all__ = [
+    "HUB_OPTIONS",
     "StateDict",
     "bundled_models",
     "controlnet_from_reference",
@@ -50,6 +52,7 @@ __all__ = [
     "try_scheduler",
     "unet_from_reference",
     "unet_to_reference",
+    "weight_patterns",
 ]
 
 Network = TypeVar("Network", bound=ModelMixin)
@@ -111,10 +114,13 @@ def load_strict(
 ) -> Network:
     """Loads as `kind.from_pretrained` does, refusing weights that do not match the config to the last key.
 
+    Where there are none of `variant`, the plain ones are taken.
+
     Raises:
         ModelError: a file is missing or damaged, or keys are missing, unexpected or of another shape (listed).
     """
     folder = Path(source, subfolder)
+    variant = variant_there(kind, folder, variant)
     check_network(kind, folder, variant=variant)
     with loading(folder):
         model, info = kind.from_pretrained(
@@ -142,6 +148,8 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
         remedy = f"{again(folder)}, or give a folder with CLIP's tokenizer"
         raise ModelError(f"{folder}: neither tokenizer.json nor vocab.json there", code="not_found", remedy=remedy)
     for path in sorted(folder.rglob("*")):
+        if path.suffix not in (".jinja", ".json", ".txt") or path.name.startswith("."):
+            continue  # no file that a tokenizer reads
         if path.suffix == ".json" and path.name != "tokenizer_config.json":
             read_config(path)  # libraries count to the largest number of a vocabulary
         elif path.suffix == ".json" or not path.is_dir():
@@ -210,7 +218,12 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
         ModelError: a folder without a model.
     """
     name = os.fspath(name) if isinstance(name, os.PathLike) else name
-    check_argument("model", name, str)
+    try:
+        check_argument("model", name, str)
+    except InputError as error:
+        if error.code == "wrong_type":  # as a text it would be no model either
+            error.remedy = "name a folder, or mini"
+        raise
     bundled = bundled_models()
     if name in bundled:
         return str(bundled[name])
@@ -236,8 +249,14 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
     )
 
 
-def fetch_model(name: str | os.PathLike[str], *, revision: str | None = None, local_files_only: bool = False) -> Path:
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+"""What the hub is asked with, as `huggingface_hub` names it."""
+
+
+def fetch_model(name: str | os.PathLike[str], *, variant: str | None = None, **hub: Any) -> Path:
     """Returns the folder of the model that `resolve_model` finds; one on the hub is brought into the hub's cache first.
+
+    `hub` are `HUB_OPTIONS`.
 
     Raises:
         InputError: there is no such model.
@@ -247,24 +266,32 @@ def fetch_model(name: str | os.PathLike[str], *, revision: str | None = None, lo
     if Path(source).is_dir():
         return Path(source)
     # upstream's own download refuses components whose classes it does not know
-    return download(
-        source,
-        ["*.json", "*.txt", "*/*.safetensors"],  # the components, not a copy of all in one file
-        revision=revision,
-        local_files_only=local_files_only,
-    )
+    patterns = ["*.json", "*.txt", "describer/*.safetensors"]  # the components, not a copy of all in one file
+    folder = download(source, [*patterns, *weight_patterns("*", variant)], **hub)
+    if variant is not None and any(folder.glob(f"*/*.{variant}*.safetensors")):  # parts without it are plain
+        names = {path.parent.name for path in folder.glob("*/config.json")} - {"describer"}
+        plain = sorted(part for part in names if not any(folder.glob(f"{part}/*.{variant}*.safetensors")))
+        if plain:
+            download(source, [pattern for part in plain for pattern in weight_patterns(part)], **hub)
+    return folder
 
 
-def download(name: str, patterns: list[str], *, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """Returns the hub's cache with those files of `owner/name`.
+def weight_patterns(part: str, variant: str | None = None) -> list[str]:
+    """Returns what to ask the hub for to have the weights of a part, without those of other variants."""
+    ends = ("", "-*") if variant is None else (f".{variant}", f".{variant}-*")
+    return [f"{part}/{stem}{end}.safetensors" for stem in ("diffusion_pytorch_model", "model") for end in ends]
+
+
+def download(name: str, patterns: list[str], **hub: Any) -> Path:
+    """Returns the hub's cache with those files of `owner/name`; `hub` are `HUB_OPTIONS`.
 
     Raises:
         ModelError: the hub does not give it, or cannot be reached and the cache lacks it.
     """
     try:
-        folder = snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=patterns)
+        folder = snapshot_download(name, allow_patterns=patterns, **hub)
     except LocalEntryNotFoundError as error:
-        if local_files_only:
+        if hub.get("local_files_only"):
             message, remedy = f"{name}: is not in the hub's cache", "fetch it first, or give a folder"
             raise ModelError(message, code="not_found", remedy=remedy) from error
         message, remedy = f"{name}: the hub cannot be reached", "check the network, or give a folder"

@@ -9,9 +9,8 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from xpsr.caches import digest
 from xpsr.config import suggest
 from xpsr.errors import ModelError, XPSRError, brief
-from xpsr.files import sha256
 from xpsr.models import HAAR_AUTOENCODERS, XPSRControlNet, XPSRUNet
 
 __all__ = [
@@ -37,12 +36,15 @@ __all__ = [
     "check_network",
     "checksums",
     "damaged",
+    "finish_saving",
     "loading",
     "on_meta",
     "read_config",
     "read_index",
     "read_json",
+    "variant_there",
     "verify_checksums",
+    "weight_files",
     "write_checksums",
 ]
 
@@ -72,6 +74,7 @@ _OWN_KEYS = (
 
 # What makes transformers or diffusers fetch, import or quantize at a config's word
 _ACTING_KEYS = ("attn_implementation", "_attn_implementation", "auto_map", "quantization_config")
+_COUNTS = ("num_batches_tracked", "position_ids")  # what networks count with, stored as whole numbers
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 
@@ -190,8 +193,7 @@ def check_network(kind: Any, folder: Path, *, variant: str | None = None) -> Non
     Raises:
         ModelError: a file is missing or damaged, or the config describes a network of another size.
     """
-    if not folder.is_dir():
-        raise damaged(folder, "is a file, not a folder" if folder.is_file() else "is missing", code="not_found")
+    files = weight_files(kind, folder, variant)
     adapter = folder / "adapter_config.json"
     if adapter.exists():  # transformers would load the model that it names
         message, remedy = f"{adapter}: an adapter, not a whole network", "give a model that it was merged into"
@@ -199,7 +201,7 @@ def check_network(kind: Any, folder: Path, *, variant: str | None = None) -> Non
     path = folder / "config.json"
     config = read_config(path)
     tensors: dict[str, int] = {}
-    for file in _weight_files(folder, "model" if kind is CLIPTextModel else "diffusion_pytorch_model", variant):
+    for file in files:
         tensors |= _elements(file)
     if kind in (XPSRUNet, XPSRControlNet, *HAAR_AUTOENCODERS.values()):
         known = inspect.signature(kind).parameters
@@ -219,10 +221,31 @@ def _text_encoder(config: dict[str, Any]) -> CLIPTextModel:
     return CLIPTextModel(CLIPTextConfig.from_dict(config))
 
 
-def _weight_files(folder: Path, stem: str, variant: str | None) -> list[Path]:
-    middle = "" if variant is None else f".{variant}"
-    single, index = folder / f"{stem}{middle}.safetensors", folder / f"{stem}.safetensors.index{middle}.json"
-    if index.is_file():
+def variant_there(kind: Any, folder: Path, variant: str | None) -> str | None:
+    """Returns `variant` if a network's folder has it, or else None: as upstream, its plain files are taken."""
+    return variant if any(path.is_file() for path in _stored(kind, folder, variant)) else None
+
+
+def _stored(kind: Any, folder: Path, variant: str | None) -> tuple[Path, Path]:
+    """Where all of a network's weights are, or the index of its shards."""
+    stem, middle = _stem(kind), "" if variant is None else f".{variant}"
+    return folder / f"{stem}{middle}.safetensors", folder / f"{stem}.safetensors.index{middle}.json"
+
+
+def _stem(kind: Any) -> str:
+    return "model" if kind is CLIPTextModel else "diffusion_pytorch_model"
+
+
+def weight_files(kind: Any, folder: Path, variant: str | None = None) -> list[Path]:
+    """Returns the files that a network in `folder` is loaded from; the one of a variant or a shard may not be there.
+
+    Raises:
+        ModelError: there is no such folder, an index is damaged, or all there is are pickles or other variants.
+    """
+    if not folder.is_dir():
+        raise damaged(folder, "is a file, not a folder" if folder.is_file() else "is missing", code="not_found")
+    single, index = _stored(kind, folder, variant)
+    if index.is_file() and not (kind is CLIPTextModel and single.exists()):  # transformers looks there first
         files = read_json(index).get("weight_map")
         if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
             raise damaged(index, "has no weight_map of tensors to files")
@@ -236,6 +259,13 @@ def _weight_files(folder: Path, stem: str, variant: str | None) -> list[Path]:
         if pickled:
             message, remedy = f"{pickled[0]}: a pickle, which may run code", "get the model as .safetensors"
             raise ModelError(message, code="unknown_format", remedy=remedy)
+        others = [path.name for path in sorted(folder.glob(f"{_stem(kind)}.*.safetensors"))]
+        if variant is None and others:
+            found = others[0].removesuffix(".safetensors").split(".", 1)[1]
+            own, shard = re.subn(r"-\d{5}-of-\d{5}$", "", found)
+            remedy = f"give variant='{own}'" + ("" if shard else f", or rename that to {single.name}")
+            message = f"{single}: is missing, but {others[0]} is there"
+            raise ModelError(message, code="not_found", remedy=remedy)
     return [single]
 
 
@@ -245,7 +275,7 @@ def _elements(path: Path) -> dict[str, int]:
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-            kinds = {part.get_dtype() for part in found.values()}
+            kinds = {part.get_dtype() for name, part in found.items() if name.rpartition(".")[2] not in _COUNTS}
             elements = {name: math.prod(part.get_shape()) for name, part in found.items()}
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -303,18 +333,9 @@ def loading(source: Path) -> Iterator[None]:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every weight file in a model folder, by relative path. A file is read once."""
-    found = {}
-    for path in sorted(folder.rglob("*.safetensors")):
-        if path.is_file():  # no device, pipe or broken link
-            state = path.stat()
-            found[path.relative_to(folder).as_posix()] = _digest(path, state.st_size, state.st_mtime_ns)
-    return found
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, size: int, changed: int) -> str:
-    return sha256(path)
+    """Returns the SHA-256 of every weight file of a model's parts, which may be links, by relative path."""
+    files = sorted(path for path in folder.glob("*/*.safetensors") if path.is_file())  # no device or broken link
+    return {path.relative_to(folder).as_posix(): digest(path) for path in files}
 
 
 def write_checksums(folder: Path) -> None:
@@ -322,25 +343,37 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(json.dumps(checksums(folder), indent=2) + "\n", encoding="utf-8")
 
 
-def verify_checksums(folder: Path, part: str = "") -> None:
-    """Compares a folder's weights, or those of one `part` of it, with its `checksums.json`, if it has one.
+def verify_checksums(folder: Path, files: Iterable[Path]) -> None:
+    """Compares those of a folder's `files` that its `checksums.json` names, if it has one, with what it says of them.
 
     Raises:
-        ModelError: a file differs or is missing.
+        ModelError: a file differs.
     """
     path = folder / CHECKSUMS
     if not path.exists():
         return
-    expected, found = read_json(path), checksums(folder)
-    for file, digest in expected.items():
-        if not file.startswith(part):
-            continue
-        if file not in found:
-            raise damaged(folder / file, f"is missing, and {CHECKSUMS} names it", code="not_found")
-        if found[file] != digest:
-            message = f"{folder / file}: is not what {CHECKSUMS} says: damaged, or changed"
+    expected = read_json(path)
+    if not all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in expected.values()):
+        raise damaged(path, "holds what is no SHA-256")
+    for file in files:
+        named = expected.get(file.relative_to(folder).as_posix())
+        if named is not None and file.is_file() and digest(file) != named:
+            message = f"{file}: is not what {CHECKSUMS} says: damaged, or changed"
             remedy = f"{again(folder)}, or remove {CHECKSUMS} if it was changed on purpose"
             raise ModelError(message, code="damaged", remedy=remedy)
+
+
+def finish_saving(folder: Path) -> None:
+    """Writes the checksums of a model that was saved, perhaps over another.
+
+    Libraries take away shards of before, but neither their index nor a whole file: the older of the two is removed.
+    """
+    for index in folder.glob("*/*.safetensors.index*.json"):
+        stem, middle = re.fullmatch(r"(.*)\.safetensors\.index(.*)\.json", index.name).groups()  # type: ignore[union-attr]
+        single = index.with_name(f"{stem}{middle}.safetensors")
+        if single.is_file():
+            min(single, index, key=lambda path: path.stat().st_mtime_ns).unlink()
+    write_checksums(folder)
 
 
 def damaged(path: Path, problem: str, *, code: str = "damaged") -> ModelError:

@@ -6,7 +6,6 @@ first sample in them is wanted, and kept; `index.json` in the format of WebDatas
 
 import hashlib
 import json
-import os
 import re
 import tarfile
 import time
@@ -25,6 +24,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from xpsr.caches import cache_folder
 from xpsr.config import DataConfig
 from xpsr.data.manifest import INDEX, TEACHER, Texts
 from xpsr.data.pairs import StoredPair, priors_of
@@ -133,8 +133,7 @@ class ShardStore:
     def __init__(self, config: DataConfig):
         self.shards = list_shards(config.shards)
         self.name = f"{config.shards[0]}" + (f" and {len(config.shards) - 1} more" if len(config.shards) > 1 else "")
-        self._cache = config.shard_cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "xpsr", "shards")
-        self._cache = self._cache.expanduser()
+        self._cache = (config.shard_cache or cache_folder("shards")).expanduser()
         self._starts = [0, *accumulate(shard.num_pairs for shard in self.shards)]
         if not len(self):
             raise TrainingError(

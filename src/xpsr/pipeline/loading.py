@@ -7,18 +7,60 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xpsr.checkpoint import load_scheduler, load_strict, load_tokenizer
+from xpsr.checkpoint import HUB_OPTIONS, load_scheduler, load_strict, load_tokenizer
 from xpsr.config import Settings, override
+from xpsr.config.checks import said
+from xpsr.config.names import unknown
 from xpsr.errors import InputError, ModelError
 from xpsr.image import Picture
-from xpsr.model_folder import INDEX, damaged, loading, read_index, verify_checksums
+from xpsr.model_folder import (
+    INDEX,
+    damaged,
+    loading,
+    read_index,
+    variant_there,
+    verify_checksums,
+    weight_files,
+)
 from xpsr.pipeline.latents import decode_latents, encode_pixels
 from xpsr.prior import Prior
 
 if TYPE_CHECKING:
     from xpsr.pipeline.pipeline import XPSRPipeline
 
-__all__ = ["check_parts", "load_parts"]
+__all__ = ["check_keywords", "check_parts", "load_parts", "take_dtype"]
+
+
+# What `DiffusionPipeline.from_pretrained` knows beside a pipeline's own
+_UPSTREAM = (
+    *("custom_pipeline", "custom_revision", "device_map", "disable_mmap", "low_cpu_mem_usage", "max_memory"),
+    *("offload_folder", "offload_state_dict", "trust_remote_code", "use_safetensors"),
+)
+
+
+def check_keywords(keywords: Collection[str], own: Collection[str]) -> None:
+    """Raises `InputError` for a keyword of `from_pretrained` that would be passed over; `own` are the pipeline's."""
+    known = [*own, *HUB_OPTIONS, *_UPSTREAM, "dtype", "variant"]
+    for name in keywords:
+        if name == "quantization_config":
+            remedy = "quantize a network and give it: unet=XPSRUNet.from_pretrained(..., quantization_config=...)"
+            raise InputError("is not for a pipeline", code="unknown_field", field=name, remedy=remedy)
+        if name == "proxies":
+            message, remedy = "are not taken by the hub's library", "set the environment variable HTTPS_PROXY"
+            raise InputError(message, code="unknown_field", field=name, remedy=remedy)
+        if name not in known:
+            raise unknown(name, known)
+
+
+def take_dtype(keywords: dict[str, Any]) -> torch.dtype:
+    """Takes `torch_dtype` or `dtype` out of the keywords of `from_pretrained`; float32 where there is none."""
+    given = [(name, value) for name in ("torch_dtype", "dtype") if (value := keywords.pop(name, None)) is not None]
+    for name, value in given:
+        if not isinstance(value, torch.dtype):
+            named = isinstance(value, str) and isinstance(getattr(torch, value, None), torch.dtype)
+            remedy = f"use torch.{value if named else 'float32'}"
+            raise InputError("is no torch.dtype", code="wrong_type", field=name, value=said(value), remedy=remedy)
+    return given[0][1] if given else torch.float32
 
 
 def load_parts(
@@ -34,7 +76,16 @@ def load_parts(
         override(Settings(), index.get("settings") or {})
     except InputError as error:
         raise error.recast(ModelError, source=str(folder / INDEX)) from error
-    verify_checksums(folder)
+    networks = {
+        name: variant_there(kind, folder / name, variant)
+        for name, kind in classes.items()
+        if name not in (*given, "tokenizer", "scheduler")
+    }
+    if variant is not None and networks and not any(networks.values()):
+        message = f"{folder}: no part of it has files of the variant {variant!r}"
+        raise ModelError(message, code="not_found", remedy="leave variant out")
+    for name, own in networks.items():
+        verify_checksums(folder, weight_files(classes[name], folder / name, own))
     parts: dict[str, Any] = {}
     for name, kind in classes.items():
         if name in given:

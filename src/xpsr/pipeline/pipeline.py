@@ -18,7 +18,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from xpsr.checkpoint import fetch_model
+from xpsr.checkpoint import HUB_OPTIONS, fetch_model
 from xpsr.color import match_color
 from xpsr.config import (
     SCALE,
@@ -34,12 +34,12 @@ from xpsr.config.checks import check_argument, fault, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
-from xpsr.model_folder import write_checksums
+from xpsr.model_folder import finish_saving
 from xpsr.models import Denoiser, XPSRControlNet, XPSRUNet, predict_one_step, start_at
 from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted, one_each, one_generator_each
 from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import Autoencoder, decode_latents, encode_pixels, pixels_per_latent
-from xpsr.pipeline.loading import check_parts, load_parts
+from xpsr.pipeline.loading import check_keywords, check_parts, load_parts, take_dtype
 from xpsr.pipeline.texts import embed_texts
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
@@ -124,31 +124,31 @@ class XPSRPipeline(DiffusionPipeline):
         """Loads a model: `"mini"`, which comes with xpsr, a folder, or a name on the Hugging Face hub.
 
         Everything is loaded as float32 unless `dtype` says otherwise, however it is stored: float16, which halves the
-        files, is unusably slow on a CPU. Other keywords are upstream's (`revision`, components to use instead of the
-        stored ones, …).
+        files, is unusably slow on a CPU. Other keywords are upstream's (`revision`, `token`, components to use instead
+        of the stored ones, …).
 
         Raises:
-            InputError: there is no such model.
+            InputError: there is no such model or keyword.
             ModelError: a file of it is missing, damaged or does not fit the others.
         """
-        folder = fetch_model(
-            pretrained_model_name_or_path,
-            revision=kwargs.pop("revision", None),
-            local_files_only=kwargs.pop("local_files_only", False),
-        )
-        kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or torch.float32
-        parts = load_parts(
-            folder, given=kwargs, pipeline=cls.__name__, dtype=kwargs["dtype"], variant=kwargs.get("variant")
-        )
-        pipe = super().from_pretrained(str(folder), **parts, **kwargs)
+        dtype, variant = take_dtype(kwargs), kwargs.pop("variant", None)
+        check_keywords(kwargs, inspect.signature(cls.__init__).parameters)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        folder = fetch_model(pretrained_model_name_or_path, variant=variant, **hub)
+        parts = load_parts(folder, given=kwargs, pipeline=cls.__name__, dtype=dtype, variant=variant)
+        pipe = super().from_pretrained(str(folder), **parts, **kwargs, dtype=dtype)
         if len(parts) == len(pipe.components):  # what the caller brings is the caller's
             check_parts(pipe, folder)
         return pipe
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As upstream, and writes the digests of the weights, with which they are compared when they are loaded."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        write_checksums(Path(save_directory))
+        super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
+        finish_saving(Path(save_directory))
+
+    def _upload_folder(self, working_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        finish_saving(Path(working_dir))  # upstream uploads before it comes back
+        return super()._upload_folder(working_dir, *args, **kwargs)
 
     @property
     def vae_scale_factor(self) -> int:

@@ -75,7 +75,7 @@ class MiniDescriber:
         self.config = _read_config(folder / "config.json")
         self.revision: str | None = self.config["revision"]
         if folder.name == "describer":  # of a model, which may have checksums
-            verify_checksums(folder.parent, part=f"{folder.name}/")
+            verify_checksums(folder.parent, folder.glob("*.safetensors"))
         self.levels, self.content = LevelsNetwork().eval(), EfficientNetLite0(len(self.config["classes"])).eval()
         for network, file in ((self.levels, "levels"), (self.content, "content")):
             path = folder / f"{file}.safetensors"

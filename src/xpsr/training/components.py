@@ -195,7 +195,8 @@ def build_from_base(config: ModelConfig, *, semantic_fusion: bool = True) -> Com
     assert config.base is not None
     folder = Path(config.base)
     if not folder.is_dir():
-        folder = checkpoint.download(config.base, ["*.json", "*.txt", "*/*.safetensors"])
+        weights = [f for part in ("unet", "vae", "text_encoder") for f in checkpoint.weight_patterns(part)]
+        folder = checkpoint.download(config.base, ["*.json", "*.txt", *weights])
     plain = checkpoint.load_strict(UNet2DConditionModel, folder, subfolder="unet")
     unet = XPSRUNet.from_unet(plain, zero_init=config.zero_init)
     controlnet = XPSRControlNet.from_unet(

@@ -1,0 +1,75 @@
+"""The user's cache folder, and the digests of large files that are kept there. No torch."""
+
+import json
+import logging
+import os
+import re
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from xpsr.errors import InputError
+from xpsr.files import atomic_write, sha256
+
+__all__ = ["cache_folder", "digest"]
+
+logger = logging.getLogger(__name__)
+
+_LARGE = 2**26
+"""Bytes from which on a file's digest is kept: those of smaller files take less than a fifth of a second."""
+_MOST_KEPT = 256
+_MOST_BYTES = 2**20
+
+
+def cache_folder(name: str) -> Path:
+    """Returns the folder, or file, of that name in the user's cache; it may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "xpsr", name).expanduser()
+
+
+def digest(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal; a large one that has not changed is read once and not again.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    state = path.stat()
+    # The last one tells a file that was changed and given its former time
+    return _digest(path, (state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns))
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, state: tuple[int, ...]) -> str:
+    if state[0] < _LARGE:
+        return sha256(path)
+    name = str(path.resolve())
+    try:
+        place = cache_folder("digests.json")
+    except RuntimeError:  # a user without a home
+        return sha256(path)
+    found, *known = _read(place).get(name) or [""]
+    if tuple(known) == state:
+        return str(found)
+    logger.info("Checking %s (%.1f GB).", path, state[0] / 1e9)
+    made = sha256(path)
+    kept = {key: entry for key, entry in _read(place).items() if key != name}
+    kept = {**dict(list(kept.items())[1 - _MOST_KEPT :]), name: [made, *state]}
+    with suppress(OSError, InputError):  # without a cache it is read again next time
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(place) as part:
+            part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return made
+
+
+def _read(place: Path) -> dict[str, list[str | int]]:
+    """The digest, size, times and number of each file, by its path; without what is damaged."""
+    try:
+        with place.open("rb") as file:
+            content = json.loads(file.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, list) and entry and _is_digest(entry[0])}
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
