@@ -1,9 +1,10 @@
 """From a small degraded picture to a large clean one.
 
 `pipeline` is the way through. `conditions` is what the networks look at, `texts` and `latents` are how words and pixels
-become it.
+become it; `arguments` is what a call is given and gives back.
 """
 
-from xpsr.pipeline.pipeline import XPSRPipeline, XPSRPipelineOutput
+from xpsr.pipeline.arguments import XPSRPipelineOutput
+from xpsr.pipeline.pipeline import XPSRPipeline
 
 __all__ = ["XPSRPipeline", "XPSRPipelineOutput"]

@@ -1,20 +1,42 @@
 """What a call is given and gives back: one of each for every picture."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from PIL import Image
 
 from xpsr.config.checks import said
 from xpsr.errors import InputError
 from xpsr.image import Picture, resize, to_pil
+from xpsr.prior import Prior
 
-__all__ = ["OutputType", "PassCallback", "as_output", "counted", "one_each", "one_generator_each"]
+__all__ = [
+    "OutputType",
+    "PassCallback",
+    "StepTensors",
+    "XPSRPipelineOutput",
+    "as_output",
+    "counted",
+    "one_each",
+    "one_generator_each",
+]
 
 OutputType: TypeAlias = Literal["pil", "np", "pt", "latent"]
 PassCallback: TypeAlias = Callable[[int, int], None]
+StepTensors: TypeAlias = tuple[Literal["latents", "noise_pred"], ...]
+
+
+@dataclass
+class XPSRPipelineOutput(BaseOutput):
+    """`images`: one per input, PIL images, or arrays (H, W, C) or tensors (C, H, W) in [0, 1]; C is 4 where there was
+    alpha; or latents (1, C, h, w). `priors`: the texts that were used, one per input."""
+
+    images: list[Any]
+    priors: list[Prior]
 
 
 def one_each(value: Any, count: int, name: str) -> list[Any]:

@@ -8,13 +8,11 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -36,7 +34,16 @@ from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
 from xpsr.model_folder import finish_saving
 from xpsr.models import Denoiser, XPSRControlNet, XPSRUNet, predict_one_step, start_at
-from xpsr.pipeline.arguments import OutputType, PassCallback, as_output, counted, one_each, one_generator_each
+from xpsr.pipeline.arguments import (
+    OutputType,
+    PassCallback,
+    StepTensors,
+    XPSRPipelineOutput,
+    as_output,
+    counted,
+    one_each,
+    one_generator_each,
+)
 from xpsr.pipeline.conditions import Conditions, fit_picture
 from xpsr.pipeline.latents import Autoencoder, decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.loading import check_keywords, check_parts, load_parts, take_dtype
@@ -44,21 +51,12 @@ from xpsr.pipeline.texts import embed_texts
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
 
-__all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
+__all__ = ["XPSRPipeline"]
 
 _KEPT_FEATURES = 2**28
 """Bytes of image features that are kept from step to step; those of larger pictures are computed again."""
 
 StepCallback = Callable[["XPSRPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
-
-
-@dataclass
-class XPSRPipelineOutput(BaseOutput):
-    """`images`: one per input, PIL images, or arrays (H, W, C) or tensors (C, H, W) in [0, 1]; C is 4 where there was
-    alpha; or latents (1, C, h, w). `priors`: the texts that were used, one per input."""
-
-    images: list[Any]
-    priors: list[Prior]
 
 
 class XPSRPipeline(DiffusionPipeline):
@@ -245,6 +243,7 @@ class XPSRPipeline(DiffusionPipeline):
             ("return_dict", return_dict, bool),
             ("latents", latents, torch.Tensor | None),
             ("callback_on_step_end", callback_on_step_end, Callable | None),
+            ("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, StepTensors),
             ("callback_on_pass_end", callback_on_pass_end, Callable | None),
         ):
             check_argument(name, value, kind)
@@ -254,13 +253,7 @@ class XPSRPipeline(DiffusionPipeline):
             resolved = dataclasses.replace(resolved, num_shifts=1)
         if latents is not None and resolved.strength == 0:
             message = "are none of the one step's, which starts from the picture"
-            remedy = "leave them out or take more steps"
-            raise InputError(message, code="conflict", field="latents", remedy=remedy)
-        check_argument(
-            "callback_on_step_end_tensor_inputs",
-            callback_on_step_end_tensor_inputs,
-            tuple[Literal["latents", "noise_pred"], ...],
-        )
+            raise InputError(message, code="conflict", field="latents", remedy="leave them out or take more steps")
 
         def on_step_end(index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
             if callback_on_step_end is None:
