@@ -283,7 +283,7 @@ def damaged_files(folder: Path) -> dict[str, tuple[Path, str]]:
         paths[name] = (folder / name, message)
     (folder / "folder.png").mkdir()
     paths["folder.png"] = (folder / "folder.png", "is a folder, not a picture; name a picture in it.")
-    missing = "cannot be read (No such file or directory); check the path and its permissions."
+    missing = "cannot be read (No such file or directory); check the path."
     paths["missing.png"] = (folder / "missing.png", missing)
     return paths
 
