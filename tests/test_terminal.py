@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from xpsr.cli import main
 from xpsr.cli.progress import PictureBar, counting, picture_bar
@@ -180,6 +181,19 @@ def test_the_bar_stays_beside_a_long_name_and_lines_above_it_are_whole() -> None
     assert f"xpsr: {line}" in shown and shown[-1].endswith("xpsr: after")
     assert bars and all("left" in text and "0:00:00" in text and "restoring 1 of 3 aaa" in text for text in bars)
     assert max(len(text.split("\r")[-1]) for text in bars) <= 80
+
+
+def test_looking_for_what_is_done_is_shown(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(f"{name}.png")
+    Path("outputs").mkdir()
+    Path("outputs/a_x4.png").touch()
+    with terminal() as screen:
+        assert main(["upscale", "a.png", "b.png", "--model", str(tiny_model), "--describer", "none"]) == 1
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search("checking .* 2/2", shown) and "restoring 1 of 1 b.png" in shown
+    assert [line for line in shown.splitlines() if line.startswith("xpsr: a.png: outputs/a_x4.png: is there already, ")]
 
 
 def test_there_is_no_bar_off_terminals_or_if_quiet(capsys: pytest.CaptureFixture[str]) -> None:
