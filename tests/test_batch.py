@@ -48,9 +48,7 @@ def written(job: Job) -> dict[str, Any]:
     return json.loads(job.target.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def test_the_record_tells_of_the_pictures_that_are_there(
-    restorer: Restorer, tiny_model: Path, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_record_tells_of_the_pictures_that_are_there(restorer: Restorer, tiny_model: Path, job: Job) -> None:
     target, recipe = job.target, recipe_of(tiny_model, seed=1)
     assert target is not None
     first = restore_file(restorer, job, lambda _: Prior("a cat"), recipe).record

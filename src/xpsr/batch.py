@@ -198,9 +198,9 @@ def restore_file(
     Args:
         restorer: the model.
         job: the picture; what is at its target is replaced.
-        seen: what `look` saw at its target; nothing else is replaced. None: whatever is there is.
         prior_of: tells the prior of a picture, by its path if it has one.
         recipe: how it is restored.
+        seen: what `look` saw at the target; nothing else is replaced. None: whatever is there is.
         progress: is told after every tile of every step how many passes of how many are done.
 
     Raises:

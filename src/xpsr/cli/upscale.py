@@ -238,7 +238,7 @@ def _output(named: str, inputs: Sequence[str]) -> tuple[Path | None, bool]:
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
         raise InputError(f"-o {named} is for one picture; name a folder with -o for several.")
     if named == "-":
-        if sys.stdout.name == os.devnull:  # `mend_streams` did so
+        if getattr(sys.stdout, "name", None) == os.devnull:  # `mend_streams` did so
             raise InputError("-o - has no standard output, which is closed; add > FILE.png, or name it with -o.")
         if sys.stdout.isatty():
             raise InputError("-o - would show a picture's bytes on the terminal; add > FILE.png, or name it with -o.")
