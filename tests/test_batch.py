@@ -1,6 +1,8 @@
 """From a picture file to a picture file with its record, and what is there already."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from xpsr import Prior, Restorer
-from xpsr.batch import Recipe, restore_file, what_to_do
+from xpsr.batch import Recipe, look, restore_file, what_to_do
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import sha256, write_text
@@ -46,30 +48,99 @@ def written(job: Job) -> dict[str, Any]:
     return json.loads(job.target.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def test_the_record_comes_last_and_tells_of_the_pictures_that_are_there(
-    restorer: Restorer, tiny_model: Path, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths, target, recipe = [], job.target, recipe_of(tiny_model, seed=1)
+def test_the_record_tells_of_the_pictures_that_are_there(restorer: Restorer, tiny_model: Path, job: Job) -> None:
+    target, recipe = job.target, recipe_of(tiny_model, seed=1)
     assert target is not None
-
-    def look(path: Path, text: str) -> None:
-        record: dict[str, Any] = json.loads(text)
-        assert record["output_sha256"] == sha256(target) and record["input_sha256"] == sha256(job.source.path)
-        paths.append(path)
-        write_text(path, text)
-
-    monkeypatch.setattr("xpsr.batch.write_text", look)
     first = restore_file(restorer, job, lambda _: Prior("a cat"), recipe).record
+    assert first["output_sha256"] == sha256(target) and first["input_sha256"] == sha256(job.source.path)
     second = restore_file(restorer, job, lambda _: Prior("a dog"), recipe).record
-    assert paths == [target.with_suffix(".json")] * 2
-    assert first["output_sha256"] != second["output_sha256"]
+    assert first["output_sha256"] != second["output_sha256"] == sha256(target)
     assert written(job) == second and second["input"] == "../a.png"
 
 
-def test_a_picture_whose_record_cannot_be_written_does_not_stay(
+@pytest.mark.parametrize("is_first", [True, False])
+def test_wherever_a_run_is_killed_the_next_one_goes_on(
+    restorer: Restorer, tiny_model: Path, job: Job, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    target, recipe, states = job.target, recipe_of(tiny_model, content="a dog"), []
+    assert target is not None
+    if not is_first:
+        restore_file(restorer, job, lambda _: Prior("a cat"), recipe_of(tiny_model))
+    link, replace = os.link, Path.replace
+
+    def state() -> str:
+        return what_to_do(job, recipe, lambda *_: None)
+
+    def observed(move: Any) -> Any:
+        def observe(part: Path, path: Path) -> None:
+            states.append(state())
+            move(part, path)
+            states.append(state())
+
+        return observe
+
+    monkeypatch.setattr(os, "link", observed(link))
+    monkeypatch.setattr(Path, "replace", observed(replace))
+    restore_file(restorer, job, lambda _: Prior("a dog"), recipe, seen=look(target))
+    monkeypatch.undo()
+    restored, done = ["restore"] * 3, ["is_done"]
+    assert states == restored + (done if is_first else done * 3) and state() == "is_done"
+    assert "replaces" not in written(job)
+    if not is_first:  # what was replaced long ago is not ours to replace once more
+        save_noise(target, 5)
+        with pytest.raises(InputError, match="has been changed since xpsr made it"):
+            state()
+
+
+def test_what_came_while_a_picture_was_restored_is_not_replaced(
     restorer: Restorer, tiny_model: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> None:
+    target, recipe = job.target, recipe_of(tiny_model)
+    assert target is not None
+    sidecar, seen = target.with_suffix(".json"), look(target)
+
+    def restore() -> None:
+        restore_file(restorer, job, lambda _: Prior(), recipe, seen=seen)
+
+    for path in (target, sidecar):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+        with pytest.raises(InputError, match=r"b\.png: came there, or was changed, while the picture was") as caught:
+            restore()
+        assert caught.value.code == "exists" and path.read_text() == "mine" and len(list(target.parent.iterdir())) == 1
+        path.unlink()
+
+    # in the last moment
+    def come(path: Path, text: str, **options: Any) -> None:
+        write_text(path, text, **options)
+        target.write_text("mine")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xpsr.batch.write_text", come)
+        with pytest.raises(InputError, match=r"b\.png: is there already") as caught:
+            restore()
+    assert caught.value.code == "exists" and target.read_text() == "mine" and not sidecar.exists()
+    target.unlink()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)  # as on FAT
+    restore()
+    assert written(job)["output_sha256"] == sha256(target) and len(list(target.parent.iterdir())) == 2
+    seen = look(target)
+    save_noise(target, 7)
+    with pytest.raises(InputError, match="came there, or was changed"):
+        restore()
+    seen = None
+    restore()
+    assert what_to_do(job, recipe, lambda *_: None) == "is_done"
+
+
+def test_a_record_that_cannot_be_written_leaves_what_was_there(
+    restorer: Restorer, tiny_model: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise InputError("b.json: cannot be written", code="disk_full")
 
     recipe = recipe_of(tiny_model, seed=1)
@@ -78,9 +149,8 @@ def test_a_picture_whose_record_cannot_be_written_does_not_stay(
     monkeypatch.setattr("xpsr.batch.write_text", refuse)
     with pytest.raises(InputError, match="cannot be written"):
         restore_file(restorer, job, lambda _: Prior("a dog"), recipe)
-    # the record of before is there still; it tells the hash of a picture that is not
-    assert job.target and not job.target.exists() and written(job) == before
-    assert what_to_do(job, recipe, lambda *_: None) == "restore"
+    assert job.target and sha256(job.target) == before["output_sha256"] and written(job) == before
+    assert len(list(job.target.parent.iterdir())) == 2
 
 
 def test_the_record_tells_of_the_picture_that_was_read(restorer: Restorer, tiny_model: Path, job: Job) -> None:
@@ -105,7 +175,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
     if blocked == "b.png":
         record.write_text("former")
     before = {path.name: path.is_file() and path.read_text() for path in folder.iterdir()}
-    with pytest.raises(InputError, match=f"{blocked}: cannot be written"):
+    with pytest.raises(InputError, match=f"{blocked}: is a folder; move it"):
         restore_file(restorer, job, lambda _: Prior(), recipe_of(tiny_model))
     assert {path.name: path.is_file() and path.read_text() for path in folder.iterdir()} == before
 
@@ -182,6 +252,8 @@ def test_what_is_no_result_is_refused_whatever_it_is(tiny_model: Path, job: Job)
         record.write_text(text)
         with pytest.raises(InputError, match=r"b\.json: is there already, and nothing beside it says"):
             what_to_do(job, recipe_of(tiny_model), lambda *_: None)
+        with pytest.raises(InputError, match=r"b\.json: is there already"):  # nothing to skip, nor to replace
+            what_to_do(job, recipe_of(tiny_model, on_existing="skip"), lambda *_: None)
     record.unlink()
     target.symlink_to("nowhere.png")  # of which the target may come
     with pytest.raises(InputError, match=r"b\.png: is there already"):

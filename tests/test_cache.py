@@ -424,6 +424,11 @@ def test_a_model_looks_ahead_and_is_released(photos: list[Path], tmp_path: Path)
         prior_of(bad)
     assert model.asked == asked
     assert prior_of(photos[5]).content == "parrot sees 5.png"  # a picture that nobody spoke of is asked about now
+    prior_of = PriorLookup(model)
+    prior_of.describe_ahead([*photos[:1], bad], None)  # nothing is kept
+    asked, model.is_loaded = model.asked, True
+    assert prior_of(photos[0]).content == "parrot sees 0.png" and model.asked == asked and len(file.read()) == 3
+    assert prior_of.known(None)(photos[0], sha256(photos[0])) is None
 
 
 def test_a_prior_is_known_where_nobody_need_look(photos: list[Path], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from xpsr.cli import main
 from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype
 from xpsr.errors import InputError
 from xpsr.files import sha256
-from xpsr.image import MAX_PIXELS
+from xpsr.image import MAX_PIXELS, read_image
 from xpsr.model_folder import checksums
 
 ROOT = Path(__file__).parents[1]
@@ -314,7 +314,7 @@ def test_failures_are_json_lines_too(upscale: Run) -> None:
         "status": "failed",
         "error": result.err[0].removeprefix("xpsr: "),
         "code": "not_found",
-        "remedy": "check the path and its permissions",
+        "remedy": "check the path",
     }
     named = {"input": "a.png", "output": str(Path("outputs", "a_x4.png")), "status": "restored"}
     assert success == {**read_json("outputs/a_x4.json"), **named}
@@ -370,7 +370,7 @@ def test_output_that_is_a_file_is_refused(upscale: Run) -> None:
 
 def test_interrupt_ends_without_traceback_or_half_a_picture(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     save_photo("a.png")
-    monkeypatch.setattr("xpsr.batch.write_text", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("xpsr.batch.write_text", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     # started in the background, a shell's child ignores Ctrl-C, and Python leaves it at that
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -632,7 +632,7 @@ def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
     assert result.err == [
         "xpsr: album: passed over: 1 file (d.ico; convert to PNG or TIFF to have them), 1 folder (deep; add --recursive"
         " to search them).",
-        "xpsr: album/gone.jpg: cannot be read (No such file or directory); check the path and its permissions.",
+        "xpsr: album/gone.jpg: cannot be read (No such file or directory); check the path.",
     ]
     Path("album/gone.jpg").unlink()
     assert upscale("album", "-o", "album/outputs", "-r").code == 0
@@ -641,7 +641,7 @@ def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
 
 
 def test_a_full_disk_ends_the_run(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, _: str) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
         raise InputError(f"{path}: cannot be written", code="disk_full", remedy="free space")
 
     for name in "abcd":
@@ -655,6 +655,35 @@ def test_a_full_disk_ends_the_run(upscale: Run, monkeypatch: pytest.MonkeyPatch)
         "xpsr: 2 more pictures were not tried.",
         "xpsr: 1 of 4 pictures were done already; --on-existing overwrite makes them again.",
     ]
+    told = [json.loads(line) for line in upscale("a.png", "b.png", "c.png", "d.png", "--json").out]
+    assert [(one["input"], one["status"]) for one in told] == [
+        ("a.png", "done"),
+        ("b.png", "failed"),
+        ("c.png", "not_tried"),
+        ("d.png", "not_tried"),
+    ]
+
+
+def test_what_comes_to_a_place_while_others_are_restored_is_not_replaced(
+    upscale: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo("a.png"), save_photo("b.png")
+
+    def come(path: Path) -> Any:
+        if path.name == "b.png":
+            Path("outputs/b_x4.png").write_text("mine")
+        return read_image(path)
+
+    monkeypatch.setattr("xpsr.batch.read_image", come)
+    result = upscale("a.png", "b.png")
+    assert result.code == 1 and len(result.out) == 1
+    assert result.err == [
+        "xpsr: b.png: outputs/b_x4.png: came there, or was changed, while the picture was restored; move it, choose"
+        " another place with -o, or add --on-existing overwrite."
+    ]
+    assert Path("outputs/b_x4.png").read_text() == "mine" and files() == ["a_x4.json", "a_x4.png", "b_x4.png"]
+    Path("outputs/b_x4.png").unlink()
+    assert upscale("a.png", "b.png", "--on-existing", "overwrite").code == 0
 
 
 def test_a_name_too_long_is_told_before_the_work(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -719,7 +748,10 @@ def test_a_picture_comes_and_goes_through_pipes(
     assert code == 0 and sidecar["input"] == "-" and sidecar["input_sha256"] == sha256(Path("a.png"))
     assert run()[0] == 0 and run("--scale", "4")[1] == b""  # done
     other = run(stdin=save_photo("b.png", seed=1).read_bytes())
-    assert other[0] == 1 and b"-: outputs/stdin_x4.png: is the result of another picture" in other[2]
+    assert other[0] == 1 and (
+        b"-: outputs/stdin_x4.png: is the result of another standard input; name the result with -o FILE.png, or"
+        in other[2]
+    )
     broken = run("-o", "-", stdin=content[:60])
     assert (broken[:2]) == (1, b"") and broken[2].startswith(b"xpsr: -: is truncated")
     Path("priors.jsonl").write_text('{"image": "a.png", "content": "x", "quality": "y"}')

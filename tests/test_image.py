@@ -283,7 +283,7 @@ def damaged_files(folder: Path) -> dict[str, tuple[Path, str]]:
         paths[name] = (folder / name, message)
     (folder / "folder.png").mkdir()
     paths["folder.png"] = (folder / "folder.png", "is a folder, not a picture; name a picture in it.")
-    missing = "cannot be read (No such file or directory); check the path and its permissions."
+    missing = "cannot be read (No such file or directory); check the path."
     paths["missing.png"] = (folder / "missing.png", missing)
     return paths
 
@@ -515,16 +515,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, fai
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(_: Image.Image, path: Path, *__: object) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no limit on the size of files")
+@pytest.mark.parametrize("suffix", sorted(WRITTEN_SUFFIXES))
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+    import resource
 
-    monkeypatch.setattr(Image.Image, "save", fill)
-    with pytest.raises(InputError) as caught:
-        write_image(tmp_path / "out.png", Image.new("RGB", (4, 4)))
-    message = "cannot be written (No space left on device); free space or choose another disk."
-    assert str(caught.value) == f"{tmp_path / 'out.png'}: {message}"
+    path, image = tmp_path / f"out{suffix}", Image.fromarray(noise(64, 64))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InputError) as caught:
+            write_image(path, image)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = "cannot be written (File too large); free space or choose another disk."
+    assert (str(caught.value), caught.value.code) == (f"{path}: {message}", "disk_full")
     assert not list(tmp_path.iterdir())
 
 

@@ -474,6 +474,11 @@ def test_upscale_asks_the_questions_of_its_preset_and_keeps_the_answers(
     assert asked == [question for preset in presets for question in (preset.content, preset.quality)]
     assert len(PriorFile(Path("outputs/priors.jsonl")).read()) == 2
     assert json.loads(Path("outputs/a_x2.json").read_text())["prior"]["content"] == "a red panda"
+    Path("priors.jsonl").write_text("mine\n")
+    for _ in range(2):  # the second time it is done
+        assert main([*options, "--describer", f"{server.url}#a-model", "-o", "b.png"]) == 0
+    assert json.loads(Path("b.json").read_text())["prior"]["content"] == "a red panda"
+    assert len(server.requests) == 6 and Path("priors.jsonl").read_text() == "mine\n"
 
 
 def test_one_failure_ends_the_others_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def test_a_folder_gives_its_pictures_and_tells_the_rest() -> None:
     assert found("f/deep", "f/out") == (["f/deep/i.png", "f/out/j.png"], [])
 
 
+def test_pipes_and_devices_in_a_folder_are_told_and_not_opened() -> None:
+    touch("f/a.png")
+    os.mkfifo("f/b.png")
+    Path("f/c.png").symlink_to(Path("f/b.png").absolute())
+    Path("f/d.png").symlink_to("/dev/zero")
+    Path("f/e.png").symlink_to("nowhere.png")
+    Path("f/g.png").symlink_to("a.png")
+    special = "3 special files (b.png, c.png, d.png; name them to read them)"
+    assert found("f") == (["f/a.png", "f/e.png", "f/g.png"], [f"f: passed over: {special}."])
+
+
 def test_results_keep_the_folders_below_those_that_were_named() -> None:
     touch("f/a.png", "f/deep/er/i.png", "g/b.png")
     images = find_sources(["f", "g/b.png"], recursive=True, on_error=print, on_note=print)
@@ -81,7 +93,7 @@ def test_a_folder_without_pictures_says_what_it_has() -> None:
         "empty: holds no pictures; name a folder with .jpg, .png or other pictures.",
         "deep: holds no pictures; passed over: 1 folder (er; add --recursive to search them).",
         "done: holds no pictures; passed over: 1 result of xpsr (a_x4.png; name them to restore them again).",
-        "gone: cannot be read (No such file or directory); check the path and its permissions.",
+        "gone: cannot be read (No such file or directory); check the path.",
     ]
     with pytest.raises(InputError, match="an empty name is no picture"):
         found("empty", "")
@@ -142,6 +154,15 @@ def test_what_can_be_read_but_once_is_read_whole_within_a_limit(monkeypatch: pyt
     assert (image.content, told) == (b"12345678", []) and len(image.sha256()) == 64
     (job,) = name_jobs([image, Source(path=Path("-"), content=b"")], Path("out"), scale=4, on_error=print)[1:]
     assert job.target == Path("out", "stdin_x4.png")
+    Path("file.png").write_bytes(b"file")
+    for place in (Path("/dev/shm"), Path("/tmp")):  # only what a process has open is like a pipe
+        if place.is_dir() and os.access(place, os.W_OK):
+            with tempfile.NamedTemporaryFile(dir=place, suffix=".png") as file:
+                assert [source.content for source in find_sources([file.name], on_error=print, on_note=print)] == [None]
+    with Path("file.png").open("rb") as file:
+        for place in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+            (image,) = find_sources([f"{place}/{file.fileno()}"], on_error=print, on_note=print)
+            assert image.content == b"file" and not file.seek(0)
     images, told = read(b"1", piped=False)
     assert images == [] and told[0].endswith(": can be read but once; save it in a file and name that.")
     monkeypatch.setattr(sources, "_MAX_PIPED", 7)

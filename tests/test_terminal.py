@@ -1,19 +1,33 @@
 """What commands show on a terminal, and what they keep off it."""
 
+import errno
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from xpsr.cli import main
-from xpsr.cli.progress import PictureBar, picture_bar
-from xpsr.cli.terminal import command_context, complain, counting, loading, print_traceback, sayings
+from xpsr.cli.progress import PictureBar, counting, picture_bar
+from xpsr.cli.terminal import (
+    answer,
+    command_context,
+    complain,
+    explain_of,
+    loading,
+    mend_streams,
+    print_traceback,
+    sayings,
+)
 from xpsr.errors import printable
+from xpsr.files import refusal
 
 
 class Screen(io.StringIO):
@@ -24,15 +38,15 @@ class Screen(io.StringIO):
 
 
 @contextmanager
-def terminal() -> Iterator[Screen]:
-    """A terminal 100 letters wide in the place of stderr; in a test's body, since pytest sets stderr before it."""
+def terminal(width: int = 100) -> Iterator[Screen]:
+    """A terminal in the place of stderr; in a test's body, since pytest sets stderr before it."""
     with pytest.MonkeyPatch.context() as patch:
         screen = Screen()
         patch.setattr(sys, "stderr", screen)
         for name in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
             patch.delenv(name, raising=False)
         patch.setenv("TERM", "xterm")
-        patch.setenv("COLUMNS", "100")
+        patch.setenv("COLUMNS", str(width))
         yield screen
 
 
@@ -69,6 +83,39 @@ def test_nothing_reaches_the_terminal_raw() -> None:
 def test_an_unknown_command_is_told_without_its_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["up\x1b[2J"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_name_is_told_once_whatever_it_holds() -> None:
+    path = Path("a\x1b[2J  b\n.png")
+    error = refusal(path, "cannot be read", FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    said = "a\\x1b[2J b\\n.png: cannot be read (No such file or directory); check the path."
+    assert explain_of(path, error) == said
+    assert explain_of(Path("c"), error) == f"c: {said}" and explain_of(Path("a"), error) == f"a: {said}"
+
+
+# Streams
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_any_name_can_be_printed(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    mend_streams()
+    answer("猫\udce9.png")
+    assert stream.buffer.getvalue() == (
+        "猫".encode() + b"\xe9.png\n" if encoding == "utf-8" else b"\\u732b\\udce9.png\n"
+    )  # type: ignore[attr-defined]
+
+
+def test_a_stream_that_is_closed_takes_all_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("stdout", "stderr"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, name, None)
+            assert main(["upscale", "gone.png"]) == 1 and main(["doctor", "--nothing"]) == 2
+            if name == "stdout":
+                assert main(["upscale", "gone.png", "-o", "-"]) == 2
+            getattr(sys, name).close()
 
 
 # Loading
@@ -119,6 +166,34 @@ def test_the_bar_tells_pictures_and_time_and_leaves_nothing() -> None:
     text = screen.getvalue()
     assert "restoring 1 of 3 a[red]\\x1b[2J.png" in text and "left" in text and "0:00:00" in text
     assert text.endswith("\x1b[2K")  # the last thing is that its line is wiped
+
+
+def test_the_bar_stays_beside_a_long_name_and_lines_above_it_are_whole() -> None:
+    line = "outputs/" + "b" * 90 + "[red].png  4096 x 4096  :cat: 12.5 s"
+    with terminal(width=80) as screen:
+        with picture_bar(3) as bar:
+            bar.start("a" * 200 + ".png")
+            complain(line)
+            bar.passed(1, 2)
+        complain("after")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines()
+    bars = [text for text in shown if "restoring" in text]
+    assert f"xpsr: {line}" in shown and shown[-1].endswith("xpsr: after")
+    assert bars and all("left" in text and "0:00:00" in text and "restoring 1 of 3 aaa" in text for text in bars)
+    assert max(len(text.split("\r")[-1]) for text in bars) <= 80
+
+
+def test_looking_for_what_is_done_is_shown(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(f"{name}.png")
+    Path("outputs").mkdir()
+    Path("outputs/a_x4.png").touch()
+    with terminal() as screen:
+        assert main(["upscale", "a.png", "b.png", "--model", str(tiny_model), "--describer", "none"]) == 1
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search("checking .* 2/2", shown) and "restoring 1 of 1 b.png" in shown
+    assert [line for line in shown.splitlines() if line.startswith("xpsr: a.png: outputs/a_x4.png: is there already, ")]
 
 
 def test_there_is_no_bar_off_terminals_or_if_quiet(capsys: pytest.CaptureFixture[str]) -> None:

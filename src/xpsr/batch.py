@@ -1,9 +1,11 @@
 """Pictures on disk to pictures on disk, each with a record beside it of how it came about."""
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +13,17 @@ from typing import Any, Literal
 
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
-from xpsr.files import path_key, real_path, refusal, sha256, write_text
-from xpsr.image import ImageLike, decode_image, read_image, write_image
+from xpsr.files import atomic_write, path_key, real_path, refusal, sha256, write_text
+from xpsr.image import ImageLike, decode_image, image_bytes, read_image
 from xpsr.model_folder import checksums
 from xpsr.prior import Prior
 from xpsr.restore import Restored, Restorer
 from xpsr.sources import Job, read_sidecar
 
-__all__ = ["Recipe", "restore_file", "what_to_do"]
+__all__ = ["Recipe", "Seen", "look", "restore_file", "what_to_do"]
+
+Seen = tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+"""Which files a result and its record were when somebody looked; None: there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +106,11 @@ def what_to_do(
     if target is None:
         return "restore"
     there = [path for path in (target, target.with_suffix(".json")) if _exists(path)]
-    for path in there:
-        if path.is_dir():
-            message, remedy = f"{path}: is a folder", "move it, or choose another place with -o"
-            raise InputError(message, code="conflict", remedy=remedy)
+    _refuse_folders(there)
     record = read_sidecar(target)
     if not there or (record is not None and target not in there):  # a record without its picture is of no use
         return "restore"
-    if mode == "skip":
+    if mode == "skip" and target in there:
         return "is_there"
     if mode == "overwrite":
         return "restore"
@@ -116,17 +118,48 @@ def what_to_do(
         raise _occupied(there[0], "is there already")
     if record is None:
         raise _occupied(there[0], "is there already, and nothing beside it says that xpsr made it of this picture")
-    if record["output_sha256"] != sha256(target):
+    there_sha256 = sha256(target)
+    if not _is_own(there_sha256, record):
         raise _occupied(target, "has been changed since xpsr made it")
     source = job.source
     digest = source.sha256()
     same = record["input_sha256"] == digest
-    if same and recipe.has_made(record, known(source.path, digest)):
+    is_whole = record["output_sha256"] == there_sha256
+    if same and is_whole and recipe.has_made(record, known(source.path, digest)):
         return "is_done"
     origin = target.parent / record["input"]
     if same or (source.content is None and path_key(origin) == path_key(source.path)):
         return "restore"
+    if record["input"] == "-":
+        remedy = "name the result with -o FILE.png, or add --on-existing overwrite"
+        message = f"{target}: is the result of another standard input"
+        raise InputError(message, code="exists", remedy=remedy)
     raise _occupied(target, f"is the result of another picture, {record['input']}")
+
+
+def look(target: Path) -> Seen:
+    """Returns what tells whether the files of a result are still those that they were, or absent still."""
+    return _identity(target), _identity(target.with_suffix(".json"))
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _is_own(digest: str, record: dict[str, Any]) -> bool:
+    """Returns whether a picture of that SHA-256 is the one of the record, or the result that it was to replace."""
+    return digest in (record["output_sha256"], record.get("replaces"))
+
+
+def _refuse_folders(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            message, remedy = f"{path}: is a folder", "move it, or choose another place with -o"
+            raise InputError(message, code="conflict", remedy=remedy)
 
 
 def _exists(path: Path) -> bool:
@@ -154,22 +187,25 @@ def restore_file(
     prior_of: Callable[[ImageLike], Prior],
     recipe: Recipe,
     *,
+    seen: Seen | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Restored:
     """Restores a picture into its target, and writes beside that, as JSON, the record that is returned.
 
-    The record comes last and holds the SHA-256 of both pictures, so that it never tells of another than is there. It
-    calls the input by its path from the record's own folder. Without a target nothing is written.
+    The record holds the SHA-256 of both pictures, so that it never passes for that of another. It calls the input by
+    its path from the record's own folder. Without a target nothing is written.
 
     Args:
         restorer: the model.
         job: the picture; what is at its target is replaced.
         prior_of: tells the prior of a picture, by its path if it has one.
         recipe: how it is restored.
+        seen: what `look` saw at the target; nothing else is replaced. None: whatever is there is.
         progress: is told after every tile of every step how many passes of how many are done.
 
     Raises:
-        InputError: the picture cannot be read, the result would be too large, or the target cannot be written.
+        InputError: the picture cannot be read, the result would be too large, the target cannot be written or has
+            another file than was seen.
     """
     source, config, named = job.source, recipe.config, str(job.source.path)
     if job.target is not None and source.content is None:
@@ -197,22 +233,49 @@ def restore_file(
         job.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refusal(job.target.parent, "cannot be made a folder", error) from error
-    write_image(job.target, restored.picture)
-    try:
-        record = {
-            "input": named,
-            "input_sha256": digest,
-            "output": job.target.name,
-            "output_sha256": sha256(job.target),
-            **restored.record,
-            "asked": recipe.asked,
-        }
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        write_text(job.target.with_suffix(".json"), text)
-    except BaseException:  # Ctrl-C, too
-        job.target.unlink(missing_ok=True)  # no picture without its record
-        raise
+    content = image_bytes(job.target, restored.picture)
+    record = {
+        "input": named,
+        "input_sha256": digest,
+        "output": job.target.name,
+        "output_sha256": hashlib.sha256(content).hexdigest(),
+        **restored.record,
+        "asked": recipe.asked,
+    }
+    _write(job.target, content, record, seen)
     return dataclasses.replace(restored, record=record)
+
+
+def _write(target: Path, content: bytes, record: dict[str, Any], seen: Seen | None) -> None:
+    """Puts a picture and its record in their places, so that the next run goes on from wherever this one is killed.
+
+    The record comes first: one without its picture is of no use to anybody, but a picture without its record would
+    pass for a file of the user. Until the picture is there, the record names the result that it replaces, too.
+    """
+    sidecar, former, replaces = target.with_suffix(".json"), read_sidecar(target), {}
+    _refuse_folders((target, sidecar))
+    if former is not None and target.is_file() and _is_own(digest := sha256(target), former):
+        replaces = {"replaces": digest}
+    picture_is_new, record_is_new = (False, False) if seen is None else (seen[0] is None, seen[1] is None)
+    is_alone = False
+    try:
+        with atomic_write(target, is_new=picture_is_new) as part:
+            part.write_bytes(content)
+            if seen not in (None, look(target)):
+                raise _occupied(target, "came there, or was changed, while the picture was restored")
+            write_text(sidecar, _to_json({**record, **replaces}), is_new=record_is_new)
+            is_alone = record_is_new
+    except InputError:
+        if is_alone:  # it must not pass for that of what has come where its picture was to be
+            sidecar.unlink(missing_ok=True)
+        raise
+    if replaces:
+        with suppress(InputError):  # the record is true all the same
+            write_text(sidecar, _to_json(record))
+
+
+def _to_json(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 
 def _path_from(target: Path, source: Path) -> str:

@@ -7,7 +7,7 @@ import os
 import secrets
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,17 +61,20 @@ def find_images(
     recursive: bool = False,
     suffixes: frozenset[str] = IMAGE_SUFFIXES,
     outside: Path | None = None,
+    on_other: Callable[[Path], None] = lambda path: None,
 ) -> list[Path]:
     """Returns the files in `folder`, or below it, whose names end like a picture's, sorted; there may be none.
 
     What is hidden is left out, and so is what lies in a hidden folder: "._photo.jpg" is what macOS leaves beside a
     photo.jpg, ".thumbnails/photo.jpg" a thumbnail. A link that leads nowhere is not: whoever opens it says so.
+    Pipes and devices are, and links to them: to open one may take for ever.
 
     Args:
         folder: where to look; links to folders in it are not followed.
         recursive: whether to look into its folders too.
         suffixes: lower-case ends of names, with their dots.
         outside: a folder whose files are left out.
+        on_other: is told of what is called like a picture and is no file.
 
     Raises:
         InputError: `folder` cannot be listed.
@@ -83,7 +86,7 @@ def find_images(
             raise refusal(folder, "cannot be read", error) from error
         logger.warning("%s It is passed over.", refusal(Path(error.filename), "cannot be read", error))
 
-    found = []
+    found: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=refuse):
         parent = Path(place)
         if excluded is not None and parent.resolve() == excluded:
@@ -91,7 +94,10 @@ def find_images(
             continue
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         paths = (parent / name for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in suffixes and (path.is_file() or path.is_symlink())]
+        for path in paths:
+            if path.suffix.lower() in suffixes:
+                is_picture = os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113 - pathlib raises
+                (found.append if is_picture else on_other)(path)
     return sorted(found)
 
 
@@ -214,20 +220,27 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, is_new: bool = False) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; what is written there becomes `path` when the block ends well.
 
     If the block fails, the temporary file is removed and `path` is left as it was.
 
+    Args:
+        path: where to; what is there is replaced.
+        is_new: what is there, or comes there meanwhile, is not replaced.
+
     Raises:
-        InputError: the operating system refuses: no such folder, no permission, disk full.
+        InputError: the operating system refuses: no such folder, no permission, disk full; or something is there.
     """
     path = Path(path)
     # The name is short and random: it fits wherever `path` fits, and two writers do not meet
     part = path.with_name(f".xpsr-{secrets.token_hex(4)}.part")
     try:
         yield part
-        part.replace(path)
+        if is_new:
+            _link(part, path)
+        else:
+            part.replace(path)
     except OSError as error:
         raise refusal(path, "cannot be written", error) from error
     finally:
@@ -235,22 +248,33 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             part.unlink()
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `text` as UTF-8, whole or not at all.
+def _link(part: Path, path: Path) -> None:
+    """Gives a file a second name, which nothing may have; where the disk knows no links, it is moved there."""
+    try:
+        os.link(part, path)  # unlike a look before a move, it leaves no time for another to come between
+    except OSError as error:
+        if os.path.lexists(path):
+            message, remedy = f"{path}: is there already", "move it, or choose another place"
+            raise InputError(message, code="exists", remedy=remedy) from error
+        part.replace(path)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, is_new: bool = False) -> None:
+    """Writes `text` as UTF-8, whole or not at all; `is_new`: only where nothing is.
 
     Raises:
         InputError: `path` cannot be written.
     """
-    with atomic_write(path) as part:
+    with atomic_write(path, is_new=is_new) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def refusal(path: Path, what: str, error: OSError) -> InputError:
     """Returns the error to raise where the system refuses: `what` says what it refuses ("cannot be read")."""
-    full, too_long = error.errno in _DISK_FULL, error.errno == errno.ENAMETOOLONG
-    remedy = "free space or choose another disk" if full else "check the path and its permissions"
-    remedy = "choose a shorter name" if too_long else remedy
+    full, missing = error.errno in _DISK_FULL, isinstance(error, FileNotFoundError)
+    remedy = "check the path" if missing else "check the path and its permissions"
+    remedy = "free space or choose another disk" if full else remedy
+    remedy = "choose a shorter name" if error.errno == errno.ENAMETOOLONG else remedy
     reason = error.strerror or one_line(error)
-    missing = isinstance(error, FileNotFoundError)
     code = "disk_full" if full else "not_found" if missing else "refused"
     return InputError(f"{path}: {what} ({reason})", code=code, remedy=remedy)

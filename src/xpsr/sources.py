@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 import unicodedata
@@ -28,6 +29,9 @@ __all__ = ["Job", "Source", "find_sources", "name_jobs", "read_sidecar"]
 
 _MAX_PIPED = 2**29
 """Bytes that are read from a pipe: eight for each pixel of the largest picture."""
+
+_DESCRIPTOR = re.compile("/dev/(stdin|fd/.*)|/proc/.*/fd/.*", re.DOTALL)
+"""Names of what a process has open: another one finds another file under it, or none."""
 
 _MAX_SIDECAR = 2**20
 """Bytes; a sidecar has some 3,000 and two texts of at most 10,000 characters."""
@@ -120,7 +124,7 @@ def _kind(name: str) -> Literal["file", "folder", "pipe"]:
         raise refusal(Path(name), "cannot be read", error) from error
     if stat.S_ISDIR(mode):
         return "folder"
-    return "file" if stat.S_ISREG(mode) and not name.startswith("/dev/") else "pipe"
+    return "file" if stat.S_ISREG(mode) and not _DESCRIPTOR.fullmatch(name) else "pipe"
 
 
 def _read_pipe(name: str, allowed: bool) -> bytes:
@@ -146,7 +150,14 @@ def _read_pipe(name: str, allowed: bool) -> bytes:
 def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[list[Path], str]:
     """Returns the pictures in a folder that are to be restored, and in words what is passed over."""
     excluded = None if outside is None or outside.resolve() == folder.resolve() else outside.resolve()
-    found = find_images(folder, recursive=recursive, suffixes=IMAGE_SUFFIXES | OTHER_SUFFIXES, outside=excluded)
+    specials: list[Path] = []
+    found = find_images(
+        folder,
+        recursive=recursive,
+        suffixes=IMAGE_SUFFIXES | OTHER_SUFFIXES,
+        outside=excluded,
+        on_other=specials.append,
+    )
     images: list[Path] = []
     others: list[Path] = []
     results: list[Path] = []
@@ -160,6 +171,7 @@ def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[lis
         folders = [path for path in entries if path.is_dir() and not path.is_symlink() and path.resolve() != excluded]
     kinds = (
         ("file", "", others, "convert to PNG or TIFF to have them"),
+        ("special file", "", sorted(specials), "name them to read them"),
         ("result", " of xpsr", results, "name them to restore them again"),
         ("folder", "", folders, "add --recursive to search them"),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xpsr import __version__
 from xpsr.cli import convert, data, degrade, describe, doctor, train, upscale
-from xpsr.cli.terminal import Parser, command_context, complain, explain, parse, print_traceback
+from xpsr.cli.terminal import Parser, command_context, complain, explain, mend_streams, parse, print_traceback
 from xpsr.config import suggest
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES
@@ -23,6 +23,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, by default that of `sys.argv`, and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    mend_streams()
     try:
         with command_context():
             return _run(arguments)

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import Parser, answer, complain, counting, explain, parse
+from xpsr.cli.progress import counting
+from xpsr.cli.terminal import Parser, answer, complain, explain, parse
 from xpsr.config import suggest
 from xpsr.errors import InputError, XPSRError
 

@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from xpsr.cli.terminal import Parser, answer, complain, counting, explain, parse
+from xpsr.cli.progress import counting
+from xpsr.cli.terminal import Parser, answer, complain, explain, parse
 from xpsr.config import DEGRADATIONS, DegradationConfig, PairsConfig, load_config
 from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError

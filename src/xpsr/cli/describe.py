@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from xpsr.cli.progress import counting
 from xpsr.cli.terminal import (
     DESCRIBERS,
     Parser,
     answer,
     complain,
-    counting,
-    explain,
+    explain_of,
     loading,
     parse,
     quiet_libraries,
@@ -82,8 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     def fail(path: Path, error: Exception) -> None:
         nonlocal failures
         failures += 1
-        message = explain(error, "describe")
-        complain(message if message.startswith(str(path)) else f"{path}: {message}")
+        complain(explain_of(path, error, "describe"))
 
     clean: dict[Path, Path] = {}
     if "pairs" in given:

@@ -1,12 +1,18 @@
 """What a run over pictures shows on a terminal while it lasts: one bar, with pictures, seconds and time left."""
 
+import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, TextIO
 
 from xpsr.errors import printable
 
-__all__ = ["PictureBar", "picture_bar"]
+if TYPE_CHECKING:  # it takes a tenth of a second
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
+__all__ = ["PictureBar", "counting", "picture_bar"]
 
 
 class PictureBar:
@@ -51,21 +57,10 @@ def picture_bar(num_pictures: int, *, looks_ahead: bool = False, quiet: bool = F
     if quiet or not sys.stderr.isatty():
         yield PictureBar(lambda share, what: None, num_pictures=num_pictures, looks_ahead=looks_ahead)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # or rich would move results from a file or a pipe to stderr
+    with _on_terminal(
+        BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     ) as progress:
         task = progress.add_task("", total=1.0)
 
@@ -73,3 +68,63 @@ def picture_bar(num_pictures: int, *, looks_ahead: bool = False, quiet: bool = F
             progress.update(task, completed=share, description=printable(what))
 
         yield PictureBar(draw, num_pictures=num_pictures, looks_ahead=looks_ahead)
+
+
+@contextmanager
+def counting(what: str, *, quiet: bool) -> Iterator[Callable[..., None] | None]:
+    """Yields what shows on a terminal how many of how many are done, and a note; None elsewhere and where `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    with _on_terminal(TextColumn(what), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total, note="": progress.update(
+            task, completed=done, total=total, description=printable(note)
+        )
+
+
+@contextmanager
+def _on_terminal(*columns: "ProgressColumn") -> Iterator["Progress"]:
+    """Shows columns, and a description that is cut where it does not fit; what is printed appears above."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+    from rich.table import Column
+
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    description = TextColumn("{task.description}", markup=False, table_column=rest)
+    console = Console(file=sys.stderr)
+    bar = Progress(
+        *columns,
+        description,
+        console=console,
+        transient=True,
+        expand=True,
+        redirect_stdout=False,  # rich would break lines at the terminal's width
+        redirect_stderr=False,
+    )
+    with bar as progress, ExitStack() as stack:
+        stack.enter_context(redirect_stderr(_Above(console, sys.stderr)))
+        if sys.stdout.isatty():  # or results would go from a file or a pipe to stderr
+            stack.enter_context(redirect_stdout(_Above(console, sys.stdout)))
+        yield progress
+
+
+class _Above(io.TextIOBase):
+    """A stream whose lines appear above a bar, each whole however long it is."""
+
+    def __init__(self, console: "Console", file: TextIO):
+        self._console, self._file, self._line = console, file, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        return len(text)
+
+    def isatty(self) -> bool:
+        return self._file.isatty()
+
+    def fileno(self) -> int:
+        return self._file.fileno()

@@ -1,14 +1,18 @@
 """What all commands share: options, one-line complaints, quiet libraries."""
 
 import argparse
+import codecs
 import gc
+import io
 import logging
+import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NoReturn
 
 from xpsr.config import RenamedWarning, suggest
@@ -20,9 +24,10 @@ __all__ = [
     "answer",
     "command_context",
     "complain",
-    "counting",
     "explain",
+    "explain_of",
     "loading",
+    "mend_streams",
     "parse",
     "print_traceback",
     "quiet_libraries",
@@ -91,6 +96,16 @@ def sayings(prior: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def mend_streams() -> None:
+    """Lets every line be printed: to a stream that is closed, and names that the encoding of stdout has not."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):  # that of Python; stderr writes every letter of its own accord
+        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
+
+
 @contextmanager
 def command_context() -> Iterator[None]:
     """Runs a command: flags of one before are forgotten; what the library logs and former names are told in lines."""
@@ -149,22 +164,6 @@ def quiet_libraries() -> None:
         library.disable_progress_bar()
 
 
-@contextmanager
-def counting(what: str, *, quiet: bool) -> Iterator[Callable[..., None] | None]:
-    """Yields what shows on a terminal how many of how many are done, and a note; None elsewhere and where `quiet`."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    done_of_all = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    note_column = TextColumn("{task.description}", markup=False)
-    with Progress(*done_of_all, note_column, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, description=printable(note))
-
-
 _LESS_MEMORY = {
     "convert": "a machine with more",
     "data": "smaller pictures",
@@ -187,6 +186,12 @@ def explain(error: Exception, command: str = "upscale") -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions."
     return f"unexpected {type(error).__name__}: {text}; run again with --debug to see where."
+
+
+def explain_of(path: Path, error: Exception, command: str = "upscale") -> str:
+    """Says the same of a picture or folder, which is named once whether the error names it or not."""
+    text, name = explain(error, command), " ".join(printable(str(path)).split())
+    return text if text.startswith((f"{name}:", f"{name}{os.sep}")) else f"{name}: {text}"
 
 
 def _call(field: str, value: str | None) -> str:

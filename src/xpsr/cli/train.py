@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from xpsr.cli.terminal import Parser, answer, complain, counting, loading, quiet_libraries
+from xpsr.cli.progress import counting
+from xpsr.cli.terminal import Parser, answer, complain, loading, quiet_libraries
 from xpsr.config import TrainRunConfig, load_config
 from xpsr.config.checks import Limit, Span
 from xpsr.errors import InputError

@@ -3,18 +3,19 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.cli.progress import picture_bar
+from xpsr.cli.progress import counting, picture_bar
 from xpsr.cli.terminal import (
     DESCRIBERS,
     Parser,
     answer,
     complain,
-    explain,
+    explain_of,
     loading,
     parse,
     print_traceback,
@@ -54,7 +55,8 @@ def _upscale_parser() -> Parser:
         "-o",
         "--output",
         metavar="OUT",
-        help="folder, made if missing (default: outputs); of one picture also FILE.png, or - for standard output",
+        help="folder, made if missing (default: outputs), where a model's texts are kept in priors.jsonl, too; of one"
+        " picture also FILE.png, or - for standard output",
     )
     add(
         "--on-existing",
@@ -137,7 +139,7 @@ def run(arguments: Sequence[str]) -> int:
     report = _Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
 
     with loading(quiet=report.quiet):
-        from xpsr.batch import Recipe, restore_file, what_to_do
+        from xpsr.batch import Recipe, look, restore_file, what_to_do
         from xpsr.checkpoint import fetch_model
         from xpsr.devices import resolve_device, resolve_dtype
         from xpsr.image import png_bytes
@@ -165,30 +167,33 @@ def run(arguments: Sequence[str]) -> int:
         device=str(device),
     )
     recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
-    kept = None if out is None else PriorFile((out.parent if is_alone else out) / "priors.jsonl")
-    known = None if kept is None else prior_of.known(kept)
+    kept = None if out is None or is_alone else PriorFile(out / "priors.jsonl")
+    known = prior_of.known(kept)
     waiting = []
-    for job in jobs:
-        try:
-            if job.source.content is not None and prior_of.needs_files:
-                message, remedy = "priors are told by the file of a picture", "give --content and --quality instead"
-                raise InputError(message, code="conflict", remedy=remedy)
-            state = "restore" if known is None else what_to_do(job, recipe, known)
-        except Exception as error:  # every picture is tried; the exit code tells
-            report.failed(job.source.path, error)
-            continue
-        if state == "restore":
-            waiting.append(job)
-        else:
-            report.passed(job, state)
+    with counting("checking", quiet=report.quiet) as count:
+        for number, job in enumerate(jobs, 1):
+            try:
+                if job.source.content is not None and prior_of.needs_files:
+                    message, remedy = "priors are told by the file of a picture", "give --content and --quality instead"
+                    raise InputError(message, code="conflict", remedy=remedy)
+                seen = None if job.target is None or config.on_existing == "overwrite" else look(job.target)
+                state = what_to_do(job, recipe, known)
+            except Exception as error:  # every picture is tried; the exit code tells
+                report.failed(job.source.path, error)
+                continue
+            if state == "restore":
+                waiting.append((job, seen))
+            else:
+                report.passed(job, state)
+            if count is not None:
+                count(number, len(jobs))
     if not waiting:
         report.end(len(sources))
         return report.code
 
-    ahead = [job.source.path for job in waiting if job.source.content is None] if kept and prior_of.is_asked else []
+    ahead = [job.source.path for job, _ in waiting if job.source.content is None] if prior_of.is_asked else []
     with picture_bar(len(waiting), looks_ahead=bool(ahead), quiet=report.quiet) as bar:
-        if kept is not None:
-            prior_of.describe_ahead(ahead, kept, progress=bar.looked)
+        prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
             restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
@@ -201,10 +206,10 @@ def run(arguments: Sequence[str]) -> int:
             raise InputError(
                 f"{folder}: cannot be made a folder ({error.strerror}); choose another with -o."
             ) from error
-        for number, job in enumerate(waiting, 1):
+        for number, (job, seen) in enumerate(waiting, 1):
             bar.start(job.source.path.name)
             try:
-                restored = restore_file(restorer, job, prior_of, recipe, progress=bar.passed)
+                restored = restore_file(restorer, job, prior_of, recipe, seen=seen, progress=bar.passed)
                 if job.target is None:
                     _send(png_bytes(restored.picture))
             except BrokenPipeError:  # whoever read the picture has gone
@@ -212,7 +217,7 @@ def run(arguments: Sequence[str]) -> int:
             except Exception as error:  # every picture is tried; the exit code tells
                 report.failed(job.source.path, error)
                 if isinstance(error, InputError) and error.code == "disk_full":
-                    report.stopped(len(waiting) - number)
+                    report.stopped([job for job, _ in waiting[number:]])
                     break
                 continue
             report.restored(job, restored.record)
@@ -233,6 +238,8 @@ def _output(named: str, inputs: Sequence[str]) -> tuple[Path | None, bool]:
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
         raise InputError(f"-o {named} is for one picture; name a folder with -o for several.")
     if named == "-":
+        if getattr(sys.stdout, "name", None) == os.devnull:  # `mend_streams` did so
+            raise InputError("-o - has no standard output, which is closed; add > FILE.png, or name it with -o.")
         if sys.stdout.isatty():
             raise InputError("-o - would show a picture's bytes on the terminal; add > FILE.png, or name it with -o.")
         return None, True
@@ -263,8 +270,7 @@ class _Report:
     def failed(self, source: Path, error: Exception) -> None:
         """Tells of a picture that cannot be restored."""
         self.code = 1
-        message = explain(error)
-        message = message if message.startswith(str(source)) else f"{source}: {message}"
+        message = explain_of(source, error)
         if self._debug:
             print_traceback()
         complain(message)
@@ -293,10 +299,12 @@ class _Report:
             named = {"input": str(job.source.path), "output": str(job.target), "status": status}
             _print_json({**((state == "is_done" and read_sidecar(job.target)) or {}), **named})
 
-    def stopped(self, rest: int) -> None:
+    def stopped(self, rest: Sequence[Job]) -> None:
         """Tells of the pictures that are given up."""
         if rest:
-            complain(f"{rest} more picture{'s were' if rest > 1 else ' was'} not tried.")
+            complain(f"{len(rest)} more picture{'s were' if len(rest) > 1 else ' was'} not tried.")
+        for job in rest if self._json else ():
+            _print_json({"input": str(job.source.path), "output": str(job.target), "status": "not_tried"})
 
     def end(self, total: int) -> None:
         """Tells how many pictures were passed over."""

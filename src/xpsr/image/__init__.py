@@ -12,7 +12,7 @@ from xpsr.image.reading import (
     unbatched,
 )
 from xpsr.image.resizing import resize, stretched_sizes
-from xpsr.image.writing import png_bytes, write_image
+from xpsr.image.writing import image_bytes, png_bytes, write_image
 
 __all__ = [
     "MAX_PIXELS",
@@ -20,6 +20,7 @@ __all__ = [
     "Picture",
     "decode_image",
     "decode_rgb",
+    "image_bytes",
     "picture_size",
     "png_bytes",
     "read_image",

@@ -12,7 +12,7 @@ from xpsr.files import WRITTEN_SUFFIXES, atomic_write
 from xpsr.image.picture import Picture, to_pil
 from xpsr.image.reading import ImageLike, to_picture
 
-__all__ = ["png_bytes", "write_image"]
+__all__ = ["image_bytes", "png_bytes", "write_image"]
 
 # A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour
 _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
@@ -33,6 +33,17 @@ def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
             or `path` cannot be written.
     """
     place: Path = check_argument("path", path, Path)
+    content = image_bytes(place, image)
+    with atomic_write(place) as part:
+        part.write_bytes(content)
+
+
+def image_bytes(place: Path, image: ImageLike) -> bytes:
+    """Returns what `write_image` writes.
+
+    Raises:
+        InputError: unknown suffix, or a picture that the format cannot hold.
+    """
     if place.suffix.lower() not in WRITTEN_SUFFIXES:
         known = ", ".join(sorted(WRITTEN_SUFFIXES))
         message = f"{place}: suffix {place.suffix!r} cannot be written"
@@ -41,14 +52,13 @@ def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
     if not isinstance(image, Image.Image):
         picture = to_picture(image)
         image = to_pil(picture.pixels, picture.alpha)
-    with atomic_write(place) as part:
-        try:
-            image.save(part, kind, **_SAVE_OPTIONS.get(kind, {}))
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the system's refusal, not the encoder's
-                raise
-            message = f"{place}: {kind} cannot hold this picture ({one_line(error)})"
-            raise InputError(message, code="conflict", remedy="use .png") from error
+    buffer = io.BytesIO()  # into a file, Pillow writes JPEG without a look at what the system answers
+    try:
+        image.save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
+    except (OSError, ValueError) as error:
+        message = f"{place}: {kind} cannot hold this picture ({one_line(error)})"
+        raise InputError(message, code="conflict", remedy="use .png") from error
+    return buffer.getvalue()
 
 
 def png_bytes(image: Picture) -> bytes:

@@ -19,7 +19,7 @@ _GROUP = 8  # pictures that are described before anything is written
 def describe_files(
     describer: Describer,
     images: Sequence[Path],
-    file: PriorFile,
+    file: PriorFile | None,
     *,
     content_from: Callable[[Path], Path | None] | None = None,
     refresh: bool = False,
@@ -33,25 +33,27 @@ def describe_files(
     Args:
         describer: who looks.
         images: files.
-        file: what is already known, and where the rest goes.
+        file: what is already known, and where the rest goes; None: nothing is known, and nothing kept.
         content_from: another picture that the content is asked of, such as the clean one of a training pair.
         refresh: asks again about every picture.
         on_error: is told of a picture that cannot be described, and the rest goes on; None: the error is raised.
     """
     identity = _identity(describer)
-    known = {} if refresh else _known(file, identity)
+    known = {} if refresh or file is None else _known(file, identity)
     waiting: list[tuple[Path, str]] = []
 
     def describe() -> Iterator[tuple[Path, Prior]]:
         group, waiting[:] = list(waiting), []
-        done = []
-        for image, digest, prior in _describe_group(describer, group, content_from, on_error):
-            entry = {"image": file.relative(image), "sha256": digest, **prior.as_dict(), **identity}
-            done.append((entry, image, prior))
+        done = list(_describe_group(describer, group, content_from, on_error))
         # a picture of which nothing could be said is asked about again next time
-        if entries := [entry for entry, _, prior in done if prior.content or prior.quality]:
-            file.append(entries)
-        yield from ((image, prior) for _, image, prior in done)
+        if file is not None and (worth := [one for one in done if one[2].content or one[2].quality]):
+            file.append(
+                [
+                    {"image": file.relative(image), "sha256": digest, **prior.as_dict(), **identity}
+                    for image, digest, prior in worth
+                ]
+            )
+        yield from ((image, prior) for image, _, prior in done)
 
     for image in images:
         try:
@@ -116,14 +118,15 @@ def _describe_group(
         yield image, digest, prior
 
 
-def _checked_sha256(image: Path, file: PriorFile) -> str:
+def _checked_sha256(image: Path, file: PriorFile | None) -> str:
     """Returns a picture's SHA-256.
 
     Raises:
         InputError: it cannot be read, or no line of the file can hold its name.
     """
     try:
-        file.relative(image).encode()
+        if file is not None:
+            file.relative(image).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{image}: the name is not UTF-8", code="bad_name", remedy="rename it") from error
     return sha256(image)

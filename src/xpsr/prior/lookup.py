@@ -81,17 +81,17 @@ class PriorLookup:
         """Whether priors are found by the files of pictures, so that there are none of what has no file."""
         return isinstance(self._describer, FileDescriber)
 
-    def known(self, file: PriorFile) -> Callable[[Path, str], Prior | None]:
+    def known(self, file: PriorFile | None) -> Callable[[Path, str], Prior | None]:
         """Returns what tells the prior of a picture, by path and SHA-256, or None where somebody has to look for that.
 
-        `file` is the one that `describe_ahead` keeps what is said in.
+        `file` is the one that `describe_ahead` keeps what is said in, if any.
 
         Raises:
             InputError: the file cannot be read.
         """
         if self.needs_files or isinstance(self._describer, NoDescriber):
             return lambda image, digest: self(image)
-        if not self.is_asked:  # who is not asked keeps nothing
+        if file is None or not self.is_asked:  # who is not asked keeps nothing
             return lambda image, digest: None
         written = written_priors(self._describer, file)
 
@@ -102,7 +102,7 @@ class PriorLookup:
         return tell
 
     def describe_ahead(
-        self, images: Sequence[Path], file: PriorFile, *, progress: Callable[[int], None] | None = None
+        self, images: Sequence[Path], file: PriorFile | None, *, progress: Callable[[int], None] | None = None
     ) -> None:
         """Asks a model about all of `images` now and frees its memory; a describer that asks none looks when called.
 
@@ -111,7 +111,7 @@ class PriorLookup:
 
         Args:
             images: files.
-            file: where it is kept.
+            file: where it is kept; None: nowhere.
             progress: is told how many pictures were finished since it was last called.
 
         Raises:
