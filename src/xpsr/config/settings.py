@@ -219,10 +219,12 @@ def _faults(settings: Settings, facts: ModelFacts, given: Collection[str]) -> It
     if steps > limit:
         yield "num_inference_steps", f"is more than the {limit} timesteps", f"use 1 to {min(limit, 50)}"
     if strength > 0 and not facts.has_several_steps:
-        remedy = "use 1, without a preset, which is for larger models"
+        larger = ", and no preset of larger models"
         if steps > 1:
+            remedy = "use 1" if "num_inference_steps" in given else f"use 1{larger}"
             yield "num_inference_steps", "is more than the one step that this model has learned", remedy
-        yield "strength", "is of diffusion, and this model has learned the one step alone", "use 0, without a preset"
+        remedy = "use 0" if "strength" in given else f"use 0{larger}"
+        yield "strength", "is of diffusion, and this model has learned the one step alone", remedy
     if strength == 0 and not facts.has_one_step:
         yield "strength", "is the one step, which this model has not learned", "use 1, or another number above 0"
     if strength == 0 and steps > 1:
