@@ -121,6 +121,11 @@ def test_saved_autoencoder_comes_back_bit_for_bit(
 
 
 @torch.no_grad()
+def test_what_decoding_adds_has_to_be_said() -> None:
+    with pytest.raises(TypeError, match="residual"):
+        HaarPackets()  # type: ignore[abstract]
+
+
 def test_both_kinds_encode_alike_and_differ_in_what_they_add() -> None:
     pixels = natural_pixels()
     old, new = refined(pixels), deep(pixels)

@@ -20,6 +20,7 @@ from xpsr.models import (
     XPSRControlNet,
     XPSRControlNetOutput,
     XPSRUNet,
+    predict_one_step,
     predict_original_sample,
 )
 
@@ -626,3 +627,9 @@ def test_unknown_prediction_type_is_refused() -> None:
     scheduler.register_to_config(prediction_type="score")
     with pytest.raises(ValueError, match="prediction_type='score' is unknown; use epsilon, v_prediction or sample"):
         predict_original_sample(scheduler, torch.ones(1, 1, 1, 1), torch.tensor(1), torch.ones(1, 1, 1, 1))
+
+
+def test_a_residual_step_adds_what_the_networks_say() -> None:
+    sample, output = torch.rand(2, 4, 3, 3), torch.rand(2, 4, 3, 3)
+    found = predict_one_step(DDPMScheduler(), output, torch.tensor(250), sample, residual=True)
+    assert torch.equal(found, sample + output)

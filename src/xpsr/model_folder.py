@@ -65,12 +65,8 @@ CLASSES: dict[str, dict[tuple[str, str], Any]] = {
     "controlnet": {("xpsr.models", "XPSRControlNet"): XPSRControlNet},
 }
 
-_OWN_KEYS = (
-    "one_step_timestep",
-    "one_step_residual",
-    "one_step_only",
-    "settings",
-)  # of a model's index, beside its components
+# Of a model's index, beside its components
+_OWN_KEYS = ("one_step_timestep", "one_step_residual", "one_step_only", "settings")
 
 # What makes transformers or diffusers fetch, import or quantize at a config's word
 _ACTING_KEYS = ("attn_implementation", "_attn_implementation", "auto_map", "quantization_config")

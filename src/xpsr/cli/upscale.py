@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from xpsr.cli.progress import counting, picture_bar
 from xpsr.cli.terminal import (
@@ -26,6 +26,10 @@ from xpsr.config import PRESETS, UpscaleConfig, load_config
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, refusal
 from xpsr.sources import Job, find_sources, name_jobs, read_sidecar
+
+if TYPE_CHECKING:  # they load torch
+    from xpsr.batch import Recipe, Seen
+    from xpsr.prior import PriorFile, PriorLookup
 
 __all__ = ["run"]
 
@@ -139,10 +143,10 @@ def run(arguments: Sequence[str]) -> int:
     report = _Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
 
     with loading(quiet=report.quiet):
-        from xpsr.batch import Recipe, look, restore_file, what_to_do
+        from xpsr.batch import Recipe, restore_file
         from xpsr.checkpoint import fetch_model
         from xpsr.devices import resolve_device, resolve_dtype
-        from xpsr.image import png_bytes
+        from xpsr.image import image_bytes
         from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
         from xpsr.restore import Restorer
 
@@ -168,25 +172,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
     kept = None if out is None or is_alone else PriorFile(out / "priors.jsonl")
-    known = prior_of.known(kept)
-    waiting = []
-    with counting("checking", quiet=report.quiet) as count:
-        for number, job in enumerate(jobs, 1):
-            try:
-                if job.source.content is not None and prior_of.needs_files:
-                    message, remedy = "priors are told by the file of a picture", "give --content and --quality instead"
-                    raise InputError(message, code="conflict", remedy=remedy)
-                seen = None if job.target is None or config.on_existing == "overwrite" else look(job.target)
-                state = what_to_do(job, recipe, known)
-            except Exception as error:  # every picture is tried; the exit code tells
-                report.failed(job.source.path, error)
-                continue
-            if state == "restore":
-                waiting.append((job, seen))
-            else:
-                report.passed(job, state)
-            if count is not None:
-                count(number, len(jobs))
+    waiting = _undone(jobs, recipe, prior_of, kept, report)
     if not waiting:
         report.end(len(sources))
         return report.code
@@ -211,7 +197,7 @@ def run(arguments: Sequence[str]) -> int:
             try:
                 restored = restore_file(restorer, job, prior_of, recipe, seen=seen, progress=bar.passed)
                 if job.target is None:
-                    _send(png_bytes(restored.picture))
+                    _send(image_bytes(Path("result.png"), restored.picture))
             except BrokenPipeError:  # whoever read the picture has gone
                 raise
             except Exception as error:  # every picture is tried; the exit code tells
@@ -223,6 +209,33 @@ def run(arguments: Sequence[str]) -> int:
             report.restored(job, restored.record)
     report.end(len(sources))
     return report.code
+
+
+def _undone(
+    jobs: Sequence[Job], recipe: "Recipe", prior_of: "PriorLookup", kept: "PriorFile | None", report: "_Report"
+) -> list[tuple[Job, "Seen | None"]]:
+    """Returns the pictures that are to be restored, with what was seen at their targets; the others are told."""
+    from xpsr.batch import look, what_to_do
+
+    known, waiting = prior_of.known(kept), []
+    with counting("checking", quiet=report.quiet) as count:
+        for number, job in enumerate(jobs, 1):
+            try:
+                if job.source.content is not None and prior_of.needs_files:
+                    message, remedy = "priors are told by the file of a picture", "give --content and --quality instead"
+                    raise InputError(message, code="conflict", remedy=remedy)
+                seen = None if job.target is None or recipe.config.on_existing == "overwrite" else look(job.target)
+                state = what_to_do(job, recipe, known)
+            except Exception as error:  # every picture is tried; the exit code tells
+                report.failed(job.source.path, error)
+            else:
+                if state == "restore":
+                    waiting.append((job, seen))
+                else:
+                    report.passed(job, state)
+            if count is not None:
+                count(number, len(jobs))
+    return waiting
 
 
 def _output(named: str, inputs: Sequence[str]) -> tuple[Path | None, bool]:

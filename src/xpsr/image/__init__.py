@@ -12,7 +12,7 @@ from xpsr.image.reading import (
     unbatched,
 )
 from xpsr.image.resizing import resize, stretched_sizes
-from xpsr.image.writing import image_bytes, png_bytes, write_image
+from xpsr.image.writing import image_bytes, write_image
 
 __all__ = [
     "MAX_PIXELS",
@@ -22,7 +22,6 @@ __all__ = [
     "decode_rgb",
     "image_bytes",
     "picture_size",
-    "png_bytes",
     "read_image",
     "resize",
     "stretched_sizes",

@@ -9,10 +9,10 @@ from PIL import Image
 from xpsr.config.checks import check_argument
 from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write
-from xpsr.image.picture import Picture, to_pil
+from xpsr.image.picture import to_pil
 from xpsr.image.reading import ImageLike, to_picture
 
-__all__ = ["image_bytes", "png_bytes", "write_image"]
+__all__ = ["image_bytes", "write_image"]
 
 # A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour
 _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
@@ -58,11 +58,4 @@ def image_bytes(place: Path, image: ImageLike) -> bytes:
     except (OSError, ValueError) as error:
         message = f"{place}: {kind} cannot hold this picture ({one_line(error)})"
         raise InputError(message, code="conflict", remedy="use .png") from error
-    return buffer.getvalue()
-
-
-def png_bytes(image: Picture) -> bytes:
-    """Returns `image` as the bytes of a PNG."""
-    buffer = io.BytesIO()
-    to_pil(image.pixels, image.alpha).save(buffer, "PNG")
     return buffer.getvalue()

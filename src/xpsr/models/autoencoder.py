@@ -1,6 +1,7 @@
 """Autoencoders of the mini's kind: exact Walsh-Haar packets, and what a decoder adds to their inverse."""
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,7 +19,7 @@ _STRIP_ROWS = 512  # pixels, of what the refiner is given at once
 _STRIP_LATENTS = 2**16  # of what the decoder is given at once: its widest layers take 3 kB for each of them
 
 
-class HaarPackets(ModelMixin, ConfigMixin):
+class HaarPackets(ModelMixin, ConfigMixin, ABC):
     """Fixed two-level Walsh-Haar packets: stride 4, 48 channels. What decoding adds to their inverse, a subclass says.
 
     Channels are the 16 orthonormal 4x4 Walsh patterns of each colour, less `latents_mean`, over `latents_std`. Speaks
@@ -49,9 +50,9 @@ class HaarPackets(ModelMixin, ConfigMixin):
             pixels = F.pixel_shuffle(packets, 4)
         return DecoderOutput(sample=pixels + self.residual(z, pixels).float() if refine else pixels)
 
+    @abstractmethod
     def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """Returns what is added to `pixels` (B, 3, 4h, 4w), the exact inverse of `z` (B, 48, h, w)."""
-        raise NotImplementedError
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         # from the config, not from buffers: those would be rounded with the weights in half precision

@@ -60,8 +60,7 @@ class PriorLookup:
         elif content is not None and quality is not None:
             self._describer = NoDescriber()
         elif isinstance(describer, str | os.PathLike):
-            asked = questions if is_asked(describer) else None
-            self._describer = open_describer(describer, questions=asked, device=device)
+            self._describer = _opened(describer, questions, device)
         else:
             self._describer = describer
         self._ahead: dict[Path, Prior | Exception] = {}
@@ -148,6 +147,10 @@ class PriorLookup:
         )
 
 
+def _opened(name: str | os.PathLike[str], questions: Questions | None, device: str) -> Describer:
+    return open_describer(name, questions=questions if is_asked(name) else None, device=device)
+
+
 @contextmanager
 def looking(
     describer: str | os.PathLike[str] | Describer,
@@ -175,8 +178,7 @@ def looking(
         _check_prior(one)
     if isinstance(describer, str | os.PathLike):
         needed = not all(isinstance(prior, Prior) for prior in priors)
-        asked = questions if is_asked(describer) else None
-        looks: Describer = open_describer(describer, questions=asked, device=device) if needed else NoDescriber()
+        looks: Describer = _opened(describer, questions, device) if needed else NoDescriber()
         held = released(looks)
     else:
         looks, held = describer, nullcontext()

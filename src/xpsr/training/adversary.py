@@ -23,8 +23,6 @@ __all__ = ["Adversary", "UShapedDiscriminator"]
 class UShapedDiscriminator(nn.Module):
     """Convolutions down to an eighth and back, but for the ends with spectral norm: a score of every pixel.
 
-    With spectral norm in all, scores hardly leave 0, and the two kinds are not told apart in hundreds of updates.
-
     A halving is blurred and has no stride of its own to learn with. Strided convolutions weigh pixels by where they lie
     on their grid, and what is trained against them grows that grid.
     """

@@ -91,12 +91,8 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: f
 
 
 def _window(corner: torch.Tensor, pixels: torch.Tensor, height: int, width: int) -> tuple[Any, ...]:
-    """Returns the index of a window of `pixels` (B, 3, H, W), whose place `corner` (2,) says in shares of the room.
-
-    A quarter of the places are at either border, which else hardly a window would hold: what nobody looks at, decays.
-    """
-    places = (min(max(2 * c - 0.5, 0.0), 1 - 1e-6) for c in corner.tolist())
-    room = zip(places, pixels.shape[-2:], (height, width), strict=True)
+    """Returns the index of a window of `pixels` (B, 3, H, W), whose place `corner` (2,) says in shares of the room."""
+    room = zip(corner.tolist(), pixels.shape[-2:], (height, width), strict=True)
     return (..., *(slice(start := int(c * (whole - side + 1)), start + side) for c, whole, side in room))
 
 
