@@ -10,6 +10,7 @@ from xpsr.config.data import DataConfig
 from xpsr.config.model import BASE_STRIDE, MINI_STRIDE, ModelConfig
 
 __all__ = [
+    "GRID_PERIODS",
     "AblateConfig",
     "LossConfig",
     "OptimizerConfig",
@@ -20,8 +21,10 @@ __all__ = [
     "ValidationConfig",
 ]
 
+GRID_PERIODS = 8
+"""Of a grid, that the window is wide in which it is looked for."""
+
 _SMALLEST_JUDGED = 8  # pixels a side, of which the adversary looks at five, and halves them thrice
-_GRID_PERIODS = 8  # that the window is wide in which a grid is looked for
 _SMALLEST_FEATURES = 4  # of which VGG's leave one
 _WEIGHT = within(0, 1e6, "0 to leave it out")
 _STEPS = within(1, 10**9, "1 or more")
@@ -260,7 +263,7 @@ class TrainRunConfig(Checked):
         if loss.adversarial_weight:
             looked_at.append((_SMALLEST_JUDGED, "the adversary of loss.adversarial_weight"))
         if loss.grid_weight:
-            looked_at.append((_GRID_PERIODS * stride, "loss.grid_weight"))
+            looked_at.append((GRID_PERIODS * stride, "loss.grid_weight"))
         smallest, reason = max(looked_at)
         if size < smallest + lost:
             raise fault(self, "data.crop_size", f"is too small for {reason}", f"use {smallest + lost} or more")

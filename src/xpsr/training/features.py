@@ -9,14 +9,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from xpsr import checkpoint
+from xpsr.config.training import GRID_PERIODS
 from xpsr.errors import MissingDependencyError
 from xpsr.model_folder import loading
 from xpsr.models import EfficientNetLite0
 
-__all__ = ["FEATURE_NETWORKS", "GRID_PERIODS", "EfficientNetFeatures", "VGGFeatures", "grid_distance"]
-
-GRID_PERIODS = 8
-"""Of a grid, that a window is wide in which its energy is looked for."""
+__all__ = ["FEATURE_NETWORKS", "EfficientNetFeatures", "VGGFeatures", "grid_distance"]
 
 
 class EfficientNetFeatures(nn.Module):
