@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler
 from diffusers.models.attention import BasicTransformerBlock
 from training_helpers import TINY, batch, components
@@ -248,6 +249,29 @@ def test_the_grid_is_a_term_of_the_one_step() -> None:
     expected = 0.5 * grid_distance(losses.restored, losses.hr, period=4)
     torch.testing.assert_close(losses.terms["grid"], expected)
     assert expected > 0
+
+
+def test_features_are_compared_with_the_teacher_where_there_is_one() -> None:
+    class Distance(torch.nn.Module):
+        def forward(self, restored: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+            self.shown = shown
+            return F.l1_loss(restored, shown)
+
+    def shown(share: float) -> torch.Tensor:
+        config = LossConfig(one_step_fraction=1.0, efficientnet_weight=0.5, feature_crop=64, teacher_features=share)
+        distance = Distance()
+        losses = XPSRLoss(parts, config, 250, {"efficientnet": distance})(taught, generator_for(0))
+        assert losses.restored is not None
+        torch.testing.assert_close(losses.terms["efficientnet"], 0.5 * F.l1_loss(losses.restored, distance.shown))
+        return distance.shown
+
+    parts = components(noisy=True)
+    plain = batch(parts)
+    half = torch.arange(len(plain.hr)) % 2 == 0
+    teacher = torch.where(half.view(-1, 1, 1, 1), 1 - plain.hr, plain.hr)
+    taught = replace(plain, teacher=teacher, has_teacher=half)
+    torch.testing.assert_close(shown(0.0), plain.hr)
+    torch.testing.assert_close(shown(1.0), teacher)
 
 
 def test_gradient_checkpointing_computes_attentions_again_and_changes_nothing() -> None:

@@ -96,6 +96,11 @@ class LossConfig(Checked):
     )
     efficientnet_weight: float = option(0.0, "Of its distance in the features of EfficientNet-Lite0.", _WEIGHT)
     vgg_weight: float = option(0.0, "Of its distance in those of VGG16, which needs another package.", _WEIGHT)
+    teacher_features: float = option(
+        0.0,
+        "Probability that features are compared with the teacher's picture, where there is one, not with HR.",
+        PROBABILITY,
+    )
     feature_crop: int = option(64, "Side in pixels of the window that these look at.", within(_SMALLEST_FEATURES, 8192))
     grid_weight: float = option(
         0.0, "Of how much more or less the grid of latents stands out in it than in the clean picture.", _WEIGHT

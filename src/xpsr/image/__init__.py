@@ -1,5 +1,6 @@
 """Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
 
+from xpsr.image.origin import Origin
 from xpsr.image.picture import Picture, to_pil, to_uint8
 from xpsr.image.reading import (
     MAX_PIXELS,
@@ -17,6 +18,7 @@ from xpsr.image.writing import image_bytes, write_image
 __all__ = [
     "MAX_PIXELS",
     "ImageLike",
+    "Origin",
     "Picture",
     "decode_image",
     "decode_rgb",

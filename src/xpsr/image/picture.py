@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from xpsr.errors import InputError, one_line
+from xpsr.image.origin import Origin
 
 __all__ = ["Picture", "damaged", "from_array", "from_pil", "from_tensor", "to_pil", "to_uint8", "upright"]
 
@@ -25,10 +26,14 @@ class Picture:
     Attributes:
         pixels: (3, H, W) float32 RGB in [0, 1].
         alpha: (1, H, W) float32 in [0, 1], 0 is transparent; None where every pixel is opaque.
+        excess: (3, H, W) float32, what its colours are beyond `pixels` where sRGB cannot hold them; None: nothing.
+        origin: the file that it came from; None for what did not come from a file.
     """
 
     pixels: torch.Tensor
     alpha: torch.Tensor | None = None
+    excess: torch.Tensor | None = None
+    origin: Origin | None = None
 
     @property
     def width(self) -> int:

@@ -204,7 +204,7 @@ class XPSRLoss(nn.Module):
         if self.decoder_alone:
             with torch.no_grad():
                 latents = self._encode(condition * 2 - 1, generators)
-            return self._one_step(Losses(), latents, hr, batch, corner)
+            return self._one_step(Losses(), latents, hr, batch, corner, generators)
         with torch.no_grad():
             clean = self._encode(hr, generators)
             degraded = self._encode(condition[:one_step] * 2 - 1, generators[:one_step]) if one_step else clean[:0]
@@ -246,10 +246,16 @@ class XPSRLoss(nn.Module):
         latents = predict_one_step(
             parts.scheduler, output[:one_step], timesteps[:one_step], sample[:one_step], residual=self.residual
         )
-        return self._one_step(losses, latents, hr, batch, corner)
+        return self._one_step(losses, latents, hr, batch, corner, generators)
 
     def _one_step(
-        self, losses: Losses, latents: torch.Tensor, hr: torch.Tensor, batch: Batch, corner: torch.Tensor
+        self,
+        losses: Losses,
+        latents: torch.Tensor,
+        hr: torch.Tensor,
+        batch: Batch,
+        corner: torch.Tensor,
+        generators: list[torch.Generator],
     ) -> Losses:
         """Adds the terms of the first rows, which take the one step to `latents`; of none of them, terms of zero."""
         config, vae, features, count = self.config, self.components.vae, self._unregistered[0], len(latents)
@@ -270,8 +276,12 @@ class XPSRLoss(nn.Module):
             distances["teacher"] = (errors * batch.has_teacher[:count]).mean()
         size = min(config.feature_crop, *hr.shape[-2:])
         window = _window(corner, restored, size, size)
+        shown = hr
+        if features and config.teacher_features:  # of rows without a teacher's picture, that is HR
+            drawn = torch.stack([torch.rand((), generator=g) for g in generators[:count]]) < config.teacher_features
+            shown = torch.where(drawn.to(hr.device).view(-1, 1, 1, 1), batch.teacher[:count], hr)
         for name, network in features.items():
-            distances[name] = network(restored[window], hr[window])
+            distances[name] = network(restored[window], shown[window])
         if config.grid_weight:
             distances["grid"] = grid_distance(restored, hr, period=hr.shape[-1] // latents.shape[-1])
         for name, distance in distances.items():
