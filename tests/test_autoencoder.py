@@ -147,6 +147,27 @@ def test_a_new_decoder_starts_close_to_the_exact_inverse() -> None:
 
 
 @torch.no_grad()
+@quick
+@given(height=st.integers(1, 24), width=st.integers(1, 24))
+def test_the_grid_is_what_repeats_from_latent_to_latent(height: int, width: int) -> None:
+    vae = DeepHaarAutoencoder(decoder_channels=4, decoder_layers=1)
+    repeated = random_tensor(2, 48, 1, 1).expand(-1, -1, height, width)
+    means = torch.arange(48) % 16 == 0
+    found = vae.without_grid(repeated)
+    torch.testing.assert_close(found[:, means], repeated[:, means], rtol=0, atol=0)
+    torch.testing.assert_close(found[:, ~means], torch.zeros_like(repeated[:, ~means]))
+
+
+def test_little_but_the_grid_goes_with_it() -> None:
+    vae = DeepHaarAutoencoder(decoder_channels=4, decoder_layers=1)
+    noise = random_tensor(1, 48, 32, 32)
+    assert (vae.without_grid(noise) - noise).square().mean() < 0.02
+    before, after = (vae.decode(z, refine=False).sample for z in (noise, vae.without_grid(noise)))
+    ratio = torch.fft.fft2(after).abs().square() / torch.fft.fft2(before).abs().square()
+    assert ratio[..., ::32, ::32].flatten(2)[..., 1:].max() < 0.5  # the frequencies of a grid of 4 pixels, but 0
+    assert ratio[..., 16::32, 16::32].mean() == pytest.approx(1, abs=0.1)  # as far from them as can be
+
+
 def test_autoencoder_loaded_in_half_precision_normalizes_as_before(tmp_path: Path) -> None:
     pixels = natural_pixels()
     autoencoder = deep(pixels)

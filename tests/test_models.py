@@ -1,12 +1,13 @@
 """The networks at tiny sizes, compared with the stock ones that they extend."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from torch import nn
 
 from xpsr.checkpoint import load_strict
 from xpsr.models import (
+    DeepHaarAutoencoder,
     SemanticFusionAttention,
     WindowAttnProcessor,
     XPSRControlNet,
@@ -630,6 +632,8 @@ def test_unknown_prediction_type_is_refused() -> None:
 
 
 def test_a_residual_step_adds_what_the_networks_say() -> None:
-    sample, output = torch.rand(2, 4, 3, 3), torch.rand(2, 4, 3, 3)
-    found = predict_one_step(DDPMScheduler(), output, torch.tensor(250), sample, residual=True)
-    assert torch.equal(found, sample + output)
+    sample, output = torch.rand(2, 48, 11, 9), torch.rand(2, 48, 11, 9)
+    step = partial(predict_one_step, DDPMScheduler(), output, torch.tensor(250), sample, residual=True)
+    assert torch.equal(step(vae=AutoencoderKL(block_out_channels=(4,), norm_num_groups=2)), sample + output)
+    vae = DeepHaarAutoencoder(decoder_channels=4, decoder_layers=1)
+    assert torch.equal(step(vae=vae), sample + vae.without_grid(output))

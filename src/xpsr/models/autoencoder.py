@@ -15,6 +15,7 @@ from torch import nn
 
 __all__ = ["HAAR_AUTOENCODERS", "DeepHaarAutoencoder", "HaarAutoencoder", "HaarPackets", "ResidualDecoder"]
 
+_GRID_WINDOW = 9  # latent pixels, an odd number
 _STRIP_ROWS = 512  # pixels, of what the refiner is given at once
 _STRIP_LATENTS = 2**16  # of what the decoder is given at once: its widest layers take 3 kB for each of them
 
@@ -49,6 +50,19 @@ class HaarPackets(ModelMixin, ConfigMixin, ABC):
             packets = torch.einsum("kp,bckhw->bcphw", _walsh_patterns().to(z.device), coefficients).flatten(1, 2)
             pixels = F.pixel_shuffle(packets, 4)
         return DecoderOutput(sample=pixels + self.residual(z, pixels).float() if refine else pixels)
+
+    def without_grid(self, latents: torch.Tensor) -> torch.Tensor:
+        """Returns what latents (B, 48, h, w), or a change of them, say without what repeats from one to the next.
+
+        Of each pattern but the mean, the average over the 9 x 9 latents around is taken away. What an average says of
+        such a pattern are the frequencies of the grid of latents, of which photographs have next to nothing; but for a
+        network nothing is easier to say, and what it says shows as dots four pixels apart.
+        """
+        side = _GRID_WINDOW
+        repeated = F.avg_pool2d(latents, (side, 1), 1, (side // 2, 0), count_include_pad=False)
+        repeated = F.avg_pool2d(repeated, (1, side), 1, (0, side // 2), count_include_pad=False)
+        patterns = torch.arange(self.latent_channels, device=latents.device) % 16 > 0  # the first is the mean
+        return latents - repeated * patterns.view(-1, 1, 1)
 
     @abstractmethod
     def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

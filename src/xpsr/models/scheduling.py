@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from xpsr.errors import InputError
+from xpsr.models.autoencoder import HaarPackets
 
 __all__ = ["predict_one_step", "predict_original_sample", "start_at"]
 
@@ -35,14 +36,17 @@ def predict_original_sample(
 
 
 def predict_one_step(
-    scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *, residual: bool
+    scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *, vae: Any, residual: bool
 ) -> torch.Tensor:
-    """Returns the clean latents that a network's output implies in the one step from the LR latents `sample`.
+    """Returns the clean latents that a network's output implies in the one step from the LR latents `sample` of `vae`.
 
-    A `residual` output is what is missing in `sample`: a network that says nothing leaves the picture as it is, and
-    need not carry every pixel through itself. Else the output is what the scheduler's `prediction_type` says.
+    A `residual` output is what is missing in `sample`, but for the grid of latents: a network that says nothing leaves
+    the picture as it is, and need not carry every pixel through itself. Else the output is what the scheduler's
+    `prediction_type` says.
     """
-    return sample + output if residual else predict_original_sample(scheduler, output, timestep, sample)
+    if not residual:
+        return predict_original_sample(scheduler, output, timestep, sample)
+    return sample + (vae.without_grid(output) if isinstance(vae, HaarPackets) else output)
 
 
 def start_at(

@@ -450,7 +450,7 @@ class XPSRPipeline(DiffusionPipeline):
             with self.progress_bar(total=num_passes) as bar:
                 output = predict(latents, timestep, bar)
             residual = self.config.one_step_residual
-            return predict_one_step(self.scheduler, output, timestep, latents, residual=residual)
+            return predict_one_step(self.scheduler, output, timestep, latents, vae=self.vae, residual=residual)
 
         scheduler = copy.deepcopy(self.scheduler)  # it keeps the run's timesteps and its past
         timesteps = start_at(scheduler, settings.strength, settings.num_inference_steps, device=device)

@@ -244,7 +244,12 @@ class XPSRLoss(nn.Module):
         if not num_one_step:
             return losses
         latents = predict_one_step(
-            parts.scheduler, output[:one_step], timesteps[:one_step], sample[:one_step], residual=self.residual
+            parts.scheduler,
+            output[:one_step],
+            timesteps[:one_step],
+            sample[:one_step],
+            vae=parts.vae,
+            residual=self.residual,
         )
         return self._one_step(losses, latents, hr, batch, corner, generators)
 
