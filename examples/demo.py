@@ -1,4 +1,4 @@
-"""Looks at the photograph beside this file, restores it, draws both: `python examples/demo.py [OUT.png]`."""
+"""Looks at the photograph beside this file, restores it, draws before, after and the original: `python demo.py [OUT]`."""
 
 import logging
 import sys
@@ -8,6 +8,8 @@ from PIL import Image
 
 import xpsr
 
+BICUBIC = Image.Resampling.BICUBIC
+
 
 def main(out: Path) -> None:
     logging.disable(logging.WARNING)  # what libraries say while they load
@@ -16,16 +18,18 @@ def main(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     xpsr.write_image(out, restored.picture)
 
-    with Image.open(photograph) as before, Image.open(out) as after:
-        picture = Image.new("RGB", (2 * after.width + 8, after.height), "white")
-        picture.paste(before.resize(after.size, Image.Resampling.BICUBIC), (0, 0))
-        picture.paste(after, (after.width + 8, 0))
-    picture.save(out)
+    original = photograph.with_name("moose_original.jpg")  # before it was reduced, blurred and compressed
+    pictures = [Image.open(path).convert("RGB").resize((512, 512), BICUBIC) for path in (photograph, out, original)]
+    sheet = Image.new("RGB", (3 * 512 + 2 * 8, 512), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number * (512 + 8), 0))
+    sheet.save(out)
 
     prior, (width, height), size = (restored.record[name] for name in ("prior", "input_size", "output_size"))
     print(f"content: {prior['content'] or '(nothing)'}")
     print(f"quality: {prior['quality']}")
-    print(f"restored {width} x {height} to {size[0]} x {size[1]} in {restored.record['seconds']:.1f} s:")
+    print(f"restored {width} x {height} to {size[0]} x {size[1]} in {restored.record['seconds']:.1f} s")
+    print("left to right: before, after, the original (which it has never seen)")
     print(out.resolve())
 
 

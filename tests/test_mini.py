@@ -97,7 +97,7 @@ def test_the_demo_prints_where_its_picture_is(tmp_path: Path) -> None:
     target = tmp_path / "demo.png"
     done = run_python(ROOT / "examples" / "demo.py", target, cwd=tmp_path)
     assert done.returncode == 0
-    assert done.stderr == "" and len(lines := done.stdout.splitlines()) == 4
+    assert done.stderr == "" and len(lines := done.stdout.splitlines()) == 5
     assert lines[-1] == str(target)
     with Image.open(target) as picture:
-        assert picture.size == (2 * 512 + 8, 512)
+        assert picture.size == (3 * 512 + 2 * 8, 512)
