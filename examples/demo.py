@@ -1,4 +1,4 @@
-"""Looks at the photograph beside this file, restores it, draws before, after and the original: `python demo.py [OUT]`."""
+"""Looks at the photograph beside this file, restores it, draws both and the original: `python demo.py [OUT.png]`."""
 
 import logging
 import sys
