@@ -1,5 +1,6 @@
 """The mini's autoencoder: exact, orthonormal, and at home where `AutoencoderKL` is."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,6 +167,27 @@ def test_little_but_the_grid_goes_with_it() -> None:
     ratio = torch.fft.fft2(after).abs().square() / torch.fft.fft2(before).abs().square()
     assert ratio[..., ::32, ::32].flatten(2)[..., 1:].max() < 0.5  # the frequencies of a grid of 4 pixels, but 0
     assert ratio[..., 16::32, 16::32].mean() == pytest.approx(1, abs=0.1)  # as far from them as can be
+
+
+def test_fidelity_moves_the_weights_of_the_decoder() -> None:
+    torch.manual_seed(0)
+    vae = DeepHaarAutoencoder(decoder_channels=8, decoder_layers=2, with_fidelity=True)
+    assert vae.has_fidelity and vae.faithful is not None
+    z, other = random_tensor(1, 48, 5, 6), copy.deepcopy(vae.decoder)
+    with torch.no_grad():
+        for weight, difference in zip(other.parameters(), vae.faithful.parameters(), strict=True):
+            weight.add_(difference, alpha=0.3)
+    exact = vae.decode(z, refine=False).sample
+    torch.testing.assert_close(vae.decode(z, fidelity=0.3).sample, exact + other(z))
+    assert torch.equal(vae.decode(z, fidelity=0.0).sample, vae.decode(z).sample)
+
+
+@pytest.mark.parametrize("kind", [DeepHaarAutoencoder, HaarAutoencoder])
+def test_fidelity_without_weights_is_refused(kind: type[HaarPackets]) -> None:
+    vae = kind()
+    assert not vae.has_fidelity
+    with pytest.raises(ValueError, match=r"Autoencoder has no weights for fidelity=0\.5; use 0"):
+        vae.decode(random_tensor(1, 48, 2, 2), fidelity=0.5)
 
 
 def test_autoencoder_loaded_in_half_precision_normalizes_as_before(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKLOutput
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
+from torch.func import functional_call
 
 __all__ = ["HAAR_AUTOENCODERS", "DeepHaarAutoencoder", "HaarAutoencoder", "HaarPackets", "ResidualDecoder"]
 
@@ -42,14 +43,29 @@ class HaarPackets(ModelMixin, ConfigMixin, ABC):
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
 
     @apply_forward_hook
-    def decode(self, z: torch.Tensor, *, refine: bool = True) -> DecoderOutput:
-        """Maps (B, 48, h, w) to float32 pixels (B, 3, 4h, 4w), about [-1, 1]; `refine=False` inverts encode exactly."""
+    def decode(self, z: torch.Tensor, *, refine: bool = True, fidelity: float = 0.0) -> DecoderOutput:
+        """Maps (B, 48, h, w) to float32 pixels (B, 3, 4h, 4w), about [-1, 1]; `refine=False` inverts encode exactly.
+
+        `fidelity`, 0 to 1, is for one that `has_fidelity`: at 0 it adds what looks best, at 1 what is safest.
+        """
         with torch.autocast(z.device.type, enabled=False):
             mean, std = self._statistics(z.device)
             coefficients = (z.float() * std + mean).unflatten(1, (3, 16))
             packets = torch.einsum("kp,bckhw->bcphw", _walsh_patterns().to(z.device), coefficients).flatten(1, 2)
             pixels = F.pixel_shuffle(packets, 4)
-        return DecoderOutput(sample=pixels + self.residual(z, pixels).float() if refine else pixels)
+        if not refine:
+            return DecoderOutput(sample=pixels)
+        added = self.residual(z, pixels) if fidelity == 0 else self.faithful_residual(z, fidelity)
+        return DecoderOutput(sample=pixels + added.float())
+
+    @property
+    def has_fidelity(self) -> bool:
+        """Whether it knows more than one way to decode."""
+        return False
+
+    def faithful_residual(self, z: torch.Tensor, fidelity: float) -> torch.Tensor:
+        """Returns what `residual` does, at a fidelity above 0."""
+        raise ValueError(f"{type(self).__name__} has no weights for fidelity={fidelity:g}; use 0.")
 
     def without_grid(self, latents: torch.Tensor) -> torch.Tensor:
         """Returns what latents (B, 48, h, w), or a change of them, say without what repeats from one to the next.
@@ -110,7 +126,11 @@ class HaarAutoencoder(HaarPackets):
 
 
 class DeepHaarAutoencoder(HaarPackets):
-    """Walsh-Haar packets whose inverse a deep convolutional `decoder` of the latents adds to: `ResidualDecoder`."""
+    """Walsh-Haar packets whose inverse a deep convolutional `decoder` of the latents adds to: `ResidualDecoder`.
+
+    One `with_fidelity` has a second one, `faithful`, of differences: with them on its weights, the decoder paints
+    nothing that the picture does not tell, and with a share of them a share of it.
+    """
 
     @register_to_config
     def __init__(
@@ -121,9 +141,13 @@ class DeepHaarAutoencoder(HaarPackets):
         decoder_channels: int = 64,
         decoder_layers: int = 24,
         scaling_factor: float = 1.0,
+        with_fidelity: bool = False,
     ):
         super().__init__()
         self.decoder = ResidualDecoder(decoder_channels, decoder_layers, latent_channels=self.latent_channels)
+        self.faithful = None
+        if with_fidelity:
+            self.faithful = ResidualDecoder(decoder_channels, decoder_layers, latent_channels=self.latent_channels)
 
     @classmethod
     def from_pixels(
@@ -148,6 +172,19 @@ class DeepHaarAutoencoder(HaarPackets):
     def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """Returns (B, 3, 4h, 4w), of the latents alone."""
         return self.decoder(z.to(self.dtype))
+
+    @property
+    def has_fidelity(self) -> bool:
+        """Whether it has `faithful`."""
+        return self.faithful is not None
+
+    def faithful_residual(self, z: torch.Tensor, fidelity: float) -> torch.Tensor:
+        """Returns (B, 3, 4h, 4w), with the share `fidelity` of `faithful` on the decoder's weights."""
+        if self.faithful is None:
+            return super().faithful_residual(z, fidelity)
+        differences = dict(self.faithful.named_parameters())
+        weights = {name: value + fidelity * differences[name] for name, value in self.decoder.named_parameters()}
+        return functional_call(self.decoder, weights, (z.to(self.dtype),))
 
 
 HAAR_AUTOENCODERS: dict[str, type[HaarPackets]] = {
