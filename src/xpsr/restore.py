@@ -23,7 +23,7 @@ from xpsr.config import SCALE, PresetName, Settings
 from xpsr.config.checks import SEED, check_argument
 from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
 from xpsr.errors import Cancelled
-from xpsr.image import ImageLike, Picture, to_picture
+from xpsr.image import ImageLike, Picture, bleed, resize, to_picture
 from xpsr.model_folder import checksums
 from xpsr.pipeline import XPSRPipeline
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
@@ -158,8 +158,14 @@ class Restorer:
                 output_type="pt",
                 callback_on_pass_end=on_pass_end,
             ).images[0]
+        excess = picture.excess
+        if excess is not None:
+            excess = resize(bleed(excess, picture.alpha), (planes.shape[-2], planes.shape[-1]))
         restored = dataclasses.replace(
-            picture, pixels=planes[:3].cpu(), alpha=None if picture.alpha is None else planes[3:].cpu()
+            picture,
+            pixels=planes[:3].cpu(),
+            alpha=None if picture.alpha is None else planes[3:].cpu(),
+            excess=excess,
         )
         record = {
             "input_size": [picture.width, picture.height],

@@ -1,7 +1,9 @@
 """Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
 
+from xpsr.image.alpha import bleed
 from xpsr.image.origin import Origin
 from xpsr.image.picture import Picture, to_pil, to_uint8
+from xpsr.image.profiles import to_gray
 from xpsr.image.reading import (
     MAX_PIXELS,
     ImageLike,
@@ -20,6 +22,7 @@ __all__ = [
     "ImageLike",
     "Origin",
     "Picture",
+    "bleed",
     "decode_image",
     "decode_rgb",
     "image_bytes",
@@ -27,6 +30,7 @@ __all__ = [
     "read_image",
     "resize",
     "stretched_sizes",
+    "to_gray",
     "to_picture",
     "to_pil",
     "to_uint8",

@@ -98,8 +98,8 @@ def read_shaper(icc: bytes, space: bytes) -> Shaper | None:
         raise BrokenProfile(str(error) if isinstance(error, BrokenProfile) else "is truncated") from error
 
 
-def _tags(icc: bytes) -> dict[bytes, bytes]:
-    """What stands in a profile, by name."""
+def _tags(icc: bytes) -> dict[bytes, memoryview]:
+    """What stands in a profile, by name; tags may lie over one another."""
     if len(icc) < 132 or icc[36:40] != b"acsp":
         raise BrokenProfile("is none")
     if len(icc) > _MAX_BYTES:
@@ -111,17 +111,18 @@ def _tags(icc: bytes) -> dict[bytes, bytes]:
         raise BrokenProfile("is truncated")
     entries = struct.iter_unpack(">4sII", icc[132 : 132 + 12 * count])
     # what lies behind the end is cut there, and missed where it is read
-    return {name: icc[start : start + size] for name, start, size in entries}
+    view = memoryview(icc)
+    return {name: view[start : start + size] for name, start, size in entries}
 
 
-def _gray_shaper(tags: dict[bytes, bytes], connection: bytes) -> Shaper:
+def _gray_shaper(tags: dict[bytes, memoryview], connection: bytes) -> Shaper:
     light = _curve(tags[b"kTRC"])
     if connection == b"Lab ":  # the curve gives lightness
         light = np.where(light > 0.08, ((light * 100 + 16) / 116) ** 3, light * 100 / (24389 / 27))
     return _shaper([light], np.ones((3, 1)), _SRGB[1:2] / _SRGB[1].sum())
 
 
-def _matrix_shaper(tags: dict[bytes, bytes], connection: bytes) -> Shaper:
+def _matrix_shaper(tags: dict[bytes, memoryview], connection: bytes) -> Shaper:
     if connection != b"XYZ ":
         raise BrokenProfile("has no tables")
     to_xyz = np.stack([_xyz(tags[name]) for name in (b"rXYZ", b"gXYZ", b"bXYZ")], axis=1)
@@ -146,14 +147,14 @@ def _shaper(curves: list[NDArray[Any]], to_linear: NDArray[Any], from_linear: ND
     )
 
 
-def _xyz(tag: bytes) -> NDArray[Any]:
+def _xyz(tag: memoryview) -> NDArray[Any]:
     kind, *values = struct.unpack(">4s4x3i", tag[:20])
     if kind != b"XYZ ":
         raise BrokenProfile("has primaries of an unknown kind")
     return np.array(values) / 65536
 
 
-def _curve(tag: bytes) -> NDArray[Any]:
+def _curve(tag: memoryview) -> NDArray[Any]:
     """Light, rising in [0, 1], at _KNOTS equal steps of a device's value."""
     kind, count = struct.unpack(">4s4xI", tag[:12])
     steps = np.linspace(0, 1, _KNOTS)
@@ -179,7 +180,7 @@ def _curve(tag: bytes) -> NDArray[Any]:
     return rising
 
 
-def _parametric(steps: NDArray[Any], kind: int, stored: bytes) -> NDArray[Any]:
+def _parametric(steps: NDArray[Any], kind: int, stored: memoryview) -> NDArray[Any]:
     """The parametric curve of type `kind`: (a x + b) ** g + e from d on, c x + f before it."""
     if kind not in _PARAMETERS:
         raise BrokenProfile("has curves of an unknown kind")

@@ -45,6 +45,14 @@ class Picture:
         """Pixels in a column."""
         return self.pixels.shape[-2]
 
+    @property
+    def is_gray(self) -> bool:
+        """Whether it has no colour: its file holds none, or its three channels are equal but for rounding."""
+        if self.origin is not None and self.origin.model == "gray":
+            return True
+        red, *others = self.pixels
+        return all(bool((red - other).abs().max() < 1e-4) for other in others)
+
 
 def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
     """Returns float `pixels` of any shape, clamped to [0, 1], as uint8 in [0, 255], rounded to the nearest."""

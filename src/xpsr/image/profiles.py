@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from xpsr.image.icc import BrokenProfile, read_shaper
 
-__all__ = ["from_srgb", "luma", "to_srgb"]
+__all__ = ["from_srgb", "to_gray", "to_srgb"]
 
 ColorModel: TypeAlias = Literal["gray", "rgb", "cmyk"]
 
@@ -83,7 +83,7 @@ def from_srgb(
     if model == "cmyk" and not (keep_cmyk and icc):
         return None
     if not icc:
-        return luma(pixels) if model == "gray" else pixels
+        return to_gray(pixels) if model == "gray" else pixels
     try:
         shaper = read_shaper(icc, _SPACES[model])
         if shaper is None:
@@ -91,12 +91,12 @@ def from_srgb(
     except BrokenProfile:
         return None
     if shaper.is_srgb:
-        return luma(pixels) if model == "gray" else pixels
+        return to_gray(pixels) if model == "gray" else pixels
     colors = pixels if excess is None else pixels + excess
     return _in_strips(shaper.backward, colors, len(shaper.curves))
 
 
-def luma(pixels: torch.Tensor) -> torch.Tensor:
+def to_gray(pixels: torch.Tensor) -> torch.Tensor:
     """Returns the brightness (1, H, W) of sRGB (3, H, W) in [0, 1] by the weights of its primaries (BT.709)."""
     weights = torch.tensor([0.2126, 0.7152, 0.0722], dtype=pixels.dtype, device=pixels.device)
     return torch.tensordot(weights, pixels, dims=1)[None]

@@ -28,13 +28,14 @@ def resize(
     """Resizes with Pillow's antialiased filters, in float: no rounding to 8 bit, so no banding.
 
     Args:
-        pixels: (..., H, W) floats in [0, 1]; the work is done on the CPU.
+        pixels: (..., H, W) floats, with `eight_bit` in [0, 1]; the work is done on the CPU.
         size: (height, width) of the result, at least 1 each.
         method: bilinear, bicubic (a = -0.5) or Lanczos over 3 lobes.
         eight_bit: rounds as Pillow does with 8-bit pictures, to give the same bits as other software.
 
     Returns:
-        (..., height, width) clamped to [0, 1], of the dtype and on the device of `pixels`.
+        (..., height, width) clamped to [0, 1], or to the range of `pixels` where that goes further; of their dtype and
+        on their device.
 
     Raises:
         InputError: `size` is less than one pixel.
@@ -47,7 +48,11 @@ def resize(
     planes = source.cpu().reshape(-1, *pixels.shape[-2:]).numpy()  # (..., H, W) -> (N, H, W)
     resized = [np.asarray(Image.fromarray(plane).resize((width, height), _RESAMPLING[method])) for plane in planes]
     values = torch.from_numpy(np.stack(resized)).float()
-    values = values / 255 if eight_bit else values.clamp(0, 1)
+    if eight_bit:
+        values = values / 255
+    else:
+        low, high = source.aminmax()
+        values = values.clamp(min(low.item(), 0), max(high.item(), 1))
     return values.reshape(*pixels.shape[:-2], height, width).to(pixels)
 
 

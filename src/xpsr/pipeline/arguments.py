@@ -11,7 +11,7 @@ from PIL import Image
 
 from xpsr.config.checks import said
 from xpsr.errors import InputError
-from xpsr.image import Picture, resize, to_pil
+from xpsr.image import Picture, resize, to_gray, to_pil
 from xpsr.prior import Prior
 
 __all__ = [
@@ -81,9 +81,14 @@ def counted(callback: PassCallback | None, grid: int, num_grids: int) -> PassCal
 
 
 def as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:
-    """Returns restored pixels (3, H, W), with the picture's alpha where it has one, as they are asked for."""
-    size = (pixels.shape[-2], pixels.shape[-1])
-    alpha = None if picture.alpha is None else resize(picture.alpha, size, method="lanczos")
+    """Returns restored pixels (3, H, W), with the picture's alpha where it has one, as they are asked for.
+
+    What the model made of a picture without colour has none.
+    """
+    if picture.is_gray:
+        pixels = to_gray(pixels).repeat(3, 1, 1)
+    # Lanczos has a second lobe, which would be a ring around what is cut out
+    alpha = None if picture.alpha is None else resize(picture.alpha, (pixels.shape[-2], pixels.shape[-1]))
     if output_type == "pil":
         return to_pil(pixels, alpha)
     planes = pixels if alpha is None else torch.cat([pixels, alpha.to(pixels)])

@@ -8,7 +8,7 @@ import torch
 
 from xpsr.config import Settings
 from xpsr.errors import InputError
-from xpsr.image import Picture, resize, stretched_sizes
+from xpsr.image import Picture, bleed, resize, stretched_sizes
 from xpsr.tiling import Tile, pad_to_multiple
 
 __all__ = ["MAX_OUTPUT_PIXELS", "Conditions", "fit_picture"]
@@ -47,14 +47,14 @@ def fit_picture(
     """
     height, width = max(round(picture.height * scale), 1), max(round(picture.width * scale), 1)
     _refuse_too_many_pixels(picture, scale, height, width, settings.min_working_size)
-    multiple = vae_scale_factor
+    seen, multiple = bleed(picture.pixels, picture.alpha), vae_scale_factor
     if settings.fit == "stretch":
-        pixels = _stretched(picture.pixels, (height, width), settings.min_working_size, multiple)[None]
+        pixels = _stretched(seen, (height, width), settings.min_working_size, multiple)[None]
         crop = Tile(top=0, left=0, height=pixels.shape[-2], width=pixels.shape[-1])
     else:
         multiple *= tile_multiple
         larger = max(settings.min_working_size / min(height, width), 1)
-        enlarged = resize(picture.pixels, (round(height * larger), round(width * larger)), method="bicubic")
+        enlarged = resize(seen, (round(height * larger), round(width * larger)), method="bicubic")
         pixels, crop = pad_to_multiple(enlarged[None], multiple)
     nothing = pixels[:0]
     return Conditions(
