@@ -20,6 +20,7 @@ __all__ = [
     "lab_of",
     "matrix_profile",
     "parametric",
+    "rgb_table_profile",
     "visible_difference",
 ]
 
@@ -116,28 +117,28 @@ GRAY_22 = gray_profile(gamma(2.2))
 
 
 def cmyk_profile(points: int = 9) -> bytes:
-    """Inks that each take away one of sRGB's primaries, in tables of so many points a side, 16 bits, Lab."""
-
-    full, low = np.array([100 / 65280, 1 / 256, 1 / 256]) * 65535, np.array([0, 128, 128])
-
-    def to_lab(inks: Array) -> Array:
-        return lab_of((1 - inks[:, :3]) * (1 - inks[:, 3:]))
+    """Inks that each take away one of sRGB's primaries, in tables of so many points a side."""
 
     def to_inks(lab: Array) -> Array:
-        colors = (1 - rgb_of(lab)).clip(0, 1)
-        return np.concatenate([colors, np.zeros((len(colors), 1))], axis=1)
+        return np.pad(1 - rgb_of(lab), ((0, 0), (0, 1)))  # no black
 
-    def from_codes(codes: Array) -> Array:
-        return codes * full - low
+    return _table_profile(b"CMYK", 4, points, lambda inks: lab_of((1 - inks[:, :3]) * (1 - inks[:, 3:])), to_inks)
 
-    def codes_of(lab: Array) -> Array:
-        return (lab + low) / full
 
+def rgb_table_profile(points: int = 17) -> bytes:
+    """sRGB, in tables of so many points a side."""
+    return _table_profile(b"RGB ", 3, points, lab_of, rgb_of)
+
+
+def _table_profile(
+    space: bytes, channels: int, points: int, to_lab: Callable[[Array], Array], from_lab: Callable[[Array], Array]
+) -> bytes:
+    full, low = np.array([100 / 65280, 1 / 256, 1 / 256]) * 65535, np.array([0, 128, 128])  # Lab as 16 bits hold it
     tags = {
-        b"A2B0": _lut(4, 3, points, lambda inks: codes_of(to_lab(inks))),
-        b"B2A0": _lut(3, 4, 2 * points, lambda codes: to_inks(from_codes(codes))),
+        b"A2B0": _lut(channels, 3, points, lambda values: (to_lab(values) + low) / full),
+        b"B2A0": _lut(3, channels, 2 * points, lambda codes: from_lab(codes * full - low)),
     }
-    return icc_profile(b"CMYK", b"Lab ", tags, version=2)
+    return icc_profile(space, b"Lab ", tags, version=2)
 
 
 def _lut(inputs: int, outputs: int, points: int, function: Callable[[Array], Array]) -> bytes:

@@ -22,6 +22,7 @@ from color_helpers import (
     lab_of_xyz,
     matrix_profile,
     parametric,
+    rgb_table_profile,
     visible_difference,
 )
 from hypothesis import given, settings
@@ -34,6 +35,7 @@ quick = settings(deadline=None, max_examples=150, derandomize=True)
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 CMYK = cmyk_profile()
+TABLES = rgb_table_profile()
 D65 = (0.3127, 0.3290)
 REC_709 = [(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)]
 WIDE = {"Display P3": DISPLAY_P3, "Adobe RGB": ADOBE_RGB, "ProPhoto": PROPHOTO}
@@ -212,6 +214,15 @@ def test_cmyk_goes_through_its_tables_and_comes_back_when_asked():
     assert visible_difference(lab_of(flat(pixels)), lab_of(flat(again))).mean() < 1
 
 
+def test_rgb_tables_are_gone_through_and_back():
+    planes = (colors() * 255).round() / 255
+    pixels, excess, notice = to_srgb(planes, TABLES, model="rgb")
+    assert excess is None and notice == "its colour profile is a table: colours pass it in 8 bit"
+    back = from_srgb(pixels, None, TABLES, model="rgb")
+    assert visible_difference(lab_of(flat(planes)), lab_of(flat(pixels))).mean() < 1  # as coarse as its tables
+    assert visible_difference(lab_of(flat(planes)), lab_of(flat(back))).mean() < 1.5
+
+
 def test_cmyk_without_a_profile_is_guessed():
     planes = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]).T.reshape(4, 1, 3)
     pixels, _, notice = to_srgb(planes, None, model="cmyk")
@@ -233,6 +244,31 @@ def _tag(icc: bytes, wanted: bytes) -> bytes:
     return next(icc[start : start + size] for name, start, size in entries if name == wanted)
 
 
+# Profiles in files
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("Adobe RGB", "tif"), ("Display P3", "png"), ("ProPhoto", "png")])
+def test_a_file_s_picture_comes_back(tmp_path, name, suffix):
+    array = (colors() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(tmp_path / f"a.{suffix}", icc_profile=WIDE[name])
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        planes = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        pixels, excess, notice = to_srgb(planes, image.info["icc_profile"], model="rgb")
+    back = from_srgb(pixels, excess, WIDE[name], model="rgb")
+    assert notice is None and np.array_equal((back * 255).round().permute(1, 2, 0).numpy(), array)
+
+
+def test_a_cmyk_jpeg_is_what_it_says(tmp_path):
+    smooth = torch.linspace(0, 1, 64).expand(64, -1)
+    inks = torch.stack([smooth, smooth.T, 1 - smooth, torch.zeros(64, 64)])
+    image = Image.fromarray((inks * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), "CMYK")
+    image.save(tmp_path / "a.jpg", icc_profile=CMYK, quality=100)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        planes = torch.from_numpy(np.array(opened)).permute(2, 0, 1).float() / 255
+        pixels, _, _ = to_srgb(planes, opened.info["icc_profile"], model="cmyk")
+    assert (pixels - (1 - inks[:3])).abs().max() < 0.1 and (pixels - (1 - inks[:3])).abs().mean() < 0.02
+
+
 # Broken profiles
 
 
@@ -243,8 +279,8 @@ def _bad(curve: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("icc", "model", "reason"),
     [
-        (b"x", "rgb", "is none"),
-        (SRGB[:100], "rgb", "is none"),
+        (b"x", "rgb", "is no profile"),
+        (SRGB[:100], "rgb", "is no profile"),
         (SRGB[:140], "rgb", "is truncated"),
         (DISPLAY_P3[:-30], "rgb", "is truncated"),
         (GRAY_22, "rgb", "is for gray values, the picture is RGB"),
@@ -285,6 +321,7 @@ MUTABLE: list[tuple[bytes, Literal["gray", "rgb", "cmyk"]]] = [
     (GRAY_22, "gray"),
     (gray_profile(parametric(4, 2.4, 0.9, 0.05, 0.1, 0.05, 0.01, 0.0), connection=b"Lab "), "gray"),
     (cmyk_profile(points=3), "cmyk"),
+    (rgb_table_profile(points=5), "rgb"),
 ]
 
 

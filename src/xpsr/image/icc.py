@@ -101,7 +101,7 @@ def read_shaper(icc: bytes, space: bytes) -> Shaper | None:
 def _tags(icc: bytes) -> dict[bytes, memoryview]:
     """What stands in a profile, by name; tags may lie over one another."""
     if len(icc) < 132 or icc[36:40] != b"acsp":
-        raise BrokenProfile("is none")
+        raise BrokenProfile("is no profile")
     if len(icc) > _MAX_BYTES:
         raise BrokenProfile(f"has {len(icc)} bytes, more than {_MAX_BYTES}")
     count = int.from_bytes(icc[128:132])

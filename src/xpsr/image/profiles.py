@@ -52,8 +52,8 @@ def to_srgb(
             table = _transformed(planes, _tables(icc, model, back=False))
             return table, None, "its colour profile is a table: colours pass it in 8 bit"
     except BrokenProfile as error:
-        taken = "its colours are guessed" if model == "cmyk" else "it is taken for sRGB"
-        return _unprofiled(planes, model), None, f"its colour profile {error}: {taken}"
+        taken = "its colours are guessed" if model == "cmyk" else "taken for sRGB"
+        return _unprofiled(planes, model), None, f"its colour profile {error}; {taken}"
     if shaper.is_srgb:
         return _unprofiled(planes, model), None, None
     colors = _in_strips(shaper.forward, planes, 3)
