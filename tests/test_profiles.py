@@ -87,7 +87,7 @@ def test_colors_come_back(name):
     back = from_srgb(pixels, excess, WIDE[name], model="rgb")
     assert (back - planes).abs().mean() < 2e-6  # in gamut and out of it; most where a channel is nearly black
     assert (back - planes).abs().max() < 0.25 / 255
-    assert visible_difference(lab_in(name, planes), lab_in(name, back)).max() < 0.02
+    assert visible_difference(lab_in(name, planes), lab_in(name, back)).max() < 0.001
 
 
 @pytest.mark.parametrize("name", WIDE)
