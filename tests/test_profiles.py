@@ -3,6 +3,8 @@
 import io
 import struct
 import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -312,6 +314,27 @@ def test_a_broken_profile_is_told_and_passed_over(icc, model, reason):
     assert notice is not None and reason in notice and "\n" not in notice
     assert torch.equal(pixels, to_srgb(planes, None, model=model)[0]) and excess is None
     assert from_srgb(pixels, None, icc, model=model, keep_cmyk=True) is None
+
+
+def test_tags_that_lie_over_one_another_take_no_memory():
+    size = 2**24
+    entries = b"".join(struct.pack(">4sII", f"t{place:03}".encode(), 132, size - 132) for place in range(100))
+    head = DISPLAY_P3[:128] + struct.pack(">I", 100) + entries
+    bomb = head + bytes(size - len(head))
+    tracemalloc.start()
+    try:
+        assert "lacks its rXYZ" in str(to_srgb(colors(), bomb, model="rgb")[2])
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
+def test_threads_share_a_profile():
+    planes = [colors(channels=4, seed=seed) for seed in range(8)]
+    alone = [to_srgb(one, CMYK, model="cmyk")[0] for one in planes]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda one: to_srgb(one, CMYK, model="cmyk")[0], planes))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 MUTABLE: list[tuple[bytes, Literal["gray", "rgb", "cmyk"]]] = [
