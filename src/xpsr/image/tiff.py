@@ -26,6 +26,9 @@ EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _WORDS = {**_SIZES, 5: 4, 10: 4}  # what of a value is swapped with the order of bytes: a fraction is two numbers
 
+_LETTERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+"""How `struct` calls the types of whole numbers."""
+
 _MAX_ENTRIES = 4096
 """Of a directory: cameras write fifty, and the count of a damaged one may say 65535."""
 
@@ -64,7 +67,7 @@ class Directory:
         stored: how many entries there are.
         next_at: where the offset of the next directory stands.
         following: that offset; 0: there is none.
-        is_whole: every entry could be read, with its value.
+        lost: tags of entries that could not be read, or whose values lie beyond the end.
     """
 
     at: int
@@ -72,7 +75,7 @@ class Directory:
     stored: int
     next_at: int
     following: int
-    is_whole: bool
+    lost: tuple[int, ...]
 
     def find(self, tag: int) -> Entry | None:
         """Returns the first entry with a tag."""
@@ -132,21 +135,23 @@ class Layout:
         if not 0 < stored <= _MAX_ENTRIES:
             return None
         table = read(at + width, stored * self.entry_size)
-        entries, num_read = [], len(table) // self.entry_size
-        for index in range(num_read):
+        entries: list[Entry] = []
+        lost: list[int] = []
+        for index in range(len(table) // self.entry_size):
             entry = self._entry(read, table, index * self.entry_size, at + width)
             if entry is not None:
                 entries.append(entry)
+            else:
+                lost += struct.unpack_from(self.order + "H", table, index * self.entry_size)
         next_at = at + width + stored * self.entry_size
         link = read(next_at, struct.calcsize(self.offset))
-        is_linked = len(link) == struct.calcsize(self.offset)
         return Directory(
             at=at,
             entries=tuple(entries),
             stored=stored,
             next_at=next_at,
-            following=struct.unpack(self.offset, link)[0] if is_linked else 0,
-            is_whole=is_linked and len(entries) == stored,
+            following=struct.unpack(self.offset, link)[0] if len(link) == struct.calcsize(self.offset) else 0,
+            lost=tuple(lost),
         )
 
     def _entry(self, read: Read, table: bytes, index: int, base: int) -> Entry | None:
@@ -165,10 +170,15 @@ class Layout:
 
     def number(self, read: Read, entry: Entry | None) -> int | None:
         """Returns the one whole number that an entry holds; None: it holds no such."""
-        letter = None if entry is None else {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}.get(entry.kind)
-        if entry is None or letter is None or entry.count != 1:
-            return None
-        return struct.unpack(self.order + letter, read(entry.value_at, entry.size))[0]
+        numbers = self.numbers(read, entry)
+        return numbers[0] if len(numbers) == 1 else None
+
+    def numbers(self, read: Read, entry: Entry | None) -> tuple[int, ...]:
+        """Returns the whole numbers that an entry holds; at most 65536."""
+        letter = None if entry is None else _LETTERS.get(entry.kind)
+        if entry is None or letter is None or entry.count > 2**16:
+            return ()
+        return struct.unpack(f"{self.order}{entry.count}{letter}", read(entry.value_at, entry.size))
 
     def below(self, read: Read, directory: Directory, tag: int) -> Directory | None:
         """Returns the directory that a tag of another leads to."""
