@@ -14,7 +14,7 @@ from PIL import Image
 
 from xpsr.image import exif, xmp
 from xpsr.image.metadata import Metadata, found
-from xpsr.image.tiff import Layout, of_bytes
+from xpsr.image.directories import Layout, of_bytes
 from xpsr.image.xmp import Provenance
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterable
 
-from xpsr.image.tiff import EXIF_IFD, GPS_IFD, INTEROP_IFD, Directory, Entry, Layout, Tree, laid, of_bytes
+from xpsr.image.directories import EXIF_IFD, GPS_IFD, INTEROP_IFD, Directory, Entry, Layout, Tree, laid, of_bytes
 
 __all__ = ["patched"]
 

@@ -3,14 +3,18 @@
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image, ImageFile
 
-from xpsr.image.tiff import EXIF_IFD, GPS_IFD, INTEROP_IFD, Layout, Read, Tree, laid, of_bytes, values_of
+from xpsr.image import exif as exif_block
+from xpsr.image import xmp as xmp_packet
+from xpsr.image.directories import EXIF_IFD, GPS_IFD, INTEROP_IFD, Layout, Read, Tree, laid, of_bytes, values_of
+from xpsr.image.origin import Origin
+from xpsr.image.xmp import Provenance
 
-__all__ = ["Metadata", "found"]
+__all__ = ["Metadata", "found", "of_result"]
 
 _MAX_BYTES = 2**24
 """Of each kind; a JPEG's segment holds 64 KB, and a profile of a printing press has 3 MB."""
@@ -74,6 +78,37 @@ def found(image: Image.Image) -> Metadata:
             kept[name] = None
     exif = (kept.pop("exif") or b"").removeprefix(b"Exif\0\0") or None
     return Metadata(**kept, exif=exif, dpi=_dpi(image, exif), notices=tuple(notices))
+
+
+def of_result(
+    origin: Origin | None,
+    size: tuple[int, int],
+    *,
+    strip_gps: bool = False,
+    strip: bool = False,
+    provenance: Provenance | None = None,
+    keeps_orientation: bool = True,
+) -> Metadata:
+    """Returns what stands beside the pixels of a result.
+
+    Args:
+        origin: what stood beside those of the picture; None: nothing.
+        size: width and height of the result.
+        strip_gps: the place where the picture was taken is overwritten.
+        strip: EXIF, XMP and IPTC of the picture are left out; profile and resolution, which say how it looks, stay.
+        provenance: how the result came about; None: it is not told.
+        keeps_orientation: EXIF says that the result is upright; else it says nothing, for formats with a field of
+            their own for it.
+    """
+    old = Metadata() if origin is None else Metadata(icc=origin.icc, dpi=origin.dpi)
+    if origin is not None and not strip:
+        old = replace(old, exif=origin.exif, xmp=origin.xmp, iptc=origin.iptc)
+    software = None if provenance is None else provenance.software
+    exif, told = exif_block.patched(
+        old.exif, size, strip_gps=strip_gps, software=software, keeps_orientation=keeps_orientation
+    )
+    xmp, also_told = xmp_packet.patched(old.xmp, size, strip_gps=strip_gps, provenance=provenance)
+    return replace(old, exif=exif, xmp=xmp, notices=(*told, *also_told))
 
 
 def _of_tiff(image: Image.Image) -> dict[str, Any]:
