@@ -13,8 +13,8 @@ from pictures_with_metadata import ICC, IPTC, LATITUDE, MAKER_NOTE, THUMBNAIL, X
 from PIL import Image
 
 from xpsr.image import exif, xmp
-from xpsr.image.metadata import Metadata, found
 from xpsr.image.directories import Layout, of_bytes
+from xpsr.image.metadata import Metadata, found
 from xpsr.image.xmp import Provenance
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
