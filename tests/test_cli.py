@@ -420,6 +420,7 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
             "quality": "noisy",
             "describer": "none",
             "file_quality": None,
+            "keep_cmyk": False,
             "strip_gps": False,
             "strip_metadata": False,
             "provenance": True,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from color_helpers import DISPLAY_P3, GRAY_22, cmyk_profile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,8 +21,10 @@ from PIL import Image
 from xpsr.errors import InputError
 from xpsr.image import Origin, Picture, WriteOptions, image_bytes, to_uint8, write_image, write_strips
 from xpsr.image.metadata import Metadata, found
+from xpsr.image.profiles import to_srgb
 from xpsr.image.xmp import Provenance
 
+CMYK = cmyk_profile()
 WHOLE = Origin(format="JPEG", icc=ICC, exif=camera_exif(), xmp=XMP, iptc=IPTC, dpi=(300, 150))
 MADE = Provenance(software="xpsr 0.1.0", model="mini", seed=7)
 
@@ -122,6 +125,63 @@ def test_steps_between_eight_bits_are_dithered_where_there_were_more(tmp_path: P
     write_image(tmp_path / "b.webp", Picture(pixels=flat, origin=Origin(format="TIFF", bits=16)))
     with Image.open(tmp_path / "b.webp") as opened:
         assert (np.asarray(opened) == 77).all()
+
+
+# Colours
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "avif", "jxl"])
+def test_colors_go_back_into_the_file_s_profile(tmp_path: Path, kind: str) -> None:
+    planes = torch.linspace(0, 1, 16 * 12 * 3).reshape(12, 16, 3).permute(2, 0, 1)
+    pixels, excess, _ = to_srgb(planes, DISPLAY_P3, model="rgb")
+    assert excess is not None
+    image = Picture(pixels=pixels, excess=excess, origin=Origin(format="PNG", bits=16, icc=DISPLAY_P3))
+    write_image(tmp_path / f"a.{kind}", image)
+    if kind == "avif":
+        with Image.open(tmp_path / "a.avif") as opened:
+            values = np.asarray(opened)
+    else:
+        values = read_back(tmp_path / f"a.{kind}")
+    scale = 65535 if values.dtype == np.uint16 else 255
+    error = np.abs(values / scale - planes.permute(1, 2, 0).numpy()).max()
+    assert error < {"jpg": 0.03, "avif": 0.03, "webp": 1.01 / 255}.get(kind, 1.01 / 65535)
+    if kind != "jxl":
+        assert found_at(tmp_path / f"a.{kind}").icc == DISPLAY_P3
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "avif", "jxl"])
+def test_a_gray_profile_goes_where_gray_goes(tmp_path: Path, kind: str) -> None:
+    planes = torch.linspace(0, 1, 16 * 12).reshape(1, 12, 16)
+    pixels, _, _ = to_srgb(planes, GRAY_22, model="gray")
+    write_image(tmp_path / f"a.{kind}", Picture(pixels=pixels, origin=Origin(format="PNG", model="gray", icc=GRAY_22)))
+    if kind == "jxl":
+        expected = planes
+        values = read_back(tmp_path / "a.jxl") / 255
+    else:
+        expected = pixels[:1] if kind in ("webp", "avif") else planes
+        assert found_at(tmp_path / f"a.{kind}").icc == (None if kind in ("webp", "avif") else GRAY_22)
+        with Image.open(tmp_path / f"a.{kind}") as opened:
+            values = np.asarray(opened) / 255
+    assert np.abs(values.reshape(12, 16, -1)[..., 0] - expected[0].numpy()).max() < 0.01
+
+
+@pytest.mark.parametrize("kind", ["jpg", "tif", "png"])
+def test_cmyk_stays_where_it_is_asked_to(tmp_path: Path, kind: str) -> None:
+    smooth = torch.linspace(0, 1, 16).expand(16, -1)
+    inks = torch.stack([smooth, smooth.T, 1 - smooth, torch.zeros(16, 16)])
+    pixels, _, _ = to_srgb(inks, CMYK, model="cmyk")
+    image = Picture(pixels=pixels, origin=Origin(format="TIFF", model="cmyk", icc=CMYK))
+    assert write_image(tmp_path / f"a.{kind}", image) == ("its CMYK is written as sRGB",)
+    with Image.open(tmp_path / f"a.{kind}") as opened:
+        assert opened.mode == "RGB" and not opened.info.get("icc_profile")
+    told = write_image(tmp_path / f"a.{kind}", image, options=WriteOptions(keep_cmyk=True))
+    with Image.open(tmp_path / f"a.{kind}") as opened:
+        assert opened.mode == ("RGB" if kind == "png" else "CMYK") and bool(told) == (kind == "png")
+        if kind != "png":
+            assert opened.info["icc_profile"] == CMYK
+            values = torch.from_numpy(np.array(opened)).permute(2, 0, 1) / 255
+            again, _, _ = to_srgb(values, CMYK, model="cmyk")
+            assert (again - pixels).abs().mean() < 0.03
 
 
 # Metadata

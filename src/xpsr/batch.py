@@ -31,7 +31,7 @@ from xpsr.sources import Job, read_record, read_sidecar
 
 __all__ = ["Recipe", "Seen", "look", "restore_file", "what_to_do", "write_options"]
 
-_OF_FILES = ("file_quality", "strip_gps", "strip_metadata", "provenance")
+_OF_FILES = ("file_quality", "keep_cmyk", "strip_gps", "strip_metadata", "provenance")
 """What of a config says how files are written, but for the format, which their names tell."""
 
 Seen = tuple[tuple[int, ...] | None, tuple[int, ...] | None]
@@ -268,6 +268,7 @@ def write_options(config: UpscaleConfig, record: dict[str, Any]) -> WriteOptions
     )
     return WriteOptions(
         quality=config.file_quality,
+        keep_cmyk=config.keep_cmyk,
         strip_gps=config.strip_gps,
         strip_metadata=config.strip_metadata,
         provenance=made if config.provenance else None,

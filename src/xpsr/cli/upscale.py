@@ -75,6 +75,11 @@ def _upscale_parser() -> Parser:
         help="of results (default: the picture's own, or png where that cannot be written)",
     )
     add("--file-quality", type=int, metavar="N", help="1 to 100, of lossy formats (default: 95 for jpg, webp lossless)")
+    add(
+        "--keep-cmyk",
+        action="store_true",
+        help="CMYK pictures with a profile stay CMYK in jpg and tiff (default: sRGB)",
+    )
     add("--strip-gps", action="store_true", help="leave out where a picture was taken")
     add("--strip-metadata", action="store_true", help="leave out EXIF, XMP and IPTC; the colour profile stays")
     add(

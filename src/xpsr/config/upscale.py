@@ -51,6 +51,7 @@ class UpscaleConfig(Checked):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     format: ResultFormat = "same"
     file_quality: int | None = option(None, "1 to 100, of JPEG, WebP, AVIF and JPEG XL.", within(1, 100, "95"))
+    keep_cmyk: bool = False  # CMYK becomes CMYK again, where it has a profile
     strip_gps: bool = False  # where a picture was taken
     strip_metadata: bool = False  # EXIF, XMP and IPTC
     provenance: bool = True  # results say how they came about

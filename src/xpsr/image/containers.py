@@ -29,7 +29,9 @@ _COPIED = 2**20
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 """Chunks of a PNG that say what its pixels are."""
 
-_STRUCTURAL = frozenset({*range(254, 260), 262, 266, 273, 277, 278, 279, 284, 317, *range(322, 326), 332, 338, 339})
+_STRUCTURAL = frozenset(
+    {*range(254, 260), 262, 266, 273, 277, 278, 279, 284, 317, *range(322, 326), 332, 333, 334, 338, 339}
+)
 """Tags of a TIFF that say how its pixels are stored."""
 
 _MAX_EXIF = 2**24

@@ -22,7 +22,7 @@ _MAX_BYTES = 2**24
 _DESCRIPTIVE = frozenset(
     {
         *(269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 18246, 18249, 33432, 33434, 33437),
-        *(34850, 34852, 34855, *range(36864, 37724), *range(37725, 42241)),
+        *(34850, 34852, 34855, *range(36864, 37724), *range(37725, 42241), 50341),
     }
 )
 """Tags of a TIFF's first directory that are EXIF: the others say how its pixels are stored."""

@@ -22,6 +22,7 @@ def write_scanlines(
     shape: tuple[int, int, int],
     dtype: str,
     quality: int,
+    has_alpha: bool,
     icc: bytes | None = None,
 ) -> None:
     """Writes a picture of which only a strip is known at a time.
@@ -29,10 +30,11 @@ def write_scanlines(
     Args:
         path: the file.
         kind: "PNG", "TIFF", "JPEG" or "JXL", as Pillow calls them.
-        strips: (rows, width, channels), one below the other; the last of 2 or 4 channels is alpha.
+        strips: (rows, width, channels), one below the other.
         shape: height, width and channels of the whole.
         dtype: "uint8", "uint16" or "float32", which those formats hold that have it.
         quality: 1 to 100, of JPEG and JPEG XL, where 100 is lossless.
+        has_alpha: the last channel is alpha; without it, four channels are CMYK, which a TIFF can be.
         icc: the colour profile, for JPEG XL, which has it among the pixels.
 
     Raises:
@@ -44,7 +46,10 @@ def write_scanlines(
     output = oiio.ImageOutput.create(_NAMES[kind])
     assert output is not None, f"OpenImageIO writes {kind}"
     spec = oiio.ImageSpec(width, height, channels, dtype.replace("float32", "float"))
-    spec.alpha_channel = channels - 1 if channels in (2, 4) else -1
+    spec.alpha_channel = channels - 1 if has_alpha else -1
+    if channels == 4 and not has_alpha:
+        spec.attribute("tiff:ColorSpace", "CMYK")
+        spec.attribute("oiio:RawColor", 1)
     spec.attribute("oiio:UnassociatedAlpha", 1)
     if kind in ("JPEG", "JXL"):
         spec.attribute("compression", f"{_NAMES[kind]}:{quality}")

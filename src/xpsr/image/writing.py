@@ -20,6 +20,7 @@ from xpsr.files import WRITTEN_SUFFIXES, atomic_write
 from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
 from xpsr.image.metadata import Metadata, of_result
 from xpsr.image.picture import Picture
+from xpsr.image.profiles import from_srgb, to_gray
 from xpsr.image.reading import ImageLike, to_picture
 from xpsr.image.scanlines import write_scanlines
 from xpsr.image.xmp import Provenance
@@ -66,12 +67,14 @@ class WriteOptions:
         strip_gps: where the picture was taken is taken out of EXIF and XMP.
         strip_metadata: EXIF, XMP and IPTC are left out; the colour profile and the resolution stay.
         provenance: how the picture came about, which EXIF and XMP tell then; None: they do not.
+        keep_cmyk: what was CMYK, with a profile, and becomes a JPEG or TIFF, is CMYK again; else it is sRGB.
     """
 
     quality: int | None = None
     strip_gps: bool = False
     strip_metadata: bool = False
     provenance: Provenance | None = None
+    keep_cmyk: bool = False
 
     def __post_init__(self) -> None:
         """Refuses a quality outside 1 to 100."""
@@ -222,7 +225,11 @@ def _write(
         provenance=options.provenance,
         keeps_orientation=kind != "AVIF",  # where Pillow finds one, it writes the whole block anew, and not the same
     )
-    rows = _stored(strips, dtype, is_dithered=dtype == "uint8" and bits > 8)
+    rows = _stored(
+        ((_colors(strip, kind, keep_cmyk=options.keep_cmyk), strip.alpha) for strip in strips),
+        dtype,
+        is_dithered=dtype == "uint8" and bits > 8,
+    )
     start, keeps_profile = next(rows)
     metadata = metadata if keeps_profile else replace(metadata, icc=None)
     planes: Iterator[NDArray[Any]] = itertools.chain([start], (part for part, _ in rows))
@@ -230,12 +237,23 @@ def _write(
     if kind == "JXL" and channels == 2:  # OpenImageIO's encoder fails on gray with alpha
         planes, channels = (np.ascontiguousarray(part[..., [0, 0, 0, 1]]) for part in planes), 4
     told = [*metadata.notices]
+    if first.origin is not None and first.origin.model == "cmyk" and channels == 3:
+        told.append("its CMYK is written as sRGB")
     is_large = kind in ("PNG", "JPEG") and size[0] * size[1] > _WHOLE
     if kind == "TIFF" or kind == "JXL" or dtype != "uint8" or is_large:
         shape, quality = (size[1], size[0], channels), options.quality or _QUALITY.get(kind, 100)
         bare = part if kind == "TIFF" else part.with_suffix(".bare")
         try:
-            write_scanlines(bare, kind, planes, shape=shape, dtype=dtype, quality=quality, icc=metadata.icc)
+            write_scanlines(
+                bare,
+                kind,
+                planes,
+                shape=shape,
+                dtype=dtype,
+                quality=quality,
+                has_alpha=first.alpha is not None,
+                icc=metadata.icc,
+            )
             if kind == "TIFF":
                 with bare.open("r+b") as file:
                     return (*told, *into_tiff(file, metadata))
@@ -245,39 +263,45 @@ def _write(
             if bare != part:
                 bare.unlink(missing_ok=True)
     whole = np.concatenate(list(planes))
-    image = Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole)
+    is_cmyk = channels == 4 and first.alpha is None
+    image = Image.fromarray(whole[..., 0] if channels == 1 else whole, **({"mode": "CMYK"} if is_cmyk else {}))
     content = _encoded(place, kind, image, options.quality, metadata)
     return (*told, *_insert(kind, io.BytesIO(content), part, metadata))
 
 
-def _stored(strips: Iterator[Picture], dtype: str, *, is_dithered: bool) -> Iterator[tuple[NDArray[Any], bool]]:
-    """Yields strips (rows, W, C) as a file has them, and whether they are in the file's own profile."""
+def _stored(
+    strips: Iterator[tuple[tuple[torch.Tensor, bool], torch.Tensor | None]], dtype: str, *, is_dithered: bool
+) -> Iterator[tuple[NDArray[Any], bool]]:
+    """Yields strips (rows, W, C) as a file has them, of the planes and alpha of each, in `dtype`."""
     top = 0
-    for strip in strips:
-        planes, keeps_profile = _colors(strip)
-        if strip.alpha is not None:
-            planes = torch.cat([planes, strip.alpha.to(planes)])
+    for (colors, keeps_profile), alpha in strips:
+        planes = colors if alpha is None else torch.cat([colors, alpha.to(colors)])
         values = planes.clamp(0, 1).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
         if dtype == "float32":
             yield np.ascontiguousarray(values.numpy()), keeps_profile
         else:
             scale = 255 if dtype == "uint8" else 65535
             steps = values * scale
-            num_colors = values.shape[2] - (strip.alpha is not None)
             if is_dithered:
-                steps[..., :num_colors] += _pattern(top, strip.height, strip.width) - 0.5
+                steps[..., : len(colors)] += _pattern(top, *values.shape[:2]) - 0.5
             yield steps.round_().clamp_(0, scale).numpy().astype(dtype, order="C"), keeps_profile
-        top += strip.height
+        top += len(values)
 
 
-def _colors(strip: Picture) -> tuple[torch.Tensor, bool]:
-    """Planes (1 or 3, H, W) of a picture as its file had them, and whether they are in the file's own profile."""
-    pixels = strip.pixels.float().cpu()
-    # The way back into the file's profile goes here
-    if strip.origin is not None and strip.origin.model == "gray":
-        red, green, blue = pixels
-        return (green + 0.2126 * (red - green) + 0.0722 * (blue - green))[None], True  # exact where they are equal
-    return pixels, True
+def _colors(strip: Picture, kind: Kind, *, keep_cmyk: bool) -> tuple[torch.Tensor, bool]:
+    """Planes (1, 3 or 4, H, W) of a picture as its file had them, and whether they are in the file's own profile."""
+    pixels, excess = strip.pixels.float().cpu(), None if strip.excess is None else strip.excess.float().cpu()
+    if strip.origin is None:
+        return pixels, True
+    icc, model = strip.origin.icc, strip.origin.model
+    holds_gray = kind in ("JPEG", "PNG", "TIFF") or (kind == "JXL" and strip.alpha is None)
+    planes = None
+    if holds_gray or model != "gray":  # the profile of one channel would not fit the three that are written
+        keeps = keep_cmyk and kind in ("JPEG", "TIFF") and strip.alpha is None
+        planes = from_srgb(pixels, excess, icc, model=model, keep_cmyk=keeps)
+    if planes is not None:
+        return planes, True
+    return to_gray(pixels) if model == "gray" else pixels, False
 
 
 def _pattern(top: int, height: int, width: int) -> torch.Tensor:
