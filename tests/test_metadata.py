@@ -85,6 +85,13 @@ def test_directories_of_a_tiff_stay_below_their_own(order: str) -> None:
     assert tags.get_ifd(0x8825)[2] == (48, 8, 30)
 
 
+def test_a_picture_that_is_loaded_is_asked_with_its_bytes() -> None:
+    for kind in ("TIFF", "PNG", "JPEG"):
+        with Image.open(io.BytesIO(FILES[kind])) as image:
+            image.load()
+            assert found(image, FILES[kind]) == found_in(FILES[kind])
+
+
 def test_what_stands_behind_the_pixels_of_a_png_is_found() -> None:
     buffer = io.BytesIO()
     SMALL.save(buffer, "PNG")

@@ -1,12 +1,13 @@
 """What stands beside the pixels of a file: found in whatever Pillow opens, byte for byte."""
 
+import io
 import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from xpsr.image import exif as exif_block
 from xpsr.image import xmp as xmp_packet
@@ -42,18 +43,21 @@ class Metadata:
     notices: tuple[str, ...] = ()
 
 
-def found(image: Image.Image) -> Metadata:
+def found(image: Image.Image, content: bytes | None = None) -> Metadata:
     """Returns what stands beside the pixels of a file that Pillow has opened.
 
     Bytes are those of the file. In a TIFF, whose EXIF is spread over the file, they are laid one behind the other, each
     value as it was. Nothing is read of what they say but the resolution, so damaged ones do no harm.
 
     Args:
-        image: opened and, if it is a TIFF, not yet loaded.
+        image: as Pillow gives it.
+        content: the file's bytes; None: a TIFF must not have been loaded yet, because Pillow closes its file then.
     """
     info, notices = image.info, []
+    file: BinaryIO | None = io.BytesIO(content) if content is not None else getattr(image, "fp", None)
     if image.format == "TIFF":
-        parts = _of_tiff(image)
+        assert file is not None, "a TIFF is asked before its pixels are read"
+        parts = _of_tiff(file)
     else:
         parts = {"icc": info.get("icc_profile"), "exif": info.get("exif"), "xmp": info.get("xmp")}
         segments = getattr(image, "applist", [])  # of a JPEG
@@ -62,7 +66,8 @@ def found(image: Image.Image) -> Metadata:
         if any(part.startswith(b"http://ns.adobe.com/xmp/extension/\0") for name, part in segments if name == "APP1"):
             notices.append("the extension of its XMP is left out")
     if image.format == "PNG":
-        late = dict(_behind_the_pixels(image)) if parts["exif"] is None or parts["xmp"] is None else {}
+        is_all = parts["exif"] is not None and parts["xmp"] is not None
+        late = {} if is_all or file is None else dict(_behind_the_pixels(file))
         for name in ("exif", "xmp", "iptc"):  # the last is how ImageMagick and its kin write it
             parts[name] = parts[name] or late.get(name) or _raw_profile(info.get(f"Raw profile type {name}"))
         if parts["iptc"]:
@@ -71,8 +76,8 @@ def found(image: Image.Image) -> Metadata:
         notices.append("its colour profile is incomplete and left out")
     called = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
     kept: dict[str, bytes | None] = {}
-    for name, content in parts.items():
-        kept[name] = bytes(content) if isinstance(content, bytes | bytearray) and content else None
+    for name, value in parts.items():
+        kept[name] = bytes(value) if isinstance(value, bytes | bytearray) and value else None
         if len(kept[name] or b"") > _MAX_BYTES:
             notices.append(f"its {called[name]} is larger than {_MAX_BYTES // 2**20} MB and left out")
             kept[name] = None
@@ -111,10 +116,8 @@ def of_result(
     return replace(old, exif=exif, xmp=xmp, notices=(*told, *also_told))
 
 
-def _of_tiff(image: Image.Image) -> dict[str, Any]:
+def _of_tiff(file: BinaryIO) -> dict[str, Any]:
     parts: dict[str, Any] = dict.fromkeys(("icc", "exif", "xmp", "iptc"))
-    assert isinstance(image, ImageFile.ImageFile) and image.fp is not None, "a TIFF is asked before its pixels are read"
-    file = image.fp
     before = file.tell()
 
     def read(at: int, size: int) -> bytes:
@@ -168,11 +171,8 @@ def _filled(below: dict[int, Tree]) -> dict[int, Tree]:
     return {tag: tree for tag, tree in below.items() if tree.values or tree.below}
 
 
-def _behind_the_pixels(image: Image.Image) -> Iterator[tuple[str, bytes]]:
+def _behind_the_pixels(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
     """EXIF and XMP that stand behind the pixels of a PNG, where Pillow sees them only when those are read."""
-    if not isinstance(image, ImageFile.ImageFile) or image.fp is None:  # all of it has been read
-        return
-    file = image.fp
     before = file.tell()
     try:
         file.seek(8)
