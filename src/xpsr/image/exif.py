@@ -39,14 +39,20 @@ def patched(
         keeps_orientation: the tag is set to 1; else it goes, where it is there.
     """
     notices: tuple[str, ...] = ()
-    content = exif
-    if exif is not None:
+    content: bytes | None = None
+    if exif is not None and not _is_empty(exif):
         content = _Block(exif).patched(size, strip_gps, software, keeps_orientation)
         notices = (_DAMAGED,) if content is None else ()
     if content is None and software is not None:
         block, at = laid(Tree(values={_SOFTWARE: (2, _text(software))}, below={}), _NEW, 8)
         content = b"II*\0" + struct.pack("<I", at) + block
     return content, notices
+
+
+def _is_empty(exif: bytes) -> bool:
+    """Returns whether EXIF has a directory without entries, as some programs leave it."""
+    layout = Layout.of(of_bytes(exif))
+    return layout is not None and exif[layout.first : layout.first + 2] == b"\0\0"
 
 
 _NEW = Layout(order="<", is_big=False, first=8)
@@ -144,10 +150,11 @@ class _Block:
 
     def _blank_gps(self, parent: Directory) -> bool:
         """Overwrites the place that a directory tells; returns whether that could be found, if there is one."""
-        if GPS_IFD in parent.lost:
-            return False
-        if parent.find(GPS_IFD) is None:
+        number = [*parent.lost, *(entry.tag for entry in parent.entries)].count(GPS_IFD)
+        if number == 0:
             return True
+        if number > 1 or GPS_IFD in parent.lost:
+            return False
         place = self._layout.below(self._read, parent, GPS_IFD)
         if place is None or place.lost:
             return False

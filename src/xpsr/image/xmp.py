@@ -108,7 +108,10 @@ def _edited(xmp: bytes, encoding: str, size: tuple[int, int], strip_gps: bool) -
         text = _with_value(text, f"{_prefixes(text, space)}:{name}", str(value))
     text = _without(text, r"[\w.-]+:Thumbnails")
     text = text and _without(text, r"[\w.-]+:HasExtendedXMP")
-    return _without(text, r"[\w.-]+:[Gg][Pp][Ss][\w.-]*") if strip_gps and text else text
+    if strip_gps and text:
+        text = _without(text, r"[\w.-]+:[Gg][Pp][Ss][\w.-]*")
+        return None if text is None or re.search(":gps", text, re.IGNORECASE) else text  # half a property is damage
+    return text
 
 
 def _prefixes(text: str, space: str) -> str:
