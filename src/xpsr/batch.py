@@ -27,7 +27,7 @@ from xpsr.image import (
 from xpsr.model_folder import checksums
 from xpsr.prior import Prior
 from xpsr.restore import Restored, Restorer
-from xpsr.sources import Job, read_record, read_sidecar
+from xpsr.sources import Job, read_record, read_sidecar, result_suffix
 
 __all__ = ["Recipe", "Seen", "look", "restore_file", "what_to_do", "write_options"]
 
@@ -234,9 +234,9 @@ def restore_file(
     # the digest is of what was read, whatever comes while it is restored
     picture = read_image(source.path) if source.content is None else decode_image(source.content, named)
     digest = source.sha256()
-    if job.target is not None:
-        size = round(picture.width * config.scale), round(picture.height * config.scale)
-        refuse_unwritable(job.target, size, has_alpha=picture.alpha is not None)
+    place = job.target or Path(f"result{result_suffix(source, config.format)}")
+    size = round(picture.width * config.scale), round(picture.height * config.scale)
+    refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
     restored = restorer.restore(
         picture,
         prior_of(source.path if source.content is None else picture),

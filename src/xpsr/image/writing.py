@@ -16,7 +16,7 @@ from PIL import Image
 
 from xpsr.config.checks import check_argument
 from xpsr.errors import InputError, one_line
-from xpsr.files import WRITTEN_SUFFIXES, atomic_write
+from xpsr.files import WRITTEN_SUFFIXES, atomic_write, refusal
 from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
 from xpsr.image.metadata import Metadata, of_result
 from xpsr.image.picture import Picture
@@ -106,9 +106,8 @@ def write_image(
             or `path` cannot be written.
     """
     place: Path = check_argument("path", path, Path)
-    kind = _kind(place)
-    if isinstance(image, Image.Image) and kind != "JXL":
-        content = _encoded(place, kind, image, options.quality)
+    if isinstance(image, Image.Image) and _kind(place) != "JXL":
+        content = image_bytes(place, image, options)
         with atomic_write(place) as part:
             part.write_bytes(content)
         return ()
@@ -152,10 +151,18 @@ def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOpti
     Raises:
         InputError: unknown suffix, or a picture that the format cannot hold.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"picture{place.suffix}"
-        write_image(path, image, options=options)
-        return path.read_bytes()
+    kind = _kind(place)
+    if isinstance(image, Image.Image) and kind != "JXL":
+        return _encoded(place, kind, image, options.quality)
+    picture = to_picture(image)
+    refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder, "picture")
+            write_into(part, place, picture, options)
+            return part.read_bytes()
+    except OSError as error:
+        raise refusal(place, "cannot be written", error) from error
 
 
 def write_into(part: Path, place: Path, picture: Picture, options: WriteOptions) -> tuple[str, ...]:
@@ -236,37 +243,36 @@ def _write(
     channels = start.shape[2]
     if kind == "JXL" and channels == 2:  # OpenImageIO's encoder fails on gray with alpha
         planes, channels = (np.ascontiguousarray(part[..., [0, 0, 0, 1]]) for part in planes), 4
-    told = [*metadata.notices]
+    told = metadata.notices
     if first.origin is not None and first.origin.model == "cmyk" and channels == 3:
-        told.append("its CMYK is written as sRGB")
+        told += ("its CMYK is written as sRGB",)
     is_large = kind in ("PNG", "JPEG") and size[0] * size[1] > _WHOLE
-    if kind == "TIFF" or kind == "JXL" or dtype != "uint8" or is_large:
-        shape, quality = (size[1], size[0], channels), options.quality or _QUALITY.get(kind, 100)
-        bare = part if kind == "TIFF" else part.with_suffix(".bare")
-        try:
-            write_scanlines(
-                bare,
-                kind,
-                planes,
-                shape=shape,
-                dtype=dtype,
-                quality=quality,
-                has_alpha=first.alpha is not None,
-                icc=metadata.icc,
-            )
-            if kind == "TIFF":
-                with bare.open("r+b") as file:
-                    return (*told, *into_tiff(file, metadata))
-            with bare.open("rb") as source:
-                return (*told, *_insert(kind, source, part, metadata))
-        finally:
-            if bare != part:
-                bare.unlink(missing_ok=True)
-    whole = np.concatenate(list(planes))
-    is_cmyk = channels == 4 and first.alpha is None
-    image = Image.fromarray(whole[..., 0] if channels == 1 else whole, **({"mode": "CMYK"} if is_cmyk else {}))
-    content = _encoded(place, kind, image, options.quality, metadata)
-    return (*told, *_insert(kind, io.BytesIO(content), part, metadata))
+    if kind not in ("TIFF", "JXL") and dtype == "uint8" and not is_large:
+        whole = np.concatenate(list(planes))
+        mode = {"mode": "CMYK"} if channels == 4 and first.alpha is None else {}
+        image = Image.fromarray(whole[..., 0] if channels == 1 else whole, **mode)
+        content = _encoded(place, kind, image, options.quality, metadata)
+        return told + _insert(kind, io.BytesIO(content), part, metadata)
+    bare = part if kind == "TIFF" else part.with_suffix(".bare")
+    try:
+        write_scanlines(
+            bare,
+            kind,
+            planes,
+            shape=(size[1], size[0], channels),
+            dtype=dtype,
+            quality=options.quality or _QUALITY.get(kind, 100),
+            has_alpha=first.alpha is not None,
+            icc=metadata.icc,
+        )
+        if kind == "TIFF":
+            with part.open("r+b") as file:
+                return told + into_tiff(file, metadata)
+        with bare.open("rb") as source:
+            return told + _insert(kind, source, part, metadata)
+    finally:
+        if bare != part:
+            bare.unlink(missing_ok=True)
 
 
 def _stored(
