@@ -254,9 +254,7 @@ def test_what_is_no_result_is_refused_whatever_it_is(tiny_model: Path, job: Job)
             InputError, match=r"b\.json: is (there already, and nothing beside it says|the record of c\.png;)"
         ):
             what_to_do(job, recipe_of(tiny_model), lambda *_: None)
-        with pytest.raises(
-            InputError, match=r"b\.json: is (there already|the record)"
-        ):  # none to skip
+        with pytest.raises(InputError, match=r"b\.json: is (there already|the record)"):  # none to skip
             what_to_do(job, recipe_of(tiny_model, on_existing="skip"), lambda *_: None)
     record.unlink()
     target.symlink_to("nowhere.png")  # of which the target may come
