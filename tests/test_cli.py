@@ -918,7 +918,7 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     assert len(facts["problems"]) == 1 and str(model) in facts["problems"][0]
     assert facts["devices"]["cpu"]["auto_dtype"] in ("fp32", "bf16")
     assert facts["threads"] == torch.get_num_threads()
-    assert facts["extras"]["formats"]["install"] == "pip install pillow-heif pillow-jxl-plugin"
+    assert facts["extras"]["formats"]["install"] == "pip install pillow-heif"
     assert "dev" not in facts["extras"]
 
 

@@ -44,7 +44,7 @@ IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {
     *(".pbm", ".pgm", ".pnm", ".ppm", ".tga"),
 }
 """Lower-case ends of the names that count as pictures in a folder. Whether one can be read shows when it is opened:
-HEIC, HEIF and JPEG XL need the extra `formats`."""
+HEIC and HEIF need the extra `formats`."""
 
 OTHER_SUFFIXES = frozenset(
     {".apng", ".gif", ".ico", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
