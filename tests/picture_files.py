@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import OpenImageIO as oiio
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -118,6 +117,8 @@ def tiff(
 
 def by_oiio(path: Path, values: Values, **attributes: Any) -> bytes:
     """A file as OpenImageIO writes it, its format by the suffix of `path`; a JPEG XL without loss."""
+    import OpenImageIO as oiio  # here, or it complains at the end of a test run
+
     height, width, channels = values.shape
     spec = oiio.ImageSpec(width, height, channels, values.dtype.name.replace("float32", "float"))
     spec["jpegxl:distance"] = 0.0

@@ -335,7 +335,7 @@ def test_failures_are_json_lines_too(upscale: Run) -> None:
 def test_unexpected_errors_are_one_line_a_picture(
     upscale: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, **options: Any) -> None:
         raise error
 
     save_photo("a.png"), save_photo("b.png")
@@ -708,7 +708,7 @@ def test_what_comes_to_a_place_while_others_are_restored_is_not_replaced(
 ) -> None:
     save_photo("a.png"), save_photo("b.png")
 
-    def come(path: Path) -> Any:
+    def come(path: Path, **options: Any) -> Any:
         if path.name == "b.png":
             Path("outputs/b_x4.png").write_text("mine")
         return read_image(path)

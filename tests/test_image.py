@@ -393,7 +393,7 @@ def test_a_missing_plugin_is_named(tmp_path: Path, start: bytes, monkeypatch: py
 
 
 def test_a_folder_gives_its_pictures_in_order(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "c.webp", "notes.txt", "photo", "._a.jpg", "d.gif", "e.jfif", "f.ppm"):
+    for name in ("b.PNG", "a.jpg", "c.webp", "notes.txt", "photo", "._a.jpg", "d.psd", "e.jfif", "f.ppm"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp", "e.jfif", "f.ppm"]

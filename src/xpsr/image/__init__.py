@@ -1,6 +1,7 @@
 """Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
 
 from xpsr.image.alpha import bleed
+from xpsr.image.isolation import decode_in_process
 from xpsr.image.limits import MAX_PIXELS, Limits
 from xpsr.image.origin import Origin
 from xpsr.image.picture import Picture, to_pil, to_uint8
@@ -28,6 +29,7 @@ __all__ = [
     "WriteOptions",
     "bleed",
     "decode_image",
+    "decode_in_process",
     "decode_rgb",
     "image_bytes",
     "picture_size",
