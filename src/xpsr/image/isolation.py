@@ -17,7 +17,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -240,9 +239,11 @@ if hasattr(os, "register_at_fork"):
 def serve(number: int) -> None:
     """Is the server: forks for every line that comes by the socket of this number, until the other end is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits
-    for library in ("OpenImageIO", "cv2", "pillow_heif"):
-        with suppress(ImportError):
-            import_module(library)
+    import cv2  # noqa: F401 - here, so that not every process imports them
+    import OpenImageIO  # noqa: F401
+
+    with suppress(ImportError):
+        import pillow_heif  # noqa: F401
     torch.set_num_threads(1)
     gc.freeze()  # what is imported is not gone through, and so not copied, in the others
     with socket.socket(fileno=number) as control:
