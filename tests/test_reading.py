@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import picture_files as files
 import pytest
+from color_helpers import gamma, matrix_profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_files import Values, noise
@@ -48,13 +49,19 @@ def as_rgb(values: Values, full: float) -> Values:
     return values
 
 
-def same(content: bytes, expected: Values, *, within: float = 1e-6) -> Picture:
-    """The picture in a file, which is what is expected; `decode_rgb` says the same."""
+def same_bits(content: bytes) -> Picture:
+    """The picture in a file, of which `decode_rgb` gives the same bits."""
     picture = decode_image(content, "photo")
+    assert np.array_equal(decode_rgb(content, "photo"), to_uint8(picture.pixels).permute(1, 2, 0).numpy())
+    return picture
+
+
+def same(content: bytes, expected: Values, *, within: float = 1e-6) -> Picture:
+    """The picture in a file, which is what is expected."""
+    picture = same_bits(content)
     found = channels_last(picture)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= within
-    assert np.array_equal(decode_rgb(content, "photo"), to_uint8(picture.pixels).permute(1, 2, 0).numpy())
     return picture
 
 
@@ -145,11 +152,11 @@ def test_tiffs_that_are_not_read_are_refused_by_what_they_are(content: bytes, me
 
 def test_jpeg_xl_is_read_at_its_own_depth(tmp_path: Path) -> None:
     for dtype, bits in (("uint8", 8), ("uint16", 16), ("float32", 32)):
-        for channels in (1, 3, 4):
+        for channels in (3, 4) if bits == 32 else (1, 3, 4):
             values = noise(9, 13, channels, dtype)
             full = 1 if bits == 32 else 2**bits - 1
-            content = files.by_oiio(tmp_path / "a.jxl", values)
-            origin = same(content, as_rgb(values, full), within=1e-6 if bits < 32 else 1e-3).origin
+            content = files.by_oiio(tmp_path / "a.jxl", values, **({"oiio:ColorSpace": "sRGB"} if bits == 32 else {}))
+            origin = same(content, as_rgb(values, full)).origin
             assert origin is not None
             assert (origin.format, origin.bits, origin.model) == ("JXL", bits, "gray" if channels == 1 else "rgb")
             assert picture_size(tmp_path / "a.jxl") == (13, 9)
@@ -202,6 +209,22 @@ def test_what_a_file_stored_is_known(mode: str, kind: str, model: str, bits: int
     picture = decode_image(files.pillow_bytes(image, kind), "photo")
     assert picture.origin is not None
     assert (picture.origin.format, picture.origin.model, picture.origin.bits) == (kind, model, bits)
+
+
+def test_jpeg_2000_and_pnm_are_read_at_their_own_depth(tmp_path: Path) -> None:
+    for channels in (1, 3):
+        values = noise(9, 13, channels)
+        kind = {1: b"P5", 3: b"P6"}[channels]
+        for most, bits in ((65535, 16), (1023, 10)):
+            numbers = values // (65536 // (most + 1))
+            content = kind + b"\n# made by a test\n13 9\n%d\n" % most + numbers.astype(">u2").tobytes()
+            origin = same(content, as_rgb(numbers, most), within=2e-5).origin
+            assert origin is not None and (origin.format, origin.bits) == ("PPM", bits)
+        values = noise(48, 64, channels)
+        content = files.by_oiio(tmp_path / "a.jp2", values)
+        picture = same_bits(content)
+        assert np.abs(channels_last(picture) - as_rgb(values, 65535)).max() < 0.3  # it is with loss
+        assert picture.origin is not None and (picture.origin.format, picture.origin.bits) == ("JPEG2000", 16)
 
 
 def test_gray_stays_gray() -> None:
@@ -282,13 +305,11 @@ def test_metadata_are_kept_as_they_are(tmp_path: Path) -> None:
     assert origin is not None and origin.exif == held[6:]
 
 
-def test_linear_jpeg_xl_says_so_by_a_profile(tmp_path: Path) -> None:
-    content = files.by_oiio(tmp_path / "a.jxl", noise(9, 13, 3), **{"oiio:ColorSpace": "lin_rec709_scene"})
-    linear = decode_image(content, "photo").origin
-    plain = decode_image(files.by_oiio(tmp_path / "b.jxl", noise(9, 13, 3)), "photo").origin
-    assert linear is not None and plain is not None and plain.icc is None
-    if linear.icc is not None:  # of how OpenImageIO writes it
-        assert linear.icc[36:40] == b"acsp"
+def test_a_linear_jpeg_xl_becomes_srgb(tmp_path: Path) -> None:
+    values = noise(9, 13, 3, "float32")  # which OpenImageIO says are linear
+    expected = np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)
+    picture = same(files.by_oiio(tmp_path / "a.jxl", values), expected, within=1e-3)
+    assert picture.origin is not None and picture.origin.icc is not None and picture.origin.icc[36:40] == b"acsp"
 
 
 # Several pictures in one file
@@ -474,3 +495,29 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     with pytest.raises(InputError, match="is not an image that can be read"):  # and no program is started for it
         read_image(tmp_path / "b.png")
+
+
+# Colour
+
+
+def profile(kind: str) -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_profiles_are_applied_when_a_file_is_read(bits: int) -> None:
+    values = noise(9, 13, 3, f"uint{bits}")
+    display_p3 = [(0.680, 0.320), (0.265, 0.690), (0.150, 0.060)]
+    icc = matrix_profile(display_p3, (0.3127, 0.3290), gamma(2.2))
+    packed = files.chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))
+    plain = decode_image(files.png(values), "photo")
+    picture = same_bits(files.png(values, before=packed))
+    assert picture.origin is not None and picture.origin.icc == icc
+    assert picture.excess is not None and picture.excess.abs().max() > 0.01
+    assert (picture.pixels - plain.pixels).abs().max() > 0.01
+    srgb = files.chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile("sRGB")))
+    again = same_bits(files.png(values, before=srgb))
+    assert again.excess is None and (again.pixels == plain.pixels).all()
+    broken = same_bits(files.png(values, before=files.chunk(b"iCCP", b"icc\0\0" + zlib.compress(b"no profile" * 20))))
+    assert (broken.pixels == plain.pixels).all()
+    assert broken.origin is not None and "taken for sRGB" in broken.origin.notices[0]

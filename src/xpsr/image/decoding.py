@@ -9,7 +9,17 @@ from PIL import Image, ImageFile
 
 from xpsr.errors import InputError
 from xpsr.image.chunks import gif_frames, tiff_pages
-from xpsr.image.deep import avif_bits, png_bits, png_metadata, read_avif, read_heic, read_jxl, read_png
+from xpsr.image.deep import (
+    avif_bits,
+    plain_bits,
+    png_bits,
+    png_metadata,
+    read_avif,
+    read_heic,
+    read_jxl,
+    read_plain,
+    read_png,
+)
 from xpsr.image.jxl import is_jxl, read_header
 from xpsr.image.limits import Limits, check_content, check_size
 from xpsr.image.oiio import TRUNCATED
@@ -38,16 +48,19 @@ def decode(content: bytes, name: str, *, limits: Limits, accept_truncated: bool)
     image = open_image(io.BytesIO(content), name, limits)
     if image.format == "PNG" and png_bits(content) > 8:
         found, notices = read_png(content, name, accept_truncated=accept_truncated)
-        notices += _left_out(image, content)
-        image = open_image(io.BytesIO(png_metadata(content)), name, limits)
-        return _upright(found, image), _origin(image, content, found, 16, notices)
+        whole, image = image, open_image(io.BytesIO(png_metadata(content)), name, limits)
+        return _upright(found, image), _origin(_Held(image, content, whole), found, 16, notices)
+    held = _Held(image, content)
     if image.format == "AVIF" and (bits := avif_bits(content)) > 8:
         found = read_avif(content, name)
-        return _upright(found, image), _origin(image, content, found, bits)
+        return _upright(found, image), _origin(held, found, bits)
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
         found, bits = read_heic(content, name)
-        return found, _origin(image, content, found, bits)
-    return _decode_plain(image, content, name, accept_truncated)
+        return found, _origin(held, found, bits)
+    if image.format in ("JPEG2000", "PPM") and (bits := plain_bits(content)) > 8:
+        found = read_plain(content, ".jp2" if image.format == "JPEG2000" else ".ppm", name)
+        return found, _origin(held, found, bits if bits in (10, 12) else 16)
+    return _decode_plain(image, held, content, name, accept_truncated)
 
 
 def size_of(file: BinaryIO, name: str, limits: Limits) -> tuple[int, int]:
@@ -72,7 +85,9 @@ def size_of(file: BinaryIO, name: str, limits: Limits) -> tuple[int, int]:
     return tiff.width, tiff.height
 
 
-def _decode_plain(image: Image.Image, content: bytes, name: str, accept_truncated: bool) -> tuple[Stored, Origin]:
+def _decode_plain(
+    image: Image.Image, held: "_Held", content: bytes, name: str, accept_truncated: bool
+) -> tuple[Stored, Origin]:
     """A file of 8 bits or less, by Pillow."""
     notices: tuple[str, ...] = ()
     try:
@@ -83,7 +98,7 @@ def _decode_plain(image: Image.Image, content: bytes, name: str, accept_truncate
         image, notices = _as_far_as_it_goes(image, content, name, error), (TRUNCATED,)
     found = stored(image if image.format == "HEIF" else turned(image), name)
     bits = 1 if image.mode == "1" else 16 if found.full == 65535 else 8
-    return found, _origin(image, content, found, bits, notices)
+    return found, _origin(held, found, bits, notices)
 
 
 def _as_far_as_it_goes(image: Image.Image, content: bytes, name: str, error: Exception) -> Image.Image:
@@ -114,48 +129,58 @@ def _decode_tiff(content: bytes, name: str, limits: Limits, accept_truncated: bo
         image, is_known = tiff_stand_in(content), False
     if image is None:
         raise damaged(name, ValueError("its first directory cannot be read"))
+    held = _Held(image, content)
     if is_known and header.bits <= 8 and header.kind == 1:
         try:
-            return _decode_plain(image, content, name, accept_truncated)
+            return _decode_plain(image, held, content, name, accept_truncated)
         except InputError as error:
             raise unread_compression(header, name) or error from error
     found, notices = read_tiff(content, header, name, accept_truncated=accept_truncated)
     bits = 32 if header.kind == 3 else 8 if header.bits <= 8 else header.bits if header.bits in (10, 12) else 16
-    return _upright(found, image), _origin(image, content, found, bits, notices)
+    return _upright(found, image), _origin(held, found, bits, notices)
 
 
 def _decode_jxl(content: bytes, name: str, limits: Limits) -> tuple[Stored, Origin]:
     header = read_header(content, name)
     check_size(header.width, header.height, name, limits)
     found, icc = read_jxl(content, name)
-    held = {"exif": header.exif, "xmp": header.xmp, "icc_profile": icc}
+    beside = {"exif": header.exif, "xmp": header.xmp, "icc_profile": icc}
     image = Image.new("L", (1, 1))  # in which its metadata are found as in the other formats
-    image.info = {kind: data for kind, data in held.items() if data}
+    image.info = {kind: data for kind, data in beside.items() if data}
     notices = header.notices
     if header.is_animated:
         notices += ("it is animated; all but its first frame is left out",)
     bits = header.bits if header.bits in (8, 10, 12, 32) else 1 if header.bits == 1 else 8 if header.bits < 8 else 16
-    return found, replace(_origin(image, content, found, bits, notices), format="JXL")
+    return found, replace(_origin(_Held(image, content), found, bits, notices), format="JXL")
 
 
 def _upright(found: Stored, image: Image.Image) -> Stored:
     return replace(found, values=turned_values(found.values, orientation_of(image)))
 
 
-def _origin(image: Image.Image, content: bytes, found: Stored, bits: int, notices: tuple[str, ...] = ()) -> Origin:
-    kind = image.format or ""
-    return Origin(
-        format="JPEG" if kind == "MPO" else kind,
-        model=found.model,
-        bits=bits,
-        notices=(*notices, *_left_out(image, content)),
-        **_metadata(image),
-    )
+class _Held:
+    """What a file holds beside the pixels of its first picture, found before these are decoded.
+
+    Args:
+        image: opened by Pillow, with all of the metadata.
+        content: the file's bytes.
+        whole: the file as it is, where `image` stands for it.
+    """
+
+    def __init__(self, image: Image.Image, content: bytes, whole: Image.Image | None = None):
+        kind = (whole or image).format or ""
+        self.format = "JPEG" if kind == "MPO" else kind
+        self.beside = _metadata(image)
+        self.notices = _left_out(whole or image, kind, content)
 
 
-def _left_out(image: Image.Image, content: bytes) -> tuple[str, ...]:
+def _origin(held: _Held, found: Stored, bits: int, notices: tuple[str, ...] = ()) -> Origin:
+    notices = (*notices, *held.notices)
+    return Origin(format=held.format, model=found.model, bits=bits, notices=notices, **held.beside)
+
+
+def _left_out(image: Image.Image, kind: str, content: bytes) -> tuple[str, ...]:
     """What of a file with several pictures is not read."""
-    kind = image.format or ""
     if kind == "TIFF":
         count = tiff_pages(content, most=_MOST_FRAMES)
     elif kind == "GIF":
@@ -165,10 +190,8 @@ def _left_out(image: Image.Image, content: bytes) -> tuple[str, ...]:
     if count < 2:
         return ()
     noun = {"TIFF": "page", "MPO": "picture", "HEIF": "picture"}.get(kind, "frame")
-    most = "at least " if count >= _MOST_FRAMES else ""
-    return (
-        f"{most}{count - 1} more {noun} is left out" if count == 2 else f"{most}{count - 1} more {noun}s are left out",
-    )
+    more = f"1 more {noun} is" if count == 2 else f"{count - 1} more {noun}s are"
+    return (f"{'at least ' if count >= _MOST_FRAMES else ''}{more} left out",)
 
 
 def _metadata(image: Image.Image) -> dict[str, Any]:

@@ -1,19 +1,32 @@
-"""Pixels of more than 8 bits, which Pillow would cut: PNG and JPEG XL by OpenImageIO, AVIF by OpenCV, HEIC.
+"""Pixels of more than 8 bits, which Pillow would cut: most by OpenImageIO, AVIF by OpenCV, HEIC by its plugin.
 
 TIFF has so many kinds that it is in a module of its own.
 """
 
 import io
+import re
 import zlib
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xpsr.image.chunks import IHDR, PNG, png_chunk, png_chunks
 from xpsr.image.oiio import TRUNCATED, read
 from xpsr.image.picture import Stored, damaged
 
-__all__ = ["avif_bits", "png_bits", "png_metadata", "read_avif", "read_heic", "read_jxl", "read_png"]
+__all__ = [
+    "avif_bits",
+    "plain_bits",
+    "png_bits",
+    "png_metadata",
+    "read_avif",
+    "read_heic",
+    "read_jxl",
+    "read_plain",
+    "read_png",
+]
 
 
 def png_bits(content: bytes) -> int:
@@ -43,8 +56,7 @@ def read_png(content: bytes, name: str, *, accept_truncated: bool) -> tuple[Stor
             raise damaged(name, EOFError("it ends before its last chunk"))
         content, notices = _completed(content), (TRUNCATED,)
     values, _, _ = read(content, ".png", name)
-    channels = values.shape[2]
-    return Stored(values=values, full=65535.0, model="gray" if channels < 3 else "rgb"), notices
+    return _stored(values), notices
 
 
 def _completed(content: bytes) -> bytes:
@@ -75,8 +87,33 @@ def read_jxl(content: bytes, name: str) -> tuple[Stored, bytes | None]:
         InputError: it is truncated or damaged.
     """
     values, icc, _ = read(content, ".jxl", name)
+    return _stored(values), icc
+
+
+_PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)\s")
+
+
+def plain_bits(content: bytes) -> int:
+    """Returns how many bits a value of a JPEG 2000 or PNM has; 8 where that cannot be told."""
+    if (header := _PNM.match(content[:1000])) is not None:
+        return int(header[1]).bit_length()
+    start = content.find(b"\xff\x4f\xff\x51")  # where a codestream of JPEG 2000 begins, and says its size
+    return 8 if start < 0 or start + 42 >= len(content) else (content[start + 42] & 0x7F) + 1
+
+
+def read_plain(content: bytes, suffix: str, name: str) -> Stored:
+    """Returns the pixels of a JPEG 2000 (".jp2") or PNM (".ppm") of more than 8 bits.
+
+    Raises:
+        InputError: it is truncated or damaged.
+    """
+    return _stored(read(content, suffix, name)[0])
+
+
+def _stored(values: NDArray[Any]) -> Stored:
+    """Values of OpenImageIO; what is beyond alpha is no colour."""
     full = float(np.iinfo(values.dtype).max) if values.dtype.kind == "u" else 1.0
-    return Stored(values=values, full=full, model="gray" if values.shape[2] < 3 else "rgb"), icc
+    return Stored(values=values[..., :4], full=full, model="gray" if values.shape[2] < 3 else "rgb")
 
 
 def read_avif(content: bytes, name: str) -> Stored:

@@ -1,7 +1,7 @@
 """A picture as the model sees it, and what it can be made of: RGB in [0, 1] with its alpha beside it."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from PIL import Image
 
 from xpsr.errors import InputError, one_line
 from xpsr.image.origin import Origin
+from xpsr.image.profiles import ColorModel, is_srgb, to_srgb
 
 __all__ = [
     "NUM_COLORS",
-    "Model",
     "Picture",
     "Stored",
     "as_rgb",
@@ -34,9 +34,7 @@ __all__ = [
 # Floats may leave [0, 1] by rounding (one bfloat16 step above 1 is 0.008) and are clipped; anything further is refused
 _TOLERANCE = 0.01
 
-Model: TypeAlias = Literal["gray", "rgb", "cmyk"]
-
-NUM_COLORS: dict[Model, int] = {"gray": 1, "rgb": 3, "cmyk": 4}
+NUM_COLORS: dict[ColorModel, int] = {"gray": 1, "rgb": 3, "cmyk": 4}
 """Channels of a kind of colours, without alpha."""
 
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
@@ -109,7 +107,7 @@ class Stored:
 
     values: NDArray[Any]
     full: float
-    model: Model
+    model: ColorModel
 
 
 def stored(image: Image.Image, name: str) -> Stored:
@@ -125,7 +123,7 @@ def stored(image: Image.Image, name: str) -> Stored:
         return Stored(values=np.asarray(image)[..., None], full=1.0, model="gray")
     if mode == "CMYK":
         return Stored(values=np.asarray(image), full=255.0, model="cmyk")
-    model: Model = "gray" if mode in ("1", "L", "LA", "La") else "rgb"
+    model: ColorModel = "gray" if mode in ("1", "L", "LA", "La") else "rgb"
     target = "L" if model == "gray" else "RGB"
     if image.has_transparency_data:
         target = "LA" if model == "gray" else "RGBA"
@@ -152,7 +150,7 @@ def from_array(array: NDArray[Any]) -> Picture:
         message, remedy = f"picture: shape {array.shape} is no picture", "an array is (H, W, 3), channels last"
         raise InputError(message, code="wrong_size", remedy=remedy)
     values = array if array.ndim == 3 else array[..., None]
-    model: Model = "gray" if values.shape[-1] == 1 else "rgb"
+    model: ColorModel = "gray" if values.shape[-1] == 1 else "rgb"
     return from_stored(Stored(values=values, full=_full_scale(array.dtype.name), model=model), "picture")
 
 
@@ -201,9 +199,9 @@ def from_stored(found: Stored, name: str, origin: Origin | None = None) -> Pictu
         planes = _in_range(planes, name)
     num_colors = NUM_COLORS[found.model]
     colors, alpha = planes[:num_colors], planes[num_colors:]
-    pixels, excess, notices = _in_srgb(colors, found.model, origin)
-    if origin is not None and notices:
-        origin = replace(origin, notices=(*origin.notices, *notices))
+    pixels, excess, notice = to_srgb(colors, None if origin is None else origin.icc, model=found.model)
+    if origin is not None and notice is not None:
+        origin = replace(origin, notices=(*origin.notices, notice))
     is_opaque = len(alpha) == 0 or bool((found.values[..., -1] >= found.full).all())
     return Picture(pixels=pixels, alpha=None if is_opaque else alpha.contiguous(), excess=excess, origin=origin)
 
@@ -214,19 +212,10 @@ def as_rgb(found: Stored, name: str, origin: Origin) -> NDArray[np.uint8]:
     Raises:
         InputError: as `from_stored`.
     """
-    if found.values.dtype == np.uint8 and found.model != "cmyk":  # `_in_srgb` leaves these as they are
+    if found.values.dtype == np.uint8 and is_srgb(origin.icc, model=found.model):
         rgb = found.values[..., :3] if found.model == "rgb" else found.values[..., :1].repeat(3, axis=2)
         return np.array(rgb, order="C")
     return to_uint8(from_stored(found, name, origin).pixels).permute(1, 2, 0).contiguous().numpy()
-
-
-def _in_srgb(
-    colors: torch.Tensor, model: Model, origin: Origin | None
-) -> tuple[torch.Tensor, torch.Tensor | None, tuple[str, ...]]:
-    """The one place where stored colours become sRGB: (1, 3 or 4, H, W) to `pixels`, `excess` and notices."""
-    if model == "cmyk":
-        colors = (1 - colors[:3]) * (1 - colors[3:])
-    return colors.expand(3, -1, -1).contiguous(), None, ()
 
 
 def _to_floats(values: NDArray[Any], full: float) -> NDArray[np.float32]:

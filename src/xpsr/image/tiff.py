@@ -11,7 +11,8 @@ from PIL import Image, TiffImagePlugin
 from xpsr.errors import InputError
 from xpsr.image.limits import Limits, check_size
 from xpsr.image.oiio import TRUNCATED, read
-from xpsr.image.picture import NUM_COLORS, Model, Stored, damaged
+from xpsr.image.picture import NUM_COLORS, Stored, damaged
+from xpsr.image.profiles import ColorModel
 
 __all__ = ["TiffHeader", "is_tiff", "read_tiff", "tiff_header", "tiff_stand_in", "unread_compression"]
 
@@ -34,7 +35,7 @@ _UNREAD = {
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA, _FORMAT, _SUBFILE, _SUB_IFDS, _DNG = 322, 323, 338, 339, 254, 330, 50706
 
-_MODELS: dict[int, Model] = {0: "gray", 1: "gray", 2: "rgb", 5: "cmyk"}
+_MODELS: dict[int, ColorModel] = {0: "gray", 1: "gray", 2: "rgb", 5: "cmyk"}
 
 
 def is_tiff(content: bytes) -> bool:
