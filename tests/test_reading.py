@@ -312,6 +312,17 @@ def test_a_linear_jpeg_xl_becomes_srgb(tmp_path: Path) -> None:
     assert picture.origin is not None and picture.origin.icc is not None and picture.origin.icc[36:40] == b"acsp"
 
 
+def test_colours_that_are_said_by_numbers_are_told() -> None:
+    for numbers, notices in (((1, 13), ()), ((9, 16), ("its colours (CICP 9, 16) are taken for sRGB",))):
+        content = files.png(noise(9, 13, 3), before=files.chunk(b"cICP", bytes([*numbers, 0, 1])))
+        picture = same_bits(content)
+        assert picture.origin is not None and picture.origin.notices == notices
+    avif = files.avif(noise(9, 13, 3) >> 6, 10)
+    place = avif.index(b"colrnclx") + 8
+    picture = decode_image(avif[:place] + bytes([0, 9, 0, 18]) + avif[place + 4 :], "photo")
+    assert picture.origin is not None and picture.origin.notices == ("its colours (CICP 9, 18) are taken for sRGB",)
+
+
 # Several pictures in one file
 
 

@@ -33,6 +33,10 @@ __all__ = ["decode", "size_of"]
 _MOST_FRAMES = 1000
 """That are counted; a file may be made of millions."""
 
+_PRIMARIES = (1, 2, 5, 6)
+_TRANSFERS = (1, 2, 6, 13)
+"""Of CICP, those of sRGB and television, which everybody takes for it, and what is not said."""
+
 
 def decode(content: bytes, name: str, *, limits: Limits, accept_truncated: bool) -> tuple[Stored, Origin]:
     """Returns what a file stores, and where it comes from; `read_image` says more.
@@ -172,6 +176,8 @@ class _Held:
         self.format = "JPEG" if kind == "MPO" else kind
         self.beside = _metadata(image)
         self.notices = _left_out(whole or image, kind, content)
+        if self.beside["icc"] is None:
+            self.notices += _other_colors(kind, content)
 
 
 def _origin(held: _Held, found: Stored, bits: int, notices: tuple[str, ...] = ()) -> Origin:
@@ -192,6 +198,20 @@ def _left_out(image: Image.Image, kind: str, content: bytes) -> tuple[str, ...]:
     noun = {"TIFF": "page", "MPO": "picture", "HEIF": "picture"}.get(kind, "frame")
     more = f"1 more {noun} is" if count == 2 else f"{count - 1} more {noun}s are"
     return (f"{'at least ' if count >= _MOST_FRAMES else ''}{more} left out",)
+
+
+def _other_colors(kind: str, content: bytes) -> tuple[str, ...]:
+    """Whether a file without a profile says by numbers (CICP) that its colours are not sRGB, as those of HDR do."""
+    if kind == "PNG":
+        place = content.find(b"cICP", 0, 2**16) + 4
+        primaries, transfer = content[place : place + 2].ljust(2, b"\0")
+    else:
+        place = content.find(b"colrnclx") + 8
+        primaries, transfer = (int.from_bytes(content[start : start + 2]) for start in (place, place + 2))
+    is_said = kind in ("PNG", "AVIF", "HEIF") and place > 7
+    if not is_said or (primaries in _PRIMARIES and transfer in _TRANSFERS):
+        return ()
+    return (f"its colours (CICP {primaries}, {transfer}) are taken for sRGB",)
 
 
 def _metadata(image: Image.Image) -> dict[str, Any]:
