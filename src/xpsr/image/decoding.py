@@ -22,6 +22,7 @@ from xpsr.image.deep import (
 )
 from xpsr.image.jxl import is_jxl, read_header
 from xpsr.image.limits import Limits, check_content, check_size
+from xpsr.image.metadata import found as found_in
 from xpsr.image.oiio import TRUNCATED
 from xpsr.image.opening import open_image
 from xpsr.image.origin import Origin
@@ -174,8 +175,9 @@ class _Held:
     def __init__(self, image: Image.Image, content: bytes, whole: Image.Image | None = None):
         kind = (whole or image).format or ""
         self.format = "JPEG" if kind == "MPO" else kind
-        self.beside = _metadata(image)
-        self.notices = _left_out(whole or image, kind, content)
+        beside = vars(found_in(image))
+        self.notices = _left_out(whole or image, kind, content) + beside["notices"]
+        self.beside: dict[str, Any] = {name: data for name, data in beside.items() if name != "notices"}
         if self.beside["icc"] is None:
             self.notices += _other_colors(kind, content)
 
@@ -212,15 +214,3 @@ def _other_colors(kind: str, content: bytes) -> tuple[str, ...]:
     if not is_said or (primaries in _PRIMARIES and transfer in _TRANSFERS):
         return ()
     return (f"its colours (CICP {primaries}, {transfer}) are taken for sRGB",)
-
-
-def _metadata(image: Image.Image) -> dict[str, Any]:
-    """What stands beside the pixels, by the names of `Origin`'s fields."""
-    exif, dpi = image.info.get("exif"), image.info.get("dpi")
-    xmp = image.info.get("xmp")
-    return {
-        "icc": image.info.get("icc_profile") or None,
-        "exif": exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) and exif else None,
-        "xmp": xmp if isinstance(xmp, bytes) and xmp else None,
-        "dpi": (float(dpi[0]), float(dpi[1])) if dpi and all(0 < one < 1e6 for one in dpi) else None,
-    }
