@@ -104,9 +104,9 @@ def read_image(path: ImageFile, *, limits: Limits = _USUAL, accept_truncated: bo
 def _opened(place: Path) -> BinaryIO:
     """Opens a file that can be a picture: to read a device may take for ever."""
     try:
-        if place.is_dir():
-            raise InputError(f"{place}: is a folder, not a picture", code="wrong_type", remedy="name a picture in it")
         mode = place.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{place}: is a folder, not a picture", code="wrong_type", remedy="name a picture in it")
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             raise InputError(f"{place}: is a device, not a picture", code="wrong_type", remedy="name a file")
         return place.open("rb")
