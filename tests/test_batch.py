@@ -51,9 +51,9 @@ def written(job: Job) -> dict[str, Any]:
 def test_the_record_tells_of_the_pictures_that_are_there(restorer: Restorer, tiny_model: Path, job: Job) -> None:
     target, recipe = job.target, recipe_of(tiny_model, seed=1)
     assert target is not None
-    first = restore_file(restorer, job, lambda _: Prior("a cat"), recipe).record
+    first = restore_file(restorer, job, lambda *_: Prior("a cat"), recipe).record
     assert first["output_sha256"] == sha256(target) and first["input_sha256"] == sha256(job.source.path)
-    second = restore_file(restorer, job, lambda _: Prior("a dog"), recipe).record
+    second = restore_file(restorer, job, lambda *_: Prior("a dog"), recipe).record
     assert first["output_sha256"] != second["output_sha256"] == sha256(target)
     assert written(job) == second and second["input"] == "../a.png"
 
@@ -65,7 +65,7 @@ def test_wherever_a_run_is_killed_the_next_one_goes_on(
     target, recipe, states = job.target, recipe_of(tiny_model, content="a dog"), []
     assert target is not None
     if not is_first:
-        restore_file(restorer, job, lambda _: Prior("a cat"), recipe_of(tiny_model))
+        restore_file(restorer, job, lambda *_: Prior("a cat"), recipe_of(tiny_model))
     link, replace = os.link, Path.replace
 
     def state() -> str:
@@ -81,7 +81,7 @@ def test_wherever_a_run_is_killed_the_next_one_goes_on(
 
     monkeypatch.setattr(os, "link", observed(link))
     monkeypatch.setattr(Path, "replace", observed(replace))
-    restore_file(restorer, job, lambda _: Prior("a dog"), recipe, seen=look(target))
+    restore_file(restorer, job, lambda *_: Prior("a dog"), recipe, seen=look(target))
     monkeypatch.undo()
     restored, done = ["restore"] * 3, ["is_done"]
     assert states == restored + (done if is_first else done * 3) and state() == "is_done"
@@ -100,7 +100,7 @@ def test_what_came_while_a_picture_was_restored_is_not_replaced(
     sidecar, seen = target.with_suffix(".json"), look(target)
 
     def restore() -> None:
-        restore_file(restorer, job, lambda _: Prior(), recipe, seen=seen)
+        restore_file(restorer, job, lambda *_: Prior(), recipe, seen=seen)
 
     for path in (target, sidecar):
         path.parent.mkdir(exist_ok=True)
@@ -144,11 +144,11 @@ def test_a_record_that_cannot_be_written_leaves_what_was_there(
         raise InputError("b.json: cannot be written", code="disk_full")
 
     recipe = recipe_of(tiny_model, seed=1)
-    restore_file(restorer, job, lambda _: Prior("a cat"), recipe)
+    restore_file(restorer, job, lambda *_: Prior("a cat"), recipe)
     before = written(job)
     monkeypatch.setattr("xpsr.batch.write_text", refuse)
     with pytest.raises(InputError, match="cannot be written"):
-        restore_file(restorer, job, lambda _: Prior("a dog"), recipe)
+        restore_file(restorer, job, lambda *_: Prior("a dog"), recipe)
     assert job.target and sha256(job.target) == before["output_sha256"] and written(job) == before
     assert len(list(job.target.parent.iterdir())) == 2
 
@@ -160,7 +160,7 @@ def test_the_record_tells_of_the_picture_that_was_read(restorer: Restorer, tiny_
         job.source.path.write_bytes(b"another one")
 
     handle = restorer.pipe.unet.register_forward_pre_hook(replace)
-    record = restore_file(restorer, job, lambda _: Prior(), recipe_of(tiny_model)).record
+    record = restore_file(restorer, job, lambda *_: Prior(), recipe_of(tiny_model)).record
     handle.remove()
     assert sha256(job.source.path) != record["input_sha256"] == before
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
         record.write_text("former")
     before = {path.name: path.is_file() and path.read_text() for path in folder.iterdir()}
     with pytest.raises(InputError, match=f"{blocked}: is a folder; move it"):
-        restore_file(restorer, job, lambda _: Prior(), recipe_of(tiny_model))
+        restore_file(restorer, job, lambda *_: Prior(), recipe_of(tiny_model))
     assert {path.name: path.is_file() and path.read_text() for path in folder.iterdir()} == before
 
 
@@ -184,7 +184,7 @@ def test_only_what_would_come_out_again_is_done(restorer: Restorer, tiny_model: 
     def state(model: Path = tiny_model, describer: str = "none", prior: Prior | None = None, **options: Any) -> str:
         return what_to_do(job, recipe_of(model, describer, **options), lambda *_: prior)
 
-    restore_file(restorer, job, lambda _: Prior("a cat", "dark"), recipe_of(tiny_model, seed=1, content="a cat"))
+    restore_file(restorer, job, lambda *_: Prior("a cat", "dark"), recipe_of(tiny_model, seed=1, content="a cat"))
     asked = {"content": "a cat"}
     assert state(**asked) == state(seed=1, **asked) == state(dtype="fp32", **asked) == "is_done"
     assert state(prior=Prior("a cat", "dark")) == state(describer="who?", prior=Prior("a cat", "dark")) == "is_done"
@@ -219,7 +219,7 @@ def test_a_result_is_made_again_only_for_the_same_picture(
         one = Job(source=Source(path=path, content=content), target=target)
         return what_to_do(one, recipe_of(tiny_model, **options), lambda *_: Prior())
 
-    restore_file(restorer, job, lambda _: Prior(), recipe)
+    restore_file(restorer, job, lambda *_: Prior(), recipe)
     moved = Path(shutil.copy(source, tmp_path / "moved.png"))
     other = save_noise(tmp_path / "deep" / "a.png", 1)
     assert state(moved) == state(Path("-"), source.read_bytes()) == "is_done" and state(moved, scale=2) == "restore"

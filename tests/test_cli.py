@@ -281,20 +281,32 @@ def test_each_bad_input_is_one_line_and_the_good_are_restored(upscale: Run) -> N
 def test_pictures_of_a_phone_fail_with_the_remedy_and_other_formats_are_told(
     upscale: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_photo("album/good.png"), save_photo("album/moving.gif")
+    save_photo("album/good.png")
+    Path("album", "photo.psd").touch()
     Path("album", "iphone.HEIC").write_bytes(b"\x00\x00\x00\x1cftypheic" + bytes(100))
     Path("album", "raw.nef").touch()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     result = upscale("album")
     assert result.code == 1
     assert [line.split()[0] for line in result.out] == [str(Path("outputs", "good_x4.png"))]
     passed_over, failed = result.err
     assert passed_over == (
-        "xpsr: album: passed over: 2 files (moving.gif, raw.nef; convert to PNG or TIFF to have them)."
+        "xpsr: album: passed over: 2 files (photo.psd, raw.nef; convert to PNG or TIFF to have them)."
     )
     assert failed.startswith(f"xpsr: {Path('album', 'iphone.HEIC')}: ")
     assert failed.endswith("; run: pip install pillow-heif.")
+
+
+def test_limits_of_what_is_read_are_flags(upscale: Run) -> None:
+    content = save_photo("a.png", size=(64, 64)).read_bytes()
+    Path("cut.png").write_bytes(content[: len(content) // 2])
+    for flag, number, what in (("--max-pixels", 4095, "64 x 64 pixels exceed"), ("--max-bytes", 99, "has more than")):
+        result = upscale("a.png", flag, str(number), "--on-existing", "overwrite")
+        assert result.code == 1
+        one_line(result, "a.png: ", f"{what} the limit of {number}")
+        assert upscale("a.png", flag, str(2**30), "--on-existing", "overwrite").code == 0
+    assert upscale("cut.png").code == 1
+    assert upscale("cut.png", "--accept-truncated").code == 0 and "cut_x4.png" in files()
 
 
 def test_result_too_large_for_memory_is_refused(upscale: Run) -> None:
@@ -335,7 +347,7 @@ def test_failures_are_json_lines_too(upscale: Run) -> None:
 def test_unexpected_errors_are_one_line_a_picture(
     upscale: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, **options: Any) -> None:
         raise error
 
     save_photo("a.png"), save_photo("b.png")
@@ -708,7 +720,7 @@ def test_what_comes_to_a_place_while_others_are_restored_is_not_replaced(
 ) -> None:
     save_photo("a.png"), save_photo("b.png")
 
-    def come(path: Path) -> Any:
+    def come(path: Path, **options: Any) -> Any:
         if path.name == "b.png":
             Path("outputs/b_x4.png").write_text("mine")
         return read_image(path)
@@ -918,7 +930,7 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     assert len(facts["problems"]) == 1 and str(model) in facts["problems"][0]
     assert facts["devices"]["cpu"]["auto_dtype"] in ("fp32", "bf16")
     assert facts["threads"] == torch.get_num_threads()
-    assert facts["extras"]["formats"]["install"] == "pip install pillow-heif pillow-jxl-plugin"
+    assert facts["extras"]["formats"]["install"] == "pip install pillow-heif"
     assert "dev" not in facts["extras"]
 
 

@@ -58,7 +58,7 @@ UNREACHABLE = {
     "evaluation": {"models", "pipeline"},
 }
 OPTIONAL_LIBRARIES = [
-    *("bitsandbytes", "h5py", "matplotlib", "peft", "pillow_heif", "pillow_jxl", "scipy", "tensorboard", "torchao"),
+    *("bitsandbytes", "h5py", "matplotlib", "peft", "pillow_heif", "scipy", "tensorboard", "torchao"),
     "torchvision",
 ]
 MAX_LINES = 500

@@ -1,6 +1,7 @@
 """Damaged and hostile model folders, describers and configs: one line that names the file and what to do."""
 
 import errno
+import inspect
 import json
 import math
 import os
@@ -639,14 +640,19 @@ def test_open_ranges_are_no_large_numbers(tmp_path: Path) -> None:
 def test_the_limits_are_those_of_the_documentation() -> None:
     from xpsr.config import loading
     from xpsr.data import shards
-    from xpsr.image import MAX_PIXELS
+    from xpsr.image import Limits, decode_in_process, jxl, limits, tiff
     from xpsr.pipeline.conditions import MAX_OUTPUT_PIXELS
     from xpsr.prior import MAX_CHARACTERS, server
 
     text = (Path(__file__).parent.parent / "docs" / "limits.md").read_text(encoding="utf-8")
     rows = {cells[1].strip(): cells[2] for line in text.splitlines() if len(cells := line.split("|")) == 5}
     expected = {
-        "picture file": [MAX_PIXELS],
+        "picture file": [Limits().max_pixels, Limits().max_side, Limits().max_bytes],
+        "JPEG": [Limits().max_scans],
+        "PNG's metadata": [Limits().max_metadata],
+        "parts of a PNG or JPEG": [limits._MAX_CHUNKS],
+        "channels of a TIFF; of a JPEG XL beside its colours": [tiff._MAX_SAMPLES, jxl._MAX_EXTRA],
+        "picture decoded in a process": [inspect.signature(decode_in_process).parameters["memory"].default, 60],
         "result": [MAX_OUTPUT_PIXELS],
         "text of a prior": [MAX_CHARACTERS],
         "sidecar, or text file with a prompt": [files.MAX_BYTES],

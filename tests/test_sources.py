@@ -54,11 +54,12 @@ def named(*paths: str, out: str = "out") -> tuple[list[str], list[str]]:
 
 
 def test_a_folder_gives_its_pictures_and_tells_the_rest() -> None:
-    touch("f/a.png", "f/b.JFIF", "f/c.gif", "f/d.nef", "f/e.ico", "f/g.psd", "f/.h.png", "f/note.txt", "f/deep/i.png")
+    touch("f/a.png", "f/b.JFIF", "f/c.apng", "f/d.nef", "f/e.ico", "f/g.psd", "f/.h.png", "f/note.txt", "f/deep/i.png")
     touch("f/out/j.png", "f/.hidden/k.png")
     touch_result("f/a_x4.png")
     rest = (
-        "4 files (c.gif, d.nef, e.ico, ...; convert to PNG or TIFF to have them), 1 result of xpsr (a_x4.png; name them"
+        "4 files (c.apng, d.nef, e.ico, ...; convert to PNG or TIFF to have them), 1 result of xpsr (a_x4.png; name"
+        " them"
     )
     assert found("f", outside="f/out") == (
         ["f/a.png", "f/b.JFIF"],
@@ -78,6 +79,20 @@ def test_pipes_and_devices_in_a_folder_are_told_and_not_opened() -> None:
     Path("f/g.png").symlink_to("a.png")
     special = "3 special files (b.png, c.png, d.png; name them to read them)"
     assert found("f") == (["f/a.png", "f/e.png", "f/g.png"], [f"f: passed over: {special}."])
+
+
+def test_links_that_lead_out_of_a_folder_are_told_and_not_followed() -> None:
+    touch("f/a.png", "f/deep/b.png", "private.png")
+    Path("f/c.png").symlink_to("../private.png")
+    Path("f/d.png").symlink_to(Path("private.png").absolute())
+    Path("f/e.png").symlink_to("deep/b.png")
+    Path("f/g.png").symlink_to("e.png")
+    Path("f/deep/h.png").symlink_to("../../f/a.png")
+    told = "f: passed over: 2 links out of it (c.png, d.png; name them to follow them)."
+    assert found("f", recursive=True) == (["f/a.png", "f/deep/b.png", "f/deep/h.png", "f/e.png", "f/g.png"], [told])
+    assert found("f/c.png") == (["f/c.png"], [])
+    Path("link").symlink_to("f")
+    assert found("link", recursive=True)[0][0] == "link/a.png"
 
 
 def test_results_keep_the_folders_below_those_that_were_named() -> None:

@@ -16,6 +16,7 @@ from xpsr.errors import InputError
 from xpsr.files import atomic_write, path_key, real_path, refusal, sha256, write_text
 from xpsr.image import (
     ImageLike,
+    Limits,
     Picture,
     Provenance,
     WriteOptions,
@@ -200,7 +201,7 @@ def _occupied(path: Path, what: str) -> InputError:
 def restore_file(
     restorer: Restorer,
     job: Job,
-    prior_of: Callable[[ImageLike], Prior],
+    prior_of: Callable[[ImageLike, Picture], Prior],
     recipe: Recipe,
     *,
     seen: Seen | None = None,
@@ -214,7 +215,7 @@ def restore_file(
     Args:
         restorer: the model.
         job: the picture; what is at its target is replaced.
-        prior_of: tells the prior of a picture, by its path if it has one.
+        prior_of: tells the prior of a picture, by its path if it has one, and by what was read.
         recipe: how it is restored.
         seen: what `look` saw at the target; nothing else is replaced. None: whatever is there is.
         progress: is told after every tile of every step how many passes of how many are done.
@@ -232,14 +233,18 @@ def restore_file(
         message = f"{source.path}: the name is not UTF-8"
         raise InputError(message, code="bad_name", remedy="rename it") from error
     # the digest is of what was read, whatever comes while it is restored
-    picture = read_image(source.path) if source.content is None else decode_image(source.content, named)
+    limits, accepts = _limits_of(config), config.accept_truncated
+    if source.content is None:
+        picture = read_image(source.path, limits=limits, accept_truncated=accepts)
+    else:
+        picture = decode_image(source.content, named, limits=limits, accept_truncated=accepts)
     digest = source.sha256()
     place = job.target or Path(f"result{result_suffix(source, config.format)}")
     size = round(picture.width * config.scale), round(picture.height * config.scale)
     refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
     restored = restorer.restore(
         picture,
-        prior_of(source.path if source.content is None else picture),
+        prior_of(source.path if source.content is None else picture, picture),
         scale=config.scale,
         preset=config.preset,
         settings=config.overrides,
@@ -256,6 +261,12 @@ def restore_file(
     options = write_options(config, restored.record)
     record = _write(job.target, restored.picture, options, names, {**restored.record, "asked": recipe.asked}, seen)
     return dataclasses.replace(restored, record=record)
+
+
+def _limits_of(config: UpscaleConfig) -> Limits:
+    """Returns what is refused before it is decoded."""
+    given = {"max_pixels": config.max_pixels, "max_bytes": config.max_bytes}
+    return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
 def write_options(config: UpscaleConfig, record: dict[str, Any]) -> WriteOptions:

@@ -40,14 +40,14 @@ WRITTEN_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".jxl", ".png", 
 """Lower-case ends of the names that pictures can be written under."""
 
 IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {
-    *(".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".mpo"),
+    *(".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".mpo"),
     *(".pbm", ".pgm", ".pnm", ".ppm", ".tga"),
 }
 """Lower-case ends of the names that count as pictures in a folder. Whether one can be read shows when it is opened:
-HEIC, HEIF and JPEG XL need the extra `formats`."""
+HEIC and HEIF need the extra `formats`."""
 
 OTHER_SUFFIXES = frozenset(
-    {".apng", ".gif", ".ico", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
+    {".apng", ".ico", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
 )
 """Lower-case ends of names that are pictures too, to those who took them, but are passed over in a folder: animations,
 icons, layers, and what sensors saw."""

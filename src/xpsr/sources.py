@@ -177,7 +177,12 @@ def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[lis
     images: list[Path] = []
     others: list[Path] = []
     results: list[Path] = []
+    links: list[Path] = []
+    root = folder.resolve()
     for path in found:
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            links.append(path)  # whoever made the folder chose what it leads to, perhaps not the user
+            continue
         is_other = path.suffix.lower() not in IMAGE_SUFFIXES
         (others if is_other else images if read_sidecar(path) is None else results).append(path)
     folders: list[Path] = []
@@ -188,6 +193,7 @@ def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[lis
     kinds = (
         ("file", "", others, "convert to PNG or TIFF to have them"),
         ("special file", "", sorted(specials), "name them to read them"),
+        ("link", " out of it", links, "name them to follow them"),
         ("result", " of xpsr", results, "name them to restore them again"),
         ("folder", "", folders, "add --recursive to search them"),
     )

@@ -89,6 +89,10 @@ def _upscale_parser() -> Parser:
         help="do not write into results that xpsr made them, with which model and seed",
     )
     add("--scale", type=float, metavar="X", help=f"how much larger; 2.5 is fine too (default: {default.scale:g})")
+    add = parser.add_argument_group("what is read").add_argument
+    add("--max-pixels", type=int, metavar="N", help="of a picture; more are refused (default: 67108864, 8192 x 8192)")
+    add("--max-bytes", type=int, metavar="N", help="of a file; more are refused (default: 536870912)")
+    add("--accept-truncated", action="store_true", help="read a file that ends too early as far as it goes")
     add = parser.add_argument_group("restoration").add_argument
     add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
     add("--quality", metavar="TEXT", help="what is wrong with them (default: what the describer says)")

@@ -11,6 +11,8 @@ from xpsr.sources import ResultFormat
 
 __all__ = ["UpscaleConfig"]
 
+_COUNT = within(1, 2**40, "67108864, for example")
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleConfig(Checked):
@@ -55,6 +57,9 @@ class UpscaleConfig(Checked):
     strip_gps: bool = False  # where a picture was taken
     strip_metadata: bool = False  # EXIF, XMP and IPTC
     provenance: bool = True  # results say how they came about
+    max_pixels: int | None = option(None, "Of a picture, width times height; null: 67,108,864.", _COUNT)
+    max_bytes: int | None = option(None, "Of a picture's file; null: 536,870,912.", _COUNT)
+    accept_truncated: bool = False  # whether files that end too early are read as far as they go
     on_existing: Literal["update", "skip", "overwrite", "error"] = (
         "update"  # of what is there already; see `xpsr.batch`
     )

@@ -1,11 +1,12 @@
 """Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
 
 from xpsr.image.alpha import bleed
+from xpsr.image.isolation import decode_in_process
+from xpsr.image.limits import MAX_PIXELS, Limits
 from xpsr.image.origin import Origin
 from xpsr.image.picture import Picture, to_pil, to_uint8
 from xpsr.image.profiles import to_gray
 from xpsr.image.reading import (
-    MAX_PIXELS,
     ImageLike,
     decode_image,
     decode_rgb,
@@ -21,12 +22,14 @@ from xpsr.image.xmp import Provenance
 __all__ = [
     "MAX_PIXELS",
     "ImageLike",
+    "Limits",
     "Origin",
     "Picture",
     "Provenance",
     "WriteOptions",
     "bleed",
     "decode_image",
+    "decode_in_process",
     "decode_rgb",
     "image_bytes",
     "picture_size",

@@ -1,20 +1,41 @@
 """A picture as the model sees it, and what it can be made of: RGB in [0, 1] with its alpha beside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from xpsr.errors import InputError, one_line
 from xpsr.image.origin import Origin
+from xpsr.image.profiles import ColorModel, is_srgb, to_srgb
 
-__all__ = ["Picture", "damaged", "from_array", "from_pil", "from_tensor", "to_pil", "to_uint8", "upright"]
+__all__ = [
+    "NUM_COLORS",
+    "Picture",
+    "Stored",
+    "as_rgb",
+    "damaged",
+    "from_array",
+    "from_pil",
+    "from_stored",
+    "from_tensor",
+    "orientation_of",
+    "stored",
+    "to_pil",
+    "to_uint8",
+    "turned",
+    "turned_values",
+    "upright",
+]
 
 # Floats may leave [0, 1] by rounding (one bfloat16 step above 1 is 0.008) and are clipped; anything further is refused
 _TOLERANCE = 0.01
+
+NUM_COLORS: dict[ColorModel, int] = {"gray": 1, "rgb": 3, "cmyk": 4}
+"""Channels of a kind of colours, without alpha."""
 
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 
@@ -71,17 +92,47 @@ def from_pil(image: Image.Image, name: str) -> Picture:
     Raises:
         InputError: it is damaged, or its mode does not convert.
     """
-    image = upright(image, name)
-    if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow's conversion to RGB would clip these at 255
-        return _from_planes(np.asarray(image)[..., None], 65535.0, name)
-    if image.mode == "F":
-        return _from_planes(np.asarray(image)[..., None], 1.0, name)
+    return from_stored(stored(upright(image, name), name), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Values as a file stores them, upright.
+
+    Attributes:
+        values: (H, W, C) of any number type: 1 channel of gray, 3 of RGB or 4 of CMYK, and one more of straight alpha.
+        full: the value that is 1.
+        model: which colours they are.
+    """
+
+    values: NDArray[Any]
+    full: float
+    model: ColorModel
+
+
+def stored(image: Image.Image, name: str) -> Stored:
+    """Returns the values of a PIL image.
+
+    Raises:
+        InputError: its mode does not convert to RGB.
+    """
+    mode = image.mode
+    if mode == "I" or mode.startswith("I;16"):  # Pillow's conversion would clip these at 255
+        return Stored(values=np.asarray(image)[..., None], full=65535.0, model="gray")
+    if mode == "F":
+        return Stored(values=np.asarray(image)[..., None], full=1.0, model="gray")
+    if mode == "CMYK":
+        return Stored(values=np.asarray(image), full=255.0, model="cmyk")
+    model: ColorModel = "gray" if mode in ("1", "L", "LA", "La") else "rgb"
+    target = "L" if model == "gray" else "RGB"
+    if image.has_transparency_data:
+        target = "LA" if model == "gray" else "RGBA"
     try:
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        values = np.asarray(image if mode == target else image.convert(target))
     except ValueError as error:
-        message = f"{name}: mode {image.mode} does not convert to RGB"
+        message = f"{name}: mode {mode} does not convert to RGB"
         raise InputError(message, code="unknown_format", remedy="save it as RGB") from error
-    return _from_planes(np.asarray(image), 255.0, name)
+    return Stored(values=values if values.ndim == 3 else values[..., None], full=255.0, model=model)
 
 
 def from_array(array: NDArray[Any]) -> Picture:
@@ -98,8 +149,9 @@ def from_array(array: NDArray[Any]) -> Picture:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
         message, remedy = f"picture: shape {array.shape} is no picture", "an array is (H, W, 3), channels last"
         raise InputError(message, code="wrong_size", remedy=remedy)
-    planes = array if array.ndim == 3 else array[..., None]
-    return _from_planes(planes, _full_scale(array.dtype.name), "picture")
+    values = array if array.ndim == 3 else array[..., None]
+    model: ColorModel = "gray" if values.shape[-1] == 1 else "rgb"
+    return from_stored(Stored(values=values, full=_full_scale(array.dtype.name), model=model), "picture")
 
 
 def from_tensor(tensor: torch.Tensor) -> Picture:
@@ -116,7 +168,12 @@ def from_tensor(tensor: torch.Tensor) -> Picture:
         message, remedy = f"picture: shape {shape} is no picture", "a tensor is (3, H, W), channels first"
         raise InputError(message, code="wrong_size", remedy=remedy)
     scale = _full_scale(str(tensor.dtype).removeprefix("torch."))
-    return _checked(tensor.detach().float().reshape(shape[-3:]) / scale, "picture")
+    planes = tensor.detach().float().reshape(shape[-3:]) / scale
+    if planes.numel() == 0:
+        raise _no_pixels(planes.shape[2], planes.shape[1], "picture")
+    planes = _in_range(planes, "picture")
+    alpha = planes[3:].contiguous() if len(planes) == 4 and bool((planes[3] < 1).any()) else None
+    return Picture(pixels=planes[:3].expand(3, -1, -1).contiguous(), alpha=alpha)
 
 
 def _full_scale(dtype: str) -> float:
@@ -128,16 +185,53 @@ def _full_scale(dtype: str) -> float:
     return _FULL_SCALE[dtype]
 
 
-def _from_planes(planes: NDArray[Any], scale: float, name: str) -> Picture:
-    pixels = torch.from_numpy(planes.astype(np.float32, order="C"))
-    return _checked(pixels.permute(2, 0, 1).contiguous() / scale, name)  # (H, W, C) -> (C, H, W)
+def from_stored(found: Stored, name: str, origin: Origin | None = None) -> Picture:
+    """Returns stored values as the model sees them. Errors call them `name`.
+
+    Raises:
+        InputError: there are none, or floats among them are not in [0, 1].
+    """
+    if found.values.size == 0:
+        height, width = found.values.shape[:2]
+        raise _no_pixels(width, height, name)
+    planes = torch.from_numpy(_to_floats(found.values, found.full))
+    if found.values.dtype.kind != "u":
+        planes = _in_range(planes, name)
+    num_colors = NUM_COLORS[found.model]
+    colors, alpha = planes[:num_colors], planes[num_colors:]
+    pixels, excess, notice = to_srgb(colors, None if origin is None else origin.icc, model=found.model)
+    if origin is not None and notice is not None:
+        origin = replace(origin, notices=(*origin.notices, notice))
+    is_opaque = len(alpha) == 0 or bool((found.values[..., -1] >= found.full).all())
+    return Picture(pixels=pixels, alpha=None if is_opaque else alpha.contiguous(), excess=excess, origin=origin)
 
 
-def _checked(planes: torch.Tensor, name: str) -> Picture:
-    """Splits float32 (C, H, W), C one of 1, 3, 4, into pixels and alpha, refusing what is not in [0, 1]."""
-    if planes.numel() == 0:
-        message = f"{name}: has no pixels ({planes.shape[2]} x {planes.shape[1]})"
-        raise InputError(message, code="too_small", remedy="use at least 1 x 1")
+def as_rgb(found: Stored, name: str, origin: Origin) -> NDArray[np.uint8]:
+    """Returns stored values as uint8 (H, W, 3): the bits of `to_uint8(from_stored(...).pixels)`, at once if they can.
+
+    Raises:
+        InputError: as `from_stored`.
+    """
+    if found.values.dtype == np.uint8 and is_srgb(origin.icc, model=found.model):
+        rgb = found.values[..., :3] if found.model == "rgb" else found.values[..., :1].repeat(3, axis=2)
+        return np.array(rgb, order="C")
+    return to_uint8(from_stored(found, name, origin).pixels).permute(1, 2, 0).contiguous().numpy()
+
+
+def _to_floats(values: NDArray[Any], full: float) -> NDArray[np.float32]:
+    """Returns (H, W, C) values divided by `full` as (C, H, W), by some rows at a time, which stay in the cache."""
+    height, width, channels = values.shape
+    planes = np.empty((channels, height, width), np.float32)
+    rows = max(1, 2**16 // width)
+    for top in range(0, height, rows):
+        part = values[top : top + rows]
+        for channel in range(channels):
+            np.divide(part[..., channel], np.float32(full), out=planes[channel, top : top + rows], casting="same_kind")
+    return planes
+
+
+def _in_range(planes: torch.Tensor, name: str) -> torch.Tensor:
+    """Clips what is in [0, 1] but for rounding, and refuses anything else."""
     low, high = planes.min().item(), planes.max().item()  # NaN and infinity show here too
     if not (np.isfinite(low) and np.isfinite(high)):
         message = f"{name}: holds NaN or infinite values"
@@ -146,10 +240,32 @@ def _checked(planes: torch.Tensor, name: str) -> Picture:
         remedy = "if it is in [-1, 1], pass (x + 1) / 2" if low < 0 else "divide it by its full scale (255 for 8 bit)"
         message = f"{name}: values lie in [{low:.4g}, {high:.4g}], outside [0, 1]"
         raise InputError(message, code="out_of_range", remedy=remedy)
-    planes = planes.clamp(0, 1)
-    pixels = planes[:3].expand(3, -1, -1).contiguous()
-    has_alpha = len(planes) == 4 and bool((planes[3] < 1).any())
-    return Picture(pixels=pixels, alpha=planes[3:].contiguous() if has_alpha else None)
+    return planes.clamp(0, 1)
+
+
+def _no_pixels(width: int, height: int, name: str) -> InputError:
+    message = f"{name}: has no pixels ({width} x {height})"
+    return InputError(message, code="too_small", remedy="use at least 1 x 1")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Returns how a camera was held, 1 to 8, as EXIF or else XMP says; 1 where neither can be read."""
+    try:
+        found = image.getexif().get(0x0112, 1)
+    except Exception:  # on damaged metadata Pillow raises whatever the bytes lead to; the pixels may be whole
+        return 1
+    return found if found in _TURNS else 1
 
 
 def upright(image: Image.Image, name: str) -> Image.Image:
@@ -160,12 +276,28 @@ def upright(image: Image.Image, name: str) -> Image.Image:
     """
     try:
         image.load()  # orientation of a PNG may stand behind its pixels
-        return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead to
         raise damaged(name, error) from error
+    return turned(image)
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """Returns a decoded image turned as its camera said."""
+    turn = _TURNS.get(orientation_of(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def turned_values(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Returns (H, W, C) values turned as `turned` does; a view."""
+    if orientation >= 5:  # as the EXIF standard counts: a row is a column
+        values = values.swapaxes(0, 1)
+    flips_rows, flips_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return values[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]
 
 
 def damaged(name: object, error: Exception) -> InputError:
     """Returns the error to raise for a picture whose bytes are not what they should be."""
+    if isinstance(error, MemoryError):
+        return InputError(f"{name}: does not fit in memory", code="too_large", remedy="crop or shrink it")
     message = f"{name}: is truncated or damaged ({one_line(error)})"
     return InputError(message, code="damaged", remedy="copy or download it again")

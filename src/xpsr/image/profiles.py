@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from xpsr.image.icc import BrokenProfile, read_shaper
 
-__all__ = ["from_srgb", "to_gray", "to_srgb"]
+__all__ = ["ColorModel", "from_srgb", "is_srgb", "to_gray", "to_srgb"]
 
 ColorModel: TypeAlias = Literal["gray", "rgb", "cmyk"]
 
@@ -61,6 +61,17 @@ def to_srgb(
     excess = colors.sub_(pixels)
     low, high = excess.aminmax()
     return pixels, excess if max(-low, high) > _HALF_STEP else None, None
+
+
+def is_srgb(icc: bytes | None, *, model: ColorModel) -> bool:
+    """Returns whether `to_srgb` leaves values as they are but for gray, which becomes three equal channels."""
+    if model == "cmyk" or not icc:
+        return model != "cmyk"
+    try:
+        shaper = read_shaper(icc, _SPACES[model])
+    except BrokenProfile:
+        return True
+    return shaper is not None and shaper.is_srgb
 
 
 def from_srgb(

@@ -125,8 +125,10 @@ class PriorLookup:
                 if progress is not None:
                     progress(1)
 
-    def __call__(self, image: "ImageLike") -> Prior:
+    def __call__(self, image: "ImageLike", picture: "Picture | None" = None) -> Prior:
         """Returns the prior of a picture, which is whatever `to_picture` takes; written priors are found by its path.
+
+        `picture` is what was read of it, if it was, so that nobody reads it again.
 
         Raises:
             InputError: there is no prior of the picture, or it cannot be read.
@@ -136,7 +138,7 @@ class PriorLookup:
         if isinstance(found, Exception):
             raise found
         if found is None:
-            (found,) = self._describer.describe([image])
+            (found,) = self._describer.describe([image if picture is None or self.needs_files else picture])
         return self._completed(found)
 
     def _completed(self, found: Prior) -> Prior:

@@ -1,0 +1,118 @@
+"""Pictures of strangers in a process of their own: what goes wrong there is one line here."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import picture_files as files
+import pytest
+import torch
+from picture_files import noise
+from PIL import Image
+
+from xpsr.errors import InputError
+from xpsr.image import Limits, decode_image, decode_in_process
+from xpsr.image.isolation import _SERVER
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of this kind")
+
+
+def test_a_picture_comes_back_whole(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(40, 30, 4, "uint8"))
+    for content in (
+        files.png(noise(9, 13, 4), before=files.chunk(b"eXIf", files.exif(6)[6:])),
+        files.pillow_bytes(image, "WEBP", exif=files.exif(3), xmp=b"<x/>", icc_profile=b"no profile"),
+        files.pillow_bytes(image.convert("RGB"), "JPEG", dpi=(300, 200)),
+        files.tiff(noise(9, 13, 3, "float32"), pages=3),
+        files.by_oiio(tmp_path / "a.jxl", noise(9, 13, 3)),
+    ):
+        here, there = decode_image(content, "picture"), decode_in_process(content)
+        assert torch.equal(here.pixels, there.pixels) and here.origin == there.origin
+        assert (here.alpha is None) == (there.alpha is None)
+        assert here.alpha is None or torch.equal(here.alpha, there.alpha)  # type: ignore[arg-type]
+
+
+def test_what_is_refused_is_refused_alike() -> None:
+    cut = files.pillow_bytes(Image.fromarray(noise(40, 30, 3, "uint8")), "PNG")[:2000]
+    for content, limits in (
+        (b"", None),
+        (b"text", None),
+        (cut, None),
+        (files.png(noise(9, 13, 3)), Limits(max_side=9)),
+    ):
+        errors = []
+        for decode in (
+            decode_image,
+            lambda content, name, limits: decode_in_process(content, name=name, limits=limits),
+        ):
+            with pytest.raises(InputError) as caught:
+                decode(content, "a.png", limits=limits or Limits())  # type: ignore[operator]
+            errors.append((str(caught.value), caught.value.code))
+        assert errors[0] == errors[1]
+    assert decode_in_process(cut, accept_truncated=True).origin.notices  # type: ignore[union-attr]
+
+
+def large() -> bytes:
+    """A PNG of 36 million pixels that takes a second to decode, and 500 MB."""
+    content = files.png(noise(1, 1, 3, "uint8"))
+    start = content.index(b"IDAT") - 4
+    header = files.chunk(b"IHDR", (6000).to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0]))
+    pixels = zlib.compress(bytes(6000 * 18001), 1)
+    return content[:8] + header + files.chunk(b"IDAT", pixels) + content[start:][-12:]
+
+
+def test_memory_and_time_are_limited() -> None:
+    content = large()
+    with pytest.raises(
+        InputError, match=r"^big: (does not fit in memory|its decoder crashed or took more than 67108864)"
+    ):
+        decode_in_process(content, name="big", memory=2**26)
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"^big: took more than 0\.05 seconds to decode; shrink it") as caught:
+        decode_in_process(content, name="big", seconds=0.05)
+    assert caught.value.code == "too_slow" and time.monotonic() - started < 5
+    with pytest.raises(InputError, match=r"^memory=0 is not in"):
+        decode_in_process(content, memory=0)
+
+
+def test_a_killed_decoder_is_one_line() -> None:
+    decode_in_process(files.png(noise(1, 1, 3)))
+    server = _SERVER._process
+    assert server is not None
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(decode_in_process, large(), name="big")
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+        while not (found := children.read_text().split()):
+            time.sleep(0.001)
+        os.kill(int(found[0]), signal.SIGSEGV)
+        with pytest.raises(InputError, match=r"^big: its decoder crashed or took more than 4294967296 bytes;"):
+            waiting.result()
+    server.kill()  # by whoever looks after memory
+    server.wait()
+    assert decode_in_process(files.png(noise(4, 5, 3))).width == 5
+
+
+def test_threads_may_decode_at_once() -> None:
+    contents = [files.png(noise(height, 7, 3)) for height in range(1, 9)]
+    with ThreadPoolExecutor(4) as pool:
+        pictures = list(pool.map(decode_in_process, contents))
+    assert [picture.height for picture in pictures] == list(range(1, 9))
+
+
+def test_the_server_ends_with_its_parent() -> None:
+    code = (
+        "from xpsr.image import decode_in_process; from xpsr.image.isolation import _SERVER; import sys, os\n"
+        "try: decode_in_process(b'text')\n"
+        "except ValueError: pass\n"
+        "print(_SERVER._process.pid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{done.stdout.strip()}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{done.stdout.strip()}").exists() and done.stderr == ""
