@@ -11,16 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config import UpscaleConfig
+from xpsr.config import Size, UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, path_key, real_path, refusal, sha256, write_text
-from xpsr.image import ImageLike, decode_image, image_bytes, read_image
+from xpsr.image import ImageLike, decode_image, image_bytes, picture_size, read_image
 from xpsr.model_folder import checksums
+from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.prior import Prior
 from xpsr.restore import Restored, Restorer
-from xpsr.sources import Job, read_sidecar
+from xpsr.sources import Job, Source, read_sidecar
 
-__all__ = ["Recipe", "Seen", "look", "restore_file", "what_to_do"]
+__all__ = ["Recipe", "Seen", "look", "refuse_too_large", "restore_file", "what_to_do"]
+
+_SIZES = [f.name for f in dataclasses.fields(Size)]  # a record has one of them
 
 Seen = tuple[tuple[int, ...] | None, tuple[int, ...] | None]
 """Which files a result and its record were when somebody looked; None: there was none."""
@@ -77,7 +80,7 @@ class Recipe:
         return (
             same_prior
             and all(before.get(name) == asked[name] for name in asked if name not in of_prior)
-            and record.get("scale") == config.scale
+            and {name: record[name] for name in _SIZES if name in record} == config.target().asked
             and config.seed in (None, record.get("seed"))
             and config.dtype in ("auto", record.get("dtype"))
             and isinstance(model, dict)
@@ -135,6 +138,12 @@ def what_to_do(
         message = f"{target}: is the result of another standard input"
         raise InputError(message, code="exists", remedy=remedy)
     raise _occupied(target, f"is the result of another picture, {record['input']}")
+
+
+def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
+    """Raises `InputError` where the header of a picture's file tells that its result would be too large."""
+    if source.content is None:
+        config.target().refuse_above(MAX_OUTPUT_PIXELS, *picture_size(source.path))
 
 
 def look(target: Path) -> Seen:
@@ -217,11 +226,12 @@ def restore_file(
         raise InputError(message, code="bad_name", remedy="rename it") from error
     # the digest is of what was read, whatever comes while it is restored
     picture = read_image(source.path) if source.content is None else decode_image(source.content, named)
+    config.target().refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
     digest = source.sha256()
     restored = restorer.restore(
         picture,
         prior_of(source.path if source.content is None else picture),
-        scale=config.scale,
+        size=config.target(),
         preset=config.preset,
         settings=config.overrides,
         seed=config.seed,

@@ -191,7 +191,7 @@ def name_jobs(
     sources: Sequence[Source],
     out: Path,
     *,
-    scale: float,
+    suffix: str,
     is_file: bool = False,
     on_error: Callable[[Path, InputError], None],
 ) -> list[Job]:
@@ -204,7 +204,7 @@ def name_jobs(
     Args:
         sources: pictures.
         out: the folder of all results.
-        scale: which is in their names.
+        suffix: what their names end with, `_x4` for example.
         is_file: `out` is the name of the only result itself.
         on_error: is told of pictures whose results have no place.
     """
@@ -215,7 +215,7 @@ def name_jobs(
     jobs = []
     for source in sources:
         path = source.path
-        target = out if is_file else out / source.below / f"{_result_stem(source, folders)}_x{scale:g}.png"
+        target = out if is_file else out / source.below / f"{_result_stem(source, folders)}{suffix}.png"
         key = _key(target)
         if key in inputs:
             message, remedy = f"{path}: its result would replace the input {target}", "choose another place with -o"

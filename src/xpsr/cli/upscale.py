@@ -22,7 +22,7 @@ from xpsr.cli.terminal import (
     quiet_libraries,
     sayings,
 )
-from xpsr.config import PRESETS, UpscaleConfig, load_config
+from xpsr.config import PRESETS, Size, UpscaleConfig, load_config
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, refusal
 from xpsr.sources import Job, find_sources, name_jobs, read_sidecar
@@ -54,7 +54,8 @@ def _upscale_parser() -> Parser:
         default=False,
         help="search the folders in folders, too; OUT gets the same folders",
     )
-    add = parser.add_argument_group("result").add_argument
+    group = parser.add_argument_group("result")
+    add = group.add_argument
     add(
         "-o",
         "--output",
@@ -68,7 +69,17 @@ def _upscale_parser() -> Parser:
         help="what is there already: update passes over what is done, makes again what is of a changed picture or of"
         f" other settings and refuses to replace anything else; error refuses it all (default: {default.on_existing})",
     )
-    add("--scale", type=float, metavar="X", help=f"how much larger; 2.5 is fine too (default: {default.scale:g})")
+    add = group.add_mutually_exclusive_group().add_argument
+    add(
+        "--scale",
+        type=float,
+        metavar="X",
+        help="how much larger; 2.5 is fine too (default: 4)",
+    )
+    add("--size", metavar="WxH", help="or so many pixels, 3000x2000; named NAME_3000x2000.png")
+    add("--longest", type=int, metavar="N", help="or so many on the longer side; named NAME_longest3000.png")
+    add("--shortest", type=int, metavar="N", help="or on the shorter one")
+    add("--megapixels", type=float, metavar="M", help="or so many millions of them")
     add = parser.add_argument_group("restoration").add_argument
     add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
     add("--quality", metavar="TEXT", help="what is wrong with them (default: what the describer says)")
@@ -133,6 +144,9 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg.")
     base = load_config(UpscaleConfig, args.config) if "config" in args else UpscaleConfig()
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(base) if f.name in args}
+    sizes = {f.name for f in dataclasses.fields(Size)}
+    if sizes & given.keys():  # instead of whichever the file names
+        given = dict.fromkeys(sizes) | given
     config = dataclasses.replace(base, **given)
     if "describer" in args and config.priors is not None:
         raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
@@ -156,7 +170,7 @@ def run(arguments: Sequence[str]) -> int:
     sources = find_sources(inputs, recursive=args.recursive, outside=outside, on_error=report.failed, on_note=complain)
     jobs = [Job(source=source, target=None) for source in sources]
     if out is not None:
-        jobs = name_jobs(sources, out, scale=config.scale, is_file=is_alone, on_error=report.failed)
+        jobs = name_jobs(sources, out, suffix=config.target().suffix, is_file=is_alone, on_error=report.failed)
     if not jobs:
         return 1
 
@@ -215,7 +229,7 @@ def _undone(
     jobs: Sequence[Job], recipe: "Recipe", prior_of: "PriorLookup", kept: "PriorFile | None", report: "_Report"
 ) -> list[tuple[Job, "Seen | None"]]:
     """Returns the pictures that are to be restored, with what was seen at their targets; the others are told."""
-    from xpsr.batch import look, what_to_do
+    from xpsr.batch import look, refuse_too_large, what_to_do
 
     known, waiting = prior_of.known(kept), []
     with counting("checking", quiet=report.quiet) as count:
@@ -226,6 +240,8 @@ def _undone(
                     raise InputError(message, code="conflict", remedy=remedy)
                 seen = None if job.target is None or recipe.config.on_existing == "overwrite" else look(job.target)
                 state = what_to_do(job, recipe, known)
+                if state == "restore":
+                    refuse_too_large(job.source, recipe.config)
             except Exception as error:  # every picture is tried; the exit code tells
                 report.failed(job.source.path, error)
             else:

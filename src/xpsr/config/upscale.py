@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xpsr.config.checks import SEED, Checked, option
-from xpsr.config.settings import SCALE, PresetName, Settings
+from xpsr.config.settings import PresetName, Settings
+from xpsr.config.sizes import Size
 
 __all__ = ["UpscaleConfig"]
 
@@ -39,7 +40,11 @@ class UpscaleConfig(Checked):
     negative_quality: str | None = None
 
     preset: PresetName | None = None
-    scale: float = option(4.0, "How much larger, along a side.", SCALE)
+    scale: float | None = None  # how large results are, in one of five ways; `Size` says what each one means
+    size: str | None = None
+    longest: int | None = None
+    shortest: int | None = None
+    megapixels: float | None = None
     seed: int | None = option(None, "The same for every picture; null: a random one for each.", SEED)
     content: str | None = None  # None: what the describer, or the file of priors, says
     quality: str | None = None
@@ -52,6 +57,11 @@ class UpscaleConfig(Checked):
         "update"  # of what is there already; see `xpsr.batch`
     )
 
+    def target(self) -> Size:
+        """Returns how large results are; 4 times as large where nothing is said."""
+        asked = {f.name: getattr(self, f.name) for f in dataclasses.fields(Size)}
+        return Size(**(asked if any(value is not None for value in asked.values()) else {"scale": 4.0}))
+
     @property
     def overrides(self) -> dict[str, Any]:
         """The `Settings` that are given here."""
@@ -62,3 +72,4 @@ class UpscaleConfig(Checked):
         """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""
         super().__post_init__()
         Settings(**self.overrides)
+        self.target()
