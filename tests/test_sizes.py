@@ -1,5 +1,6 @@
 """How large results are: asked for in five ways, exactly so many pixels, and refused before anybody looks."""
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr import Prior, Restorer, Settings, Size, XPSRPipeline
+from xpsr.cli import main
 from xpsr.config import MAX_SCALE, SIZE_SUFFIX, ModelFacts, UpscaleConfig, as_size, load_config
 from xpsr.errors import InputError
 from xpsr.image import Picture, resize
@@ -196,6 +198,59 @@ def test_a_model_says_how_much_it_enlarges(tiny_model: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "model" / "model_index.json").read_text())["scale"] == 2
     index = json.loads((tiny_model / "model_index.json").read_text())
     assert index["scale"] == 4
+
+
+def test_too_large_a_result_is_refused_from_the_header(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = io.BytesIO()
+    Image.new("L", (8192, 8192)).save(kept, "png")
+    Path("a.png").write_bytes(kept.getvalue()[:64])  # no pixels: who decodes it says that it is damaged
+    command = ["upscale", "a.png", "--model", str(tiny_model), "--debug"]
+    for flags, message in (
+        ([], "--scale 4 makes 1074 megapixels of 8192 x 8192, more than 134; use 1.4 or less."),
+        (
+            ["--size", "20000x9000"],
+            "--size 20000x9000 makes 180 megapixels of 8192 x 8192, more than 134; use 17000x7700",
+        ),
+        (
+            ["--longest", "20000"],
+            "--longest 20000 makes 400 megapixels of 8192 x 8192, more than 134; use 11000 or less",
+        ),
+        (
+            ["--megapixels", "200"],
+            "--megapixels 200 makes 200 megapixels of 8192 x 8192, more than 134; use 130 or less",
+        ),
+    ):
+        assert main([*command, *flags]) == 1
+        assert f"a.png: {message}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_one_way_is_given_and_names_the_result(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9, 6)).save("a.png")
+    Path("c.yaml").write_text("scale: 2\n")
+    command = ["upscale", "a.png", "--model", str(tiny_model), "--config", "c.yaml", "--quiet"]
+    for flags, name, size in (
+        ([], "a_x2", (18, 12)),
+        (["--size", "20x10"], "a_20x10", (20, 10)),
+        (["--longest", "27"], "a_longest27", (27, 18)),
+        (["--shortest", "18"], "a_shortest18", (27, 18)),
+        (["--megapixels", "0.0006"], "a_0.0006mp", (30, 20)),
+    ):
+        for _ in range(2):  # the second time it is done
+            assert main([*command, *flags]) == 0
+        with Image.open(f"outputs/{name}.png") as image:
+            assert image.size == size
+    assert "was done already" not in capsys.readouterr().err and len(list(Path("outputs").glob("*.png"))) == 5
+    assert main([*command, "--size", "20x10", "--longest", "27"]) == 2
+    assert "argument --longest: not allowed with argument --size" in capsys.readouterr().err
+    assert main([*command[:4], "--size", "20"]) == 2
+    assert "--size 20 is not WIDTHxHEIGHT in pixels; use 3000x2000, for example." in capsys.readouterr().err
 
 
 def test_a_file_may_say_the_size_and_a_flag_goes_before_it(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from xpsr.config import Size, UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, path_key, real_path, refusal, sha256, write_text
-from xpsr.image import ImageLike, decode_image, image_bytes, picture_size, read_image
+from xpsr.image import ImageLike, decode_image, image_bytes, picture_size, read_image, to_uint8
 from xpsr.model_folder import checksums
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.prior import Prior
@@ -58,6 +60,8 @@ class Recipe:
             "content": config.content,
             "quality": config.quality,
             "describer": self.describer,
+            "protect": "auto" if config.protect == "auto" else config.protect and sha256(Path(config.protect)),
+            "lr_consistency": config.lr_consistency or None,  # as in records of before there was any
             "model_index": sha256(self.folder / "model_index.json"),  # with the model's own settings
         }
 
@@ -106,6 +110,8 @@ def what_to_do(
         InputError: what is there is not replaced, or the picture cannot be read.
     """
     target, mode = job.target, recipe.config.on_existing
+    if job.map is not None and mode != "overwrite":
+        _refuse_foreign(job.map, target)
     if target is None:
         return "restore"
     there = [path for path in (target, target.with_suffix(".json")) if _exists(path)]
@@ -127,7 +133,7 @@ def what_to_do(
     source = job.source
     digest = source.sha256()
     same = record["input_sha256"] == digest
-    is_whole = record["output_sha256"] == there_sha256
+    is_whole = record["output_sha256"] == there_sha256 and (job.map is None or _is_map_of(job.map, record))
     if same and is_whole and recipe.has_made(record, known(source.path, digest)):
         return "is_done"
     origin = target.parent / record["input"]
@@ -157,6 +163,19 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _refuse_foreign(place: Path, target: Path | None) -> None:
+    """Refuses to draw a map where something else is than that of the result that is at `target`."""
+    record = None if target is None else read_sidecar(target)
+    if _exists(place) and (record is None or not _is_map_of(place, record)):
+        message = f"{place}: is there already, and is not the map of the result"
+        remedy = "move it, choose another place with --map, or add --on-existing overwrite"
+        raise InputError(message, code="exists", remedy=remedy)
+
+
+def _is_map_of(place: Path, record: dict[str, Any]) -> bool:
+    return place.is_file() and sha256(place) == record.get("map_sha256")
 
 
 def _is_own(digest: str, record: dict[str, Any]) -> bool:
@@ -235,9 +254,13 @@ def restore_file(
         preset=config.preset,
         settings=config.overrides,
         seed=config.seed,
+        protect=config.protect,
+        lr_consistency=config.lr_consistency,
         progress=progress,
     )
+    drawn = None if job.map is None else image_bytes(job.map, Image.fromarray(to_uint8(restored.map[0]).numpy()))
     if job.target is None:
+        _draw(job.map, drawn)
         return restored
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -250,10 +273,24 @@ def restore_file(
         "output": job.target.name,
         "output_sha256": hashlib.sha256(content).hexdigest(),
         **restored.record,
+        **({} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}),
         "asked": recipe.asked,
     }
     _write(job.target, content, record, seen)
+    _draw(job.map, drawn)
     return dataclasses.replace(restored, record=record)
+
+
+def _draw(place: Path | None, content: bytes | None) -> None:
+    """Writes a map, of which the record knows already."""
+    if place is None or content is None:
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(place.parent, "cannot be made a folder", error) from error
+    with atomic_write(place) as part:
+        part.write_bytes(content)
 
 
 def _write(target: Path, content: bytes, record: dict[str, Any], seen: Seen | None) -> None:

@@ -1,5 +1,6 @@
 """Which pictures a person means by names, what their results are called, and which files are results. No torch."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from xpsr.files import (
     sha256,
 )
 
-__all__ = ["Job", "Source", "find_sources", "name_jobs", "read_sidecar"]
+__all__ = ["Job", "Source", "find_sources", "name_jobs", "name_maps", "read_sidecar"]
 
 _MAX_PIPED = 2**29
 """Bytes that are read from a pipe: eight for each pixel of the largest picture."""
@@ -62,10 +63,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A picture to restore, and the file that its result becomes; None: it stays in memory."""
+    """A picture to restore, and the files that its result and the map of what was invented become.
+
+    None: the result stays in memory, and there is no map.
+    """
 
     source: Source
     target: Path | None
+    map: Path | None = None
 
 
 def find_sources(
@@ -231,6 +236,34 @@ def name_jobs(
             taken[key] = path
             jobs.append(Job(source=source, target=target))
     return jobs
+
+
+def name_maps(
+    jobs: Sequence[Job], maps: Path, *, is_file: bool = False, on_error: Callable[[Path, InputError], None]
+) -> list[Job]:
+    """Returns jobs with places for their maps: `maps/NAME_x4.png`, as their results are called.
+
+    Args:
+        jobs: with the names of their results.
+        maps: the folder of all maps.
+        is_file: `maps` is the name of the only map itself.
+        on_error: is told of pictures whose maps would be where a picture or its result is.
+    """
+    taken = {_key(job.source.path) for job in jobs if job.source.content is None}
+    taken |= {_key(job.target) for job in jobs if job.target is not None}
+    placed = []
+    for job in jobs:
+        place = maps
+        if not is_file:
+            stem = _result_stem(job.source, {}) if job.target is None else job.target.stem
+            place = maps / job.source.below / f"{stem}.png"
+        if _key(place) in taken:
+            message, remedy = f"{job.source.path}: its map would replace {place}", "choose another place with --map"
+            on_error(job.source.path, InputError(message, code="conflict", remedy=remedy))
+        else:
+            taken.add(_key(place))
+            placed.append(dataclasses.replace(job, map=place))
+    return placed
 
 
 def _result_stem(source: Source, folders: dict[Path, dict[str, list[Path]]]) -> str:

@@ -25,7 +25,7 @@ from xpsr.cli.terminal import (
 from xpsr.config import PRESETS, Size, UpscaleConfig, load_config
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, refusal
-from xpsr.sources import Job, find_sources, name_jobs, read_sidecar
+from xpsr.sources import Job, find_sources, name_jobs, name_maps, read_sidecar
 
 if TYPE_CHECKING:  # they load torch
     from xpsr.batch import Recipe, Seen
@@ -80,6 +80,22 @@ def _upscale_parser() -> Parser:
     add("--longest", type=int, metavar="N", help="or so many on the longer side; named NAME_longest3000.png")
     add("--shortest", type=int, metavar="N", help="or on the shorter one")
     add("--megapixels", type=float, metavar="M", help="or so many millions of them")
+    add = parser.add_argument_group("fidelity").add_argument
+    add(
+        "--protect",
+        metavar="auto|MASK",
+        help="take the plain enlargement where a result contradicts its picture (auto), or where a mask is white",
+    )
+    add(
+        "--lr-consistency",
+        action="store_true",
+        help="correct results until, reduced, they are their pictures again; for clean ones, as noise comes back, too",
+    )
+    add(
+        "--map",
+        metavar="PLACE",
+        help="folder of pictures of what was invented, named as the results; of one picture also FILE.png",
+    )
     add = parser.add_argument_group("restoration").add_argument
     add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
     add("--quality", metavar="TEXT", help="what is wrong with them (default: what the describer says)")
@@ -160,17 +176,24 @@ def run(arguments: Sequence[str]) -> int:
         from xpsr.batch import Recipe, restore_file
         from xpsr.checkpoint import fetch_model
         from xpsr.devices import resolve_device, resolve_dtype
-        from xpsr.image import image_bytes
+        from xpsr.image import image_bytes, picture_size
         from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
         from xpsr.restore import Restorer
 
     device = resolve_device(config.device)
     resolve_dtype(config.dtype, device)
+    if config.protect not in (None, "auto"):
+        picture_size(Path(config.protect))  # a mask that cannot be read is known before any picture
     outside = None if is_alone else out
     sources = find_sources(inputs, recursive=args.recursive, outside=outside, on_error=report.failed, on_note=complain)
     jobs = [Job(source=source, target=None) for source in sources]
     if out is not None:
         jobs = name_jobs(sources, out, suffix=config.target().suffix, is_file=is_alone, on_error=report.failed)
+    if "map" in args:
+        maps, is_one = _output(args.map, inputs, flag="--map")
+        if maps is None:
+            raise InputError("--map - is no place; name a folder, or FILE.png for one picture.")
+        jobs = name_maps(jobs, maps, is_file=is_one, on_error=report.failed)
     if not jobs:
         return 1
 
@@ -254,18 +277,18 @@ def _undone(
     return waiting
 
 
-def _output(named: str, inputs: Sequence[str]) -> tuple[Path | None, bool]:
-    """What -o names: a folder and False, or the one result itself and True, which is None on standard output."""
+def _output(named: str, inputs: Sequence[str], *, flag: str = "-o") -> tuple[Path | None, bool]:
+    """What -o or --map names: a folder and False, or the one picture itself and True; None is standard output."""
     path = Path(named)
     suffix = path.suffix.lower()
     if not named:
-        raise InputError("-o is empty; name a folder, or FILE.png for one picture.")
+        raise InputError(f"{flag} is empty; name a folder, or FILE.png for one picture.")
     if named != "-" and (path.is_dir() or suffix not in IMAGE_SUFFIXES | OTHER_SUFFIXES):
         if path.is_file():
-            raise InputError(f"-o names a folder, or FILE.png for one picture; {path} is a file of another kind.")
+            raise InputError(f"{flag} names a folder, or FILE.png for one picture; {path} is a file of another kind.")
         return path, False
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
-        raise InputError(f"-o {named} is for one picture; name a folder with -o for several.")
+        raise InputError(f"{flag} {named} is for one picture; name a folder with {flag} for several.")
     if named == "-":
         if getattr(sys.stdout, "name", None) == os.devnull:  # `mend_streams` did so
             raise InputError("-o - has no standard output, which is closed; add > FILE.png, or name it with -o.")
@@ -273,7 +296,7 @@ def _output(named: str, inputs: Sequence[str]) -> tuple[Path | None, bool]:
             raise InputError("-o - would show a picture's bytes on the terminal; add > FILE.png, or name it with -o.")
         return None, True
     if suffix not in WRITTEN_SUFFIXES:
-        raise InputError(f"-o {named}: {suffix} cannot be written; use .png, for example.")
+        raise InputError(f"{flag} {named}: {suffix} cannot be written; use .png, for example.")
     return path, True
 
 

@@ -45,6 +45,8 @@ class UpscaleConfig(Checked):
     longest: int | None = None
     shortest: int | None = None
     megapixels: float | None = None
+    protect: str | None = None  # "auto" or the file of a mask; `Restorer.restore` says what both options do
+    lr_consistency: bool = False
     seed: int | None = option(None, "The same for every picture; null: a random one for each.", SEED)
     content: str | None = None  # None: what the describer, or the file of priors, says
     quality: str | None = None
