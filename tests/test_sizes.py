@@ -87,9 +87,15 @@ def test_any_size_is_exact_or_refused_with_one_that_will_do(size: Size, width: i
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Size(size="3000"), "size=3000 is not WIDTHxHEIGHT in pixels; use 3000x2000, for example."),
-        (lambda: Size(size="0x5"), "size=0x5 has a side that is not in [1, 1048576]; use 3000x2000, for example."),
-        (lambda: Size(longest=0), "longest=0 is not in [1, 1048576]; use 3000, for example."),
+        (
+            lambda: Size(size="3000"),
+            "size=3000 is not WIDTHxHEIGHT, of 1 to 999999 pixels each; use 3000x2000, for example.",
+        ),
+        (
+            lambda: Size(size="0x5"),
+            "size=0x5 is not WIDTHxHEIGHT, of 1 to 999999 pixels each; use 3000x2000, for example.",
+        ),
+        (lambda: Size(longest=0), "longest=0 is not in [1, 999999]; use 3000, for example."),
         (lambda: Size(megapixels=float("nan")), "megapixels=nan is not in [1e-06, 1e+06]; use 12, for example."),
         (Size, "no size is asked for, as one of scale, size, longest, shortest, megapixels; use scale=4,"),
         (lambda: Size(scale=2, longest=9), "scale=2 says the size, and longest does too; leave one of them out."),
@@ -250,7 +256,10 @@ def test_one_way_is_given_and_names_the_result(
     assert main([*command, "--size", "20x10", "--longest", "27"]) == 2
     assert "argument --longest: not allowed with argument --size" in capsys.readouterr().err
     assert main([*command[:4], "--size", "20"]) == 2
-    assert "--size 20 is not WIDTHxHEIGHT in pixels; use 3000x2000, for example." in capsys.readouterr().err
+    assert (
+        "--size 20 is not WIDTHxHEIGHT, of 1 to 999999 pixels each; use 3000x2000, for example."
+        in capsys.readouterr().err
+    )
 
 
 def test_a_file_may_say_the_size_and_a_flag_goes_before_it(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ class Restorer:
                 output_type="pt",
                 callback_on_pass_end=on_pass_end,
             ).images[0]
-        pixels, source = planes[:3].cpu(), bleed(picture.pixels, picture.alpha).cpu()
+        pixels, source = planes[:3].float().cpu(), bleed(picture.pixels, picture.alpha).cpu()
         weights = contradictions(pixels, source)
         fidelity: dict[str, Any] = {"contradicted": round(float(weights.mean()), 4)}
         if lr_consistency:

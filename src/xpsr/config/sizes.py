@@ -5,34 +5,29 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from xpsr.config.checks import Checked, check_argument, option, said, within
+from xpsr.config.checks import Checked, Pattern, check_argument, option, said, within
 from xpsr.errors import InputError
 
-__all__ = ["MAX_SCALE", "MAX_SIDE", "SCALE", "SIZE_SUFFIX", "Size", "as_size"]
+__all__ = ["MAX_SCALE", "MAX_SIDE", "PIXELS", "SCALE", "SIZE_SUFFIX", "Size", "as_size"]
 
 MAX_SCALE = 16.0
 """A pipeline enlarges no further, along a side."""
 
 SCALE = within(1 / MAX_SCALE, MAX_SCALE, "4, for example")
 
-MAX_SIDE = 2**20
+MAX_SIDE = 999_999
 """Pixels along a side that are asked for; how many a result may have in all says `xpsr.pipeline`."""
 
 SIZE_SUFFIX = re.compile(r"_(x\d+(\.\d+)?|\d+x\d+|(longest|shortest)\d+|\d+(\.\d+)?mp)$")
 """What `Size.suffix` adds to a name."""
 
+PIXELS = Pattern(
+    "[1-9][0-9]{0,5}x[1-9][0-9]{0,5}", f"WIDTHxHEIGHT, of 1 to {MAX_SIDE} pixels each", "3000x2000, for example"
+)
+"""The rule that a text is such a size."""
+
 _SIDE = within(1, MAX_SIDE, "3000, for example")
 _SUFFIXES = {"scale": "x{}", "size": "{}", "longest": "longest{}", "shortest": "shortest{}", "megapixels": "{}mp"}
-
-
-def _is_size(text: str) -> tuple[str, str] | None:
-    """Checks that a text is WIDTHxHEIGHT; is itself a rule."""
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
-    if match is None:
-        return "is not WIDTHxHEIGHT in pixels", "use 3000x2000, for example"
-    if all(_SIDE.holds(int(side)) for side in match.groups()):
-        return None
-    return f"has a side that is not in [1, {MAX_SIDE}]", "use 3000x2000, for example"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +40,7 @@ class Size(Checked):
 
     scale: float | None = option(None, "How much larger, along a side; may be fractional.", SCALE)
     size: str | None = option(
-        None, "WIDTHxHEIGHT in pixels; a picture whose sides are of another ratio is stretched.", _is_size
+        None, "WIDTHxHEIGHT in pixels; a picture whose sides are of another ratio is stretched.", PIXELS
     )
     longest: int | None = option(None, "Pixels of the longer side; the other follows.", _SIDE)
     shortest: int | None = option(None, "Pixels of the shorter side; the other follows.", _SIDE)

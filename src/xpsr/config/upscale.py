@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from xpsr.config.checks import SEED, Checked, option
 from xpsr.config.settings import PresetName, Settings
-from xpsr.config.sizes import Size
+from xpsr.config.sizes import PIXELS, Size
 
 __all__ = ["UpscaleConfig"]
 
@@ -41,7 +41,7 @@ class UpscaleConfig(Checked):
 
     preset: PresetName | None = None
     scale: float | None = None  # how large results are, in one of five ways; `Size` says what each one means
-    size: str | None = None
+    size: str | None = option(None, "", PIXELS)
     longest: int | None = None
     shortest: int | None = None
     megapixels: float | None = None

@@ -99,7 +99,7 @@ def from_srgb(
 def to_gray(pixels: torch.Tensor) -> torch.Tensor:
     """Returns the brightness (1, H, W) of sRGB (3, H, W) in [0, 1] by the weights of its primaries (BT.709)."""
     weights = torch.tensor([0.2126, 0.7152, 0.0722], dtype=pixels.dtype, device=pixels.device)
-    return torch.tensordot(weights, pixels, dims=1)[None]
+    return (weights[:, None, None] * pixels).sum(0, keepdim=True)  # a product of matrices autocast would round
 
 
 def _unprofiled(planes: torch.Tensor, model: ColorModel) -> torch.Tensor:
