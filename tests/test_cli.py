@@ -420,6 +420,8 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
             "content": "a cat",
             "quality": "noisy",
             "describer": "none",
+            "protect": None,
+            "lr_consistency": None,
             "model_index": sha256(tiny_model / "model_index.json"),
         },
     }
