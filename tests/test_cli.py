@@ -285,6 +285,7 @@ def test_pictures_of_a_phone_fail_with_the_remedy_and_other_formats_are_told(
     Path("album", "iphone.HEIC").write_bytes(b"\x00\x00\x00\x1cftypheic" + bytes(100))
     Path("album", "raw.nef").touch()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    Image.init()  # or what it registers would be forgotten with the list
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     result = upscale("album")
     assert result.code == 1
