@@ -423,6 +423,11 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
             "describer": "none",
             "protect": None,
             "lr_consistency": None,
+            "file_quality": None,
+            "keep_cmyk": False,
+            "strip_gps": False,
+            "strip_metadata": False,
+            "provenance": True,
             "model_index": sha256(tiny_model / "model_index.json"),
         },
     }
@@ -447,7 +452,7 @@ def test_the_documented_snippet_does_a_sidecar_again(upscale: Run, tiny_model: P
     save_photo("photo.jpg", size=(16, 16))
     # several steps from noise, so that the seed counts
     arguments = ("--steps", "2", "--strength", "1", "--guidance-scale", "2", "--content", "a cat", "--quality", "dark")
-    assert upscale("photo.jpg", *arguments, "--dtype", "fp32", "--device", "cpu").code == 0
+    assert upscale("photo.jpg", *arguments, "--dtype", "fp32", "--device", "cpu", "--format", "png").code == 0
     page = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
     (snippet,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sidecar" in block)
     names: dict[str, Any] = {}
@@ -526,7 +531,7 @@ def test_a_former_name_in_a_config_file_is_told_in_a_line(upscale: Run) -> None:
 def test_any_kind_of_picture_is_restored(upscale: Run, mode: str) -> None:
     save_photo("a.tif", mode)
     assert upscale("a.tif", "--scale", "2").code == 0
-    image = open_image("outputs/a_x2.png")
+    image = open_image("outputs/a_x2.tif")
     assert image.size == (14, 10)
     assert image.mode == ("RGBA" if mode.endswith("A") else "RGB")
 
@@ -538,7 +543,38 @@ def test_orientation_of_the_camera_is_applied(upscale: Run) -> None:
     image.save("a.jpg", exif=exif)
     assert upscale("a.jpg").code == 0
     assert read_json("outputs/a_x4.json")["input_size"] == [5, 7]
-    assert open_image("outputs/a_x4.png").size == (20, 28)
+    assert open_image("outputs/a_x4.jpg").size == (20, 28)
+
+
+def test_a_result_is_what_its_picture_is_or_what_is_asked_for(upscale: Run) -> None:
+    save_photo("a.webp"), save_photo("b.JPG", seed=1), save_photo("c.bmp", seed=2)
+    assert upscale("a.webp", "b.JPG", "c.bmp").code == 0
+    assert files("outputs") == ["a_x4.json", "a_x4.webp", "b_x4.JPG", "b_x4.json", "c_x4.json", "c_x4.png"]
+    with Image.open("outputs/b_x4.JPG") as image:
+        exif = image.getexif()
+        assert (image.format, exif[305]) == ("JPEG", f"xpsr {xpsr.__version__}")
+        assert b"compositeWithTrainedAlgorithmicMedia" in image.info["xmp"]
+    assert upscale("a.webp", "--format", "tiff", "-o", "tiff", "--no-provenance").code == 0
+    with Image.open("tiff/a_x4.tif") as image:
+        assert image.format == "TIFF" and 305 not in image.getexif()
+    sizes = []
+    for quality in ("20", "90"):
+        assert upscale("a.webp", "--format", "jpg", "--file-quality", quality, "-o", "lossy", "--seed", "1").code == 0
+        sizes.append(Path("lossy/a_x4.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]  # and made again, without a question
+    one_line(upscale("a.webp", "-o", "x.png", "--format", "jpg"), "--format jpg does nothing beside -o x.png")
+    one_line(upscale("a.webp", "--file-quality", "0"), "--file-quality 0 is not in [1, 100]")
+
+
+def test_what_cannot_be_written_is_refused_before_it_is_made(upscale: Run) -> None:
+    save_photo("a.png", "RGBA"), save_photo("wide.webp", size=(4100, 2))
+    result = upscale("a.png", "wide.webp", "--format", "webp", "--debug")
+    assert result.out == ["outputs/a_x4.webp  28 x 20  " + result.out[0].split("  ")[-1]]
+    assert "outputs/wide_x4.webp: WEBP cannot hold this picture (a side has more than 16383 pixels); use .png." in (
+        "\n".join(result.err)
+    )
+    one_line(upscale("a.png", "--format", "jpg", "-o", "o"), "a.png: o/a_x4.jpg: JPEG cannot hold this picture")
+    one_line(upscale("a.png"), "a.png: outputs/a_x4.json: is the record of a_x4.webp; move it, choose another place")
 
 
 # Names, and what is there already
@@ -571,7 +607,7 @@ def test_a_name_does_not_depend_on_what_else_is_restored(upscale: Run) -> None:
     upscale("a.png", "b.png", "-o", "some")
     upscale("B.jpg", "b.png", "a.png", "-o", "all")
     assert files("some") == ["a_x4.json", "a_x4.png", "b.png_x4.json", "b.png_x4.png"]
-    assert files("all") == sorted([*files("some"), "B.jpg_x4.json", "B.jpg_x4.png"])
+    assert files("all") == sorted([*files("some"), "B.jpg_x4.jpg", "B.jpg_x4.json"])
 
 
 def test_a_file_of_mine_is_not_replaced_unless_i_say_so(upscale: Run) -> None:
@@ -633,7 +669,9 @@ def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
     Path("album/gone.jpg").symlink_to("nowhere.jpg")
     result = upscale("album", "-o", "album/outputs")
     assert result.code == 1  # a link leads nowhere
-    assert [line.split()[0] for line in result.out] == [f"album/outputs/{name}_x4.png" for name in "abc"]
+    assert [line.split()[0] for line in result.out] == [
+        f"album/outputs/{name}" for name in ("a_x4.png", "b_x4.jpg", "c_x4.png")
+    ]
     assert result.err == [
         "xpsr: album: passed over: 1 file (d.ico; convert to PNG or TIFF to have them), 1 folder (deep; add --recursive"
         " to search them).",
@@ -757,6 +795,9 @@ def test_a_picture_comes_and_goes_through_pipes(
         b"-: outputs/stdin_x4.png: is the result of another standard input; name the result with -o FILE.png, or"
         in other[2]
     )
+    picture = Image.new("RGB", (8, 6))
+    picture.save("c.jpg")
+    assert run("-o", "-", stdin=Path("c.jpg").read_bytes())[1][:3] == b"\xff\xd8\xff"
     broken = run("-o", "-", stdin=content[:60])
     assert (broken[:2]) == (1, b"") and broken[2].startswith(b"xpsr: -: is truncated")
     Path("priors.jsonl").write_text('{"image": "a.png", "content": "x", "quality": "y"}')

@@ -145,7 +145,7 @@ def test_a_value_out_of_range_is_refused_with_its_name_and_a_remedy(option: str)
 COMBINATIONS = {
     "no term is left": ["--loss.diffusion_weight=0", "--loss.pixel_weight=0", "--loss.degradation_free_weight=0"],
     "and so is degradation_free_latents": ["--loss.degradation_free_images=[]", "--loss.degradation_free_latents=[]"],
-    "too small for the adversary": ["--loss.adversarial_weight=1", "--data.crop_size=4", "--loss.feature_crop=4"],
+    "loss.adversarial_weight=1 is of an adversary that has no features to look at": ["--loss.adversarial_weight=1"],
     "which only stored pairs have": ["--loss.teacher_weight=1"],
     "too small for loss.grid_weight; use 36": [
         *("--loss.grid_weight=1", "--loss.shift_probability=1", "--data.crop_size=32"),
@@ -175,7 +175,7 @@ def test_what_does_not_go_together_is_refused(reason: str) -> None:
     with pytest.raises(InputError) as caught:
         load_config(TrainRunConfig, None, COMBINATIONS[reason])
     assert reason in str(caught.value)
-    assert "; use " in str(caught.value) or "; leave" in str(caught.value)
+    assert any(word in str(caught.value) for word in ("; use ", "; leave", "; set "))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from xpsr import sources
 from xpsr.errors import InputError
-from xpsr.sources import Source, find_sources, name_jobs, read_sidecar
+from xpsr.sources import Source, find_sources, name_jobs, read_sidecar, result_suffix
 
 
 @pytest.fixture(autouse=True)
@@ -103,24 +103,55 @@ def test_a_name_is_that_of_the_picture_and_has_its_suffix_where_another_has_it_t
     touch("x/a.jpg", "x/b.tar.png", "y/a.jpg", "y/A.PNG", "y/b.jpg", "y/b.txt", "y/c.png", "y/c.nef")
     touch("y/" + unicodedata.normalize("NFD", "é.jpg"), "y/" + unicodedata.normalize("NFC", "É.png"))
     touch_result("y/b.png")
-    assert named("x/a.jpg", "x/b.tar.png") == (["a_x4.png", "b.tar_x4.png"], [])
+    assert named("x/a.jpg", "x/b.tar.png") == (["a_x4.jpg", "b.tar_x4.png"], [])
     assert named("y/a.jpg", "y/A.PNG", "y/b.jpg", "y/c.png") == (
-        ["a.jpg_x4.png", "A.PNG_x4.png", "b_x4.png", "c_x4.png"],
+        ["a.jpg_x4.jpg", "A.PNG_x4.PNG", "b_x4.jpg", "c_x4.png"],
         [],
     )
     assert named("y/" + unicodedata.normalize("NFC", "É.png"))[0] == [unicodedata.normalize("NFC", "É.png_x4.png")]
-    assert named("nowhere/a.jpg") == (["a_x4.png"], [])
+    assert named("nowhere/a.jpg") == (["a_x4.jpg"], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "suffixes"),
+    [
+        ("a.jpg b.JPEG c.tif d.TIFF e.webp f.avif g.jxl k.png", ".jpg .JPEG .tif .TIFF .webp .avif .jxl .png"),
+        ("h.jpe i.JFIF j.mpo", ".jpg .jpg .jpg"),
+        ("l.gif m.bmp n.heic o p.ppm", ".png .png .png .png .png"),
+    ],
+)
+def test_a_result_is_what_its_picture_is_where_that_can_be_written(names: str, suffixes: str) -> None:
+    found = [result_suffix(Source(path=Path(name)), "same") for name in names.split()]
+    assert found == suffixes.split()
+    assert result_suffix(Source(path=Path("a.bmp")), "jpg") == ".jpg"
+    assert result_suffix(Source(path=Path("a.bmp")), "tiff") == ".tif"
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix"),
+    [
+        (b"\xff\xd8\xff\xe0", ".jpg"),
+        (b"MM\0*", ".tif"),
+        (b"RIFF\0\n\0\0WEBP", ".webp"),
+        (b"\0\0\0 ftypavif", ".avif"),
+        (b"\xff\x0a", ".jxl"),
+        (b"x", ".png"),
+    ],
+)
+def test_what_comes_through_a_pipe_is_known_by_its_beginning(content: bytes, suffix: str) -> None:
+    assert result_suffix(Source(path=Path("-"), content=content), "same") == suffix
 
 
 def test_no_two_results_have_one_name_and_none_has_that_of_an_input() -> None:
     touch("x/a.jpg", "y/A.png", "y/c.png", "out/c_x4.png", "s/q.JPG", "s/q.jpg")
     assert named("x/a.jpg", "y/A.png") == (
-        ["a_x4.png"],
+        ["a_x4.jpg"],
         [
-            "y/A.png: its result would replace out/A_x4.png, that of x/a.jpg; choose another folder with -o, or name"
+            "y/A.png: its result would replace out/A_x4.json, that of x/a.jpg; choose another folder with -o, or name"
             " the folder that holds both with --recursive."
         ],
     )
+    assert named("x/a.jpg", "y/a.jpg")[1][0].startswith("y/a.jpg: its result would replace out/a_x4.jpg, that of x/a")
     assert named("out/c_x4.png", "y/c.png") == (
         ["c_x4_x4.png"],
         ["y/c.png: its result would replace the input out/c_x4.png; choose another place with -o."],
@@ -128,7 +159,7 @@ def test_no_two_results_have_one_name_and_none_has_that_of_an_input() -> None:
     Path("s/link.png").symlink_to(Path("out/c_x4.png").absolute())
     assert named("s/link.png", "y/c.png")[0] == ["link_x4.png"]
     names, told = named("s/q.JPG", "s/q.jpg")
-    assert names == ["q.JPG_x4.png"] and told[0].endswith("that of s/q.JPG; rename one of them.")
+    assert names == ["q.JPG_x4.JPG"] and told[0].endswith("that of s/q.JPG; rename one of them.")
     errors: list[Path] = []
     one = [Source(path=Path("x/a.jpg"))]
     assert (

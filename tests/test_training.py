@@ -4,22 +4,35 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from torch.nn.functional import interpolate
-from training_helpers import TINY, batch, components, losses_of, run, run_config, save_photos
+from training_helpers import (
+    TINY,
+    PixelFeatures,
+    batch,
+    components,
+    losses_of,
+    restored_by,
+    run,
+    run_config,
+    save_photos,
+)
 
 from xpsr.config import LossConfig, OptimizerConfig
 from xpsr.data import generator_for
 from xpsr.errors import TrainingError
 from xpsr.image import resize
 from xpsr.training import (
-    UShapedDiscriminator,
+    EfficientNetFeatures,
+    FeatureDiscriminator,
+    Losses,
     XPSRLoss,
     build_components,
     build_tokenizer,
@@ -64,8 +77,8 @@ def test_a_vocabulary_gives_one_tokenizer(size: int) -> None:
 
 def test_degradation_free_terms_are_mean_absolute_errors() -> None:
     hr, latents = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 4, 4)
-    perfect_images = [interpolate(hr, scale_factor=s, mode="bilinear") for s in (0.5, 0.25)]
-    perfect_latents = [latents, interpolate(latents, scale_factor=0.5, mode="bilinear")]
+    perfect_images = [F.interpolate(hr, scale_factor=s, mode="bilinear") for s in (0.5, 0.25)]
+    perfect_latents = [latents, F.interpolate(latents, scale_factor=0.5, mode="bilinear")]
     assert not any(degradation_free_terms(perfect_images, perfect_latents, hr, latents))
     off = degradation_free_terms([perfect_images[0] + 0.5], [latents - 0.25, perfect_latents[1]], hr, latents)
     assert [term.item() for term in off] == pytest.approx([0.5, 0.25, 0], rel=1e-5)
@@ -84,12 +97,12 @@ def test_a_network_that_predicts_what_the_scheduler_asks_for_has_no_loss(predict
 
 def test_a_shifted_batch_lies_on_another_grid() -> None:
     parts = components()
-    losses = XPSRLoss(parts, LossConfig(shift_probability=1.0, one_step_fraction=1.0), 250)(
-        batch(parts), generator_for(0)
-    )
+    config = LossConfig(shift_probability=1.0, one_step_fraction=1.0, efficientnet_weight=1.0)
+    losses = XPSRLoss(parts, config, 250, {"efficientnet": PixelFeatures()})(batch(parts), generator_for(0))
     hr = batch(parts).hr
-    assert losses.hr is not None and torch.equal(losses.hr, (hr * 2 - 1)[..., 2:-2, 2:-2] / 2 + 0.5)
-    assert losses.restored is not None and losses.restored.shape == losses.hr.shape
+    (shown,), (restored,) = losses.hr["efficientnet"], losses.restored["efficientnet"]
+    assert torch.equal(shown, (hr * 2 - 1)[..., 2:-2, 2:-2] / 2 + 0.5)
+    assert restored.shape == shown.shape
 
 
 @pytest.mark.parametrize("stream", ["content_ids", "quality_ids"])
@@ -116,29 +129,27 @@ def test_dropout_of_a_stream_makes_its_text_not_matter_and_leaves_the_other(stre
 def test_rows_are_split_between_diffusion_and_the_one_step() -> None:
     parts = components()
     for fraction, names in ((0.0, {"diffusion"}), (1.0, {"pixel"}), (0.5, {"diffusion", "pixel"})):
-        losses = XPSRLoss(parts, LossConfig(one_step_fraction=fraction), 250)(batch(parts), generator_for(0))
-        assert losses.terms.keys() - {"degradation_free"} == names
-        assert (0 if losses.restored is None else len(losses.restored)) == 4 * fraction
+        config = LossConfig(one_step_fraction=fraction, efficientnet_weight=1.0 if fraction else 0.0)
+        features = {"efficientnet": PixelFeatures()} if fraction else {}
+        losses = XPSRLoss(parts, config, 250, features)(batch(parts), generator_for(0))
+        assert losses.terms.keys() - {"degradation_free", "efficientnet"} == names
+        assert sum(len(seen) for seen in losses.restored.get("efficientnet", [])) == 4 * fraction
 
 
 def test_the_one_step_sees_the_degraded_picture_alone() -> None:
     parts = components()
-    loss = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 250)
     one = batch(parts)
-    restored = loss(one, generator_for(0)).restored
-    other = loss(replace(one, hr=one.hr.flip(-1)), generator_for(0)).restored
-    assert restored is not None and other is not None
-    assert torch.equal(restored, other)
-    assert not torch.equal(restored, loss(replace(one, lr=one.lr.flip(-1)), generator_for(0)).restored)
+    restored = restored_by(parts, one)
+    assert torch.equal(restored, restored_by(parts, replace(one, hr=one.hr.flip(-1))))
+    assert not torch.equal(restored, restored_by(parts, replace(one, lr=one.lr.flip(-1))))
 
 
 def test_an_untrained_one_step_starts_near_the_enlarged_picture() -> None:
     parts = components()  # says nothing: a velocity of zero
     one = batch(parts)
-    restored = XPSRLoss(parts, LossConfig(one_step_fraction=1.0), 0)(one, generator_for(0)).restored
     enlarged = resize(one.lr, (32, 32))
-    assert restored is not None
-    assert (restored - enlarged).abs().max() < 0.01  # at t=0 the clean latents are all but the input
+    # at t=0 the clean latents are all but the input
+    assert (restored_by(parts, one, timestep=0) - enlarged).abs().max() < 0.01
 
 
 def test_exported_weights_are_the_moving_average(photos: Path, tmp_path: Path) -> None:
@@ -182,27 +193,48 @@ def test_loss_falls_when_a_batch_is_learned_by_heart() -> None:
     assert history[-1] < 0.8 * history[0]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (61, 47), (5, 5)])
-def test_discriminator_scores_every_pixel(size: tuple[int, int]) -> None:
-    scores = UShapedDiscriminator()(torch.rand(2, 3, *size))
-    assert scores.shape == (2, 1, *size)
+@pytest.mark.parametrize("size", [(64, 64), (61, 47), (4, 4)])
+def test_a_discriminator_scores_every_place_of_every_map(size: tuple[int, int]) -> None:
+    network = EfficientNetFeatures()
+    with torch.no_grad():
+        features = network(torch.rand(2, 3, *size))
+    assert [one.shape[1] for one in features] == list(network.widths)
+    scores = FeatureDiscriminator({"efficientnet": network.widths})({"efficientnet": features})
+    assert [score.shape for score in scores] == [(2, 1, *one.shape[2:]) for one in features]
 
 
-def test_no_place_on_a_grid_counts_more_to_the_discriminator_than_another() -> None:
-    torch.manual_seed(0)
-    discriminator = UShapedDiscriminator()
-    pixels = torch.rand(4, 3, 96, 96, requires_grad=True)
-    discriminator(pixels).sum().backward()
-    energy = pixels.grad[..., 32:64, 32:64].square().mean((0, 1))
-    for period in (2, 4, 8):
-        by_place = energy.unflatten(0, (-1, period)).unflatten(2, (-1, period)).mean((0, 2))
-        assert by_place.max() < 1.5 * by_place.min()
+def test_an_adversary_tells_soft_from_sharp_and_what_it_says_makes_sharper(photos: Path, tmp_path: Path) -> None:
+    loss = LossConfig(adversarial_weight=1.0, efficientnet_weight=1.0, adversarial_ramp_steps=0, feature_crop=32)
+    network = EfficientNetFeatures()
+    config = replace(run_config(photos, tmp_path), loss=loss)
+    adversary = Adversary(config, TwoProcesses(), {"efficientnet": network.widths})  # type: ignore[arg-type]
+    sharp = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    soft = F.avg_pool2d(sharp, 3, 1, 1)
+
+    def losses(pixels: torch.Tensor) -> Losses:
+        return Losses(restored={"efficientnet": network(pixels)}, hr={"efficientnet": network(sharp)})
+
+    hinges = []
+    for _ in range(60):
+        hinges.append(adversary.discriminator_loss(losses(soft), num_passes=1).item())
+        adversary.update(2e-3)
+    assert hinges[0] == pytest.approx(2, abs=0.2) and hinges[-1] < 1
+    mixed = [adversary.generator_loss(losses(soft.lerp(sharp, share)), step=1).item() for share in (0, 0.5, 1)]
+    assert mixed == sorted(mixed, reverse=True)  # the sharper, the better
+    pixels = soft.clone().requires_grad_()
+    adversary.generator_loss(losses(pixels), step=1).backward()
+    assert pixels.grad is not None and pixels.grad.abs().sum() > 0
+    assert adversary.generator_loss(Losses(), step=1) == adversary.discriminator_loss(Losses(), num_passes=1) == 0
+
+
+JUDGED = LossConfig(adversarial_weight=0.1, efficientnet_weight=0.7, feature_crop=16)
 
 
 class TwoProcesses:
     """What an adversary asks of accelerate where two processes had the same gradients."""
 
     num_processes, device = 2, torch.device("cpu")
+    autocast = staticmethod(nullcontext)
 
     def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
         assert how == "mean"
@@ -212,8 +244,8 @@ class TwoProcesses:
 def test_an_adversary_learns_at_its_own_rate_whatever_order_its_gradients_have(photos: Path, tmp_path: Path) -> None:
     moved = []
     for rate in (1.0, 4.0):
-        config = replace(run_config(photos, tmp_path), loss=LossConfig(adversarial_weight=0.1, adversary_rate=rate))
-        adversary = Adversary(config, TwoProcesses())  # type: ignore[arg-type]
+        config = replace(run_config(photos, tmp_path), loss=replace(JUDGED, adversary_rate=rate))
+        adversary = Adversary(config, TwoProcesses(), {"efficientnet": (16, 24)})  # type: ignore[arg-type]
         before = [parameter.detach().clone() for parameter in adversary.parameters]
         for parameter in adversary.parameters:
             order = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
@@ -332,7 +364,7 @@ def test_a_run_works_off_the_main_thread_and_leaves_signals_alone(photos: Path, 
 
 def test_adversary_and_its_optimizer_are_part_of_the_checkpoint(photos: Path, tmp_path: Path) -> None:
     config = run_config(photos, tmp_path / "run", max_steps=2)
-    config = replace(config, loss=LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1))
+    config = replace(config, loss=replace(JUDGED, adversarial_ramp_steps=1))
     run(config)
     content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert {"discriminator", "discriminator_optimizer"} <= content.keys()

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler
 from diffusers.models.attention import BasicTransformerBlock
-from training_helpers import TINY, batch, components
+from training_helpers import TINY, PixelFeatures, batch, components
 
 from xpsr.config import LossConfig, ModelConfig, PartsConfig
 from xpsr.data import generator_for
@@ -23,6 +22,7 @@ from xpsr.training import (
     build_components,
     choose_parts,
     diffusion_loss,
+    feature_distance,
     grid_distance,
     min_snr_weights,
     with_schedule,
@@ -65,14 +65,13 @@ def test_a_residual_step_starts_as_the_decoder_alone_and_computes_no_more() -> N
     choose_parts(parts, PartsConfig(), config, seed=0)
     whole = XPSRLoss(parts, config, 250, residual=True)
     assert not whole.decoder_alone
-    asked = whole(one, generator_for(0)).restored
+    asked = whole(one, generator_for(0))
     choose_parts(parts, PartsConfig(train=("vae_decoder",)), config, seed=0)
     alone = XPSRLoss(parts, config, 250, residual=True)
     assert alone.decoder_alone
     parts.unet.forward = parts.controlnet.forward = None  # type: ignore[method-assign, assignment]  # nobody calls them
     losses = alone(one, generator_for(0))
-    assert asked is not None and losses.restored is not None
-    torch.testing.assert_close(losses.restored, asked)
+    torch.testing.assert_close(losses.terms, asked.terms)
     losses.total().backward()
     assert all(parameter.grad is not None for parameter in parts.vae.decoder.parameters())
 
@@ -91,11 +90,11 @@ def test_the_teacher_counts_where_there_is_one() -> None:
     teacher = torch.rand(one.hr.shape, generator=generator_for(5))
 
     def term(has_teacher: list[bool], weight: float = 1.0) -> float:
-        config = LossConfig(one_step_fraction=1.0, teacher_weight=weight)
+        config = LossConfig(one_step_fraction=1.0, teacher_weight=weight, efficientnet_weight=1.0)
         taught = replace(one, teacher=teacher, has_teacher=torch.tensor(has_teacher))
-        losses = XPSRLoss(parts, config, 250, residual=True)(taught, generator_for(0))
-        assert losses.restored is not None
-        errors = (losses.restored - teacher).abs().mean((1, 2, 3)) * torch.tensor(has_teacher)
+        loss = XPSRLoss(parts, config, 250, {"efficientnet": PixelFeatures()}, residual=True)
+        losses = loss(taught, generator_for(0))
+        errors = (losses.restored["efficientnet"][0] - teacher).abs().mean((1, 2, 3)) * torch.tensor(has_teacher)
         assert losses.terms["teacher"].item() == pytest.approx(weight * errors.mean().item(), rel=1e-5)
         return losses.terms["teacher"].item()
 
@@ -106,11 +105,7 @@ def test_the_teacher_counts_where_there_is_one() -> None:
 def test_both_feature_networks_may_look_at_once() -> None:
     parts, config = components(), LossConfig(one_step_fraction=1.0, efficientnet_weight=0.5, vgg_weight=2.0)
 
-    class Distance(torch.nn.Module):
-        def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-            return (restored - hr).square().mean()
-
-    loss = XPSRLoss(parts, config, 250, {"efficientnet": Distance(), "vgg": Distance()})
+    loss = XPSRLoss(parts, config, 250, {"efficientnet": PixelFeatures(), "vgg": PixelFeatures()})
     terms = loss(batch(parts), generator_for(0)).terms
     assert 0 < 4 * terms["efficientnet"].item() == pytest.approx(terms["vgg"].item())
 
@@ -214,10 +209,14 @@ def test_feature_networks_measure_distance(name: str) -> None:
     network = FEATURE_NETWORKS[name]()
     hr = torch.rand(1, 3, 64, 64, generator=generator_for(0))
     slightly, more = ((hr + s * torch.randn(hr.shape, generator=generator_for(1))).clamp(0, 1) for s in (0.02, 0.2))
-    assert network(hr, hr).abs() < 1e-5
-    assert 0 < network(slightly, hr) < network(more, hr)
+
+    def distance(pixels: torch.Tensor) -> torch.Tensor:
+        return feature_distance(network(pixels), network(hr))
+
+    assert distance(hr).abs() < 1e-5
+    assert 0 < distance(slightly) < distance(more)
     restored = slightly.requires_grad_(True)
-    network(restored, hr).backward()
+    distance(restored).backward()
     assert restored.grad is not None and restored.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
@@ -244,26 +243,21 @@ def test_a_grid_stands_out_and_other_patterns_and_detail_do_not() -> None:
 
 def test_the_grid_is_a_term_of_the_one_step() -> None:
     parts, config = components(noisy=True), LossConfig(one_step_fraction=1.0, grid_weight=0.5)
-    losses = XPSRLoss(parts, config, 250)(batch(parts), generator_for(0))
-    assert losses.restored is not None and losses.hr is not None
-    expected = 0.5 * grid_distance(losses.restored, losses.hr, period=4)
-    torch.testing.assert_close(losses.terms["grid"], expected)
-    assert expected > 0
+    one = batch(parts)
+    unchanged = {"pixel": 0.0, "grid": grid_distance(one.hr, one.hr, period=4).item()}
+    losses = XPSRLoss(parts, config, 250)(one, generator_for(0))
+    assert unchanged["grid"] == 0 < losses.terms["grid"].item() < 10
+    twice = XPSRLoss(parts, replace(config, grid_weight=1.0), 250)(one, generator_for(0))
+    torch.testing.assert_close(twice.terms["grid"], 2 * losses.terms["grid"])
 
 
 def test_features_are_compared_with_the_teacher_where_there_is_one() -> None:
-    class Distance(torch.nn.Module):
-        def forward(self, restored: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-            self.shown = shown
-            return F.l1_loss(restored, shown)
-
     def shown(share: float) -> torch.Tensor:
         config = LossConfig(one_step_fraction=1.0, efficientnet_weight=0.5, feature_crop=64, teacher_features=share)
-        distance = Distance()
-        losses = XPSRLoss(parts, config, 250, {"efficientnet": distance})(taught, generator_for(0))
-        assert losses.restored is not None
-        torch.testing.assert_close(losses.terms["efficientnet"], 0.5 * F.l1_loss(losses.restored, distance.shown))
-        return distance.shown
+        losses = XPSRLoss(parts, config, 250, {"efficientnet": PixelFeatures()})(taught, generator_for(0))
+        expected = 0.5 * feature_distance(losses.restored["efficientnet"], losses.hr["efficientnet"])
+        torch.testing.assert_close(losses.terms["efficientnet"], expected)
+        return losses.hr["efficientnet"][0]
 
     parts = components(noisy=True)
     plain = batch(parts)

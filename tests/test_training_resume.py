@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[Callable[[TrainRunConfig], TrainRunConfig], str]] = {
     "another timestep": (other_timestep, "one_step_timestep is 500"),
     "other parts": (lambda c: replace(c, parts=PartsConfig(train=("controlnet",))), "parts.train is"),
     "an adversary": (
-        lambda c: replace(c, loss=replace(c.loss, adversarial_weight=0.1)),
+        lambda c: replace(c, loss=replace(c.loss, adversarial_weight=0.1, efficientnet_weight=0.7, feature_crop=16)),
         "it has no adversary (loss.adversarial_weight)",
     ),
 }
@@ -116,7 +116,7 @@ def test_a_run_without_an_average_does_not_get_one(photos: Path, tmp_path: Path)
 
 
 def test_a_run_that_an_earlier_version_began_goes_on_to_the_same_bits(photos: Path, tmp_path: Path) -> None:
-    loss = LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1)
+    loss = LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1, efficientnet_weight=0.7, feature_crop=16)
     config = replace(run_config(photos, tmp_path / "whole", max_steps=3, batch_size=2), loss=loss)
     _, whole = run(config)
     begun = replace(config, train=replace(config.train, output_dir=tmp_path / "begun"))

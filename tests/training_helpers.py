@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from xpsr.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRunConfig
+from xpsr.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRunConfig
 from xpsr.data import Batch, generator_for
 from xpsr.models import HaarAutoencoder
-from xpsr.training import Components, build_components, train
+from xpsr.training import Components, FeatureNetwork, XPSRLoss, build_components, train
 
 TINY = ModelConfig(
     block_out_channels=(8, 16),
@@ -119,3 +119,17 @@ def batch(parts: Components, rows: int = 4) -> Batch:
         teacher=hr,
         has_teacher=torch.zeros(rows, dtype=torch.bool),
     )
+
+
+class PixelFeatures(FeatureNetwork):
+    """A network that looks at pixels as they are."""
+
+    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        return [pixels]
+
+
+def restored_by(parts: Components, one: Batch, *, timestep: int = 250, **changes: Any) -> torch.Tensor:
+    """Returns what the one step makes of a batch."""
+    config = LossConfig(one_step_fraction=1.0, efficientnet_weight=1.0, **changes)
+    losses = XPSRLoss(parts, config, timestep, {"efficientnet": PixelFeatures()})(one, generator_for(0))
+    return losses.restored["efficientnet"][0]

@@ -13,17 +13,33 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from xpsr import __version__
 from xpsr.config import Size, UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, path_key, real_path, refusal, sha256, write_text
-from xpsr.image import ImageLike, decode_image, image_bytes, picture_size, read_image, to_uint8
+from xpsr.image import (
+    ImageLike,
+    Picture,
+    Provenance,
+    WriteOptions,
+    decode_image,
+    image_bytes,
+    picture_size,
+    read_image,
+    refuse_unwritable,
+    to_uint8,
+    write_into,
+)
 from xpsr.model_folder import checksums
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.prior import Prior
 from xpsr.restore import Restored, Restorer
-from xpsr.sources import Job, Source, read_sidecar
+from xpsr.sources import Job, Source, read_record, read_sidecar, result_suffix
 
-__all__ = ["Recipe", "Seen", "look", "refuse_too_large", "restore_file", "what_to_do"]
+__all__ = ["Recipe", "Seen", "look", "refuse_too_large", "restore_file", "what_to_do", "write_options"]
+
+_OF_FILES = ("file_quality", "keep_cmyk", "strip_gps", "strip_metadata", "provenance")
+"""What of a config says how files are written, but for the format, which their names tell."""
 
 _SIZES = [f.name for f in dataclasses.fields(Size)]  # a record has one of them
 
@@ -62,6 +78,7 @@ class Recipe:
             "describer": self.describer,
             "protect": "auto" if config.protect == "auto" else config.protect and sha256(Path(config.protect)),
             "lr_consistency": config.lr_consistency or None,  # as in records of before there was any
+            **{name: getattr(config, name) for name in _OF_FILES},
             "model_index": sha256(self.folder / "model_index.json"),  # with the model's own settings
         }
 
@@ -126,6 +143,9 @@ def what_to_do(
     if mode == "error":
         raise _occupied(there[0], "is there already")
     if record is None:
+        of_another = read_record(target.with_suffix(".json"))
+        if of_another is not None:  # in another format, for example
+            raise _occupied(target.with_suffix(".json"), f"is the record of {of_another['output']}")
         raise _occupied(there[0], "is there already, and nothing beside it says that xpsr made it of this picture")
     there_sha256 = sha256(target)
     if not _is_own(there_sha256, record):
@@ -247,6 +267,9 @@ def restore_file(
     picture = read_image(source.path) if source.content is None else decode_image(source.content, named)
     config.target().refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
     digest = source.sha256()
+    place = job.target or Path(f"result{result_suffix(source, config.format)}")
+    size = config.target().of(picture.width, picture.height)
+    refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
     restored = restorer.restore(
         picture,
         prior_of(source.path if source.content is None else picture),
@@ -266,17 +289,11 @@ def restore_file(
         job.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refusal(job.target.parent, "cannot be made a folder", error) from error
-    content = image_bytes(job.target, restored.picture)
-    record = {
-        "input": named,
-        "input_sha256": digest,
-        "output": job.target.name,
-        "output_sha256": hashlib.sha256(content).hexdigest(),
-        **restored.record,
-        **({} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}),
-        "asked": recipe.asked,
-    }
-    _write(job.target, content, record, seen)
+    names = {"input": named, "input_sha256": digest, "output": job.target.name}
+    options = write_options(config, restored.record)
+    of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
+    facts = {**restored.record, **of_map, "asked": recipe.asked}
+    record = _write(job.target, restored.picture, options, names, facts, seen)
     _draw(job.map, drawn)
     return dataclasses.replace(restored, record=record)
 
@@ -293,8 +310,34 @@ def _draw(place: Path | None, content: bytes | None) -> None:
         part.write_bytes(content)
 
 
-def _write(target: Path, content: bytes, record: dict[str, Any], seen: Seen | None) -> None:
+def write_options(config: UpscaleConfig, record: dict[str, Any]) -> WriteOptions:
+    """Returns how a result is written; what its file tells of it is in its record."""
+    model = Path(config.model)
+    made = Provenance(
+        software=f"xpsr {__version__}",
+        model=model.resolve().name if model.is_dir() else config.model,  # where it lies is nobody's business
+        seed=record["seed"],
+    )
+    return WriteOptions(
+        quality=config.file_quality,
+        keep_cmyk=config.keep_cmyk,
+        strip_gps=config.strip_gps,
+        strip_metadata=config.strip_metadata,
+        provenance=made if config.provenance else None,
+    )
+
+
+def _write(
+    target: Path,
+    picture: Picture,
+    options: WriteOptions,
+    names: dict[str, Any],
+    facts: dict[str, Any],
+    seen: Seen | None,
+) -> dict[str, Any]:
     """Puts a picture and its record in their places, so that the next run goes on from wherever this one is killed.
+
+    Returns the record: `names`, the file's SHA-256, `facts`, and what is to be told of the picture and its file.
 
     The record comes first: one without its picture is of no use to anybody, but a picture without its record would
     pass for a file of the user. Until the picture is there, the record names the result that it replaces, too.
@@ -307,7 +350,9 @@ def _write(target: Path, content: bytes, record: dict[str, Any], seen: Seen | No
     is_alone = False
     try:
         with atomic_write(target, is_new=picture_is_new) as part:
-            part.write_bytes(content)
+            told = (*(picture.origin.notices if picture.origin else ()), *write_into(part, target, picture, options))
+            notices = {"notices": list(dict.fromkeys(told))} if told else {}
+            record = {**names, "output_sha256": sha256(part), **facts, **notices}
             if seen not in (None, look(target)):
                 raise _occupied(target, "came there, or was changed, while the picture was restored")
             write_text(sidecar, _to_json({**record, **replaces}), is_new=record_is_new)
@@ -319,6 +364,7 @@ def _write(target: Path, content: bytes, record: dict[str, Any], seen: Seen | No
     if replaces:
         with suppress(InputError):  # the record is true all the same
             write_text(sidecar, _to_json(record))
+    return record
 
 
 def _to_json(record: dict[str, Any]) -> str:

@@ -36,11 +36,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+WRITTEN_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".jxl", ".png", ".tif", ".tiff", ".webp"})
 """Lower-case ends of the names that pictures can be written under."""
 
 IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {
-    *(".avif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".mpo"),
+    *(".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".mpo"),
     *(".pbm", ".pgm", ".pnm", ".ppm", ".tga"),
 }
 """Lower-case ends of the names that count as pictures in a folder. Whether one can be read shows when it is opened:

@@ -17,6 +17,7 @@ from xpsr.errors import InputError
 from xpsr.files import (
     IMAGE_SUFFIXES,
     OTHER_SUFFIXES,
+    WRITTEN_SUFFIXES,
     by_stem,
     find_images,
     no_pictures,
@@ -26,7 +27,32 @@ from xpsr.files import (
     sha256,
 )
 
-__all__ = ["Job", "Source", "find_sources", "name_jobs", "name_maps", "read_sidecar"]
+__all__ = [
+    "Job",
+    "ResultFormat",
+    "Source",
+    "find_sources",
+    "name_jobs",
+    "name_maps",
+    "read_record",
+    "read_sidecar",
+    "result_suffix",
+]
+
+ResultFormat = Literal["same", "png", "jpg", "tiff", "webp", "avif", "jxl"]
+"""What results are written as; "same": what their pictures are, or else as `result_suffix` says."""
+
+_LIKE = {".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg"}
+"""What is written instead of other names of a format."""
+
+_BEGINNINGS = {
+    rb"\xff\xd8\xff": ".jpg",
+    rb"II\*\0|MM\0\*|II\+\0|MM\0\+": ".tif",
+    rb"RIFF....WEBP": ".webp",
+    rb"....ftypavi[fs]": ".avif",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": ".jxl",
+}
+"""How files begin whose names are not known."""
 
 _MAX_PIPED = 2**29
 """Bytes that are read from a pipe: eight for each pixel of the largest picture."""
@@ -197,10 +223,11 @@ def name_jobs(
     out: Path,
     *,
     suffix: str,
+    format: ResultFormat = "same",  # noqa: A002 - what it is
     is_file: bool = False,
     on_error: Callable[[Path, InputError], None],
 ) -> list[Job]:
-    """Returns where the result of each picture goes: `out/NAME_x4.png`, whatever else is restored.
+    """Returns where the result of each picture goes: `out/NAME_x4.jpg` for a JPEG, whatever else is restored.
 
     Where another picture of its folder has the same name but for the suffix, as photo.jpg and photo.png, NAME is with
     the suffix. No result goes where one of the pictures is, nor where that of another goes, on file systems that do
@@ -209,31 +236,35 @@ def name_jobs(
     Args:
         sources: pictures.
         out: the folder of all results.
-        suffix: what their names end with, `_x4` for example.
+        suffix: what their names end with but for the format, `_x4` for example.
+        format: of all results.
         is_file: `out` is the name of the only result itself.
         on_error: is told of pictures whose results have no place.
     """
     files = [source.path for source in sources if source.content is None]
     inputs = {*map(_key, files), *(_folded(path_key(path)) for path in files)}  # a link, and what it leads to
-    taken: dict[str, Path] = {}
+    taken: dict[str, tuple[Path, Path]] = {}  # by their records
     folders: dict[Path, dict[str, list[Path]]] = {}
     jobs = []
     for source in sources:
         path = source.path
-        target = out if is_file else out / source.below / f"{_result_stem(source, folders)}{suffix}.png"
-        key = _key(target)
-        if key in inputs:
+        name = f"{_result_stem(source, folders)}{suffix}{result_suffix(source, format)}"
+        target = out if is_file else out / source.below / name
+        record = target.with_suffix(".json")
+        key = _key(record)
+        if _key(target) in inputs:
             message, remedy = f"{path}: its result would replace the input {target}", "choose another place with -o"
             on_error(path, InputError(message, code="conflict", remedy=remedy))
         elif key in taken:
-            other = taken[key]
+            other, place = taken[key]
+            replaced = target if _key(target) == _key(place) else record
             remedy = "choose another folder with -o, or name the folder that holds both with --recursive"
             if path.parent == other.parent:
                 remedy = "rename one of them"
-            message = f"{path}: its result would replace {target}, that of {other}"
+            message = f"{path}: its result would replace {replaced}, that of {other}"
             on_error(path, InputError(message, code="conflict", remedy=remedy))
         else:
-            taken[key] = path
+            taken[key] = path, target
             jobs.append(Job(source=source, target=target))
     return jobs
 
@@ -264,6 +295,21 @@ def name_maps(
             taken.add(_key(place))
             placed.append(dataclasses.replace(job, map=place))
     return placed
+
+
+def result_suffix(source: Source, format: ResultFormat) -> str:  # noqa: A002 - what it is
+    """Returns what the name of a result ends with: as that of its picture, where such a file holds all that it held.
+
+    That is .png for what cannot be written, as GIF and HEIC, and for BMP, which has no place for metadata.
+    """
+    if format != "same":
+        return {"tiff": ".tif"}.get(format, f".{format}")
+    if source.content is not None:
+        begins = (suffix for start, suffix in _BEGINNINGS.items() if re.match(start, source.content, re.DOTALL))
+        return next(begins, ".png")
+    suffix = source.path.suffix
+    suffix = _LIKE.get(suffix.lower(), suffix)
+    return suffix if suffix.lower() in WRITTEN_SUFFIXES - {".bmp"} else ".png"
 
 
 def _result_stem(source: Source, folders: dict[Path, dict[str, list[Path]]]) -> str:
@@ -304,7 +350,15 @@ def read_sidecar(picture: Path) -> dict[str, Any] | None:
 
     Whether the picture is still the one of the record, its `output_sha256` tells.
     """
-    path = picture.with_suffix(".json")
+    record = read_record(picture.with_suffix(".json"))
+    if record is None:
+        return None
+    same = unicodedata.normalize("NFC", record["output"]) == unicodedata.normalize("NFC", picture.name)
+    return record if same else None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Returns a record, of whichever picture; None: the file is none, or not there."""
     try:
         with path.open("rb") as file:
             record = json.loads(file.read(_MAX_SIDECAR))
@@ -313,5 +367,4 @@ def read_sidecar(picture: Path) -> dict[str, Any] | None:
     texts = ("input", "input_sha256", "output", "output_sha256")
     if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in texts):
         return None
-    same = unicodedata.normalize("NFC", record["output"]) == unicodedata.normalize("NFC", picture.name)
-    return record if same else None
+    return record

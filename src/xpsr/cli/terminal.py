@@ -1,6 +1,7 @@
 """What all commands share: options, one-line complaints, quiet libraries."""
 
 import argparse
+import atexit
 import codecs
 import gc
 import io
@@ -146,10 +147,17 @@ def loading(what: str = "", *, quiet: bool = False) -> Iterator[None]:
         yield
     finally:
         gc.freeze()  # what was loaded stays; the collector need not look at it again
+        atexit.register(_thaw)
         if was_on:
             gc.enable()
         if told:
             print("\r" + " " * len(told) + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _thaw() -> None:
+    """Lets the collector see everything again where a library would say on leaving that something was left behind."""
+    if "OpenImageIO" in sys.modules:
+        gc.unfreeze()
 
 
 def quiet_libraries() -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from xpsr.cli.progress import counting, picture_bar
 from xpsr.cli.terminal import (
@@ -25,7 +25,7 @@ from xpsr.cli.terminal import (
 from xpsr.config import PRESETS, Size, UpscaleConfig, load_config
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, refusal
-from xpsr.sources import Job, find_sources, name_jobs, name_maps, read_sidecar
+from xpsr.sources import Job, ResultFormat, find_sources, name_jobs, name_maps, read_sidecar, result_suffix
 
 if TYPE_CHECKING:  # they load torch
     from xpsr.batch import Recipe, Seen
@@ -39,10 +39,11 @@ def _upscale_parser() -> Parser:
     parser = Parser(
         prog="xpsr upscale",
         usage="xpsr upscale INPUT [INPUT ...] [-o OUT] [options]",
-        description="Restores and enlarges photographs. Each becomes OUT/NAME_x4.png, with all settings beside it in\n"
-        "OUT/NAME_x4.json; NAME is that of the picture, with its suffix where another picture in its folder has\n"
-        "the same without. No input is ever replaced, and nothing that xpsr has not made, unless you say so. The same\n"
-        "command again restores what is new or was changed. What is not given is the model's own default.",
+        description="Restores and enlarges photographs. Each becomes OUT/NAME_x4 in the format that it has, with all\n"
+        "settings beside it in OUT/NAME_x4.json; NAME is that of the picture, with its suffix where another picture\n"
+        "in its folder has the same without. No input is ever replaced, and nothing that xpsr has not made, unless\n"
+        "you say so. The same command again restores what is new or was changed. What is not given is the model's own\n"
+        "default.",
     )
     parser.add_argument(
         "inputs", metavar="INPUT", nargs="*", help="pictures, folders of pictures, - for standard input"
@@ -69,6 +70,25 @@ def _upscale_parser() -> Parser:
         help="what is there already: update passes over what is done, makes again what is of a changed picture or of"
         f" other settings and refuses to replace anything else; error refuses it all (default: {default.on_existing})",
     )
+    add(
+        "--format",
+        choices=get_args(ResultFormat),
+        help="of results (default: the picture's own, or png where that cannot be written)",
+    )
+    add("--file-quality", type=int, metavar="N", help="1 to 100, of lossy formats (default: 95 for jpg, webp lossless)")
+    add(
+        "--keep-cmyk",
+        action="store_true",
+        help="CMYK pictures with a profile stay CMYK in jpg and tiff (default: sRGB)",
+    )
+    add("--strip-gps", action="store_true", help="leave out where a picture was taken")
+    add("--strip-metadata", action="store_true", help="leave out EXIF, XMP and IPTC; the colour profile stays")
+    add(
+        "--no-provenance",
+        dest="provenance",
+        action="store_false",
+        help="do not write into results that xpsr made them, with which model and seed",
+    )
     add = group.add_mutually_exclusive_group().add_argument
     add(
         "--scale",
@@ -76,8 +96,8 @@ def _upscale_parser() -> Parser:
         metavar="X",
         help="how much larger; 2.5 is fine too (default: 4)",
     )
-    add("--size", metavar="WxH", help="or so many pixels, 3000x2000; named NAME_3000x2000.png")
-    add("--longest", type=int, metavar="N", help="or so many on the longer side; named NAME_longest3000.png")
+    add("--size", metavar="WxH", help="or so many pixels, 3000x2000; named NAME_3000x2000")
+    add("--longest", type=int, metavar="N", help="or so many on the longer side; named NAME_longest3000")
     add("--shortest", type=int, metavar="N", help="or on the shorter one")
     add("--megapixels", type=float, metavar="M", help="or so many millions of them")
     add = parser.add_argument_group("fidelity").add_argument
@@ -168,12 +188,14 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
     inputs: list[str] = args.inputs
     out, is_alone = _output(vars(args).get("output", "outputs"), inputs)
+    if "format" in args and out is not None and is_alone:
+        raise InputError(f"--format {args.format} does nothing beside -o {out}, whose name says it; leave one out.")
     if out is None and args.json:
         raise InputError("--json and -o - both write on standard output; leave one of them out.")
     report = _Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
 
     with loading(quiet=report.quiet):
-        from xpsr.batch import Recipe, restore_file
+        from xpsr.batch import Recipe, restore_file, write_options
         from xpsr.checkpoint import fetch_model
         from xpsr.devices import resolve_device, resolve_dtype
         from xpsr.image import image_bytes, picture_size
@@ -188,7 +210,9 @@ def run(arguments: Sequence[str]) -> int:
     sources = find_sources(inputs, recursive=args.recursive, outside=outside, on_error=report.failed, on_note=complain)
     jobs = [Job(source=source, target=None) for source in sources]
     if out is not None:
-        jobs = name_jobs(sources, out, suffix=config.target().suffix, is_file=is_alone, on_error=report.failed)
+        jobs = name_jobs(
+            sources, out, suffix=config.target().suffix, format=config.format, is_file=is_alone, on_error=report.failed
+        )
     if "map" in args:
         maps, is_one = _output(args.map, inputs, flag="--map")
         if maps is None:
@@ -234,7 +258,8 @@ def run(arguments: Sequence[str]) -> int:
             try:
                 restored = restore_file(restorer, job, prior_of, recipe, seen=seen, progress=bar.passed)
                 if job.target is None:
-                    _send(image_bytes(Path("result.png"), restored.picture))
+                    place = Path(f"result{result_suffix(job.source, config.format)}")
+                    _send(image_bytes(place, restored.picture, write_options(config, restored.record)))
             except BrokenPipeError:  # whoever read the picture has gone
                 raise
             except Exception as error:  # every picture is tried; the exit code tells
@@ -339,6 +364,8 @@ class _Report:
         elif not self.quiet:
             width, height = record["output_size"]
             answer(f"{job.target}  {width} x {height}  {record['seconds']:.1f} s")
+            for notice in record.get("notices", ()):
+                complain(f"{job.source.path}: {notice}.")
             if any(record["prior"].values()):
                 print(*sayings(record["prior"]), sep="\n", end="", file=sys.stderr, flush=True)
 

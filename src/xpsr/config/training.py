@@ -24,7 +24,6 @@ __all__ = [
 GRID_PERIODS = 8
 """Of a grid, that the window is wide in which it is looked for."""
 
-_SMALLEST_JUDGED = 8  # pixels a side, of which the adversary looks at five, and halves them thrice
 _SMALLEST_FEATURES = 4  # of which VGG's leave one
 _WEIGHT = within(0, 1e6, "0 to leave it out")
 _STEPS = within(1, 10**9, "1 or more")
@@ -105,7 +104,7 @@ class LossConfig(Checked):
     grid_weight: float = option(
         0.0, "Of how much more or less the grid of latents stands out in it than in the clean picture.", _WEIGHT
     )
-    adversarial_weight: float = option(0.0, "Of what an adversary makes of the one step's pictures.", _WEIGHT)
+    adversarial_weight: float = option(0.0, "Of what an adversary makes of these features of its pictures.", _WEIGHT)
     adversary_rate: float = option(
         1.0,
         "The adversary's learning rate over that of the networks.",
@@ -133,6 +132,9 @@ class LossConfig(Checked):
         if looking and not self.one_step_fraction:
             message = f"is one step that no row takes, but {' and '.join(looking)} look at it"
             raise fault(self, "one_step_fraction", message, "use a number above 0")
+        if self.adversarial_weight and not self.feature_weights:
+            message = "is of an adversary that has no features to look at"
+            raise fault(self, "adversarial_weight", message, "set efficientnet_weight, to 0.7 for example, too")
         if self.degradation_free_weight and self.degradation_free_images == () == self.degradation_free_latents:
             message = "is nothing to compare, and so is degradation_free_latents"
             raise fault(self, "degradation_free_images", message, "use degradation_free_weight=0 instead")
@@ -265,8 +267,6 @@ class TrainRunConfig(Checked):
             raise fault(self, "loss.feature_crop", f"is more than data.crop_size={size}", f"use {size}")
         lost = stride if loss.shift_probability else 0
         looked_at = [(stride, "loss.shift_probability, which cuts a latent pixel off")]
-        if loss.adversarial_weight:
-            looked_at.append((_SMALLEST_JUDGED, "the adversary of loss.adversarial_weight"))
         if loss.grid_weight:
             looked_at.append((GRID_PERIODS * stride, "loss.grid_weight"))
         smallest, reason = max(looked_at)

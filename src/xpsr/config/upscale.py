@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import SEED, Checked, option
+from xpsr.config.checks import SEED, Checked, option, within
 from xpsr.config.settings import PresetName, Settings
 from xpsr.config.sizes import PIXELS, Size
+from xpsr.sources import ResultFormat
 
 __all__ = ["UpscaleConfig"]
 
@@ -55,6 +56,12 @@ class UpscaleConfig(Checked):
     model: str = "mini"
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    format: ResultFormat = "same"
+    file_quality: int | None = option(None, "1 to 100, of JPEG, WebP, AVIF and JPEG XL.", within(1, 100, "95"))
+    keep_cmyk: bool = False  # CMYK becomes CMYK again, where it has a profile
+    strip_gps: bool = False  # where a picture was taken
+    strip_metadata: bool = False  # EXIF, XMP and IPTC
+    provenance: bool = True  # results say how they came about
     on_existing: Literal["update", "skip", "overwrite", "error"] = (
         "update"  # of what is there already; see `xpsr.batch`
     )

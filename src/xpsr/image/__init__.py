@@ -15,19 +15,23 @@ from xpsr.image.reading import (
     unbatched,
 )
 from xpsr.image.resizing import resize, stretched_sizes
-from xpsr.image.writing import image_bytes, write_image
+from xpsr.image.writing import WriteOptions, image_bytes, refuse_unwritable, write_image, write_into, write_strips
+from xpsr.image.xmp import Provenance
 
 __all__ = [
     "MAX_PIXELS",
     "ImageLike",
     "Origin",
     "Picture",
+    "Provenance",
+    "WriteOptions",
     "bleed",
     "decode_image",
     "decode_rgb",
     "image_bytes",
     "picture_size",
     "read_image",
+    "refuse_unwritable",
     "resize",
     "stretched_sizes",
     "to_gray",
@@ -36,4 +40,6 @@ __all__ = [
     "to_uint8",
     "unbatched",
     "write_image",
+    "write_into",
+    "write_strips",
 ]

@@ -98,8 +98,8 @@ def from_srgb(
 
 def to_gray(pixels: torch.Tensor) -> torch.Tensor:
     """Returns the brightness (1, H, W) of sRGB (3, H, W) in [0, 1] by the weights of its primaries (BT.709)."""
-    weights = torch.tensor([0.2126, 0.7152, 0.0722], dtype=pixels.dtype, device=pixels.device)
-    return (weights[:, None, None] * pixels).sum(0, keepdim=True)  # a product of matrices autocast would round
+    red, green, blue = pixels
+    return (green + 0.2126 * (red - green) + 0.0722 * (blue - green))[None]  # exact where all are equal
 
 
 def _unprofiled(planes: torch.Tensor, model: ColorModel) -> torch.Tensor:

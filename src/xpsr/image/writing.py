@@ -1,61 +1,358 @@
-"""Pictures to files, whole or not at all, and to bytes."""
+"""Pictures to files, whole or not at all, and to bytes: depth, colours and what stood beside them as they came."""
 
 import io
+import itertools
 import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from xpsr.config.checks import check_argument
 from xpsr.errors import InputError, one_line
-from xpsr.files import WRITTEN_SUFFIXES, atomic_write
-from xpsr.image.picture import to_pil
+from xpsr.files import WRITTEN_SUFFIXES, atomic_write, refusal
+from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
+from xpsr.image.metadata import Metadata, of_result
+from xpsr.image.picture import Picture
+from xpsr.image.profiles import from_srgb, to_gray
 from xpsr.image.reading import ImageLike, to_picture
+from xpsr.image.scanlines import write_scanlines
+from xpsr.image.xmp import Provenance
 
-__all__ = ["image_bytes", "write_image"]
+__all__ = ["WriteOptions", "image_bytes", "refuse_unwritable", "write_image", "write_into", "write_strips"]
 
-# A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour
-_SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True},
+Kind = Literal["BMP", "JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JXL"]
+
+_KINDS: dict[str, Kind] = {
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".jxl": "JXL",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
 }
 
+_QUALITY = {"JPEG": 95, "AVIF": 90, "JXL": 100}
+"""A restored picture is not degraded again: Pillow's default is JPEG quality 75 with halved colour."""
 
-def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
+_MAX_BITS = {"PNG": 16, "TIFF": 32, "JXL": 16}
+"""Of a value; 8 in other formats."""
+
+_MAX_SIDES = {"WEBP": 16383, "JPEG": 65500, "AVIF": 65535}
+
+_WHOLE = 2**26
+"""Pixels up to which a PNG or JPEG of 8 bits is encoded whole; larger ones go in strips."""
+
+_NOTHING = Metadata()
+
+_ROWS = 2**20
+"""Pixels of a strip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions:
+    """What of a picture is written.
+
+    Attributes:
+        quality: 1 to 100, of JPEG (default 95), WebP (lossless), AVIF (90) and JPEG XL (100, lossless).
+        strip_gps: where the picture was taken is taken out of EXIF and XMP.
+        strip_metadata: EXIF, XMP and IPTC are left out; the colour profile and the resolution stay.
+        provenance: how the picture came about, which EXIF and XMP tell then; None: they do not.
+        keep_cmyk: what was CMYK, with a profile, and becomes a JPEG or TIFF, is CMYK again; else it is sRGB.
+    """
+
+    quality: int | None = None
+    strip_gps: bool = False
+    strip_metadata: bool = False
+    provenance: Provenance | None = None
+    keep_cmyk: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses a quality outside 1 to 100."""
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            value, remedy = str(self.quality), "use 95, for example"
+            raise InputError("is not in [1, 100]", code="out_of_range", field="quality", value=value, remedy=remedy)
+
+
+def write_image(
+    path: str | os.PathLike[str], image: ImageLike, *, options: WriteOptions = WriteOptions()
+) -> tuple[str, ...]:
     """Writes a picture whole or not at all, in the format that the suffix of `path` names.
+
+    What came from a file goes back as it was, as far as the format can: gray, with 16 bits or floats, with its profile,
+    EXIF, XMP, IPTC and resolution. Where a file of more than 8 bits becomes one of 8, values between two steps are
+    dithered, so that skies have no bands; else they are rounded to the nearest, also to 16 bits, whose steps are too
+    small to be seen.
 
     Args:
         path: where to; what is there is replaced.
-        image: a PIL image, which is written as it is, or else whatever `to_picture` takes, in 8 bits.
+        image: a PIL image, which Pillow writes as it is, or else whatever `to_picture` takes.
+        options: quality and metadata.
+
+    Returns:
+        What of the metadata could not be written, a phrase each.
 
     Raises:
         InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG, a side above 16383 in WebP),
             or `path` cannot be written.
     """
     place: Path = check_argument("path", path, Path)
-    content = image_bytes(place, image)
+    if isinstance(image, Image.Image) and _kind(place) != "JXL":
+        content = image_bytes(place, image, options)
+        with atomic_write(place) as part:
+            part.write_bytes(content)
+        return ()
+    picture = to_picture(image)
+    refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None)
     with atomic_write(place) as part:
-        part.write_bytes(content)
+        return write_into(part, place, picture, options)
 
 
-def image_bytes(place: Path, image: ImageLike) -> bytes:
-    """Returns what `write_image` writes.
+def write_strips(
+    path: str | os.PathLike[str],
+    strips: Iterable[Picture],
+    size: tuple[int, int],
+    *,
+    options: WriteOptions = WriteOptions(),
+) -> tuple[str, ...]:
+    """Writes a picture of which only a strip is known at a time, as `write_image` does.
+
+    The memory that it takes does not grow with the picture's height in PNG, TIFF and JPEG.
+
+    Args:
+        path: where to; what is there is replaced.
+        strips: rows of the picture, from the top on. The `origin` of the first is that of all; all have alpha, or none.
+        size: width and height of the whole.
+        options: quality and metadata.
+
+    Raises:
+        InputError: as `write_image`.
+    """
+    place: Path = check_argument("path", path, Path)
+    kind, rest = _kind(place), iter(strips)
+    first = next(rest)
+    refuse_unwritable(place, size, has_alpha=first.alpha is not None)
+    with atomic_write(place) as part:
+        return _write(part, place, kind, itertools.chain([first], rest), size, first, options)
+
+
+def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOptions()) -> bytes:
+    """Returns what `write_image` writes to a file of that name.
 
     Raises:
         InputError: unknown suffix, or a picture that the format cannot hold.
     """
-    if place.suffix.lower() not in WRITTEN_SUFFIXES:
+    kind = _kind(place)
+    if isinstance(image, Image.Image) and kind != "JXL":
+        return _encoded(place, kind, image, options.quality)
+    picture = to_picture(image)
+    refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder, "picture")
+            write_into(part, place, picture, options)
+            return part.read_bytes()
+    except OSError as error:
+        raise refusal(place, "cannot be written", error) from error
+
+
+def write_into(part: Path, place: Path, picture: Picture, options: WriteOptions) -> tuple[str, ...]:
+    """Writes a picture into a file that will become `place`; returns what of its metadata could not be written.
+
+    Raises:
+        OSError: the disk is full, for example.
+        InputError: the format cannot hold the picture.
+    """
+    size = picture.width, picture.height
+    return _write(part, place, _kind(place), _strips(picture), size, picture, options)
+
+
+def refuse_unwritable(place: Path, size: tuple[int, int], *, has_alpha: bool) -> None:
+    """Refuses a picture that the format of a file's name cannot hold, before anybody makes it.
+
+    Raises:
+        InputError: unknown suffix, too many pixels along a side, or alpha.
+    """
+    kind = _kind(place)
+    if max(size) > _MAX_SIDES.get(kind, 2**31):
+        raise _unfit(place, kind, f"a side has more than {_MAX_SIDES[kind]} pixels")
+    if has_alpha and kind == "JPEG":
+        raise _unfit(place, kind, "it has transparency")
+
+
+def _kind(place: Path) -> Kind:
+    suffix = place.suffix.lower()
+    if suffix not in WRITTEN_SUFFIXES:
         known = ", ".join(sorted(WRITTEN_SUFFIXES))
         message = f"{place}: suffix {place.suffix!r} cannot be written"
         raise InputError(message, code="unknown_format", remedy=f"use one of {known}")
-    kind = Image.registered_extensions()[place.suffix.lower()]
-    if not isinstance(image, Image.Image):
-        picture = to_picture(image)
-        image = to_pil(picture.pixels, picture.alpha)
+    return _KINDS[suffix]
+
+
+def _unfit(place: Path, kind: Kind, reason: str) -> InputError:
+    message = f"{place}: {kind} cannot hold this picture ({reason})"
+    return InputError(message, code="conflict", remedy="use .png")
+
+
+def _strips(picture: Picture) -> Iterator[Picture]:
+    rows = max(_ROWS // picture.width, 1)
+    for top in range(0, picture.height, rows):
+        parts = (picture.pixels, picture.alpha, picture.excess)
+        pixels, alpha, excess = (None if part is None else part[:, top : top + rows] for part in parts)
+        assert pixels is not None
+        yield Picture(pixels=pixels, alpha=alpha, excess=excess, origin=picture.origin)
+
+
+def _write(
+    part: Path,
+    place: Path,
+    kind: Kind,
+    strips: Iterator[Picture],
+    size: tuple[int, int],
+    first: Picture,
+    options: WriteOptions,
+) -> tuple[str, ...]:
+    bits = 8 if first.origin is None else first.origin.bits
+    depth = min(bits, _MAX_BITS.get(kind, 8))
+    dtype = "float32" if depth == 32 else "uint16" if depth > 8 else "uint8"
+    metadata = of_result(
+        first.origin,
+        size,
+        strip_gps=options.strip_gps,
+        strip=options.strip_metadata,
+        provenance=options.provenance,
+        keeps_orientation=kind != "AVIF",  # where Pillow finds one, it writes the whole block anew, and not the same
+    )
+    rows = _stored(
+        ((_colors(strip, kind, keep_cmyk=options.keep_cmyk), strip.alpha) for strip in strips),
+        dtype,
+        is_dithered=dtype == "uint8" and bits > 8,
+    )
+    start, keeps_profile = next(rows)
+    metadata = metadata if keeps_profile else replace(metadata, icc=None)
+    planes: Iterator[NDArray[Any]] = itertools.chain([start], (part for part, _ in rows))
+    channels = start.shape[2]
+    if kind == "JXL" and channels == 2:  # OpenImageIO's encoder fails on gray with alpha
+        planes, channels = (np.ascontiguousarray(part[..., [0, 0, 0, 1]]) for part in planes), 4
+    told = metadata.notices
+    if first.origin is not None and first.origin.model == "cmyk" and channels == 3:
+        told += ("its CMYK is written as sRGB",)
+    is_large = kind in ("PNG", "JPEG") and size[0] * size[1] > _WHOLE
+    if kind not in ("TIFF", "JXL") and dtype == "uint8" and not is_large:
+        whole = np.concatenate(list(planes))
+        mode = {"mode": "CMYK"} if channels == 4 and first.alpha is None else {}
+        image = Image.fromarray(whole[..., 0] if channels == 1 else whole, **mode)
+        content = _encoded(place, kind, image, options.quality, metadata)
+        return told + _insert(kind, io.BytesIO(content), part, metadata)
+    bare = part if kind == "TIFF" else part.with_suffix(".bare")
+    try:
+        write_scanlines(
+            bare,
+            kind,
+            planes,
+            shape=(size[1], size[0], channels),
+            dtype=dtype,
+            quality=options.quality or _QUALITY.get(kind, 100),
+            has_alpha=first.alpha is not None,
+            icc=metadata.icc,
+        )
+        if kind == "TIFF":
+            with part.open("r+b") as file:
+                return told + into_tiff(file, metadata)
+        with bare.open("rb") as source:
+            return told + _insert(kind, source, part, metadata)
+    finally:
+        if bare != part:
+            bare.unlink(missing_ok=True)
+
+
+def _stored(
+    strips: Iterator[tuple[tuple[torch.Tensor, bool], torch.Tensor | None]], dtype: str, *, is_dithered: bool
+) -> Iterator[tuple[NDArray[Any], bool]]:
+    """Yields strips (rows, W, C) as a file has them, of the planes and alpha of each, in `dtype`."""
+    top = 0
+    for (colors, keeps_profile), alpha in strips:
+        planes = colors if alpha is None else torch.cat([colors, alpha.to(colors)])
+        values = planes.clamp(0, 1).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
+        if dtype == "float32":
+            yield np.ascontiguousarray(values.numpy()), keeps_profile
+        else:
+            scale = 255 if dtype == "uint8" else 65535
+            steps = values * scale
+            if is_dithered:
+                steps[..., : len(colors)] += _pattern(top, *values.shape[:2]) - 0.5
+            yield steps.round_().clamp_(0, scale).numpy().astype(dtype, order="C"), keeps_profile
+        top += len(values)
+
+
+def _colors(strip: Picture, kind: Kind, *, keep_cmyk: bool) -> tuple[torch.Tensor, bool]:
+    """Planes (1, 3 or 4, H, W) of a picture as its file had them, and whether they are in the file's own profile."""
+    pixels, excess = strip.pixels.float().cpu(), None if strip.excess is None else strip.excess.float().cpu()
+    if strip.origin is None:
+        return pixels, True
+    icc, model = strip.origin.icc, strip.origin.model
+    holds_gray = kind in ("JPEG", "PNG", "TIFF") or (kind == "JXL" and strip.alpha is None)
+    planes = None
+    if holds_gray or model != "gray":  # the profile of one channel would not fit the three that are written
+        keeps = keep_cmyk and kind in ("JPEG", "TIFF") and strip.alpha is None
+        planes = from_srgb(pixels, excess, icc, model=model, keep_cmyk=keeps)
+    if planes is not None:
+        return planes, True
+    return to_gray(pixels) if model == "gray" else pixels, False
+
+
+def _pattern(top: int, height: int, width: int) -> torch.Tensor:
+    """Thresholds (H, W, 1) in (0, 1) whose sums over small regions are all about the same: a fixed dither.
+
+    Interleaved gradient noise (Jimenez, 2014). All colours get the same, so that gray stays gray; a value that is a
+    step stays one; and the same picture is always the same file.
+    """
+    rows = torch.arange(top, top + height, dtype=torch.float64)[:, None, None]
+    columns = torch.arange(width, dtype=torch.float64)[None, :, None]
+    return ((52.9829189 * ((0.06711056 * columns + 0.00583715 * rows) % 1)) % 1).float().clamp(0.001, 0.999)
+
+
+def _encoded(place: Path, kind: Kind, image: Image.Image, quality: int | None, metadata: Metadata = _NOTHING) -> bytes:
+    """What Pillow makes of an image."""
+    given: dict[str, Any] = {}
+    if kind == "JPEG":
+        given = {"quality": quality or _QUALITY[kind], "subsampling": 0}
+    elif kind == "WEBP":  # exact: what is under transparency stays
+        given = {"exact": True, **({"lossless": True} if quality is None else {"quality": quality})}
+    elif kind == "AVIF":
+        given = {"quality": quality or _QUALITY[kind], "subsampling": "4:4:4"}
+    if kind in ("WEBP", "AVIF"):
+        given |= {"exif": metadata.exif, "xmp": metadata.xmp, "icc_profile": metadata.icc}
+    elif kind == "BMP":
+        given |= {"dpi": metadata.dpi}
+    if image.mode == "LA" and kind != "PNG":
+        image = image.convert("RGBA")
     buffer = io.BytesIO()  # into a file, Pillow writes JPEG without a look at what the system answers
     try:
-        image.save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
+        image.save(buffer, kind, **{name: value for name, value in given.items() if value is not None})
     except (OSError, ValueError) as error:
-        message = f"{place}: {kind} cannot hold this picture ({one_line(error)})"
-        raise InputError(message, code="conflict", remedy="use .png") from error
+        raise _unfit(place, kind, one_line(error)) from error
     return buffer.getvalue()
+
+
+_INSERTED = {"JPEG": into_jpeg, "PNG": into_png, "JXL": into_jxl}
+
+
+def _insert(kind: Kind, source: BinaryIO, part: Path, metadata: Metadata) -> tuple[str, ...]:
+    """Copies what an encoder has written, with what stands beside the pixels; returns what cannot be there."""
+    with part.open("wb") as target:
+        if kind in _INSERTED:
+            return _INSERTED[kind](source, target, metadata)
+        target.write(source.read())
+    called = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
+    lost = [name for field, name in called.items() if getattr(metadata, field) and (kind == "BMP" or field == "iptc")]
+    return (f"its {' and '.join(lost)} {'has' if len(lost) == 1 else 'have'} no place in {kind}",) if lost else ()

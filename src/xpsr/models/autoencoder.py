@@ -74,11 +74,8 @@ class HaarPackets(ModelMixin, ConfigMixin, ABC):
         such a pattern are the frequencies of the grid of latents, of which photographs have next to nothing; but for a
         network nothing is easier to say, and what it says shows as dots four pixels apart.
         """
-        side = _GRID_WINDOW
-        repeated = F.avg_pool2d(latents, (side, 1), 1, (side // 2, 0), count_include_pad=False)
-        repeated = F.avg_pool2d(repeated, (1, side), 1, (0, side // 2), count_include_pad=False)
         patterns = torch.arange(self.latent_channels, device=latents.device) % 16 > 0  # the first is the mean
-        return latents - repeated * patterns.view(-1, 1, 1)
+        return latents - _average(latents) * patterns.view(-1, 1, 1)
 
     @abstractmethod
     def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
@@ -171,7 +168,7 @@ class DeepHaarAutoencoder(HaarPackets):
 
     def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """Returns (B, 3, 4h, 4w), of the latents alone."""
-        return self.decoder(z.to(self.dtype))
+        return _unrepeated(self.decoder(z.to(self.dtype)))
 
     @property
     def has_fidelity(self) -> bool:
@@ -184,7 +181,7 @@ class DeepHaarAutoencoder(HaarPackets):
             return super().faithful_residual(z, fidelity)
         differences = dict(self.faithful.named_parameters())
         weights = {name: value + fidelity * differences[name] for name, value in self.decoder.named_parameters()}
-        return functional_call(self.decoder, weights, (z.to(self.dtype),))
+        return _unrepeated(functional_call(self.decoder, weights, (z.to(self.dtype),)))
 
 
 HAAR_AUTOENCODERS: dict[str, type[HaarPackets]] = {
@@ -256,6 +253,28 @@ def _in_strips(
         scale = strip.shape[-2] // (last - first)
         strips.append(strip[..., (top - first) * scale : (top - first + rows) * scale, :])
     return strips[0] if len(strips) == 1 else torch.cat(strips, -2)
+
+
+def _unrepeated(pixels: torch.Tensor) -> torch.Tensor:
+    """Returns pixels (B, C, H, W) without what repeats from latent to latent, as `HaarPackets.without_grid`.
+
+    Ramps, which are patterns as well, stay: what is smoothed over a latent's width is not looked at.
+    """
+    return _in_strips(_without_repeats, pixels, rows=_STRIP_ROWS, halo=4 * (_GRID_WINDOW // 2 + 1))
+
+
+def _without_repeats(pixels: torch.Tensor) -> torch.Tensor:
+    # two averages over four pixels are one over seven that lies in the middle
+    smooth = F.avg_pool2d(pixels, 4, 1, 2, count_include_pad=False)
+    smooth = F.avg_pool2d(smooth, 4, 1, 1, count_include_pad=False)
+    return pixels - F.pixel_shuffle(_average(F.pixel_unshuffle(pixels - smooth, 4)), 4)
+
+
+def _average(latents: torch.Tensor) -> torch.Tensor:
+    """Returns the averages over the windows around latents (B, C, h, w)."""
+    side, half = _GRID_WINDOW, _GRID_WINDOW // 2
+    rows = F.avg_pool2d(latents, (side, 1), 1, (half, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, side), 1, (0, half), count_include_pad=False)
 
 
 def _packets(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Training: the losses, one step, and the loop around it."""
 
-from xpsr.training.adversary import UShapedDiscriminator
+from xpsr.training.adversary import FeatureDiscriminator
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import Checkpoints, is_finished
 from xpsr.training.components import (
@@ -15,7 +15,14 @@ from xpsr.training.components import (
     without_fusion,
 )
 from xpsr.training.engine import Export, Validate, train
-from xpsr.training.features import FEATURE_NETWORKS, EfficientNetFeatures, VGGFeatures, grid_distance
+from xpsr.training.features import (
+    FEATURE_NETWORKS,
+    EfficientNetFeatures,
+    FeatureNetwork,
+    VGGFeatures,
+    feature_distance,
+    grid_distance,
+)
 from xpsr.training.losses import BatchSlice, Losses, XPSRLoss, degradation_free_terms, diffusion_loss, min_snr_weights
 from xpsr.training.optimizers import build_optimizer, learning_rate, optimizer_step
 from xpsr.training.planning import plan_run
@@ -23,6 +30,8 @@ from xpsr.training.run_log import OnMetrics, environment, plot_metrics
 
 __all__ = [
     "FEATURE_NETWORKS",
+    "FeatureDiscriminator",
+    "FeatureNetwork",
     "BatchSlice",
     "Checkpoints",
     "Components",
@@ -31,7 +40,6 @@ __all__ = [
     "Export",
     "Losses",
     "OnMetrics",
-    "UShapedDiscriminator",
     "VGGFeatures",
     "Validate",
     "XPSRLoss",
@@ -43,6 +51,7 @@ __all__ = [
     "degradation_free_terms",
     "diffusion_loss",
     "environment",
+    "feature_distance",
     "grid_distance",
     "is_finished",
     "learning_rate",

