@@ -66,7 +66,8 @@ SHARED = [
     *({"prior": prior} for prior in (5, {"content": "a"}, b"bytes", "\ud800", "a" * 10_001, True, Prior)),
     *({"describer": describer} for describer in (5, None, True, [], MiniDescriber)),
     *({"prior": None, "describer": name} for name in ("", "http://localhost:1/v1", "nowhere.jsonl", "\ud800")),
-    *({"scale": scale} for scale in ("4", True, None, float("nan"), float("inf"), -4, 0, 1e-9, 17, 1j, [4])),
+    *({"scale": scale} for scale in ("4", True, float("nan"), float("inf"), -4, 0, 1e-9, 17, 1j, [4])),
+    *({"size": size} for size in ("4", True, "0x5", 5, "5x", (5, 5))),
     *({"preset": preset} for preset in ("papre", 5, [], True)),
     *({"settings": given} for given in ("steps", 5, [("num_shifts", 1)], {"steps": 3}, {5: 5}, {"tile_size": 16.5})),
     {"settings": Settings(), "preset": "paper"},
@@ -135,10 +136,20 @@ JUNK = st.one_of(
 )
 ARGUMENTS = {
     "pipe": (
-        *("image", "scale", "prior", "describer", "preset", "settings", "num_inference_steps", "guidance_scale"),
+        *(
+            "image",
+            "scale",
+            "size",
+            "prior",
+            "describer",
+            "preset",
+            "settings",
+            "num_inference_steps",
+            "guidance_scale",
+        ),
         *("strength", "generator", "latents", "output_type", "return_dict", "callback_on_step_end_tensor_inputs"),
     ),
-    "restore": ("image", "prior", "describer", "scale", "preset", "settings", "seed"),
+    "restore": ("image", "prior", "describer", "scale", "size", "preset", "settings", "seed"),
     "Restorer": ("model", "device", "dtype"),
     "describe": ("images", "describer"),
     "open_describer": ("name", "questions", "quality_model", "revision", "dtype", "device", "quantization"),

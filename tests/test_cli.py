@@ -147,7 +147,7 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
     [
         (["upscale", "--stps", "4", "a.png"], "xpsr: unknown option --stps; did you mean --steps?"),
         (["upscale", "--step=4", "a.png"], "xpsr: unknown option --step; did you mean --steps?"),
-        (["upscale", "a.png", "--zzzz"], "xpsr: unknown option --zzzz; see xpsr upscale --help."),
+        (["upscale", "a.png", "--0000"], "xpsr: unknown option --0000; see xpsr upscale --help."),
         (["doctor", "--jsn"], "xpsr: unknown option --jsn; did you mean --json?"),
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
         (["a"], "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, convert, doctor."),
@@ -424,6 +424,7 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
         "settings": dataclasses.asdict(XPSRPipeline.from_pretrained(tiny_model).settings()),
         "device": str(device),
         "dtype": resolve_dtype("auto", device),
+        "fidelity": sidecar["fidelity"],
         "model": {"name": str(tiny_model), "sha256": checksums(tiny_model)},
         "asked": {
             "preset": None,
@@ -431,6 +432,8 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
             "content": "a cat",
             "quality": "noisy",
             "describer": "none",
+            "protect": None,
+            "lr_consistency": None,
             "file_quality": None,
             "keep_cmyk": False,
             "strip_gps": False,

@@ -25,6 +25,7 @@ ORDER = (
     "config",
     "image",
     "color",
+    "protection",
     "tiling",
     "degradation",
     "models",

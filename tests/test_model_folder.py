@@ -242,6 +242,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "model_index.json",
         "one_step_only is 1, neither true nor false",
     ),
+    "enlarging by nothing": (
+        edit("model_index.json", scale=0),
+        "model_index.json",
+        "scale is 0, not a number from 1 to 16",
+    ),
     "no folder of a part": (lambda folder: shutil.rmtree(folder / "controlnet"), "controlnet", "is missing"),
     "file for a folder": (as_file, "vae", "is a file, not a folder"),
     "no config": (lambda folder: (folder / "vae" / "config.json").unlink(), "vae/config.json", "is missing"),

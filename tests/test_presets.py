@@ -122,7 +122,7 @@ def test_a_small_picture_is_worked_on_at_the_smallest_size(pipe: XPSRPipeline, f
     seen, result = condition_of(pipe, picture(12, 8), scale=2, **options)
     assert seen.shape[-2:] == (64, 96)
     assert result.size == (24, 16)
-    seen, _ = condition_of(pipe, picture(40, 36), scale=2, **options)
+    seen, _ = condition_of(pipe, picture(20, 18), scale=4, **options)
     assert seen.shape[-2:] == (72, 80)
 
 

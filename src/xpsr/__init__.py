@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xpsr.config import PRESETS, Settings
+    from xpsr.config import PRESETS, Settings, Size
     from xpsr.errors import Cancelled, InputError, MissingDependencyError, ModelError, TrainingError, XPSRError
     from xpsr.image import read_image, write_image
     from xpsr.models import XPSRControlNet, XPSRUNet
@@ -32,6 +32,7 @@ __all__ = [
     "Prior",
     "Restorer",
     "Settings",
+    "Size",
     "TrainingError",
     "XPSRControlNet",
     "XPSRError",
@@ -59,6 +60,7 @@ _MODULE_OF = {
     "Prior": "xpsr.prior",
     "Restorer": "xpsr.restore",
     "Settings": "xpsr.config",
+    "Size": "xpsr.config",
     "TrainingError": "xpsr.errors",
     "XPSRControlNet": "xpsr.models",
     "XPSRError": "xpsr.errors",

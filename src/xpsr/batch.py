@@ -1,6 +1,7 @@
 """Pictures on disk to pictures on disk, each with a record beside it of how it came about."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -10,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from xpsr import __version__
-from xpsr.config import UpscaleConfig
+from xpsr.config import Size, UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, path_key, real_path, refusal, sha256, write_text
 from xpsr.image import (
@@ -21,19 +24,25 @@ from xpsr.image import (
     Provenance,
     WriteOptions,
     decode_image,
+    image_bytes,
+    picture_size,
     read_image,
     refuse_unwritable,
+    to_uint8,
     write_into,
 )
 from xpsr.model_folder import checksums
+from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.prior import Prior
 from xpsr.restore import Restored, Restorer
-from xpsr.sources import Job, read_record, read_sidecar, result_suffix
+from xpsr.sources import Job, Source, read_record, read_sidecar, result_suffix
 
-__all__ = ["Recipe", "Seen", "look", "restore_file", "what_to_do", "write_options"]
+__all__ = ["Recipe", "Seen", "look", "refuse_too_large", "restore_file", "what_to_do", "write_options"]
 
 _OF_FILES = ("file_quality", "keep_cmyk", "strip_gps", "strip_metadata", "provenance")
 """What of a config says how files are written, but for the format, which their names tell."""
+
+_SIZES = [f.name for f in dataclasses.fields(Size)]  # a record has one of them
 
 Seen = tuple[tuple[int, ...] | None, tuple[int, ...] | None]
 """Which files a result and its record were when somebody looked; None: there was none."""
@@ -68,6 +77,8 @@ class Recipe:
             "content": config.content,
             "quality": config.quality,
             "describer": self.describer,
+            "protect": "auto" if config.protect == "auto" else config.protect and sha256(Path(config.protect)),
+            "lr_consistency": config.lr_consistency or None,  # as in records of before there was any
             **{name: getattr(config, name) for name in _OF_FILES},
             "model_index": sha256(self.folder / "model_index.json"),  # with the model's own settings
         }
@@ -91,7 +102,7 @@ class Recipe:
         return (
             same_prior
             and all(before.get(name) == asked[name] for name in asked if name not in of_prior)
-            and record.get("scale") == config.scale
+            and {name: record[name] for name in _SIZES if name in record} == config.target().asked
             and config.seed in (None, record.get("seed"))
             and config.dtype in ("auto", record.get("dtype"))
             and isinstance(model, dict)
@@ -117,6 +128,8 @@ def what_to_do(
         InputError: what is there is not replaced, or the picture cannot be read.
     """
     target, mode = job.target, recipe.config.on_existing
+    if job.map is not None and mode != "overwrite":
+        _refuse_foreign(job.map, target)
     if target is None:
         return "restore"
     there = [path for path in (target, target.with_suffix(".json")) if _exists(path)]
@@ -141,7 +154,7 @@ def what_to_do(
     source = job.source
     digest = source.sha256()
     same = record["input_sha256"] == digest
-    is_whole = record["output_sha256"] == there_sha256
+    is_whole = record["output_sha256"] == there_sha256 and (job.map is None or _is_map_of(job.map, record))
     if same and is_whole and recipe.has_made(record, known(source.path, digest)):
         return "is_done"
     origin = target.parent / record["input"]
@@ -152,6 +165,12 @@ def what_to_do(
         message = f"{target}: is the result of another standard input"
         raise InputError(message, code="exists", remedy=remedy)
     raise _occupied(target, f"is the result of another picture, {record['input']}")
+
+
+def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
+    """Raises `InputError` where the header of a picture's file tells that its result would be too large."""
+    if source.content is None:
+        config.target().refuse_above(MAX_OUTPUT_PIXELS, *picture_size(source.path))
 
 
 def look(target: Path) -> Seen:
@@ -165,6 +184,19 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _refuse_foreign(place: Path, target: Path | None) -> None:
+    """Refuses to draw a map where something else is than that of the result that is at `target`."""
+    record = None if target is None else read_sidecar(target)
+    if _exists(place) and (record is None or not _is_map_of(place, record)):
+        message = f"{place}: is there already, and is not the map of the result"
+        remedy = "move it, choose another place with --map, or add --on-existing overwrite"
+        raise InputError(message, code="exists", remedy=remedy)
+
+
+def _is_map_of(place: Path, record: dict[str, Any]) -> bool:
+    return place.is_file() and sha256(place) == record.get("map_sha256")
 
 
 def _is_own(digest: str, record: dict[str, Any]) -> bool:
@@ -238,20 +270,25 @@ def restore_file(
         picture = read_image(source.path, limits=limits, accept_truncated=accepts)
     else:
         picture = decode_image(source.content, named, limits=limits, accept_truncated=accepts)
+    config.target().refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
     digest = source.sha256()
     place = job.target or Path(f"result{result_suffix(source, config.format)}")
-    size = round(picture.width * config.scale), round(picture.height * config.scale)
+    size = config.target().of(picture.width, picture.height)
     refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
     restored = restorer.restore(
         picture,
         prior_of(source.path if source.content is None else picture, picture),
-        scale=config.scale,
+        size=config.target(),
         preset=config.preset,
         settings=config.overrides,
         seed=config.seed,
+        protect=config.protect,
+        lr_consistency=config.lr_consistency,
         progress=progress,
     )
+    drawn = None if job.map is None else image_bytes(job.map, Image.fromarray(to_uint8(restored.map[0]).numpy()))
     if job.target is None:
+        _draw(job.map, drawn)
         return restored
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +296,10 @@ def restore_file(
         raise refusal(job.target.parent, "cannot be made a folder", error) from error
     names = {"input": named, "input_sha256": digest, "output": job.target.name}
     options = write_options(config, restored.record)
-    record = _write(job.target, restored.picture, options, names, {**restored.record, "asked": recipe.asked}, seen)
+    of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
+    facts = {**restored.record, **of_map, "asked": recipe.asked}
+    record = _write(job.target, restored.picture, options, names, facts, seen)
+    _draw(job.map, drawn)
     return dataclasses.replace(restored, record=record)
 
 
@@ -267,6 +307,18 @@ def _limits_of(config: UpscaleConfig) -> Limits:
     """Returns what is refused before it is decoded."""
     given = {"max_pixels": config.max_pixels, "max_bytes": config.max_bytes}
     return Limits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _draw(place: Path | None, content: bytes | None) -> None:
+    """Writes a map, of which the record knows already."""
+    if place is None or content is None:
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(place.parent, "cannot be made a folder", error) from error
+    with atomic_write(place) as part:
+        part.write_bytes(content)
 
 
 def write_options(config: UpscaleConfig, record: dict[str, Any]) -> WriteOptions:

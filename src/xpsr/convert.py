@@ -200,6 +200,7 @@ def convert_reference(
             "one_step_timestep": None,
             "one_step_residual": False,
             "one_step_only": False,
+            "scale": 4.0,
             "settings": dataclasses.asdict(PRESETS["default"]),
         }
         _write_json(target / "model_index.json", index)

@@ -66,7 +66,7 @@ CLASSES: dict[str, dict[tuple[str, str], Any]] = {
 }
 
 # Of a model's index, beside its components
-_OWN_KEYS = ("one_step_timestep", "one_step_residual", "one_step_only", "settings")
+_OWN_KEYS = ("one_step_timestep", "one_step_residual", "one_step_only", "scale", "settings")
 
 # What makes transformers or diffusers fetch, import or quantize at a config's word
 _ACTING_KEYS = ("attn_implementation", "_attn_implementation", "auto_map", "quantization_config")

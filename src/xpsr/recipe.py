@@ -149,6 +149,7 @@ def build_pipeline(components: Components, config: TrainRunConfig) -> XPSRPipeli
         one_step_timestep=model.one_step_timestep,
         one_step_residual=model.is_residual,
         one_step_only=model.one_step_timestep is not None and loss.one_step_fraction == 1,
+        scale=float(config.data.scale),
         settings=dataclasses.asdict(model.settings),
     )
 

@@ -19,14 +19,15 @@ from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
 from xpsr.checkpoint import fetch_model
-from xpsr.config import SCALE, PresetName, Settings
+from xpsr.config import PresetName, Settings, Size, as_size
 from xpsr.config.checks import SEED, check_argument
 from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
-from xpsr.errors import Cancelled
+from xpsr.errors import Cancelled, InputError
 from xpsr.image import ImageLike, Picture, bleed, resize, to_picture
 from xpsr.model_folder import checksums
-from xpsr.pipeline import XPSRPipeline
+from xpsr.pipeline import MAX_OUTPUT_PIXELS, XPSRPipeline
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
+from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr
 
 __all__ = ["Restored", "Restorer"]
 
@@ -41,11 +42,14 @@ class Restored:
 
     Attributes:
         picture: the restored picture; what the input carried beside its pixels goes with it.
-        record: how it came about, ready for JSON: sizes, prior, seed, settings, model, versions, seconds. With the same
-            input it is enough to have the same picture again.
+        map: (1, H, W) float32 in [0, 1], what was invented: 0 where the result shows what a plain enlargement of the
+            input does, 1 where it is quite another; see `xpsr.protection.invented`.
+        record: how it came about, ready for JSON: sizes, prior, seed, settings, model, versions, seconds, and how far
+            the result goes beyond its input. With the same input it is enough to have the same picture again.
     """
 
     picture: Picture
+    map: torch.Tensor
     record: dict[str, Any]
 
 
@@ -93,10 +97,13 @@ class Restorer:
         prior: Prior | str | None = None,
         *,
         describer: str | os.PathLike[str] | Describer = "mini",
-        scale: float = 4,
+        scale: float | None = None,
+        size: Size | str | None = None,
         preset: PresetName | None = None,
         settings: Settings | Mapping[str, Any] | None = None,
         seed: int | None = None,
+        protect: Literal["auto"] | ImageLike | None = None,
+        lr_consistency: bool = False,
         progress: Callable[[int, int], None] | None = None,
         is_cancelled: Callable[[], bool] | None = None,
     ) -> Restored:
@@ -109,11 +116,16 @@ class Restorer:
                 what is wrong; None: it says both; `Prior()`: nothing is said.
             describer: who looks: "mini", which comes with xpsr, "none", or what else `xpsr.open_describer` takes, which
                 is opened for this call; or one that is open.
-            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional.
+            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional. None: 4.
+            size: the size instead of a scale: "3000x2000", or a `Size`, such as `Size(longest=3000)`.
             preset: "default", "paper" or "reference" instead of the model's own settings.
             settings: a whole `xpsr.Settings`, which goes without a preset; or some of its fields, over those of the
                 preset or the model.
             seed: of the noise, where any is drawn, on every device the same; None: a random one, which the record has.
+            protect: where the result goes back to the plain enlargement of the picture: "auto", where it contradicts
+                the picture; or a mask, a picture of any size and the same ratio of sides that is white there.
+            lr_consistency: whether the result is corrected until its reduction is the picture again; for clean ones,
+                as noise comes back, too.
             progress: is told after every tile of every step how many passes of how many are done.
             is_cancelled: is asked as often, at the start and after the describer; where it says so, the call ends.
 
@@ -130,13 +142,16 @@ class Restorer:
         start = time.perf_counter()
         for name, value in (("progress", progress), ("is_cancelled", is_cancelled)):
             check_argument(name, value, Callable | None)
+        check_argument("lr_consistency", lr_consistency, bool)
         stop_if_cancelled()
         resolved = self.pipe.settings(preset, settings)
-        scale = check_argument("scale", scale, float, SCALE)
+        target = as_size(scale, size)
         seed = check_argument("seed", seed, int | None, SEED)
         questions = QUESTIONS[preset or "default"]
         with looking(describer, [prior], questions=questions, device=str(self._facts["device"])) as find_prior:
             picture = to_picture(image)
+            target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)
+            mask = None if protect is None or _is_auto(protect) else _mask(protect, picture)
             prior = find_prior(image, picture, prior)
         stop_if_cancelled()
         seed = secrets.randbelow(2**32) if seed is None else seed
@@ -151,19 +166,31 @@ class Restorer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
             planes = self.pipe(
                 picture,
-                scale=scale,
+                size=target,
                 prior=prior,
                 settings=resolved,
                 generator=generator,
                 output_type="pt",
                 callback_on_pass_end=on_pass_end,
             ).images[0]
+        pixels, source = planes[:3].float().cpu(), bleed(picture.pixels, picture.alpha).cpu()
+        weights = contradictions(pixels, source)
+        fidelity: dict[str, Any] = {"contradicted": round(float(weights.mean()), 4)}
+        if lr_consistency:
+            fidelity["lr_psnr_before"] = round(lr_psnr(pixels, source), 2)
+            pixels = agree(pixels, source)
+        if protect is not None:
+            weights = weights if mask is None else mask
+            fidelity["protected"] = round(float(weights.mean()), 4)
+            pixels = blend_back(pixels, source, weights)
+        shown, share = invented(pixels, source)
+        fidelity |= {"lr_psnr": round(lr_psnr(pixels, source), 2), "invented": round(share, 4)}
         excess = picture.excess
         if excess is not None:
             excess = resize(bleed(excess, picture.alpha), (planes.shape[-2], planes.shape[-1]))
         restored = dataclasses.replace(
             picture,
-            pixels=planes[:3].cpu(),
+            pixels=pixels,
             alpha=None if picture.alpha is None else planes[3:].cpu(),
             excess=excess,
         )
@@ -172,12 +199,27 @@ class Restorer:
             "output_size": [restored.width, restored.height],
             "prior": prior.as_dict(),
             "seed": seed,
-            "scale": scale,
+            **target.asked,
             "settings": dataclasses.asdict(resolved),
+            "fidelity": fidelity,
             **self._facts,
             "seconds": round(time.perf_counter() - start, 3),
         }
-        return Restored(picture=restored, record=record)
+        return Restored(picture=restored, map=shown, record=record)
+
+
+def _is_auto(protect: object) -> bool:
+    return isinstance(protect, str) and protect == "auto"
+
+
+def _mask(protect: ImageLike, picture: Picture) -> torch.Tensor:
+    """The mask (1, H, W) in [0, 1] of a picture."""
+    mask = to_picture(protect)
+    if not 0.98 < mask.width * picture.height / (mask.height * picture.width) < 1.02:
+        message = f"is a mask of {mask.width} x {mask.height}, and the picture is {picture.width} x {picture.height}"
+        remedy = "use one whose sides have the same ratio"
+        raise InputError(message, code="wrong_size", field="protect", remedy=remedy)
+    return mask.pixels.mean(0, keepdim=True).cpu()
 
 
 @contextmanager

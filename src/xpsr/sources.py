@@ -1,5 +1,6 @@
 """Which pictures a person means by names, what their results are called, and which files are results. No torch."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,7 +27,17 @@ from xpsr.files import (
     sha256,
 )
 
-__all__ = ["Job", "ResultFormat", "Source", "find_sources", "name_jobs", "read_record", "read_sidecar", "result_suffix"]
+__all__ = [
+    "Job",
+    "ResultFormat",
+    "Source",
+    "find_sources",
+    "name_jobs",
+    "name_maps",
+    "read_record",
+    "read_sidecar",
+    "result_suffix",
+]
 
 ResultFormat = Literal["same", "png", "jpg", "tiff", "webp", "avif", "jxl"]
 """What results are written as; "same": what their pictures are, or else as `result_suffix` says."""
@@ -78,10 +89,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A picture to restore, and the file that its result becomes; None: it stays in memory."""
+    """A picture to restore, and the files that its result and the map of what was invented become.
+
+    None: the result stays in memory, and there is no map.
+    """
 
     source: Source
     target: Path | None
+    map: Path | None = None
 
 
 def find_sources(
@@ -213,7 +228,7 @@ def name_jobs(
     sources: Sequence[Source],
     out: Path,
     *,
-    scale: float,
+    suffix: str,
     format: ResultFormat = "same",  # noqa: A002 - what it is
     is_file: bool = False,
     on_error: Callable[[Path, InputError], None],
@@ -227,7 +242,7 @@ def name_jobs(
     Args:
         sources: pictures.
         out: the folder of all results.
-        scale: which is in their names.
+        suffix: what their names end with but for the format, `_x4` for example.
         format: of all results.
         is_file: `out` is the name of the only result itself.
         on_error: is told of pictures whose results have no place.
@@ -239,7 +254,7 @@ def name_jobs(
     jobs = []
     for source in sources:
         path = source.path
-        name = f"{_result_stem(source, folders)}_x{scale:g}{result_suffix(source, format)}"
+        name = f"{_result_stem(source, folders)}{suffix}{result_suffix(source, format)}"
         target = out if is_file else out / source.below / name
         record = target.with_suffix(".json")
         key = _key(record)
@@ -258,6 +273,34 @@ def name_jobs(
             taken[key] = path, target
             jobs.append(Job(source=source, target=target))
     return jobs
+
+
+def name_maps(
+    jobs: Sequence[Job], maps: Path, *, is_file: bool = False, on_error: Callable[[Path, InputError], None]
+) -> list[Job]:
+    """Returns jobs with places for their maps: `maps/NAME_x4.png`, as their results are called.
+
+    Args:
+        jobs: with the names of their results.
+        maps: the folder of all maps.
+        is_file: `maps` is the name of the only map itself.
+        on_error: is told of pictures whose maps would be where a picture or its result is.
+    """
+    taken = {_key(job.source.path) for job in jobs if job.source.content is None}
+    taken |= {_key(job.target) for job in jobs if job.target is not None}
+    placed = []
+    for job in jobs:
+        place = maps
+        if not is_file:
+            stem = _result_stem(job.source, {}) if job.target is None else job.target.stem
+            place = maps / job.source.below / f"{stem}.png"
+        if _key(place) in taken:
+            message, remedy = f"{job.source.path}: its map would replace {place}", "choose another place with --map"
+            on_error(job.source.path, InputError(message, code="conflict", remedy=remedy))
+        else:
+            taken.add(_key(place))
+            placed.append(dataclasses.replace(job, map=place))
+    return placed
 
 
 def result_suffix(source: Source, format: ResultFormat) -> str:  # noqa: A002 - what it is

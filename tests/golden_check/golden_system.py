@@ -477,9 +477,10 @@ def preprocess(system: System) -> Iterator[Row]:
         lr, expected, final = (
             read_image(folder / f"{name}_{kind}.png") for kind in ("lr", "pipeline_input", "final_resize_of_input")
         )
-        conditions = pipe.encode(lr, Prior(), settings, scale=case["upscale"])
+        size = (lr.height * case["upscale"], lr.width * case["upscale"])
+        conditions = pipe.encode(lr, Prior(), settings, size=size)
         sizes = stretched_sizes(
-            (lr.height * case["upscale"], lr.width * case["upscale"]),
+            size,
             min_size=case["process_size"],
             multiple=multiple,
         )

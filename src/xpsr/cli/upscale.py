@@ -22,10 +22,10 @@ from xpsr.cli.terminal import (
     quiet_libraries,
     sayings,
 )
-from xpsr.config import PRESETS, UpscaleConfig, load_config
+from xpsr.config import PRESETS, Size, UpscaleConfig, load_config
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, refusal
-from xpsr.sources import Job, ResultFormat, find_sources, name_jobs, read_sidecar, result_suffix
+from xpsr.sources import Job, ResultFormat, find_sources, name_jobs, name_maps, read_sidecar, result_suffix
 
 if TYPE_CHECKING:  # they load torch
     from xpsr.batch import Recipe, Seen
@@ -55,7 +55,8 @@ def _upscale_parser() -> Parser:
         default=False,
         help="search the folders in folders, too; OUT gets the same folders",
     )
-    add = parser.add_argument_group("result").add_argument
+    group = parser.add_argument_group("result")
+    add = group.add_argument
     add(
         "-o",
         "--output",
@@ -88,7 +89,33 @@ def _upscale_parser() -> Parser:
         action="store_false",
         help="do not write into results that xpsr made them, with which model and seed",
     )
-    add("--scale", type=float, metavar="X", help=f"how much larger; 2.5 is fine too (default: {default.scale:g})")
+    add = group.add_mutually_exclusive_group().add_argument
+    add(
+        "--scale",
+        type=float,
+        metavar="X",
+        help="how much larger; 2.5 is fine too (default: 4)",
+    )
+    add("--size", metavar="WxH", help="or so many pixels, 3000x2000; named NAME_3000x2000")
+    add("--longest", type=int, metavar="N", help="or so many on the longer side; named NAME_longest3000")
+    add("--shortest", type=int, metavar="N", help="or on the shorter one")
+    add("--megapixels", type=float, metavar="M", help="or so many millions of them")
+    add = parser.add_argument_group("fidelity").add_argument
+    add(
+        "--protect",
+        metavar="auto|MASK",
+        help="take the plain enlargement where a result contradicts its picture (auto), or where a mask is white",
+    )
+    add(
+        "--lr-consistency",
+        action="store_true",
+        help="correct results until, reduced, they are their pictures again; for clean ones, as noise comes back, too",
+    )
+    add(
+        "--map",
+        metavar="PLACE",
+        help="folder of pictures of what was invented, named as the results; of one picture also FILE.png",
+    )
     add = parser.add_argument_group("what is read").add_argument
     add("--max-pixels", type=int, metavar="N", help="of a picture; more are refused (default: 67108864, 8192 x 8192)")
     add("--max-bytes", type=int, metavar="N", help="of a file; more are refused (default: 536870912)")
@@ -157,6 +184,9 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg.")
     base = load_config(UpscaleConfig, args.config) if "config" in args else UpscaleConfig()
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(base) if f.name in args}
+    sizes = {f.name for f in dataclasses.fields(Size)}
+    if sizes & given.keys():  # instead of whichever the file names
+        given = dict.fromkeys(sizes) | given
     config = dataclasses.replace(base, **given)
     if "describer" in args and config.priors is not None:
         raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
@@ -172,19 +202,26 @@ def run(arguments: Sequence[str]) -> int:
         from xpsr.batch import Recipe, restore_file, write_options
         from xpsr.checkpoint import fetch_model
         from xpsr.devices import resolve_device, resolve_dtype
-        from xpsr.image import image_bytes
+        from xpsr.image import image_bytes, picture_size
         from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
         from xpsr.restore import Restorer
 
     device = resolve_device(config.device)
     resolve_dtype(config.dtype, device)
+    if config.protect not in (None, "auto"):
+        picture_size(Path(config.protect))  # a mask that cannot be read is known before any picture
     outside = None if is_alone else out
     sources = find_sources(inputs, recursive=args.recursive, outside=outside, on_error=report.failed, on_note=complain)
     jobs = [Job(source=source, target=None) for source in sources]
     if out is not None:
         jobs = name_jobs(
-            sources, out, scale=config.scale, format=config.format, is_file=is_alone, on_error=report.failed
+            sources, out, suffix=config.target().suffix, format=config.format, is_file=is_alone, on_error=report.failed
         )
+    if "map" in args:
+        maps, is_one = _output(args.map, inputs, flag="--map")
+        if maps is None:
+            raise InputError("--map - is no place; name a folder, or FILE.png for one picture.")
+        jobs = name_maps(jobs, maps, is_file=is_one, on_error=report.failed)
     if not jobs:
         return 1
 
@@ -244,7 +281,7 @@ def _undone(
     jobs: Sequence[Job], recipe: "Recipe", prior_of: "PriorLookup", kept: "PriorFile | None", report: "_Report"
 ) -> list[tuple[Job, "Seen | None"]]:
     """Returns the pictures that are to be restored, with what was seen at their targets; the others are told."""
-    from xpsr.batch import look, what_to_do
+    from xpsr.batch import look, refuse_too_large, what_to_do
 
     known, waiting = prior_of.known(kept), []
     with counting("checking", quiet=report.quiet) as count:
@@ -255,6 +292,8 @@ def _undone(
                     raise InputError(message, code="conflict", remedy=remedy)
                 seen = None if job.target is None or recipe.config.on_existing == "overwrite" else look(job.target)
                 state = what_to_do(job, recipe, known)
+                if state == "restore":
+                    refuse_too_large(job.source, recipe.config)
             except Exception as error:  # every picture is tried; the exit code tells
                 report.failed(job.source.path, error)
             else:
@@ -267,18 +306,18 @@ def _undone(
     return waiting
 
 
-def _output(named: str, inputs: Sequence[str]) -> tuple[Path | None, bool]:
-    """What -o names: a folder and False, or the one result itself and True, which is None on standard output."""
+def _output(named: str, inputs: Sequence[str], *, flag: str = "-o") -> tuple[Path | None, bool]:
+    """What -o or --map names: a folder and False, or the one picture itself and True; None is standard output."""
     path = Path(named)
     suffix = path.suffix.lower()
     if not named:
-        raise InputError("-o is empty; name a folder, or FILE.png for one picture.")
+        raise InputError(f"{flag} is empty; name a folder, or FILE.png for one picture.")
     if named != "-" and (path.is_dir() or suffix not in IMAGE_SUFFIXES | OTHER_SUFFIXES):
         if path.is_file():
-            raise InputError(f"-o names a folder, or FILE.png for one picture; {path} is a file of another kind.")
+            raise InputError(f"{flag} names a folder, or FILE.png for one picture; {path} is a file of another kind.")
         return path, False
     if len(inputs) > 1 or Path(inputs[0]).is_dir():
-        raise InputError(f"-o {named} is for one picture; name a folder with -o for several.")
+        raise InputError(f"{flag} {named} is for one picture; name a folder with {flag} for several.")
     if named == "-":
         if getattr(sys.stdout, "name", None) == os.devnull:  # `mend_streams` did so
             raise InputError("-o - has no standard output, which is closed; add > FILE.png, or name it with -o.")
@@ -286,7 +325,7 @@ def _output(named: str, inputs: Sequence[str]) -> tuple[Path | None, bool]:
             raise InputError("-o - would show a picture's bytes on the terminal; add > FILE.png, or name it with -o.")
         return None, True
     if suffix not in WRITTEN_SUFFIXES:
-        raise InputError(f"-o {named}: {suffix} cannot be written; use .png, for example.")
+        raise InputError(f"{flag} {named}: {suffix} cannot be written; use .png, for example.")
     return path, True
 
 

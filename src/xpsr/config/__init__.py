@@ -3,9 +3,9 @@
 Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `recipe`, `training`,
 `data` and `batch`; everything else takes named arguments, or `Settings`.
 
-`settings` says how a picture is restored and `upscale` what is asked for; `degradation` and `data` say what training
-reads, `model` and `training` what it does. `checks` refuses values, `names` knows what is meant by others, `loading`
-reads files and flags.
+`settings` says how a picture is restored, `sizes` how large it becomes and `upscale` what is asked for; `degradation`
+and `data` say what training reads, `model` and `training` what it does. `checks` refuses values, `names` knows what is
+meant by others, `loading` reads files and flags.
 """
 
 from xpsr.config.data import DataConfig, PairsConfig
@@ -14,9 +14,7 @@ from xpsr.config.loading import as_dict, load_config, override
 from xpsr.config.model import ModelConfig
 from xpsr.config.names import RenamedWarning, nearest, renamed, suggest
 from xpsr.config.settings import (
-    MAX_SCALE,
     PRESETS,
-    SCALE,
     ModelFacts,
     PresetName,
     Settings,
@@ -24,6 +22,7 @@ from xpsr.config.settings import (
     preset_settings,
     resolve_settings,
 )
+from xpsr.config.sizes import MAX_SCALE, SIZE_SUFFIX, Size, as_size
 from xpsr.config.training import (
     AblateConfig,
     LossConfig,
@@ -54,13 +53,15 @@ __all__ = [
     "PartsConfig",
     "PresetName",
     "RenamedWarning",
-    "SCALE",
+    "SIZE_SUFFIX",
     "Settings",
+    "Size",
     "TrainConfig",
     "TrainRunConfig",
     "UpscaleConfig",
     "ValidationConfig",
     "as_dict",
+    "as_size",
     "given_settings",
     "load_config",
     "nearest",

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -20,6 +21,7 @@ __all__ = [
     "SEED",
     "Checked",
     "Limit",
+    "Pattern",
     "Rule",
     "Span",
     "alternatives",
@@ -87,6 +89,19 @@ def within(lowest: float, highest: float, usual: str = "", *, open_at: str = "")
 
 PROBABILITY = within(0, 1, "0 for never and 1 for always")
 SEED = within(0, 2**63 - 1, "0, for example")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The rule that a text is as a regular expression says; `what` is that in words, `usual` what to use instead."""
+
+    pattern: str
+    what: str
+    usual: str
+
+    def __call__(self, text: str) -> tuple[str, str] | None:
+        """Returns what is wrong and what to do, or None."""
+        return None if re.fullmatch(self.pattern, text) else (f"is not {self.what}", f"use {self.usual}")
 
 
 def weights(values: tuple[float, ...]) -> tuple[str, str] | None:
@@ -166,8 +181,8 @@ def check_argument(name: str, value: Any, kind: Any, rule: Rule | None = None, *
     if not _fits(kind, value):
         what, example = _words(kind, "" if value is None else said(value))
         message, remedy, code = f"is not {what}", f"use {example}", "wrong_type"
-        if isinstance(rule, Limit | Span) or rule is weights:  # a number of this option
-            usual = isinstance(rule, Limit) and rule.usual
+        if isinstance(rule, Limit | Span | Pattern) or rule is weights:  # a value of this option
+            usual = isinstance(rule, Limit | Pattern) and rule.usual
             remedy = f"use {usual}" if usual else ""
         elif str in alternatives(kind) and value is None:
             remedy = f"use '{default or ''}'"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from xpsr.config.checks import PROBABILITY, SEED, Checked, check_multiple, fault, option, within
 from xpsr.config.degradation import DegradationConfig
-from xpsr.config.settings import MAX_SCALE
+from xpsr.config.sizes import MAX_SCALE
 
 __all__ = ["DataConfig", "PairsConfig"]
 

@@ -12,9 +12,7 @@ from xpsr.config.names import renamed
 from xpsr.errors import InputError
 
 __all__ = [
-    "MAX_SCALE",
     "PRESETS",
-    "SCALE",
     "ModelFacts",
     "PresetName",
     "Settings",
@@ -22,11 +20,6 @@ __all__ = [
     "preset_settings",
     "resolve_settings",
 ]
-
-MAX_SCALE = 16.0
-"""A pipeline enlarges no further."""
-
-SCALE = within(1 / MAX_SCALE, MAX_SCALE, "4, for example")
 
 _FACTOR = within(-100, 100)
 _MAX_STEPS = 10_000
@@ -144,7 +137,7 @@ class ModelFacts:
     """What decides which settings a model can follow.
 
     `vae_scale_factor` is pixels per latent pixel along a side, `tile_multiple` the latent pixels of which a tile's side
-    is a multiple, so that every level of the UNet halves it.
+    is a multiple, so that every level of the UNet halves it; `scale` is what it has learned to enlarge by.
     """
 
     num_train_timesteps: int
@@ -152,6 +145,7 @@ class ModelFacts:
     tile_multiple: int
     has_one_step: bool
     has_several_steps: bool = True
+    scale: float = 4.0
 
 
 def given_settings(settings: Settings | Mapping[str, Any] | None) -> dict[str, Any]:

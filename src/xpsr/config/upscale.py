@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xpsr.config.checks import SEED, Checked, option, within
-from xpsr.config.settings import SCALE, PresetName, Settings
+from xpsr.config.settings import PresetName, Settings
+from xpsr.config.sizes import PIXELS, Size
 from xpsr.sources import ResultFormat
 
 __all__ = ["UpscaleConfig"]
@@ -42,7 +43,13 @@ class UpscaleConfig(Checked):
     negative_quality: str | None = None
 
     preset: PresetName | None = None
-    scale: float = option(4.0, "How much larger, along a side.", SCALE)
+    scale: float | None = None  # how large results are, in one of five ways; `Size` says what each one means
+    size: str | None = option(None, "", PIXELS)
+    longest: int | None = None
+    shortest: int | None = None
+    megapixels: float | None = None
+    protect: str | None = None  # "auto" or the file of a mask; `Restorer.restore` says what both options do
+    lr_consistency: bool = False
     seed: int | None = option(None, "The same for every picture; null: a random one for each.", SEED)
     content: str | None = None  # None: what the describer, or the file of priors, says
     quality: str | None = None
@@ -64,6 +71,11 @@ class UpscaleConfig(Checked):
         "update"  # of what is there already; see `xpsr.batch`
     )
 
+    def target(self) -> Size:
+        """Returns how large results are; 4 times as large where nothing is said."""
+        asked = {f.name: getattr(self, f.name) for f in dataclasses.fields(Size)}
+        return Size(**(asked if any(value is not None for value in asked.values()) else {"scale": 4.0}))
+
     @property
     def overrides(self) -> dict[str, Any]:
         """The `Settings` that are given here."""
@@ -74,3 +86,4 @@ class UpscaleConfig(Checked):
         """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""
         super().__post_init__()
         Settings(**self.overrides)
+        self.target()

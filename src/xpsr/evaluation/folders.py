@@ -1,23 +1,21 @@
 """Folders of pictures scored against folders of originals."""
 
-import re
 from collections import defaultdict
 from pathlib import Path
 
+from xpsr.config import SIZE_SUFFIX
 from xpsr.evaluation.metrics import score
 from xpsr.files import by_stem, list_images, partner
 from xpsr.image import read_image
 
 __all__ = ["evaluate_folders"]
 
-_SCALE = re.compile(r"_x\d+(\.\d+)?$")
-
 
 def evaluate_folders(hr_dir: Path, restored_dir: Path) -> dict[str, dict[str, float]]:
     """Returns the `score` of every picture of `hr_dir` by its name.
 
-    The restored picture is the one that has the original's name, whatever it ends with, or else its name and a scale
-    (`NAME_x4`). What belongs to no original is passed over.
+    The restored picture is the one that has the original's name, whatever it ends with, or else its name and a size
+    (`NAME_x4`, `NAME_3000x2000`). What belongs to no original is passed over.
 
     Raises:
         InputError: a folder holds no picture, or an original has no restored picture, several, that of another
@@ -31,7 +29,7 @@ def _pair(hr_dir: Path, restored_dir: Path) -> list[tuple[Path, Path]]:
     restored = list_images(restored_dir)
     exact, scaled = by_stem(restored), defaultdict(list)
     for image in restored:
-        if end := _SCALE.search(image.stem):
+        if end := SIZE_SUFFIX.search(image.stem):
             scaled[image.stem[: end.start()]].append(image)
     pairs = [(hr, partner(hr, exact.get(hr.stem) or scaled[hr.stem], restored_dir)) for hr in list_images(hr_dir)]
     originals = defaultdict(list)

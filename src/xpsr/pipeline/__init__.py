@@ -5,6 +5,7 @@ become it; `arguments` is what a call is given and gives back.
 """
 
 from xpsr.pipeline.arguments import XPSRPipelineOutput
+from xpsr.pipeline.conditions import MAX_OUTPUT_PIXELS
 from xpsr.pipeline.pipeline import XPSRPipeline
 
-__all__ = ["XPSRPipeline", "XPSRPipelineOutput"]
+__all__ = ["MAX_OUTPUT_PIXELS", "XPSRPipeline", "XPSRPipelineOutput"]

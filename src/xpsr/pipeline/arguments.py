@@ -73,11 +73,16 @@ def one_generator_each(
     return generators
 
 
-def counted(callback: PassCallback | None, grid: int, num_grids: int) -> PassCallback | None:
-    """Returns the callback for one grid of several."""
+def counted(callback: PassCallback | None, tiles: Sequence[int], index: int) -> PassCallback | None:
+    """Returns the callback for one of several runs of the same number of steps; `tiles` are those of each."""
     if callback is None:
         return None
-    return lambda done, total: callback(grid * total + done, num_grids * total)
+
+    def on_pass_end(done: int, total: int) -> None:
+        num_steps = total // tiles[index]
+        callback(num_steps * sum(tiles[:index]) + done, num_steps * sum(tiles))
+
+    return on_pass_end
 
 
 def as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:

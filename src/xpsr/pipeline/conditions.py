@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from xpsr.config import Settings
+from xpsr.config import ModelFacts, Settings
 from xpsr.errors import InputError
 from xpsr.image import Picture, bleed, resize, stretched_sizes
-from xpsr.tiling import Tile, pad_to_multiple
+from xpsr.tiling import Tile, pad_to_multiple, tile_grid
 
-__all__ = ["MAX_OUTPUT_PIXELS", "Conditions", "fit_picture"]
+__all__ = ["MAX_OUTPUT_PIXELS", "Conditions", "Passes", "fit_picture", "lay_tiles"]
 
 
 MAX_OUTPUT_PIXELS = 2**27
@@ -37,51 +37,116 @@ class Conditions:
         return dataclasses.replace(self, pixels=pixels, crop=crop)
 
 
-def fit_picture(
-    picture: Picture, settings: Settings, *, scale: float, vae_scale_factor: int, tile_multiple: int
-) -> Conditions:
+def fit_picture(picture: Picture, settings: Settings, facts: ModelFacts, *, size: tuple[int, int]) -> Conditions:
     """Enlarges a picture and fits it to the model's multiple of pixels; its texts are not embedded yet.
 
+    Args:
+        picture: of any size.
+        settings: its `fit` and `min_working_size`.
+        facts: the model's.
+        size: height and width of the result.
+
     Raises:
-        InputError: the result, or what the model would work on, is too large.
+        InputError: what the model would work on is too large.
     """
-    height, width = max(round(picture.height * scale), 1), max(round(picture.width * scale), 1)
-    _refuse_too_many_pixels(picture, scale, height, width, settings.min_working_size)
-    seen, multiple = bleed(picture.pixels, picture.alpha), vae_scale_factor
+    multiple = _multiple(settings, facts)
+    seen = bleed(picture.pixels, picture.alpha)
+    working = _working_size((picture.height, picture.width), size, settings, facts)
     if settings.fit == "stretch":
-        pixels = _stretched(seen, (height, width), settings.min_working_size, multiple)[None]
+        pixels = _stretched(seen, size, settings.min_working_size, multiple)[None]
         crop = Tile(top=0, left=0, height=pixels.shape[-2], width=pixels.shape[-1])
     else:
-        multiple *= tile_multiple
-        larger = max(settings.min_working_size / min(height, width), 1)
-        enlarged = resize(seen, (round(height * larger), round(width * larger)), method="bicubic")
-        pixels, crop = pad_to_multiple(enlarged[None], multiple)
+        reduced = resize(seen, _no_larger((picture.height, picture.width), size))
+        pixels, crop = pad_to_multiple(resize(reduced, working)[None], multiple)
     nothing = pixels[:0]
-    return Conditions(
-        pixels=pixels, content=nothing, quality=nothing, crop=crop, multiple=multiple, size=(height, width)
-    )
+    return Conditions(pixels=pixels, content=nothing, quality=nothing, crop=crop, multiple=multiple, size=size)
 
 
-def _refuse_too_many_pixels(picture: Picture, scale: float, height: int, width: int, min_working_size: int) -> None:
-    """Raises `InputError` where the result, or what the model works on, is larger than `MAX_OUTPUT_PIXELS`."""
-    if height * width > MAX_OUTPUT_PIXELS:
-        field, value, pixels = "scale", scale, height * width
-        largest = math.sqrt(MAX_OUTPUT_PIXELS / (picture.height * picture.width))
-        parts = 10 if largest >= 1 else 100
-        limit = math.floor(largest * parts) / parts
-    else:  # it may be the smaller side that makes the picture so large
-        field, value = "min_working_size", min_working_size
-        pixels = round(height * width * max(min_working_size / min(height, width), 1) ** 2)
-        limit = math.floor(math.sqrt(MAX_OUTPUT_PIXELS * min(height, width) / max(height, width)))
-    if pixels > MAX_OUTPUT_PIXELS:
-        raise InputError(
-            f"makes {pixels / 1e6:.0f} megapixels of {picture.width} x {picture.height}, more than"
-            f" {MAX_OUTPUT_PIXELS / 1e6:.0f}",
-            code="too_large",
-            field=field,
-            value=f"{value:g}",
-            remedy=f"use {limit:g} or less",
-        )
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How often a picture goes through a model, and how large.
+
+    A model that has learned to enlarge `scale` times sees every picture so enlarged; what it makes is resampled to the
+    size that is asked for. What is to be larger than that goes through again: the last pass makes the result, of what
+    the one before it has made `scale` times as small. With fit="stretch", as in the reference, one pass makes any size.
+
+    Attributes:
+        sizes: height and width of what each pass makes.
+        offsets: in pixels, of the grids on which each is taken.
+        tiles: how many there are of each pass on each grid.
+    """
+
+    sizes: list[tuple[int, int]]
+    offsets: list[int]
+    tiles: list[int]
+
+    @classmethod
+    def plan(cls, source: tuple[int, int], size: tuple[int, int], settings: Settings, facts: ModelFacts) -> "Passes":
+        """Returns the passes from a picture of `source`, height and width, to a result of `size`."""
+        sizes, multiple = [size], _multiple(settings, facts)
+        if settings.fit == "pad" and facts.scale > 1:
+            while any(made > side * facts.scale for made, side in zip(sizes[0], source, strict=True)):
+                sides = zip(sizes[0], source, strict=True)
+                height, width = (max(math.ceil(made / facts.scale), min(made, side)) for made, side in sides)
+                sizes.insert(0, (height, width))
+        offsets = [shift * facts.vae_scale_factor // settings.num_shifts for shift in range(settings.num_shifts)]
+        tiles = []
+        for before, made in zip([source, *sizes], sizes, strict=False):
+            working = _working_size(before, made, settings, facts)
+            for offset in offsets:
+                fitted = [
+                    math.ceil((side + offset) / multiple) * multiple // facts.vae_scale_factor for side in working
+                ]
+                tiles.append(len(lay_tiles(fitted[0], fitted[1], settings)))
+        return cls(sizes=sizes, offsets=offsets, tiles=tiles)
+
+
+def lay_tiles(height: int, width: int, settings: Settings) -> list[Tile]:
+    """Returns the tiles, in order, in which latents of this size are denoised; one where they are small enough."""
+    side = settings.tile_size
+    if settings.tile_weights == "reference":  # it decides by the area, and its tiles are squares
+        side = max(height, width) if height * width <= side**2 else min(side, height, width)
+    return tile_grid(height, width, tile_size=side, overlap=min(settings.tile_overlap, side - 1))
+
+
+def _multiple(settings: Settings, facts: ModelFacts) -> int:
+    return facts.vae_scale_factor * (1 if settings.fit == "stretch" else facts.tile_multiple)
+
+
+def _no_larger(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    return min(source[0], size[0]), min(source[1], size[1])
+
+
+def _working_size(
+    source: tuple[int, int], size: tuple[int, int], settings: Settings, facts: ModelFacts
+) -> tuple[int, int]:
+    """Returns height and width of what the model works on before it is padded, at least those of the result.
+
+    They are as many times those of the source as the model has learned, or as `MAX_OUTPUT_PIXELS` allows; the smaller
+    one is at least `min_working_size`.
+    """
+    least = _at_least(size, settings.min_working_size)
+    if (pixels := least[0] * least[1]) > MAX_OUTPUT_PIXELS:
+        height, width = source
+        limit = math.floor(math.sqrt(MAX_OUTPUT_PIXELS * min(size) / max(size)))
+        message = f"makes {pixels / 1e6:.0f} megapixels of {width} x {height}, more than {MAX_OUTPUT_PIXELS / 1e6:.0f}"
+        value, remedy = str(settings.min_working_size), f"use {limit} or less"
+        raise InputError(message, code="too_large", field="min_working_size", value=value, remedy=remedy)
+    if settings.fit == "stretch":
+        multiple = _multiple(settings, facts)
+        return stretched_sizes(size, min_size=settings.min_working_size, multiple=multiple)[-1]
+    height, width = (round(side * facts.scale) for side in _no_larger(source, size))
+    height, width = _at_least((max(height, size[0]), max(width, size[1])), settings.min_working_size)
+    too_long = math.sqrt(height * width / MAX_OUTPUT_PIXELS)
+    if too_long > 1:
+        height, width = max(math.floor(height / too_long), least[0]), max(math.floor(width / too_long), least[1])
+    return height, width
+
+
+def _at_least(size: tuple[int, int], smaller: int) -> tuple[int, int]:
+    """A size enlarged until its smaller side has so many pixels."""
+    larger = max(smaller / min(size), 1)
+    return round(size[0] * larger), round(size[1] * larger)
 
 
 def _stretched(pixels: torch.Tensor, size: tuple[int, int], min_working_size: int, multiple: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xpsr.checkpoint import HUB_OPTIONS, load_scheduler, load_strict, load_tokenizer
-from xpsr.config import Settings, override
+from xpsr.config import MAX_SCALE, Settings, override
 from xpsr.config.checks import said
 from xpsr.config.names import unknown
 from xpsr.errors import InputError, ModelError
@@ -116,6 +116,8 @@ def check_parts(pipe: "XPSRPipeline", folder: Path) -> None:
     timestep, limit = pipe.config.one_step_timestep, pipe.scheduler.config.num_train_timesteps
     if timestep is not None and not (type(timestep) is int and 0 <= timestep < limit):
         raise damaged(folder / INDEX, f"one_step_timestep is {timestep!r}, neither null nor in [0, {limit - 1}]")
+    if type(scale := pipe.config.scale) not in (int, float) or not 1 <= scale <= MAX_SCALE:
+        raise damaged(folder / INDEX, f"scale is {scale!r}, not a number from 1 to {MAX_SCALE:g}")
     for name in ("one_step_residual", "one_step_only"):
         if type(value := pipe.config[name]) is not bool:
             raise damaged(folder / INDEX, f"{name} is {value!r}, neither true nor false")
@@ -127,9 +129,9 @@ def check_parts(pipe: "XPSRPipeline", folder: Path) -> None:
         return
     settings = dataclasses.replace(settings, fit="pad", num_shifts=1, min_working_size=0, guidance_scale=1.0)
     generator = torch.Generator().manual_seed(0)
-    picture = Picture(pixels=torch.full((3, 8, 8), 0.5))
+    picture = Picture(pixels=torch.full((3, 1, 1), 0.5))
     with loading(folder / "text_encoder"):
-        conditions = pipe.encode(picture, Prior("a photo"), settings, scale=1)
+        conditions = pipe.encode(picture, Prior("a photo"), settings, size=(1, 1))
         _refuse_not_finite(conditions.content)
     with loading(folder / "vae"):
         latents = encode_pixels(pipe.vae, conditions.pixels, generator).to(pipe.unet.dtype)

@@ -19,10 +19,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from xpsr.checkpoint import HUB_OPTIONS, fetch_model
 from xpsr.color import match_color
 from xpsr.config import (
-    SCALE,
     ModelFacts,
     PresetName,
     Settings,
+    Size,
+    as_size,
     given_settings,
     override,
     preset_settings,
@@ -44,12 +45,12 @@ from xpsr.pipeline.arguments import (
     one_each,
     one_generator_each,
 )
-from xpsr.pipeline.conditions import Conditions, fit_picture
+from xpsr.pipeline.conditions import MAX_OUTPUT_PIXELS, Conditions, Passes, fit_picture, lay_tiles
 from xpsr.pipeline.latents import Autoencoder, decode_latents, encode_pixels, pixels_per_latent
 from xpsr.pipeline.loading import check_keywords, check_parts, load_parts, take_dtype
 from xpsr.pipeline.texts import embed_texts
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
-from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
+from xpsr.tiling import Tile, blend_tiles, gaussian_weights
 
 __all__ = ["XPSRPipeline"]
 
@@ -73,6 +74,7 @@ class XPSRPipeline(DiffusionPipeline):
         settings: fields of `xpsr.Settings` that differ from the preset "default", or a whole one.
         one_step_residual: what the UNet's output is in the one step; see `predict_one_step`.
         one_step_only: whether the model has learned the one step alone, so that more steps are refused.
+        scale: how much larger it has learned to make pictures, at once; other sizes are resampled.
 
     Raises:
         ModelError: an unknown setting.
@@ -93,6 +95,7 @@ class XPSRPipeline(DiffusionPipeline):
         settings: dict | None = None,  # type: ignore[type-arg]  # upstream's loader reads this annotation
         one_step_residual: bool = False,
         one_step_only: bool = False,
+        scale: float = 4.0,
     ):
         super().__init__()
         self.register_modules(
@@ -111,6 +114,7 @@ class XPSRPipeline(DiffusionPipeline):
             one_step_timestep=one_step_timestep,
             one_step_residual=one_step_residual,
             one_step_only=one_step_only,
+            scale=scale,
             settings=complete,
         )
         self.set_progress_bar_config(leave=False)  # a loop over pictures leaves the screen as it was
@@ -154,9 +158,15 @@ class XPSRPipeline(DiffusionPipeline):
         return pixels_per_latent(self.vae)
 
     @property
-    def _tile_multiple(self) -> int:
-        """Of which the sides of latents are multiples, so that every level of the UNet halves them."""
-        return 2 ** (len(self.unet.config.block_out_channels) - 1)
+    def _facts(self) -> ModelFacts:
+        return ModelFacts(
+            num_train_timesteps=self.scheduler.config.num_train_timesteps,
+            vae_scale_factor=self.vae_scale_factor,
+            tile_multiple=2 ** (len(self.unet.config.block_out_channels) - 1),  # each level of the UNet halves them
+            has_one_step=self.config.one_step_timestep is not None,
+            has_several_steps=not self.config.one_step_only,
+            scale=self.config.scale,
+        )
 
     @property
     def denoiser(self) -> Denoiser:
@@ -180,7 +190,8 @@ class XPSRPipeline(DiffusionPipeline):
         self,
         image: ImageLike | Sequence[ImageLike],
         *,
-        scale: float = 4,
+        scale: float | None = None,
+        size: Size | str | None = None,
         prior: Prior | str | Sequence[Prior | str | None] | None = None,
         describer: str | os.PathLike[str] | Describer = "mini",
         preset: PresetName | None = None,
@@ -202,7 +213,8 @@ class XPSRPipeline(DiffusionPipeline):
             image: a path, the bytes of a file, an open file, a PIL image, an array (H, W, C), a tensor (C, H, W) in
                 [0, 1], or a `Picture`; or a list of them, an array (B, H, W, C) or a tensor (B, C, H, W). Each picture
                 is restored by itself, so several give what each gives alone.
-            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional.
+            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional. None: 4.
+            size: the size instead of a scale: "3000x2000", or a `Size`, such as `Size(longest=3000)`.
             prior: what is in the picture and what is wrong with it; one for all or one each. A text is what is in it,
                 and the describer says what is wrong; None: it says both; `Prior()`: nothing is said.
             describer: who looks: "mini", which comes with xpsr, "none", or what else `open_describer` takes, which is
@@ -212,8 +224,8 @@ class XPSRPipeline(DiffusionPipeline):
                 preset or the model. `Settings` says what each one means.
             num_inference_steps, guidance_scale, strength: the three of them that are used most; they go before both.
             generator: one for all, which each picture uses from its present state on, or one each. None: a random one.
-            latents: what to start from instead of latents drawn here, (1, C, h, w) of the fitted picture, as noisy as
-                the scheduler's first timestep.
+            latents: what to start from, in the last pass, instead of latents drawn here, (1, C, h, w) of the fitted
+                picture, as noisy as the scheduler's first timestep.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False gives the tuple (images, priors) instead.
             callback_on_step_end: called after every step with the pipeline, the step's index, its timestep and the
@@ -237,7 +249,7 @@ class XPSRPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             strength=strength,
         )
-        scale = check_argument("scale", scale, float, SCALE)
+        target = as_size(scale, size)
         for name, value, kind in (
             ("output_type", output_type, OutputType),
             ("return_dict", return_dict, bool),
@@ -271,26 +283,33 @@ class XPSRPipeline(DiffusionPipeline):
             with looking(describer, asked, questions=questions, device=device) as find_prior:
                 for item, item_prior, item_generator in zip(images, asked, generators, strict=True):
                     picture = to_picture(item)
+                    target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)
+                    width, height = target.of(picture.width, picture.height)
+                    passes = Passes.plan((picture.height, picture.width), (height, width), resolved, self._facts)
                     priors.append(find_prior(item, picture, item_prior))
-                    conditions = self.encode(picture, priors[-1], resolved, scale=scale)
-                    shares = []
-                    for shift in range(resolved.num_shifts):
-                        moved = conditions.shifted(shift * self.vae_scale_factor // resolved.num_shifts)
-                        clean = self.denoise(
-                            moved,
-                            resolved,
-                            generator=item_generator,
-                            latents=latents,
-                            on_step_end=on_step_end,
-                            on_pass_end=counted(callback_on_pass_end, shift, resolved.num_shifts),
-                        )
-                        if output_type == "latent":
-                            break
-                        shares.append(self.decode(clean, moved, resolved) / resolved.num_shifts)
+                    seen = picture
+                    for number, made in enumerate(passes.sizes):
+                        conditions, shares = self.encode(seen, priors[-1], resolved, size=made), []
+                        is_last = number == len(passes.sizes) - 1
+                        for shift, offset in enumerate(passes.offsets):
+                            moved, run = conditions.shifted(offset), number * len(passes.offsets) + shift
+                            clean = self.denoise(
+                                moved,
+                                resolved,
+                                generator=item_generator,
+                                latents=latents if is_last else None,
+                                on_step_end=on_step_end,
+                                on_pass_end=counted(callback_on_pass_end, passes.tiles, run),
+                            )
+                            if is_last and output_type == "latent":
+                                break
+                            shares.append(self.decode(clean, moved, resolved) / len(passes.offsets))
+                        if shares:
+                            seen = Picture(pixels=sum(shares[1:], shares[0]))
                     if output_type == "latent":
                         results.append(clean)
                     else:
-                        results.append(as_output(sum(shares[1:], shares[0]), picture, output_type))
+                        results.append(as_output(seen.pixels, picture, output_type))
         finally:  # after an error or a cancellation, too
             self.maybe_free_model_hooks()
         output = XPSRPipelineOutput(images=results, priors=priors)
@@ -319,26 +338,13 @@ class XPSRPipeline(DiffusionPipeline):
             message, remedy = "does nothing beside a whole Settings", "leave one of them out"
             raise InputError(message, code="conflict", field="preset", value=said(preset), remedy=remedy)
         base = Settings(**self.config.settings) if preset is None else preset_settings(preset)
-        facts = ModelFacts(
-            num_train_timesteps=self.scheduler.config.num_train_timesteps,
-            vae_scale_factor=self.vae_scale_factor,
-            tile_multiple=self._tile_multiple,
-            has_one_step=self.config.one_step_timestep is not None,
-            has_several_steps=not self.config.one_step_only,
-        )
         named = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "strength": strength}
         given = {name: value for name, value in named.items() if value is not None}
-        return resolve_settings(base, {**given_settings(overrides), **given}, facts)
+        return resolve_settings(base, {**given_settings(overrides), **given}, self._facts)
 
-    def encode(self, picture: Picture, prior: Prior, settings: Settings, *, scale: float) -> Conditions:
-        """Enlarges the picture, fits it to the model's multiple of pixels and embeds the texts."""
-        fitted = fit_picture(
-            picture,
-            settings,
-            scale=scale,
-            vae_scale_factor=self.vae_scale_factor,
-            tile_multiple=self._tile_multiple,
-        )
+    def encode(self, picture: Picture, prior: Prior, settings: Settings, *, size: tuple[int, int]) -> Conditions:
+        """Enlarges the picture for a result of that height and width, fits it to the model and embeds the texts."""
+        fitted = fit_picture(picture, settings, self._facts, size=size)
         content, quality = [(prior.content, settings.content_suffix)], [(prior.quality, "")]
         if settings.guidance_scale > 1:
             content.insert(0, (settings.negative_content, ""))
@@ -487,10 +493,4 @@ class XPSRPipeline(DiffusionPipeline):
             return matched
         return resize(matched, conditions.size, method="bicubic", eight_bit=settings.fit == "stretch")
 
-    @staticmethod
-    def tiles(height: int, width: int, settings: Settings) -> list[Tile]:
-        """Returns the tiles, in order, in which latents of this size are denoised; one where they are small enough."""
-        side = settings.tile_size
-        if settings.tile_weights == "reference":  # it decides by the area, and its tiles are squares
-            side = max(height, width) if height * width <= side**2 else min(side, height, width)
-        return tile_grid(height, width, tile_size=side, overlap=min(settings.tile_overlap, side - 1))
+    tiles = staticmethod(lay_tiles)
