@@ -173,8 +173,9 @@ def test_without_fusion_both_texts_still_reach_the_networks() -> None:
         assert not [name for name in parts.controlnet.state_dict() if ".fusion." in name or ".quality." in name]
         one = batch(parts)
         changed = {name: getattr(one, name).roll(1, 1) for name in ("content_ids", "quality_ids")}
-        reference = total(parts, one)
-        assert all(total(parts, replace(one, **{name: ids})) != reference for name, ids in changed.items())
+        for name, ids in changed.items():  # by so little that a single loss may be rounded to the same
+            other = replace(one, **{name: ids})
+            assert any(total(parts, other, seed) != total(parts, one, seed) for seed in range(4))
     # from the content's attentions: with no quality text they say what they said
     latents, t, text = torch.randn(1, 48, 8, 8), torch.tensor(5), torch.randn(1, 7, 16)
     inputs = (latents, t, text, torch.rand(1, 3, 32, 32))

@@ -72,7 +72,13 @@ def kill_in(owner: Any, name: str, *, call: int, before: bool = True) -> None:
 
 
 def resumable(photos: Path, output: Path) -> TrainRunConfig:
-    loss = LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1, shift_probability=0.5)
+    loss = LossConfig(
+        adversarial_weight=0.1,
+        adversarial_ramp_steps=1,
+        efficientnet_weight=0.7,
+        feature_crop=16,
+        shift_probability=0.5,
+    )
     return replace(run_config(photos, output, max_steps=5, batch_size=2), loss=loss)
 
 
@@ -368,7 +374,7 @@ model:
   text_layers: 1
   settings: {{tile_size: 16, tile_overlap: 4}}
 data: {{hr_dir: photos, crop_size: 32}}
-loss: {{adversarial_weight: 0.1, adversarial_ramp_steps: 1, shift_probability: 0.5}}
+loss: {{adversarial_weight: 0.1, adversarial_ramp_steps: 1, efficientnet_weight: 0.7, feature_crop: 16}}
 optimizer: {{warmup_steps: 1}}
 train: {{max_steps: 4, batch_size: 2, precision: fp32, device: cpu, log_every: 1, checkpoint_every: 2}}
 """
