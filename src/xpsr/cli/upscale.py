@@ -102,6 +102,12 @@ def _upscale_parser() -> Parser:
     add("--megapixels", type=float, metavar="M", help="or so many millions of them")
     add = parser.add_argument_group("fidelity").add_argument
     add(
+        "--fidelity",
+        type=float,
+        metavar="F",
+        help="0 paints what looks best, 1 no more than the picture tells (default: the model's)",
+    )
+    add(
         "--protect",
         metavar="auto|MASK",
         help="take the plain enlargement where a result contradicts its picture (auto), or where a mask is white",

@@ -70,6 +70,11 @@ class Settings(Checked):
         " Coifman and Donoho 1995), which hides the grid.",
         within(1, 64, "1 or 2"),
     )
+    fidelity: float = option(
+        0.0,
+        "Of the one step, where a model knows both ways: 0 paints what looks best, 1 no more than the picture tells.",
+        within(0, 1),
+    )
     fit: Literal["pad", "stretch"] = option(
         "pad",
         "To the model's multiple of pixels: by reflection, cropped off again, or as the reference does by"
@@ -145,6 +150,7 @@ class ModelFacts:
     tile_multiple: int
     has_one_step: bool
     has_several_steps: bool = True
+    has_fidelity: bool = False
     scale: float = 4.0
 
 
@@ -230,6 +236,9 @@ def _faults(settings: Settings, facts: ModelFacts, given: Collection[str]) -> It
             yield "num_inference_steps", message, f"use at most {most}, or a strength of {least:g} or more"
         fewer = f", or at most {most} steps" if most else ""
         yield "strength", f"leaves fewer than {steps} of {limit} timesteps", f"use {least:g} or more{fewer}"
+    if settings.fidelity and not (facts.has_fidelity and strength == 0):
+        what = "is of the one step" if facts.has_fidelity else "is of a model that knows a faithful way, too"
+        yield "fidelity", what, "use 0"
     if settings.start == "noise" and strength < 1:
         yield "start", f"is for strength=1, not {strength:g}", "use lr"
     if settings.added_noise_level >= limit:

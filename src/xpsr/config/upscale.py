@@ -33,6 +33,7 @@ class UpscaleConfig(Checked):
     tile_overlap: int | None = None
     tile_weights: Literal["symmetric", "reference"] | None = None
     num_shifts: int | None = None
+    fidelity: float | None = None
     fit: Literal["pad", "stretch"] | None = None
     min_working_size: int | None = None
     color_match: Literal["none", "adain", "wavelet"] | None = None

@@ -45,13 +45,14 @@ def encode_pixels(vae: Autoencoder, pixels: torch.Tensor, generator: torch.Gener
     return latents
 
 
-def decode_latents(vae: Autoencoder, latents: torch.Tensor) -> torch.Tensor:
+def decode_latents(vae: Autoencoder, latents: torch.Tensor, *, fidelity: float = 0.0) -> torch.Tensor:
     """Returns the pixels, float32 (1, 3, H, W) in about [-1, 1], of scaled latents (1, C, H/f, W/f)."""
     latents, factor = (latents / vae.config.scaling_factor).to(vae.dtype), pixels_per_latent(vae)
     height, width = (side * factor for side in latents.shape[-2:])
     tiles = _tiles(vae, height, width)
     if len(tiles) == 1:
-        pixels: torch.Tensor = vae.decode(latents).sample.float()
+        options = {"fidelity": fidelity} if fidelity else {}
+        pixels: torch.Tensor = vae.decode(latents, **options).sample.float()
         return pixels
     decoded = ((tile, vae.decode(tile.scaled(1 / factor).crop(latents)).sample) for tile in tiles)
     return _blend(decoded, (1, 3, height, width), tiles[0], latents.device)

@@ -34,7 +34,7 @@ from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
 from xpsr.model_folder import finish_saving
-from xpsr.models import Denoiser, XPSRControlNet, XPSRUNet, predict_one_step, start_at
+from xpsr.models import Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, predict_one_step, start_at
 from xpsr.pipeline.arguments import (
     OutputType,
     PassCallback,
@@ -165,6 +165,7 @@ class XPSRPipeline(DiffusionPipeline):
             tile_multiple=2 ** (len(self.unet.config.block_out_channels) - 1),  # each level of the UNet halves them
             has_one_step=self.config.one_step_timestep is not None,
             has_several_steps=not self.config.one_step_only,
+            has_fidelity=self.config.one_step_residual and isinstance(self.vae, HaarPackets) and self.vae.has_fidelity,
             scale=self.config.scale,
         )
 
@@ -454,7 +455,7 @@ class XPSRPipeline(DiffusionPipeline):
             latents = encode_pixels(self.vae, conditions.pixels, generator).to(self.unet.dtype)
             timestep = torch.tensor(self.config.one_step_timestep, device=latents.device)
             with self.progress_bar(total=num_passes) as bar:
-                output = predict(latents, timestep, bar)
+                output = predict(latents, timestep, bar) * (1 - settings.fidelity)
             residual = self.config.one_step_residual
             return predict_one_step(self.scheduler, output, timestep, latents, vae=self.vae, residual=residual)
 
@@ -482,7 +483,8 @@ class XPSRPipeline(DiffusionPipeline):
 
     def decode(self, latents: torch.Tensor, conditions: Conditions, settings: Settings) -> torch.Tensor:
         """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
-        pixels = conditions.crop.crop(decode_latents(self.vae, latents) / 2 + 0.5)
+        decoded = decode_latents(self.vae, latents, fidelity=settings.fidelity)
+        pixels = conditions.crop.crop(decoded / 2 + 0.5)
         if not torch.isfinite(pixels).all():
             half = self.unet.dtype == torch.float16
             remedy = "use float32 or bfloat16" if half else "use a guidance_scale nearer to 1, or another model"

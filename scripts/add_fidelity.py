@@ -1,0 +1,45 @@
+"""Gives a model a second way to decode: `python scripts/add_fidelity.py MODEL FAITHFUL OUT`.
+
+OUT is MODEL, with the difference of its decoder to that of FAITHFUL beside it: `settings.fidelity` 0 is MODEL as it
+is, 1 is FAITHFUL's decoder alone, and between them lies what lies between their weights. FAITHFUL is an earlier state
+of the same training, from before an adversary took part.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from xpsr import XPSRPipeline
+from xpsr.models import DeepHaarAutoencoder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("faithful", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"{args.out}: exists; name a new folder")
+    pipe, other = (XPSRPipeline.from_pretrained(folder) for folder in (args.model, args.faithful))
+    if not isinstance(pipe.vae, DeepHaarAutoencoder) or not isinstance(other.vae, DeepHaarAutoencoder):
+        parser.error("only the decoder of a DeepHaarAutoencoder knows a second way")
+    pipe.register_modules(vae=with_fidelity(pipe.vae, other.vae))
+    pipe.save_pretrained(args.out)
+    print(args.out)
+
+
+def with_fidelity(vae: DeepHaarAutoencoder, faithful: DeepHaarAutoencoder) -> DeepHaarAutoencoder:
+    """Returns `vae` with the weights of another one's decoder as its faithful way."""
+    both = DeepHaarAutoencoder.from_config(vae.config, with_fidelity=True).to(vae.dtype)
+    both.decoder.load_state_dict(vae.decoder.state_dict())
+    theirs = faithful.decoder.state_dict()
+    with torch.no_grad():
+        for name, difference in both.faithful.named_parameters():
+            difference.copy_(theirs[name].float() - both.decoder.get_parameter(name).float())
+    return both.eval()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The fidelity of the one step: one small difference of weights, from what looks best to what is safest."""
+
+from pathlib import Path
+
+import add_fidelity
+import numpy as np
+import pytest
+import torch
+
+from xpsr import Prior, Restorer, XPSRPipeline
+from xpsr.errors import InputError
+
+PICTURE = np.random.default_rng(0).random((10, 12, 3), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model whose one step is a residual; one whose decoder says half as much, and nothing else does; and both."""
+    place = tmp_path_factory.mktemp("models")
+    folders = {name: place / name for name in ("plain", "faithful", "both")}
+    pipe = XPSRPipeline.from_pretrained(tiny_model)
+    pipe.register_to_config(one_step_residual=True)
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.weight.mul_(20)
+        pipe.save_pretrained(folders["plain"])
+        pipe.vae.decoder.conv_out.weight.mul_(0.5)
+        pipe.unet.conv_out.weight.zero_(), pipe.unet.conv_out.bias.zero_()
+        pipe.save_pretrained(folders["faithful"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["add_fidelity.py", *map(str, folders.values())])
+        add_fidelity.main()
+    return folders
+
+
+def restored(folder: Path, **settings: float) -> torch.Tensor:
+    restorer = Restorer(folder, device="cpu", dtype="fp32")
+    return restorer.restore(PICTURE, Prior(), settings=settings, seed=0).picture.pixels
+
+
+def test_its_ends_are_the_two_models_and_it_is_monotonic(models: dict[str, Path]) -> None:
+    plain, faithful = restored(models["plain"]), restored(models["faithful"])
+    torch.testing.assert_close(restored(models["both"]), plain)
+    torch.testing.assert_close(restored(models["both"], fidelity=1), faithful, rtol=0, atol=1e-5)
+    steps = [restored(models["both"], fidelity=share) for share in (0.0, 0.3, 0.6, 1.0)]
+    distances = [(one - faithful).square().mean().item() for one in steps]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 0
+
+
+def test_a_model_without_a_second_way_refuses(models: dict[str, Path], tiny_model: Path) -> None:
+    for folder in (models["plain"], tiny_model):
+        with pytest.raises(InputError, match=r"fidelity=0\.5 is of a model that knows a faithful way, too; use 0\."):
+            restored(folder, fidelity=0.5)
+    with pytest.raises(InputError, match=r"fidelity=0\.5 is of the one step; use 0\."):
+        restored(models["both"], fidelity=0.5, strength=1.0, num_inference_steps=2)
+
+
+def test_only_decoders_that_are_learned_get_one(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["add_fidelity.py", *map(str, models.values())])
+    with pytest.raises(SystemExit):
+        add_fidelity.main()
+    assert "exists; name a new folder" in capsys.readouterr().err
