@@ -4,9 +4,11 @@ import io
 import math
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from xpsr.image import exif as exif_block
@@ -51,7 +53,8 @@ def found(image: Image.Image, content: bytes | None = None) -> Metadata:
 
     Args:
         image: as Pillow gives it.
-        content: the file's bytes; None: a TIFF must not have been loaded yet, because Pillow closes its file then.
+        content: the file's bytes, without which EXIF of an AVIF may be Pillow's own; None: a TIFF must not have been
+            loaded yet, because Pillow closes its file then.
     """
     info, notices = image.info, []
     file: BinaryIO | None = io.BytesIO(content) if content is not None else getattr(image, "fp", None)
@@ -72,6 +75,8 @@ def found(image: Image.Image, content: bytes | None = None) -> Metadata:
             parts[name] = parts[name] or late.get(name) or _raw_profile(info.get(f"Raw profile type {name}"))
         if parts["iptc"]:
             parts["iptc"] = _of_photoshop(parts["iptc"]) or parts["iptc"]
+    if image.format == "AVIF" and content is not None and (parts["exif"] or b"") not in content:
+        parts["exif"] = _exif_of_avif(content, parts["exif"])
     if "icc_profile" in info and not info["icc_profile"] and not parts["icc"]:
         notices.append("its colour profile is incomplete and left out")
     called = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
@@ -189,6 +194,17 @@ def _behind_the_pixels(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
                 file.seek(size + 4, 1)
     finally:
         file.seek(before)
+
+
+def _exif_of_avif(content: bytes, made: bytes) -> bytes | None:
+    """The EXIF of an AVIF, instead of what Pillow has made where its orientation is not that of the picture."""
+    import cv2
+
+    with suppress(cv2.error):
+        _, kinds, parts = cv2.imdecodeWithMetadata(np.frombuffer(content, np.uint8), flags=cv2.IMREAD_UNCHANGED)
+        held = dict(zip(kinds, parts, strict=True)).get(cv2.IMAGE_METADATA_EXIF)
+        return None if held is None else held.tobytes()
+    return made
 
 
 def _raw_profile(text: object) -> bytes | None:
