@@ -16,7 +16,7 @@ import pytest
 import tifffile
 from color_helpers import DISPLAY_P3, GRAY_22, cmyk_profile
 from picture_files import UPRIGHT, Values
-from pictures_with_metadata import ICC, IPTC, XMP, camera_exif, jxl_with, photoshop, picture_file, tiff_with
+from pictures_with_metadata import ICC, IPTC, XMP, camera_exif, jp2_with, jxl_with, photoshop, picture_file, tiff_with
 from PIL import Image
 
 from xpsr.image import Picture, WriteOptions, read_image, write_image
@@ -53,9 +53,9 @@ HOLDS: dict[str, dict[str, tuple[int, ...]]] = {
 """Depths of files that are made here, by format and mode; 32 are floats."""
 
 SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG XL": "jxl", "JPEG 2000": "jp2", "PNM": "ppm"}
-PILLOW = {"JPEG 2000": "JPEG2000", "PNM": "PPM"}
+PILLOW = {"PNM": "PPM"}
 LOSSLESS = ("PNG", "TIFF", "WebP", "JPEG XL", "BMP", "GIF", "PNM", "TGA")
-WITH_PROFILES = ("JPEG", "PNG", "TIFF", "WebP", "AVIF", "JPEG XL", "HEIC")
+WITH_PROFILES = ("JPEG", "PNG", "TIFF", "WebP", "AVIF", "JPEG XL", "HEIC", "JPEG 2000")
 CMYK = cmyk_profile()
 PROFILES = {"none": None, "sRGB": ICC, "Display P3": DISPLAY_P3, "gray": GRAY_22, "CMYK": CMYK}
 
@@ -131,8 +131,10 @@ def made(case: Case, folder: Path) -> tuple[bytes, Values]:
     if case.kind == "PNM" and image is None:
         head = b"P5" if case.mode == "gray" else b"P6"
         return head + b" 64 48 65535\n" + values.astype(">u2").tobytes(), values / case.full
-    if image is None:
-        return files.by_oiio(place, values), values / case.full
+    if case.kind == "JPEG 2000":
+        bare = files.by_oiio(place, values) if image is None else files.pillow_bytes(image, "JPEG2000")
+        return jp2_with(bare, icc=icc, xmp=XMP), values / case.full
+    assert image is not None
     options = {"dpi": (300, 300)} if case.kind == "BMP" else {}
     return files.pillow_bytes(image, PILLOW.get(case.kind, case.kind), **options), values / case.full
 

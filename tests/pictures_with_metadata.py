@@ -118,6 +118,21 @@ def jxl_with(content: bytes, *, exif: bytes, xmp: bytes) -> bytes:
     return b"".join([*pieces[:2], *boxes, *pieces[2:]])
 
 
+def jp2_with(content: bytes, *, icc: bytes | None, xmp: bytes) -> bytes:
+    """A JPEG 2000 with a profile instead of the number of its colours, and XMP."""
+    at = content.index(b"jp2h") - 4
+    end = at + int.from_bytes(content[at : at + 4])
+    place = content.index(b"colr", at) - 4
+    behind = place + int.from_bytes(content[place : place + 4])
+    color = content[place:behind]
+    if icc is not None:
+        color = struct.pack(">I4sBBB", 11 + len(icc), b"colr", 2, 0, 0) + icc
+    head = content[at + 8 : place] + color + content[behind:end]
+    name = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+    beside = struct.pack(">I4s", 24 + len(xmp), b"uuid") + name + xmp
+    return content[:at] + struct.pack(">I4s", 8 + len(head), b"jp2h") + head + beside + content[end:]
+
+
 def picture_file(
     kind: str, image: Image.Image, *, exif: bytes | None = None, dpi: Any = (300, 300), icc: bytes | None = ICC
 ) -> bytes:

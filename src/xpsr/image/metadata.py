@@ -13,6 +13,7 @@ from PIL import Image
 
 from xpsr.image import exif as exif_block
 from xpsr.image import xmp as xmp_packet
+from xpsr.image.chunks import boxes
 from xpsr.image.directories import EXIF_IFD, GPS_IFD, INTEROP_IFD, Layout, Read, Tree, laid, of_bytes, values_of
 from xpsr.image.origin import Origin
 from xpsr.image.xmp import Provenance
@@ -31,6 +32,13 @@ _DESCRIPTIVE = frozenset(
 """Tags of a TIFF's first directory that are EXIF: the others say how its pixels are stored."""
 
 _XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
+
+_UUIDS = {
+    b"JpgTiffExif->JP2",
+    bytes.fromhex("be7acfcb97a942e89c71999491e3afac"),
+    bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"),
+}
+"""Of the boxes of a JPEG 2000 with EXIF, XMP and IPTC."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +83,9 @@ def found(image: Image.Image, content: bytes | None = None) -> Metadata:
             parts[name] = parts[name] or late.get(name) or _raw_profile(info.get(f"Raw profile type {name}"))
         if parts["iptc"]:
             parts["iptc"] = _of_photoshop(parts["iptc"]) or parts["iptc"]
+    if image.format == "JPEG2000" and content is not None:
+        parts["icc"], is_more = _of_jpeg_2000(content)
+        notices += ["its EXIF, XMP or IPTC is not read"] if is_more else []
     if image.format == "AVIF" and content is not None and (parts["exif"] or b"") not in content:
         parts["exif"] = _exif_of_avif(content, parts["exif"])
     if "icc_profile" in info and not info["icc_profile"] and not parts["icc"]:
@@ -194,6 +205,17 @@ def _behind_the_pixels(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
                 file.seek(size + 4, 1)
     finally:
         file.seek(before)
+
+
+def _of_jpeg_2000(content: bytes) -> tuple[bytes | None, bool]:
+    """The profile of a JPEG 2000, and whether it has metadata."""
+    icc, is_more = None, False
+    for kind, start, end in boxes(content):
+        is_more = is_more or (kind == b"uuid" and content[start : start + 16] in _UUIDS)
+        for inner, first, last in boxes(content[start:end]) if kind == b"jp2h" else ():
+            if inner == b"colr" and content[start + first : start + first + 1] in (b"\2", b"\3"):  # 1: a number
+                icc = icc or content[start + first + 3 : start + last]
+    return icc, is_more
 
 
 def _exif_of_avif(content: bytes, made: bytes) -> bytes | None:
