@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Values = NDArray[Any]
+
+UPRIGHT: dict[int, Callable[[Values], Values]] = {  # as the EXIF standard draws them
+    1: lambda values: values,
+    2: lambda values: values[:, ::-1],
+    3: lambda values: values[::-1, ::-1],
+    4: lambda values: values[::-1],
+    5: lambda values: values.swapaxes(0, 1),
+    6: lambda values: values[::-1].swapaxes(0, 1),
+    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
+    8: lambda values: values[:, ::-1].swapaxes(0, 1),
+}
 
 
 def noise(height: int, width: int, channels: int, dtype: str = "uint16") -> Values:
@@ -126,6 +137,8 @@ def by_oiio(path: Path, values: Values, **attributes: Any) -> bytes:
     for name, value in attributes.items():
         if name == "tile":
             spec.tile_width = spec.tile_height = value
+        elif isinstance(value, bytes):
+            spec.attribute(name, oiio.TypeDesc(f"uint8[{len(value)}]"), np.frombuffer(value, np.uint8))
         else:
             spec[name] = value
     out = oiio.ImageOutput.create(str(path))
@@ -172,11 +185,14 @@ def turned_jxl(path: Path, values: Values, orientation: int) -> bytes:
     return content[:box] + struct.pack(">I", 8 + len(data)) + b"jxlp" + data + content[end:]
 
 
-def avif(values: Values, bits: int) -> bytes:
-    """An AVIF of (H, W, 3 or 4) values of 8, 10 or 12 bits, as good as it gets."""
-    order = [2, 1, 0, 3][: values.shape[2]]
+def avif(values: Values, bits: int, **beside: bytes | None) -> bytes:
+    """An AVIF of (H, W, 1, 3 or 4) values of 8, 10 or 12 bits, as good as it gets, with `exif`, `xmp` and `icc`."""
+    order = [2, 1, 0, 3][: values.shape[2]] if values.shape[2] > 1 else [0]
     options = [cv2.IMWRITE_AVIF_QUALITY, 100, cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_SPEED, 9]
-    done, content = cv2.imencode(".avif", np.ascontiguousarray(values[..., order]), options)
+    names = {"exif": cv2.IMAGE_METADATA_EXIF, "xmp": cv2.IMAGE_METADATA_XMP, "icc": cv2.IMAGE_METADATA_ICCP}
+    held = {names[name]: np.frombuffer(data, np.uint8) for name, data in beside.items() if data is not None}
+    pixels = np.ascontiguousarray(values[..., order])
+    done, content = cv2.imencodeWithMetadata(".avif", pixels, list(held), list(held.values()), options)
     assert done
     return content.tobytes()
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures_with_metadata import ICC, IPTC, LATITUDE, MAKER_NOTE, THUMBNAIL, XMP, camera_exif, picture_file
+from pictures_with_metadata import ICC, IPTC, LATITUDE, MAKER_NOTE, THUMBNAIL, XMP, camera_exif, jp2_with, picture_file
 from PIL import Image
 
 from xpsr.image import exif, xmp
@@ -139,6 +139,18 @@ def test_damage_never_raises(kind: str, at: int, value: int, cut: int, wide: boo
 
 
 FILES = {kind: picture_file(kind, SMALL) for kind in ("JPEG", "PNG", "WEBP", "TIFF")}
+
+
+@quick
+@given(at=st.integers(0, 1000), value=st.integers(0, 255), cut=st.integers(0, 1000))
+def test_damage_to_a_jpeg_2000_never_raises(at: int, value: int, cut: int) -> None:
+    buffer = io.BytesIO()
+    SMALL.save(buffer, "JPEG2000")
+    content = bytearray(jp2_with(buffer.getvalue(), icc=ICC, xmp=XMP))
+    with Image.open(io.BytesIO(content)) as image:
+        content[at % len(content)] = value
+        metadata = found(image, bytes(content[: cut or None]))
+    assert metadata.exif is None and metadata.xmp is None
 
 
 def test_values_that_are_the_same_bytes_a_thousand_times_cost_little() -> None:

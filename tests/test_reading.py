@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pytest
 from color_helpers import gamma, matrix_profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import Values, noise
+from picture_files import UPRIGHT, Values, noise
+from pictures_with_metadata import camera_exif
 from PIL import Image, ImageCms
 
 from xpsr.errors import InputError
@@ -21,16 +21,6 @@ from xpsr.image import Limits, Picture, decode_image, decode_rgb, picture_size, 
 from xpsr.image.jxl import read_header
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
-UPRIGHT: dict[int, Callable[[Values], Values]] = {  # as the EXIF standard draws them
-    1: lambda values: values,
-    2: lambda values: values[:, ::-1],
-    3: lambda values: values[::-1, ::-1],
-    4: lambda values: values[::-1],
-    5: lambda values: values.swapaxes(0, 1),
-    6: lambda values: values[::-1].swapaxes(0, 1),
-    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
-    8: lambda values: values[:, ::-1].swapaxes(0, 1),
-}
 
 
 def channels_last(picture: Picture) -> Values:
@@ -303,6 +293,19 @@ def test_metadata_are_kept_as_they_are(tmp_path: Path) -> None:
     content = files.by_oiio(tmp_path / "a.jxl", noise(9, 13, 3))
     origin = decode_image(content[:32] + box + content[32:], "photo").origin
     assert origin is not None and origin.exif == held[6:]
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_exif_of_an_avif_is_that_of_its_file(bits: int) -> None:
+    values = noise(9, 13, 3, "uint8" if bits == 8 else "uint16") >> (0 if bits == 8 else 6)
+    turning, held = camera_exif(orientation=6), camera_exif(orientation=1)
+    content = files.avif(values, bits, exif=turning)  # which the encoder says once more, where it counts
+    origin = decode_image(content.replace(turning, held), "photo").origin  # Pillow would write the block anew
+    assert origin is not None and origin.exif == held
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    origin = decode_image(files.pillow_bytes(Image.new("RGB", (13, 9)), "AVIF", exif=turn), "photo").origin
+    assert origin is not None and origin.exif is None  # the file has none: Pillow makes one to say how it is turned
 
 
 def test_a_linear_jpeg_xl_becomes_srgb(tmp_path: Path) -> None:

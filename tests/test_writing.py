@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,6 +176,11 @@ def test_cmyk_stays_where_it_is_asked_to(tmp_path: Path, kind: str) -> None:
     with Image.open(tmp_path / f"a.{kind}") as opened:
         assert opened.mode == "RGB" and not opened.info.get("icc_profile")
     told = write_image(tmp_path / f"a.{kind}", image, options=WriteOptions(keep_cmyk=True))
+    if kind == "tif":
+        deep = replace(image, origin=Origin(format="TIFF", model="cmyk", icc=CMYK, bits=16))
+        told = write_image(tmp_path / "a.tif", deep, options=WriteOptions(keep_cmyk=True))
+        assert told == ("its 16 bits are written as 8 bits",)
+        told = ()
     with Image.open(tmp_path / f"a.{kind}") as opened:
         assert opened.mode == ("RGB" if kind == "png" else "CMYK") and bool(told) == (kind == "png")
         if kind != "png":
@@ -203,10 +209,11 @@ def test_metadata_is_kept_and_patched(tmp_path: Path, kind: str, bits: int) -> N
         assert metadata.exif.index(MAKER_NOTE) == camera_exif().index(MAKER_NOTE)
     assert metadata.xmp is not None and b"J\xc3\xb6rg" in metadata.xmp and b'tiff:Orientation="1"' in metadata.xmp
     assert b'xpsr:Model="mini"' in metadata.xmp and b"compositeWithTrainedAlgorithmicMedia" in metadata.xmp
+    fewer = ("its 16 bits are written as 8 bits",) if bits == 16 and kind not in ("png", "tif") else ()
     if kind in ("webp", "avif"):
-        assert notices == (f"its IPTC has no place in {kind.upper()}",)
+        assert notices == (*fewer, f"its IPTC has no place in {kind.upper()}")
     else:
-        assert notices == () and metadata.iptc == IPTC
+        assert notices == fewer and metadata.iptc == IPTC
         assert metadata.dpi == pytest.approx((300, 150), rel=1e-3)
     read_back(path) if kind not in ("avif",) else None
     assert image_bytes(path, image, WriteOptions(provenance=MADE)) == path.read_bytes()
@@ -225,6 +232,7 @@ def test_jpeg_xl_has_exif_and_xmp_in_boxes(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jxl", picture(), options=WriteOptions(provenance=MADE))
     content = (tmp_path / "a.jxl").read_bytes()
     assert MAKER_NOTE in content and b"compositeWithTrained" in content
+    assert b"brob" not in content  # EXIF of the encoder's own
     assert read_back(tmp_path / "a.jxl").shape == (12, 16, 3)
     import OpenImageIO as oiio
 
@@ -257,9 +265,25 @@ def test_what_a_jpeg_cannot_hold_is_told(tmp_path: Path) -> None:
     profile = ICC + bytes(200_000)
     write_image(tmp_path / "a.jpg", picture(Origin(format="PNG", icc=profile)))
     assert found_at(tmp_path / "a.jpg").icc == profile
-    assert write_image(tmp_path / "a.bmp", picture()) == (
-        "its colour profile and EXIF and XMP and IPTC have no place in BMP",
-    )
+    assert write_image(tmp_path / "a.bmp", picture()) == ("its EXIF and XMP and IPTC have no place in BMP",)
+
+
+@pytest.mark.parametrize(("model", "icc"), [("rgb", DISPLAY_P3), ("gray", GRAY_22)])
+def test_a_bmp_has_no_profile_and_is_srgb(tmp_path: Path, model: Literal["gray", "rgb"], icc: bytes) -> None:
+    image = picture(Origin(format="TIFF", model=model, icc=icc))
+    write_image(tmp_path / "a.bmp", image)
+    with Image.open(tmp_path / "a.bmp") as opened:
+        values = np.asarray(opened.convert("RGB"))
+    assert np.array_equal(values, to_uint8(image.pixels).permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("bits", "name", "told"), [(10, "a.avif", "10 bits"), (16, "a.jpg", "16 bits"), (32, "a.png", "floats")]
+)
+def test_fewer_bits_are_told(tmp_path: Path, bits: int, name: str, told: str) -> None:
+    left = 16 if name == "a.png" else 8
+    image = picture(Origin(format="TIFF", bits=bits))
+    assert write_image(tmp_path / name, image) == (f"its {told} are written as {left} bits",)
 
 
 @settings(deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -293,8 +317,9 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     wide = Picture(pixels=torch.zeros(3, 1, 16384))
     with pytest.raises(InputError, match=r"a\.webp: WEBP cannot hold this picture \(a side has more than 16383 p"):
         write_image(tmp_path / "a.webp", wide)
-    with pytest.raises(InputError, match=r"JPEG cannot hold this picture \(it has transparency\); use \.png\.$"):
-        write_image(tmp_path / "a.jpg", picture(has_alpha=True))
+    for name, kind in (("a.jpg", "JPEG"), ("a.bmp", "BMP")):  # few readers see transparency in a BMP
+        with pytest.raises(InputError, match=rf"{kind} cannot hold this picture \(it has transparency\); use \.png\.$"):
+            write_image(tmp_path / name, picture(has_alpha=True))
     with pytest.raises(InputError, match=r"quality=0 is not in \[1, 100\]"):
         WriteOptions(quality=0)
     assert not list(tmp_path.iterdir())

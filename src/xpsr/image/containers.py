@@ -136,7 +136,7 @@ def into_jxl(source: BinaryIO, target: BinaryIO, metadata: Metadata) -> tuple[st
         boxes.append((b"xml ", metadata.xmp))
     while len(head := source.read(8)) == 8:
         size, name = int.from_bytes(head[:4], "big"), head[4:]
-        if name in (b"Exif", b"xml "):
+        if name in (b"Exif", b"xml ", b"brob"):  # brob: either of them, compressed; the encoder writes an EXIF
             source.seek(size - 8, 1)
             continue
         target.write(head)

@@ -175,7 +175,7 @@ class _Held:
     def __init__(self, image: Image.Image, content: bytes, whole: Image.Image | None = None):
         kind = (whole or image).format or ""
         self.format = "JPEG" if kind == "MPO" else kind
-        beside = vars(found_in(image))
+        beside = vars(found_in(image, content if kind in ("AVIF", "JPEG2000") else None))
         self.notices = _left_out(whole or image, kind, content) + beside["notices"]
         self.beside: dict[str, Any] = {name: data for name, data in beside.items() if name != "notices"}
         if self.beside["icc"] is None:

@@ -4,13 +4,16 @@ import io
 import math
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from xpsr.image import exif as exif_block
 from xpsr.image import xmp as xmp_packet
+from xpsr.image.chunks import boxes
 from xpsr.image.directories import EXIF_IFD, GPS_IFD, INTEROP_IFD, Layout, Read, Tree, laid, of_bytes, values_of
 from xpsr.image.origin import Origin
 from xpsr.image.xmp import Provenance
@@ -29,6 +32,13 @@ _DESCRIPTIVE = frozenset(
 """Tags of a TIFF's first directory that are EXIF: the others say how its pixels are stored."""
 
 _XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
+
+_UUIDS = {
+    b"JpgTiffExif->JP2",
+    bytes.fromhex("be7acfcb97a942e89c71999491e3afac"),
+    bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"),
+}
+"""Of the boxes of a JPEG 2000 with EXIF, XMP and IPTC."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +61,8 @@ def found(image: Image.Image, content: bytes | None = None) -> Metadata:
 
     Args:
         image: as Pillow gives it.
-        content: the file's bytes; None: a TIFF must not have been loaded yet, because Pillow closes its file then.
+        content: the file's bytes, without which EXIF of an AVIF may be Pillow's own; None: a TIFF must not have been
+            loaded yet, because Pillow closes its file then.
     """
     info, notices = image.info, []
     file: BinaryIO | None = io.BytesIO(content) if content is not None else getattr(image, "fp", None)
@@ -72,6 +83,11 @@ def found(image: Image.Image, content: bytes | None = None) -> Metadata:
             parts[name] = parts[name] or late.get(name) or _raw_profile(info.get(f"Raw profile type {name}"))
         if parts["iptc"]:
             parts["iptc"] = _of_photoshop(parts["iptc"]) or parts["iptc"]
+    if image.format == "JPEG2000" and content is not None:
+        parts["icc"], is_more = _of_jpeg_2000(content)
+        notices += ["its EXIF, XMP or IPTC is not read"] if is_more else []
+    if image.format == "AVIF" and content is not None and (parts["exif"] or b"") not in content:
+        parts["exif"] = _exif_of_avif(content, parts["exif"])
     if "icc_profile" in info and not info["icc_profile"] and not parts["icc"]:
         notices.append("its colour profile is incomplete and left out")
     called = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
@@ -189,6 +205,28 @@ def _behind_the_pixels(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
                 file.seek(size + 4, 1)
     finally:
         file.seek(before)
+
+
+def _of_jpeg_2000(content: bytes) -> tuple[bytes | None, bool]:
+    """The profile of a JPEG 2000, and whether it has metadata."""
+    icc, is_more = None, False
+    for kind, start, end in boxes(content):
+        is_more = is_more or (kind == b"uuid" and content[start : start + 16] in _UUIDS)
+        for inner, first, last in boxes(content[start:end]) if kind == b"jp2h" else ():
+            if inner == b"colr" and content[start + first : start + first + 1] in (b"\2", b"\3"):  # 1: a number
+                icc = icc or content[start + first + 3 : start + last]
+    return icc, is_more
+
+
+def _exif_of_avif(content: bytes, made: bytes) -> bytes | None:
+    """The EXIF of an AVIF, instead of what Pillow has made where its orientation is not that of the picture."""
+    import cv2
+
+    with suppress(cv2.error):
+        _, kinds, parts = cv2.imdecodeWithMetadata(np.frombuffer(content, np.uint8), flags=cv2.IMREAD_UNCHANGED)
+        held = dict(zip(kinds, parts, strict=True)).get(cv2.IMAGE_METADATA_EXIF)
+        return None if held is None else held.tobytes()
+    return made
 
 
 def _raw_profile(text: object) -> bytes | None:

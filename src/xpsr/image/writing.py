@@ -102,8 +102,8 @@ def write_image(
         What of the metadata could not be written, a phrase each.
 
     Raises:
-        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG, a side above 16383 in WebP),
-            or `path` cannot be written.
+        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG and BMP, a side above 16383 in
+            WebP), or `path` cannot be written.
     """
     place: Path = check_argument("path", path, Path)
     if isinstance(image, Image.Image) and _kind(place) != "JXL":
@@ -185,7 +185,7 @@ def refuse_unwritable(place: Path, size: tuple[int, int], *, has_alpha: bool) ->
     kind = _kind(place)
     if max(size) > _MAX_SIDES.get(kind, 2**31):
         raise _unfit(place, kind, f"a side has more than {_MAX_SIDES[kind]} pixels")
-    if has_alpha and kind == "JPEG":
+    if has_alpha and kind in ("JPEG", "BMP"):
         raise _unfit(place, kind, "it has transparency")
 
 
@@ -244,12 +244,16 @@ def _write(
     if kind == "JXL" and channels == 2:  # OpenImageIO's encoder fails on gray with alpha
         planes, channels = (np.ascontiguousarray(part[..., [0, 0, 0, 1]]) for part in planes), 4
     told = metadata.notices
-    if first.origin is not None and first.origin.model == "cmyk" and channels == 3:
+    is_cmyk = channels == 4 and first.alpha is None
+    if first.origin is not None and first.origin.model == "cmyk" and not is_cmyk:
         told += ("its CMYK is written as sRGB",)
+    depth = 8 if is_cmyk else depth  # of its tables, and all that OpenImageIO gives CMYK
+    if depth < bits:
+        told += (f"its {'floats' if bits == 32 else f'{bits} bits'} are written as {depth} bits",)
     is_large = kind in ("PNG", "JPEG") and size[0] * size[1] > _WHOLE
     if kind not in ("TIFF", "JXL") and dtype == "uint8" and not is_large:
         whole = np.concatenate(list(planes))
-        mode = {"mode": "CMYK"} if channels == 4 and first.alpha is None else {}
+        mode = {"mode": "CMYK"} if is_cmyk else {}
         image = Image.fromarray(whole[..., 0] if channels == 1 else whole, **mode)
         content = _encoded(place, kind, image, options.quality, metadata)
         return told + _insert(kind, io.BytesIO(content), part, metadata)
@@ -302,7 +306,8 @@ def _colors(strip: Picture, kind: Kind, *, keep_cmyk: bool) -> tuple[torch.Tenso
     icc, model = strip.origin.icc, strip.origin.model
     holds_gray = kind in ("JPEG", "PNG", "TIFF") or (kind == "JXL" and strip.alpha is None)
     planes = None
-    if holds_gray or model != "gray":  # the profile of one channel would not fit the three that are written
+    # BMP has no place for a profile, and that of one channel would not fit three that are written
+    if kind != "BMP" and (holds_gray or model != "gray"):
         keeps = keep_cmyk and kind in ("JPEG", "TIFF") and strip.alpha is None
         planes = from_srgb(pixels, excess, icc, model=model, keep_cmyk=keeps)
     if planes is not None:
