@@ -55,7 +55,7 @@ def test_it_restores_in_one_step_without_flags(pipe: XPSRPipeline, restored: Ima
 
 
 def test_restored_is_about_as_faithful_as_bicubic_and_sharper(lr: Image.Image, restored: Image.Image) -> None:
-    hr = luma(Image.open(ROOT / "tests" / "data" / "moose.jpg"))
+    hr = luma(Image.open(ROOT / "examples" / "moose_original.jpg"))
     bicubic, sr = luma(lr.resize((512, 512), Image.Resampling.BICUBIC)), luma(restored)
 
     def error(image: np.ndarray) -> float:
