@@ -149,6 +149,13 @@ def test_colors_go_back_into_the_file_s_profile(tmp_path: Path, kind: str) -> No
         assert found_at(tmp_path / f"a.{kind}").icc == DISPLAY_P3
 
 
+def test_a_file_without_a_place_for_a_profile_is_srgb(tmp_path: Path) -> None:
+    image = Picture(pixels=torch.rand(3, 6, 8), excess=torch.rand(3, 6, 8), origin=Origin(format="PNG", icc=DISPLAY_P3))
+    assert write_image(tmp_path / "a.bmp", image) == ()
+    with Image.open(tmp_path / "a.bmp") as opened:
+        assert np.array_equal(np.asarray(opened), to_uint8(image.pixels).permute(1, 2, 0).numpy())
+
+
 @pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "avif", "jxl"])
 def test_a_gray_profile_goes_where_gray_goes(tmp_path: Path, kind: str) -> None:
     planes = torch.linspace(0, 1, 16 * 12).reshape(1, 12, 16)
@@ -257,9 +264,11 @@ def test_what_a_jpeg_cannot_hold_is_told(tmp_path: Path) -> None:
     profile = ICC + bytes(200_000)
     write_image(tmp_path / "a.jpg", picture(Origin(format="PNG", icc=profile)))
     assert found_at(tmp_path / "a.jpg").icc == profile
-    assert write_image(tmp_path / "a.bmp", picture()) == (
-        "its colour profile and EXIF and XMP and IPTC have no place in BMP",
-    )
+    assert write_image(tmp_path / "a.bmp", picture()) == ("its EXIF, XMP and IPTC have no place in BMP",)
+    made = WriteOptions(provenance=MADE)
+    assert (
+        write_image(tmp_path / "a.bmp", picture(Origin(format="PNG")), options=made) == ()
+    )  # nothing of the picture's
 
 
 @settings(deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -295,6 +304,8 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         write_image(tmp_path / "a.webp", wide)
     with pytest.raises(InputError, match=r"JPEG cannot hold this picture \(it has transparency\); use \.png\.$"):
         write_image(tmp_path / "a.jpg", picture(has_alpha=True))
+    with pytest.raises(InputError, match=r"BMP cannot hold this picture \(it has transparency\); use \.png\.$"):
+        write_image(tmp_path / "a.bmp", picture(has_alpha=True))  # Pillow writes it, and nobody reads it
     with pytest.raises(InputError, match=r"quality=0 is not in \[1, 100\]"):
         WriteOptions(quality=0)
     assert not list(tmp_path.iterdir())

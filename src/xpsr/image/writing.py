@@ -102,7 +102,7 @@ def write_image(
         What of the metadata could not be written, a phrase each.
 
     Raises:
-        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG, a side above 16383 in WebP),
+        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG or BMP, a side above 16383 in WebP),
             or `path` cannot be written.
     """
     place: Path = check_argument("path", path, Path)
@@ -185,7 +185,7 @@ def refuse_unwritable(place: Path, size: tuple[int, int], *, has_alpha: bool) ->
     kind = _kind(place)
     if max(size) > _MAX_SIDES.get(kind, 2**31):
         raise _unfit(place, kind, f"a side has more than {_MAX_SIDES[kind]} pixels")
-    if has_alpha and kind == "JPEG":
+    if has_alpha and kind in ("JPEG", "BMP"):
         raise _unfit(place, kind, "it has transparency")
 
 
@@ -229,7 +229,7 @@ def _write(
         size,
         strip_gps=options.strip_gps,
         strip=options.strip_metadata,
-        provenance=options.provenance,
+        provenance=None if kind == "BMP" else options.provenance,  # it has no place for any
         keeps_orientation=kind != "AVIF",  # where Pillow finds one, it writes the whole block anew, and not the same
     )
     rows = _stored(
@@ -302,7 +302,8 @@ def _colors(strip: Picture, kind: Kind, *, keep_cmyk: bool) -> tuple[torch.Tenso
     icc, model = strip.origin.icc, strip.origin.model
     holds_gray = kind in ("JPEG", "PNG", "TIFF") or (kind == "JXL" and strip.alpha is None)
     planes = None
-    if holds_gray or model != "gray":  # the profile of one channel would not fit the three that are written
+    # a BMP has no profile, and that of one channel would not fit the three that are written
+    if kind != "BMP" and (holds_gray or model != "gray"):
         keeps = keep_cmyk and kind in ("JPEG", "TIFF") and strip.alpha is None
         planes = from_srgb(pixels, excess, icc, model=model, keep_cmyk=keeps)
     if planes is not None:
@@ -353,6 +354,9 @@ def _insert(kind: Kind, source: BinaryIO, part: Path, metadata: Metadata) -> tup
         if kind in _INSERTED:
             return _INSERTED[kind](source, target, metadata)
         target.write(source.read())
-    called = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
+    called = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
     lost = [name for field, name in called.items() if getattr(metadata, field) and (kind == "BMP" or field == "iptc")]
-    return (f"its {' and '.join(lost)} {'has' if len(lost) == 1 else 'have'} no place in {kind}",) if lost else ()
+    if not lost:
+        return ()
+    names = f"{', '.join(lost[:-1])} and {lost[-1]} have" if len(lost) > 1 else f"{lost[0]} has"
+    return (f"its {names} no place in {kind}",)
