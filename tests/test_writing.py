@@ -19,7 +19,7 @@ from pictures_with_metadata import ICC, IPTC, LATITUDE, MAKER_NOTE, XMP, camera_
 from PIL import Image
 
 from xpsr.errors import InputError
-from xpsr.image import Origin, Picture, WriteOptions, image_bytes, to_uint8, write_image, write_strips
+from xpsr.image import Origin, Picture, WriteOptions, image_bytes, to_picture, to_uint8, write_image, write_strips
 from xpsr.image.metadata import Metadata, found
 from xpsr.image.profiles import to_srgb
 from xpsr.image.xmp import Provenance
@@ -147,6 +147,32 @@ def test_colors_go_back_into_the_file_s_profile(tmp_path: Path, kind: str) -> No
     assert error < {"jpg": 0.03, "avif": 0.03, "webp": 1.01 / 255}.get(kind, 1.01 / 65535)
     if kind != "jxl":
         assert found_at(tmp_path / f"a.{kind}").icc == DISPLAY_P3
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "bmp"])
+def test_an_opened_image_of_pillow_is_what_its_file_is(tmp_path: Path, kind: str) -> None:
+    source, exif = tmp_path / "source.png", Image.Exif()
+    exif[274] = 6
+    values = np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    for icc in (DISPLAY_P3, None):
+        Image.fromarray(values).save(source, exif=exif, icc_profile=icc)
+        of_file = to_picture(source)
+        with Image.open(source) as opened:
+            seen = to_picture(opened)
+            assert torch.equal(seen.pixels, of_file.pixels)
+            write_image(tmp_path / f"a.{kind}", opened)
+        again, was = to_picture(tmp_path / f"a.{kind}"), of_file.pixels
+        now = again.pixels
+        if icc is not None and kind != "bmp":
+            assert seen.excess is not None and of_file.excess is not None and again.excess is not None
+            assert torch.equal(seen.excess, of_file.excess)
+            was, now = was + of_file.excess, now + again.excess
+        assert (now - was).abs().mean() < (0.03 if kind == "jpg" else 0.002)
+    with Image.open(source) as opened:
+        opened.info["icc_profile"] = CMYK  # as `convert("RGB")` leaves it
+        write_image(tmp_path / f"a.{kind}", opened)
+    with Image.open(tmp_path / f"a.{kind}") as written:
+        assert "icc_profile" not in written.info
 
 
 def test_a_file_without_a_place_for_a_profile_is_srgb(tmp_path: Path) -> None:

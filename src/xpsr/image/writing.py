@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write, refusal
 from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
 from xpsr.image.metadata import Metadata, of_result
-from xpsr.image.picture import Picture
+from xpsr.image.picture import Picture, upright
 from xpsr.image.profiles import from_srgb, to_gray
 from xpsr.image.reading import ImageLike, to_picture
 from xpsr.image.scanlines import write_scanlines
@@ -95,18 +95,19 @@ def write_image(
 
     Args:
         path: where to; what is there is replaced.
-        image: a PIL image, which Pillow writes as it is, or else whatever `to_picture` takes.
+        image: whatever `to_picture` takes. A PIL image without a profile is written as Pillow has it, upright; of
+            `options` only quality counts then.
         options: quality and metadata.
 
     Returns:
         What of the metadata could not be written, a phrase each.
 
     Raises:
-        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG or BMP, a side above 16383 in WebP),
-            or `path` cannot be written.
+        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG or BMP, a side above 16383 in
+            WebP), or `path` cannot be written.
     """
     place: Path = check_argument("path", path, Path)
-    if isinstance(image, Image.Image) and _kind(place) != "JXL":
+    if _is_ready(image, _kind(place)):
         content = image_bytes(place, image, options)
         with atomic_write(place) as part:
             part.write_bytes(content)
@@ -152,8 +153,8 @@ def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOpti
         InputError: unknown suffix, or a picture that the format cannot hold.
     """
     kind = _kind(place)
-    if isinstance(image, Image.Image) and kind != "JXL":
-        return _encoded(place, kind, image, options.quality)
+    if _is_ready(image, kind):
+        return _encoded(place, kind, upright(image, "picture"), options.quality)
     picture = to_picture(image)
     refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None)
     try:
@@ -163,6 +164,11 @@ def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOpti
             return part.read_bytes()
     except OSError as error:
         raise refusal(place, "cannot be written", error) from error
+
+
+def _is_ready(image: ImageLike, kind: Kind) -> TypeGuard[Image.Image]:
+    """Whether Pillow may write an image in its own mode: it knows no JPEG XL, profile or transparency that is lost."""
+    return isinstance(image, Image.Image) and kind not in ("JXL", "BMP") and not image.info.get("icc_profile")
 
 
 def write_into(part: Path, place: Path, picture: Picture, options: WriteOptions) -> tuple[str, ...]:
