@@ -334,6 +334,14 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         write_image(tmp_path / "a.bmp", picture(has_alpha=True))  # Pillow writes it, and nobody reads it
     with pytest.raises(InputError, match=r"quality=0 is not in \[1, 100\]"):
         WriteOptions(quality=0)
+    for name, value in {"quality": 9.5, "strip_gps": "yes", "keep_cmyk": 1, "provenance": "mini"}.items():
+        with pytest.raises(InputError, match=rf"^{name}={value} is "):
+            WriteOptions(**{name: value})
+    for rows, message in (([], "have 0 rows"), ([2], "have 2 rows"), ([2, 2], "are not of 4 x 3")):
+        for origin in (None, Origin(format="TIFF", bits=16)):
+            strips = [Picture(pixels=torch.zeros(3, number, 4), origin=origin) for number in rows]
+            with pytest.raises(InputError, match=f"^strips {message}; give "):
+                write_strips(tmp_path / "a.png", strips, (4, 3))
     assert not list(tmp_path.iterdir())
 
 

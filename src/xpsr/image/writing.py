@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from xpsr.config.checks import check_argument
+from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write, refusal
 from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
@@ -77,10 +77,11 @@ class WriteOptions:
     keep_cmyk: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses a quality outside 1 to 100."""
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            value, remedy = str(self.quality), "use 95, for example"
-            raise InputError("is not in [1, 100]", code="out_of_range", field="quality", value=value, remedy=remedy)
+        """Refuses values of other kinds, and a quality outside 1 to 100."""
+        check_argument("quality", self.quality, int | None, within(1, 100, "95, for example"))
+        check_argument("provenance", self.provenance, Provenance | None)
+        for name in ("strip_gps", "strip_metadata", "keep_cmyk"):
+            check_argument(name, getattr(self, name), bool)
 
 
 def write_image(
@@ -136,14 +137,35 @@ def write_strips(
         options: quality and metadata.
 
     Raises:
-        InputError: as `write_image`.
+        InputError: as `write_image`; or the strips are not together of that size.
     """
     place: Path = check_argument("path", path, Path)
-    kind, rest = _kind(place), iter(strips)
+    kind, rest = _kind(place), _whole(strips, size)
     first = next(rest)
     refuse_unwritable(place, size, has_alpha=first.alpha is not None)
     with atomic_write(place) as part:
         return _write(part, place, kind, itertools.chain([first], rest), size, first, options)
+
+
+def _whole(strips: Iterable[Picture], size: tuple[int, int]) -> Iterator[Picture]:
+    """Yields strips that together are of a width and height.
+
+    Raises:
+        InputError: they are not.
+    """
+    width, height, rows = *size, 0
+    for strip in strips:
+        rows += strip.height
+        if strip.width != width or rows > height:
+            break
+        yield strip
+    else:
+        if rows == height > 0:
+            return
+        message, remedy = f"have {rows} rows", f"give all {height}"
+        raise InputError(message, code="wrong_size", field="strips", remedy=remedy)
+    message, remedy = f"are not of {width} x {height}", "give the size of the whole picture"
+    raise InputError(message, code="wrong_size", field="strips", remedy=remedy)
 
 
 def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOptions()) -> bytes:
