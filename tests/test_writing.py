@@ -266,6 +266,21 @@ def test_jpeg_xl_has_exif_and_xmp_in_boxes(tmp_path: Path) -> None:
     source.close()
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "avif", "tif"])
+@pytest.mark.parametrize("software", ["xpsr 0.1.0", "x 1"])
+def test_exif_of_which_nothing_is_left_tells_how_it_came_about(tmp_path: Path, kind: str, software: str) -> None:
+    turned, placed = Image.Exif(), Image.Exif()
+    turned[274] = 6
+    placed.get_ifd(0x8825)[1] = "N"
+    for exif in (turned, placed):
+        image = picture(Origin(format="JPEG", exif=exif.tobytes()[6:]))
+        made = Provenance(software=software, model="mini")
+        assert write_image(tmp_path / f"a.{kind}", image, options=WriteOptions(provenance=made, strip_gps=True)) == ()
+        with Image.open(tmp_path / f"a.{kind}") as opened:
+            told = opened.getexif()
+            assert told[305].rstrip("\0") == software and 0x8825 not in told
+
+
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "avif", "tif", "jxl"])
 def test_the_place_or_all_of_it_is_left_out(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
