@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import picture_files as files
 import pytest
+import tifffile
 from color_helpers import gamma, matrix_profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -544,3 +545,15 @@ def test_tiffs_that_contradict_themselves_are_pictures_or_refused() -> None:
         decode_image(bytes(content), "photo")
     far = struct.pack("<4sHHQ", b"II+\0", 8, 0, 16) + struct.pack("<Q", 2**63)  # so many entries
     assert tiff_pages(far) == 1
+
+
+def test_a_damaged_picture_of_many_rows_is_told_in_a_short_line() -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, noise(64, 13, 3), photometric="rgb", compression="deflate", rowsperstrip=1)
+    content = buffer.getvalue()
+    cut = len(content) // 3
+    unpackable = files.tiff(noise(9, 13, 3), tags={259: 8})  # deflate, it says
+    for damaged in (content[:cut] + bytes(len(content) - cut), unpackable):
+        with pytest.raises(InputError, match=r"^photo: is truncated or damaged \(.* .*\); copy") as told:
+            decode_image(damaged, "photo")
+        assert len(str(told.value)) < 200
