@@ -4,15 +4,17 @@ import errno
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from picture_files import chunk
 from PIL import Image
 
 from xpsr import Prior, Restorer
-from xpsr.batch import Recipe, look, restore_file, what_to_do
+from xpsr.batch import Recipe, look, refuse_too_large, restore_file, what_to_do
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import sha256, write_text
@@ -263,3 +265,14 @@ def test_what_is_no_result_is_refused_whatever_it_is(tiny_model: Path, job: Job)
     target.unlink()
     assert what_to_do(job, recipe_of(tiny_model, on_existing="error"), lambda *_: None) == "restore"
     assert list(target.parent.iterdir()) == []
+
+
+def test_a_limit_that_is_raised_is_raised_for_the_header_too(tmp_path: Path) -> None:
+    source = Source(path=tmp_path / "large.png")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 8000, 8, 0, 0, 0, 0))
+    source.path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    with pytest.raises(InputError, match=r"9000 x 8000 pixels exceed the limit of 67108864"):
+        refuse_too_large(source, UpscaleConfig(scale=1))
+    refuse_too_large(source, UpscaleConfig(scale=1, max_pixels=2**27))
+    with pytest.raises(InputError, match=r"makes 288 megapixels of 9000 x 8000"):
+        refuse_too_large(source, UpscaleConfig(scale=2, max_pixels=2**27))

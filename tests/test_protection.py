@@ -103,6 +103,9 @@ def test_a_mask_is_the_plain_enlargement_where_it_is_white(restorer: Restorer) -
     assert made.record["fidelity"]["protected"] == 0.5
     assert made.map.shape == (1, 40, 48) and made.map[..., :12].max() < 1e-4 < free.map[..., :12].max()
     assert made.record["fidelity"]["invented"] < free.record["fidelity"]["invented"]
+    painted = np.full((5, 6, 4), 255, np.uint8)
+    painted[..., 3] = mask  # on a layer of its own, over white that is not seen
+    assert torch.equal(restorer.restore(picture, Prior(), seed=0, protect=painted).picture.pixels, made.picture.pixels)
     with pytest.raises(InputError, match=r"^protect is a mask of 5 x 6, and the picture is 12 x 10; use one whose"):
         restorer.restore(picture, Prior(), protect=mask.T)
 

@@ -1,5 +1,6 @@
 """Every kind of file that a photographer has: read at its own depth, upright, whole or told; or refused by name."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import picture_files as files
 import pytest
+import tifffile
 from color_helpers import gamma, matrix_profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from PIL import Image, ImageCms
 
 from xpsr.errors import InputError
 from xpsr.image import Limits, Picture, decode_image, decode_rgb, picture_size, read_image, to_uint8
+from xpsr.image.chunks import tiff_pages
 from xpsr.image.jxl import read_header
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -535,3 +538,25 @@ def test_profiles_are_applied_when_a_file_is_read(bits: int) -> None:
     broken = same_bits(files.png(values, before=files.chunk(b"iCCP", b"icc\0\0" + zlib.compress(b"no profile" * 20))))
     assert (broken.pixels == plain.pixels).all()
     assert broken.origin is not None and "taken for sRGB" in broken.origin.notices[0]
+
+
+def test_tiffs_that_contradict_themselves_are_pictures_or_refused() -> None:
+    content = bytearray(files.tiff(noise(9, 13, 3, "float32")))
+    entry = next(place for place in range(len(content)) if content[place : place + 4] == b"\x53\x01\x03\0")
+    content[entry + 2] = 255  # the kind of number is of no kind itself
+    with contextlib.suppress(InputError):
+        decode_image(bytes(content), "photo")
+    far = struct.pack("<4sHHQ", b"II+\0", 8, 0, 16) + struct.pack("<Q", 2**63)  # so many entries
+    assert tiff_pages(far) == 1
+
+
+def test_a_damaged_picture_of_many_rows_is_told_in_a_short_line() -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, noise(64, 13, 3), photometric="rgb", compression="deflate", rowsperstrip=1)
+    content = buffer.getvalue()
+    cut = len(content) // 3
+    unpackable = files.tiff(noise(9, 13, 3), tags={259: 8})  # deflate, it says
+    for damaged in (content[:cut] + bytes(len(content) - cut), unpackable):
+        with pytest.raises(InputError, match=r"^photo: is truncated or damaged \(.* .*\); copy") as told:
+            decode_image(damaged, "photo")
+        assert len(str(told.value)) < 200

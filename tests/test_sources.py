@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from xpsr import sources
 from xpsr.errors import InputError
@@ -140,6 +141,20 @@ def test_a_result_is_what_its_picture_is_where_that_can_be_written(names: str, s
     assert found == suffixes.split()
     assert result_suffix(Source(path=Path("a.bmp")), "jpg") == ".jpg"
     assert result_suffix(Source(path=Path("a.bmp")), "tiff") == ".tif"
+
+
+def test_a_result_is_what_its_picture_is_whatever_that_is_called(tmp_path: Path) -> None:
+    for kind, name, suffix in (
+        ("PNG", "a.jpg", ".png"),  # which may be transparent, or have 16 bits
+        ("JPEG", "b.png", ".jpg"),
+        ("TIFF", "c.heic", ".tif"),
+        ("TIFF", "d.TIFF", ".TIFF"),
+        ("JPEG", "e.JPEG", ".JPEG"),
+        ("BMP", "f.png", ".png"),
+        ("GIF", "g.bmp", ".png"),
+    ):
+        Image.new("RGB", (2, 2)).save(tmp_path / name, kind)
+        assert result_suffix(Source(path=tmp_path / name), "same") == suffix, name
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pictures_with_metadata import ICC, IPTC, LATITUDE, MAKER_NOTE, XMP, camera_
 from PIL import Image
 
 from xpsr.errors import InputError
-from xpsr.image import Origin, Picture, WriteOptions, image_bytes, to_uint8, write_image, write_strips
+from xpsr.image import Origin, Picture, WriteOptions, image_bytes, to_picture, to_uint8, write_image, write_strips
 from xpsr.image.metadata import Metadata, found
 from xpsr.image.profiles import to_srgb
 from xpsr.image.xmp import Provenance
@@ -150,6 +150,39 @@ def test_colors_go_back_into_the_file_s_profile(tmp_path: Path, kind: str) -> No
         assert found_at(tmp_path / f"a.{kind}").icc == DISPLAY_P3
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "bmp"])
+def test_an_opened_image_of_pillow_is_what_its_file_is(tmp_path: Path, kind: str) -> None:
+    source, exif = tmp_path / "source.png", Image.Exif()
+    exif[274] = 6
+    values = np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    for icc in (DISPLAY_P3, None):
+        Image.fromarray(values).save(source, exif=exif, icc_profile=icc)
+        of_file = to_picture(source)
+        with Image.open(source) as opened:
+            seen = to_picture(opened)
+            assert torch.equal(seen.pixels, of_file.pixels)
+            write_image(tmp_path / f"a.{kind}", opened)
+        again, was = to_picture(tmp_path / f"a.{kind}"), of_file.pixels
+        now = again.pixels
+        if icc is not None and kind != "bmp":
+            assert seen.excess is not None and of_file.excess is not None and again.excess is not None
+            assert torch.equal(seen.excess, of_file.excess)
+            was, now = was + of_file.excess, now + again.excess
+        assert (now - was).abs().mean() < (0.03 if kind == "jpg" else 0.002)
+    with Image.open(source) as opened:
+        opened.info["icc_profile"] = CMYK  # as `convert("RGB")` leaves it
+        write_image(tmp_path / f"a.{kind}", opened)
+    with Image.open(tmp_path / f"a.{kind}") as written:
+        assert "icc_profile" not in written.info
+
+
+def test_a_file_without_a_place_for_a_profile_is_srgb(tmp_path: Path) -> None:
+    image = Picture(pixels=torch.rand(3, 6, 8), excess=torch.rand(3, 6, 8), origin=Origin(format="PNG", icc=DISPLAY_P3))
+    assert write_image(tmp_path / "a.bmp", image) == ()
+    with Image.open(tmp_path / "a.bmp") as opened:
+        assert np.array_equal(np.asarray(opened), to_uint8(image.pixels).permute(1, 2, 0).numpy())
+
+
 @pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "avif", "jxl"])
 def test_a_gray_profile_goes_where_gray_goes(tmp_path: Path, kind: str) -> None:
     planes = torch.linspace(0, 1, 16 * 12).reshape(1, 12, 16)
@@ -241,6 +274,21 @@ def test_jpeg_xl_has_exif_and_xmp_in_boxes(tmp_path: Path) -> None:
     source.close()
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "avif", "tif"])
+@pytest.mark.parametrize("software", ["xpsr 0.1.0", "x 1"])
+def test_exif_of_which_nothing_is_left_tells_how_it_came_about(tmp_path: Path, kind: str, software: str) -> None:
+    turned, placed = Image.Exif(), Image.Exif()
+    turned[274] = 6
+    placed.get_ifd(0x8825)[1] = "N"
+    for exif in (turned, placed):
+        image = picture(Origin(format="JPEG", exif=exif.tobytes()[6:]))
+        made = Provenance(software=software, model="mini")
+        assert write_image(tmp_path / f"a.{kind}", image, options=WriteOptions(provenance=made, strip_gps=True)) == ()
+        with Image.open(tmp_path / f"a.{kind}") as opened:
+            told = opened.getexif()
+            assert told[305].rstrip("\0") == software and 0x8825 not in told
+
+
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "avif", "tif", "jxl"])
 def test_the_place_or_all_of_it_is_left_out(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
@@ -265,7 +313,11 @@ def test_what_a_jpeg_cannot_hold_is_told(tmp_path: Path) -> None:
     profile = ICC + bytes(200_000)
     write_image(tmp_path / "a.jpg", picture(Origin(format="PNG", icc=profile)))
     assert found_at(tmp_path / "a.jpg").icc == profile
-    assert write_image(tmp_path / "a.bmp", picture()) == ("its EXIF and XMP and IPTC have no place in BMP",)
+    assert write_image(tmp_path / "a.bmp", picture()) == ("its EXIF, XMP and IPTC have no place in BMP",)
+    made = WriteOptions(provenance=MADE)
+    assert (
+        write_image(tmp_path / "a.bmp", picture(Origin(format="PNG")), options=made) == ()
+    )  # nothing of the picture's
 
 
 @pytest.mark.parametrize(("model", "icc"), [("rgb", DISPLAY_P3), ("gray", GRAY_22)])
@@ -320,8 +372,20 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     for name, kind in (("a.jpg", "JPEG"), ("a.bmp", "BMP")):  # few readers see transparency in a BMP
         with pytest.raises(InputError, match=rf"{kind} cannot hold this picture \(it has transparency\); use \.png\.$"):
             write_image(tmp_path / name, picture(has_alpha=True))
+    with pytest.raises(InputError, match=r"JPEG cannot hold this picture \(it has transparency\); use \.png\.$"):
+        write_image(tmp_path / "a.jpg", picture(has_alpha=True))
+    with pytest.raises(InputError, match=r"BMP cannot hold this picture \(it has transparency\); use \.png\.$"):
+        write_image(tmp_path / "a.bmp", picture(has_alpha=True))  # Pillow writes it, and nobody reads it
     with pytest.raises(InputError, match=r"quality=0 is not in \[1, 100\]"):
         WriteOptions(quality=0)
+    for name, value in {"quality": 9.5, "strip_gps": "yes", "keep_cmyk": 1, "provenance": "mini"}.items():
+        with pytest.raises(InputError, match=rf"^{name}={value} is "):
+            WriteOptions(**{name: value})
+    for rows, message in (([], "have 0 rows"), ([2], "have 2 rows"), ([2, 2], "are not of 4 x 3")):
+        for origin in (None, Origin(format="TIFF", bits=16)):
+            strips = [Picture(pixels=torch.zeros(3, number, 4), origin=origin) for number in rows]
+            with pytest.raises(InputError, match=f"^strips {message}; give "):
+                write_strips(tmp_path / "a.png", strips, (4, 3))
     assert not list(tmp_path.iterdir())
 
 

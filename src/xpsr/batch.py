@@ -168,9 +168,9 @@ def what_to_do(
 
 
 def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
-    """Raises `InputError` where the header of a picture's file tells that its result would be too large."""
+    """Raises `InputError` where the header of a picture's file tells that it, or its result, would be too large."""
     if source.content is None:
-        config.target().refuse_above(MAX_OUTPUT_PIXELS, *picture_size(source.path))
+        config.target().refuse_above(MAX_OUTPUT_PIXELS, *picture_size(source.path, limits=_limits_of(config)))
 
 
 def look(target: Path) -> Seen:

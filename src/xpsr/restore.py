@@ -213,13 +213,14 @@ def _is_auto(protect: object) -> bool:
 
 
 def _mask(protect: ImageLike, picture: Picture) -> torch.Tensor:
-    """The mask (1, H, W) in [0, 1] of a picture."""
+    """The mask (1, H, W) in [0, 1] of a picture; what is transparent in it is not white."""
     mask = to_picture(protect)
     if not 0.98 < mask.width * picture.height / (mask.height * picture.width) < 1.02:
         message = f"is a mask of {mask.width} x {mask.height}, and the picture is {picture.width} x {picture.height}"
         remedy = "use one whose sides have the same ratio"
         raise InputError(message, code="wrong_size", field="protect", remedy=remedy)
-    return mask.pixels.mean(0, keepdim=True).cpu()
+    white = mask.pixels.mean(0, keepdim=True)
+    return (white if mask.alpha is None else white * mask.alpha).cpu()
 
 
 @contextmanager

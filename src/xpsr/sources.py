@@ -47,12 +47,13 @@ _LIKE = {".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg"}
 
 _BEGINNINGS = {
     rb"\xff\xd8\xff": ".jpg",
+    rb"\x89PNG": ".png",
     rb"II\*\0|MM\0\*|II\+\0|MM\0\+": ".tif",
     rb"RIFF....WEBP": ".webp",
     rb"....ftypavi[fs]": ".avif",
     rb"\xff\x0a|\0\0\0\x0cJXL ": ".jxl",
 }
-"""How files begin whose names are not known."""
+"""How files begin, whose names may lie."""
 
 _MAX_PIPED = 2**29
 """Bytes that are read from a pipe: eight for each pixel of the largest picture."""
@@ -306,16 +307,31 @@ def name_maps(
 def result_suffix(source: Source, format: ResultFormat) -> str:  # noqa: A002 - what it is
     """Returns what the name of a result ends with: as that of its picture, where such a file holds all that it held.
 
-    That is .png for what cannot be written, as GIF and HEIC, and for BMP, which has no place for metadata.
+    That is .png for what cannot be written, as GIF and HEIC, and for BMP, which has no place for metadata. A name that
+    lies, as that of a PNG called .jpg, does not count.
     """
     if format != "same":
         return {"tiff": ".tif"}.get(format, f".{format}")
+    start = _start_of(source)
+    kind = next((suffix for begins, suffix in _BEGINNINGS.items() if re.match(begins, start, re.DOTALL)), None)
     if source.content is not None:
-        begins = (suffix for start, suffix in _BEGINNINGS.items() if re.match(start, source.content, re.DOTALL))
-        return next(begins, ".png")
+        return kind or ".png"
     suffix = source.path.suffix
     suffix = _LIKE.get(suffix.lower(), suffix)
+    if kind is not None and {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix.lower(), suffix.lower()) != kind:
+        return kind
     return suffix if suffix.lower() in WRITTEN_SUFFIXES - {".bmp"} else ".png"
+
+
+def _start_of(source: Source) -> bytes:
+    """The first bytes of a picture; none where it cannot be read, which is told when it is to be."""
+    if source.content is not None:
+        return source.content[:16]
+    try:
+        with source.path.open("rb") as file:
+            return file.read(16)
+    except OSError:
+        return b""
 
 
 def _result_stem(source: Source, folders: dict[Path, dict[str, list[Path]]]) -> str:

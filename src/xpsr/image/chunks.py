@@ -58,7 +58,7 @@ def tiff_pages(content: bytes, *, most: int = 1000) -> int:
             (count,) = struct.unpack_from(order + head, content, place)
             places.add(place)
             (place,) = struct.unpack_from(order + link, content, place + struct.calcsize(head) + count * entry)
-    except struct.error:  # cut off
+    except (struct.error, OverflowError):  # cut off, or beyond what can be counted
         pass
     return len(places)
 

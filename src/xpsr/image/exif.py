@@ -43,6 +43,7 @@ def patched(
     if exif is not None and not _is_empty(exif):
         content = _Block(exif).patched(size, strip_gps, software, keeps_orientation)
         notices = (_DAMAGED,) if content is None else ()
+        content = content or None
     if content is None and software is not None:
         block, at = laid(Tree(values={_SOFTWARE: (2, _text(software))}, below={}), _NEW, 8)
         content = b"II*\0" + struct.pack("<I", at) + block
@@ -59,7 +60,8 @@ _NEW = Layout(order="<", is_big=False, first=8)
 
 
 def _text(text: str) -> bytes:
-    return text.encode() + b"\0"
+    """Longer than what stands in an entry itself."""
+    return (text.encode() + b"\0").ljust(5, b"\0")
 
 
 class _Block:
@@ -72,7 +74,7 @@ class _Block:
     def patched(
         self, size: tuple[int, int], strip_gps: bool, software: str | None, keeps_orientation: bool
     ) -> bytes | None:
-        """Returns it changed; None: it is too damaged for that."""
+        """Returns it changed, nothing where nothing is left of it; None: it is too damaged for that."""
         layout = Layout.of(self._read)
         if layout is None or layout.is_big:
             return None
@@ -98,6 +100,8 @@ class _Block:
             for one in (first, self._exif):
                 if one is not None and one.find(GPS_IFD) is not None:
                     self._take_out(one.at, GPS_IFD)
+        if layout.directory(self._read, layout.first) is None:
+            return b""
         if software is not None:
             self._set_software(_text(software))
         return bytes(self._content)
@@ -184,7 +188,7 @@ class _Block:
         first = layout.directory(self._read, layout.first)
         assert first is not None
         entry = first.find(_SOFTWARE)
-        if entry is not None and entry.kind == 2 and entry.size >= len(text) > 4:
+        if entry is not None and entry.kind == 2 and entry.size >= len(text):
             self._content[entry.value_at : entry.value_at + entry.size] = text.ljust(entry.size, b"\0")
             struct.pack_into(layout.offset, self._content, entry.at + 4, len(text))
             return

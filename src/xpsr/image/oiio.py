@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xpsr.errors import one_line
 from xpsr.files import refusal
 from xpsr.image.picture import damaged
 
@@ -50,13 +49,13 @@ def read(content: bytes, suffix: str, name: str, *, accept_truncated: bool = Fal
             is_partial = values is None and accept_truncated
             if is_partial:
                 values = _rows(source, spec)
-            reason = source.geterror().replace(str(path), "it")
+            reason = source.geterror().replace(str(path), "it").strip().partition("\n")[0]  # of the first row
         except MemoryError as error:
             raise damaged(name, error) from error
         finally:
             source.close()
     if values is None:
-        raise damaged(name, ValueError(one_line(ValueError(reason))))
+        raise damaged(name, ValueError(reason or "its pixels cannot be decoded"))
     return values, _profile(spec), is_partial
 
 

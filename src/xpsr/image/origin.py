@@ -11,7 +11,7 @@ class Origin:
     """What is given back to a result: the kind of its file, and what stood beside the pixels, byte for byte.
 
     Attributes:
-        format: Pillow's name of the file's format: "JPEG", "PNG", "TIFF" and so on.
+        format: Pillow's name of the file's format: "JPEG", "PNG", "TIFF" and so on; "" where it has none.
         model: how its colours were stored; a palette is "rgb".
         bits: of a stored value: 1, 8, 10, 12 or 16, and 32 for floats.
         icc: the embedded colour profile.

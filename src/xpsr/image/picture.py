@@ -89,10 +89,15 @@ def to_pil(pixels: torch.Tensor, alpha: torch.Tensor | None = None) -> Image.Ima
 def from_pil(image: Image.Image, name: str) -> Picture:
     """Reads a PIL image of any mode that converts to RGB; `to_picture` says how. Errors call it `name`.
 
+    Only where it carries a profile has the picture an origin, so that a result goes back into that.
+
     Raises:
         InputError: it is damaged, or its mode does not convert.
     """
-    return from_stored(stored(upright(image, name), name), name)
+    found, icc = stored(upright(image, name), name), image.info.get("icc_profile")
+    bits = {255.0: 8, 65535.0: 16}.get(found.full, 32)
+    origin = Origin(format=image.format or "", model=found.model, bits=bits, icc=icc) if icc else None
+    return from_stored(found, name, origin)
 
 
 @dataclass(frozen=True, kw_only=True)

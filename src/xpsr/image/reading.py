@@ -42,8 +42,8 @@ def to_picture(image: ImageLike) -> Picture:
         image: one of
             a `Picture`, which is returned as it is;
             a path, the bytes of a file, or a file that is open for reading bytes: see `read_image`;
-            a PIL image of any mode that converts to RGB: EXIF orientation is applied, 16-bit gray ("I;16", and "I" read
-            as 16 bit) is scaled, "F" is taken as [0, 1];
+            a PIL image of any mode that converts to RGB: EXIF orientation and profile are applied, 16-bit gray
+            ("I;16", and "I" read as 16 bit) is scaled, "F" is taken as [0, 1];
             an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a batch of one of these;
             a tensor (1, H, W), (3, H, W) or (4, H, W), or a batch of one of these.
             Arrays and tensors are uint8, uint16 or floats in [0, 1]; a fourth channel is alpha.

@@ -179,7 +179,8 @@ def read_tiff(
     if dropped:
         channels = "channel beside its colours is" if dropped == 1 else "channels beside its colours are"
         notices += (f"{dropped} {channels} left out",)
-    full = 1.0 if header.kind == 3 else float(np.iinfo(values.dtype).max)
+    # the header may say it by a tag that OpenImageIO does not believe
+    full = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
     values = values[..., : colors + is_alpha]
     if header.photometric == 0:
         values = np.concatenate([full - values[..., :1], values[..., 1:]], axis=2, dtype=values.dtype, casting="unsafe")

@@ -7,19 +7,19 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from xpsr.config.checks import check_argument
+from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write, refusal
 from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
 from xpsr.image.metadata import Metadata, of_result
-from xpsr.image.picture import Picture
+from xpsr.image.picture import Picture, upright
 from xpsr.image.profiles import from_srgb, to_gray
 from xpsr.image.reading import ImageLike, to_picture
 from xpsr.image.scanlines import write_scanlines
@@ -77,10 +77,11 @@ class WriteOptions:
     keep_cmyk: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses a quality outside 1 to 100."""
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            value, remedy = str(self.quality), "use 95, for example"
-            raise InputError("is not in [1, 100]", code="out_of_range", field="quality", value=value, remedy=remedy)
+        """Refuses values of other kinds, and a quality outside 1 to 100."""
+        check_argument("quality", self.quality, int | None, within(1, 100, "95, for example"))
+        check_argument("provenance", self.provenance, Provenance | None)
+        for name in ("strip_gps", "strip_metadata", "keep_cmyk"):
+            check_argument(name, getattr(self, name), bool)
 
 
 def write_image(
@@ -95,18 +96,19 @@ def write_image(
 
     Args:
         path: where to; what is there is replaced.
-        image: a PIL image, which Pillow writes as it is, or else whatever `to_picture` takes.
+        image: whatever `to_picture` takes. A PIL image without a profile is written as Pillow has it, upright; of
+            `options` only quality counts then.
         options: quality and metadata.
 
     Returns:
         What of the metadata could not be written, a phrase each.
 
     Raises:
-        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG and BMP, a side above 16383 in
+        InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG or BMP, a side above 16383 in
             WebP), or `path` cannot be written.
     """
     place: Path = check_argument("path", path, Path)
-    if isinstance(image, Image.Image) and _kind(place) != "JXL":
+    if _is_ready(image, _kind(place)):
         content = image_bytes(place, image, options)
         with atomic_write(place) as part:
             part.write_bytes(content)
@@ -135,14 +137,35 @@ def write_strips(
         options: quality and metadata.
 
     Raises:
-        InputError: as `write_image`.
+        InputError: as `write_image`; or the strips are not together of that size.
     """
     place: Path = check_argument("path", path, Path)
-    kind, rest = _kind(place), iter(strips)
+    kind, rest = _kind(place), _whole(strips, size)
     first = next(rest)
     refuse_unwritable(place, size, has_alpha=first.alpha is not None)
     with atomic_write(place) as part:
         return _write(part, place, kind, itertools.chain([first], rest), size, first, options)
+
+
+def _whole(strips: Iterable[Picture], size: tuple[int, int]) -> Iterator[Picture]:
+    """Yields strips that together are of a width and height.
+
+    Raises:
+        InputError: they are not.
+    """
+    width, height, rows = *size, 0
+    for strip in strips:
+        rows += strip.height
+        if strip.width != width or rows > height:
+            break
+        yield strip
+    else:
+        if rows == height > 0:
+            return
+        message, remedy = f"have {rows} rows", f"give all {height}"
+        raise InputError(message, code="wrong_size", field="strips", remedy=remedy)
+    message, remedy = f"are not of {width} x {height}", "give the size of the whole picture"
+    raise InputError(message, code="wrong_size", field="strips", remedy=remedy)
 
 
 def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOptions()) -> bytes:
@@ -152,8 +175,8 @@ def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOpti
         InputError: unknown suffix, or a picture that the format cannot hold.
     """
     kind = _kind(place)
-    if isinstance(image, Image.Image) and kind != "JXL":
-        return _encoded(place, kind, image, options.quality)
+    if _is_ready(image, kind):
+        return _encoded(place, kind, upright(image, "picture"), options.quality)
     picture = to_picture(image)
     refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None)
     try:
@@ -163,6 +186,11 @@ def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOpti
             return part.read_bytes()
     except OSError as error:
         raise refusal(place, "cannot be written", error) from error
+
+
+def _is_ready(image: ImageLike, kind: Kind) -> TypeGuard[Image.Image]:
+    """Whether Pillow may write an image in its own mode: it knows no JPEG XL, profile or transparency that is lost."""
+    return isinstance(image, Image.Image) and kind not in ("JXL", "BMP") and not image.info.get("icc_profile")
 
 
 def write_into(part: Path, place: Path, picture: Picture, options: WriteOptions) -> tuple[str, ...]:
@@ -229,7 +257,7 @@ def _write(
         size,
         strip_gps=options.strip_gps,
         strip=options.strip_metadata,
-        provenance=options.provenance,
+        provenance=None if kind == "BMP" else options.provenance,  # it has no place for any
         keeps_orientation=kind != "AVIF",  # where Pillow finds one, it writes the whole block anew, and not the same
     )
     rows = _stored(
@@ -306,7 +334,7 @@ def _colors(strip: Picture, kind: Kind, *, keep_cmyk: bool) -> tuple[torch.Tenso
     icc, model = strip.origin.icc, strip.origin.model
     holds_gray = kind in ("JPEG", "PNG", "TIFF") or (kind == "JXL" and strip.alpha is None)
     planes = None
-    # BMP has no place for a profile, and that of one channel would not fit three that are written
+    # a BMP has no profile, and that of one channel would not fit the three that are written
     if kind != "BMP" and (holds_gray or model != "gray"):
         keeps = keep_cmyk and kind in ("JPEG", "TIFF") and strip.alpha is None
         planes = from_srgb(pixels, excess, icc, model=model, keep_cmyk=keeps)
@@ -358,6 +386,9 @@ def _insert(kind: Kind, source: BinaryIO, part: Path, metadata: Metadata) -> tup
         if kind in _INSERTED:
             return _INSERTED[kind](source, target, metadata)
         target.write(source.read())
-    called = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
+    called = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
     lost = [name for field, name in called.items() if getattr(metadata, field) and (kind == "BMP" or field == "iptc")]
-    return (f"its {' and '.join(lost)} {'has' if len(lost) == 1 else 'have'} no place in {kind}",) if lost else ()
+    if not lost:
+        return ()
+    names = f"{', '.join(lost[:-1])} and {lost[-1]} have" if len(lost) > 1 else f"{lost[0]} has"
+    return (f"its {names} no place in {kind}",)
