@@ -683,7 +683,7 @@ def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
     result = upscale("album", "-o", "album/outputs")
     assert result.code == 1  # a link leads nowhere
     assert [line.split()[0] for line in result.out] == [
-        f"album/outputs/{name}" for name in ("a_x4.png", "b_x4.jpg", "c_x4.png")
+        f"album/outputs/{name}" for name in ("a_x4.png", "b_x4.png", "c_x4.png")
     ]
     assert result.err == [
         "xpsr: album: passed over: 1 file (d.ico; convert to PNG or TIFF to have them), 1 folder (deep; add --recursive"
