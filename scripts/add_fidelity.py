@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from xpsr import XPSRPipeline
 from xpsr.models import DeepHaarAutoencoder
@@ -22,7 +23,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out}: exists; name a new folder")
-    pipe, other = (XPSRPipeline.from_pretrained(folder) for folder in (args.model, args.faithful))
+    (weights,) = (args.model / "vae").glob("*.safetensors")
+    dtype = next(iter(load_file(weights).values())).dtype  # as it is stored, so it is again
+    pipe, other = (XPSRPipeline.from_pretrained(folder, dtype=dtype) for folder in (args.model, args.faithful))
     if not isinstance(pipe.vae, DeepHaarAutoencoder) or not isinstance(other.vae, DeepHaarAutoencoder):
         parser.error("only the decoder of a DeepHaarAutoencoder knows a second way")
     pipe.register_modules(vae=with_fidelity(pipe.vae, other.vae))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xpsr.model_folder import write_checksums
 
-MAX_MEGABYTES = 44
+MAX_MEGABYTES = 46
 
 
 def main() -> None:
