@@ -100,7 +100,7 @@ def test_a_shifted_batch_lies_on_another_grid() -> None:
     config = LossConfig(shift_probability=1.0, one_step_fraction=1.0, efficientnet_weight=1.0)
     losses = XPSRLoss(parts, config, 250, {"efficientnet": PixelFeatures()})(batch(parts), generator_for(0))
     hr = batch(parts).hr
-    (shown,), (restored,) = losses.hr["efficientnet"], losses.restored["efficientnet"]
+    (shown,), (restored,) = losses.clean["efficientnet"], losses.restored["efficientnet"]
     assert torch.equal(shown, (hr * 2 - 1)[..., 2:-2, 2:-2] / 2 + 0.5)
     assert restored.shape == shown.shape
 
@@ -212,7 +212,7 @@ def test_an_adversary_tells_soft_from_sharp_and_what_it_says_makes_sharper(photo
     soft = F.avg_pool2d(sharp, 3, 1, 1)
 
     def losses(pixels: torch.Tensor) -> Losses:
-        return Losses(restored={"efficientnet": network(pixels)}, hr={"efficientnet": network(sharp)})
+        return Losses(restored={"efficientnet": network(pixels)}, clean={"efficientnet": network(sharp)})
 
     hinges = []
     for _ in range(60):

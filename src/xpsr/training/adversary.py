@@ -82,7 +82,7 @@ class Adversary:
         ramp = min(1.0, step / max(loss.adversarial_ramp_steps, 1))
         self.discriminator.requires_grad_(False)
         with self._precision():
-            scores = self.discriminator(_scaled(losses.restored, losses.hr))
+            scores = self.discriminator(_scaled(losses.restored, losses.clean))
         return -loss.adversarial_weight * ramp * losses.one_step_weight * _mean([score.mean() for score in scores])
 
     def discriminator_loss(self, losses: Losses, *, num_passes: int) -> torch.Tensor:
@@ -92,8 +92,8 @@ class Adversary:
         self.discriminator.requires_grad_(True)
         restored = {name: [one.detach() for one in of_network] for name, of_network in losses.restored.items()}
         with self._precision():
-            real = self.discriminator(_scaled(losses.hr, losses.hr))
-            fake = self.discriminator(_scaled(restored, losses.hr))
+            real = self.discriminator(_scaled(losses.clean, losses.clean))
+            fake = self.discriminator(_scaled(restored, losses.clean))
             hinges = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
             hinge = _mean(hinges) * losses.one_step_weight
         (hinge / num_passes).backward()
@@ -119,13 +119,13 @@ class Adversary:
 
 
 def _scaled(
-    features: Mapping[str, Sequence[torch.Tensor]], hr: Mapping[str, Sequence[torch.Tensor]]
+    features: Mapping[str, Sequence[torch.Tensor]], clean: Mapping[str, Sequence[torch.Tensor]]
 ) -> dict[str, list[torch.Tensor]]:
-    """Returns features over the root mean square that those of HR have: strong ones stay strong."""
+    """Returns features over the root mean square that those of clean pictures have: strong ones stay strong."""
     return {
         name: [
             one.float() / other.float().square().mean().clamp_min(1e-12).sqrt()
-            for one, other in zip(of_network, hr[name], strict=True)
+            for one, other in zip(of_network, clean[name], strict=True)
         ]
         for name, of_network in features.items()
     }

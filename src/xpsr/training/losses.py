@@ -128,8 +128,8 @@ class Losses:
     """
 
     terms: dict[str, torch.Tensor] = field(default_factory=dict)
-    restored: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # features by network, of the same window of
-    hr: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # both, without a gradient
+    restored: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # features by network, of a window
+    clean: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # those of HR, or the teacher's picture, there
     one_step_weight: float = 1.0  # what a mean over the rows that take the one step counts in a pass
 
     def total(self) -> torch.Tensor:
@@ -289,7 +289,7 @@ class XPSRLoss(nn.Module):
             with torch.no_grad():
                 targets = network(shown)
             distances[name] = feature_distance(found, targets)
-            losses.restored[name], losses.hr[name] = found, targets
+            losses.restored[name], losses.clean[name] = found, targets
         if config.grid_weight:
             distances["grid"] = grid_distance(restored, hr, period=hr.shape[-1] // latents.shape[-1])
         for name, distance in distances.items():
