@@ -159,3 +159,10 @@ def picture_file(
         options |= {"tiffinfo": tags}
     image.save(buffer, kind, **options)
     return buffer.getvalue().replace(b"J__rg", "Jörg".encode())  # Pillow would write a question mark
+
+
+def tags_of(content: bytes | None) -> Image.Exif:
+    assert content is not None
+    tags = Image.Exif()
+    tags.load(content)
+    return tags

@@ -9,12 +9,24 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures_with_metadata import ICC, IPTC, LATITUDE, MAKER_NOTE, THUMBNAIL, XMP, camera_exif, jp2_with, picture_file
+from pictures_with_metadata import (
+    ICC,
+    IPTC,
+    LATITUDE,
+    MAKER_NOTE,
+    THUMBNAIL,
+    XMP,
+    camera_exif,
+    jp2_with,
+    picture_file,
+    tags_of,
+)
 from PIL import Image
 
 from xpsr.image import exif, xmp
 from xpsr.image.directories import Layout, of_bytes
-from xpsr.image.metadata import Metadata, found
+from xpsr.image.metadata import found
+from xpsr.image.origin import Metadata
 from xpsr.image.xmp import Provenance
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
@@ -24,13 +36,6 @@ SMALL = Image.new("RGB", (8, 6), "orange")
 def found_in(content: bytes) -> Metadata:
     with Image.open(io.BytesIO(content)) as image:
         return found(image)
-
-
-def tags_of(content: bytes | None) -> Image.Exif:
-    assert content is not None
-    tags = Image.Exif()
-    tags.load(content)
-    return tags
 
 
 # Found

@@ -16,12 +16,13 @@ from color_helpers import DISPLAY_P3, GRAY_22, cmyk_profile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from pictures_with_metadata import ICC, IPTC, LATITUDE, MAKER_NOTE, XMP, camera_exif, picture_file
+from pictures_with_metadata import ICC, IPTC, LATITUDE, MAKER_NOTE, XMP, camera_exif, picture_file, tags_of
 from PIL import Image
 
 from xpsr.errors import InputError
 from xpsr.image import Origin, Picture, WriteOptions, image_bytes, to_picture, to_uint8, write_image, write_strips
-from xpsr.image.metadata import Metadata, found
+from xpsr.image.metadata import found
+from xpsr.image.origin import Metadata
 from xpsr.image.profiles import to_srgb
 from xpsr.image.xmp import Provenance
 
@@ -53,13 +54,6 @@ def read_back(path: Path) -> NDArray[Any]:
 def found_at(path: Path) -> Metadata:
     with Image.open(path) as image:
         return found(image)
-
-
-def tags_of(content: bytes | None) -> Image.Exif:
-    assert content is not None
-    tags = Image.Exif()
-    tags.load(content)
-    return tags
 
 
 # Depth
@@ -327,6 +321,19 @@ def test_a_bmp_has_no_profile_and_is_srgb(tmp_path: Path, model: Literal["gray",
     with Image.open(tmp_path / "a.bmp") as opened:
         values = np.asarray(opened.convert("RGB"))
     assert np.array_equal(values, to_uint8(image.pixels).permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.avif", "a.jxl"])
+def test_a_resolution_that_is_lost_is_told(tmp_path: Path, name: str) -> None:
+    kind = Path(name).suffix[1:].upper()
+    told = write_image(tmp_path / name, picture(Origin(format="PNG", dpi=(300.0, 300.0))))
+    assert told == (f"its pixels an inch have no place in {kind}",)
+    exif = Image.Exif()
+    exif[282], exif[283], exif[296] = 300.0, 300.0, 2
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    assert write_image(tmp_path / name, picture(Origin(format="PNG", dpi=(300.0, 300.0), exif=block))) == ()
+    if kind != "JXL":  # which Pillow does not open
+        assert found_at(tmp_path / name).dpi == (300, 300)
 
 
 @pytest.mark.parametrize(

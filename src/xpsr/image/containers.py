@@ -16,7 +16,7 @@ from xpsr.image.directories import (
     swapped,
     values_of,
 )
-from xpsr.image.metadata import Metadata
+from xpsr.image.origin import Metadata
 
 __all__ = ["into_jpeg", "into_jxl", "into_png", "into_tiff"]
 

@@ -5,7 +5,7 @@ import math
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,10 +15,10 @@ from xpsr.image import exif as exif_block
 from xpsr.image import xmp as xmp_packet
 from xpsr.image.chunks import boxes
 from xpsr.image.directories import EXIF_IFD, GPS_IFD, INTEROP_IFD, Layout, Read, Tree, laid, of_bytes, values_of
-from xpsr.image.origin import Origin
+from xpsr.image.origin import Metadata, Origin
 from xpsr.image.xmp import Provenance
 
-__all__ = ["Metadata", "found", "of_result"]
+__all__ = ["found", "of_result", "tells_resolution"]
 
 _MAX_BYTES = 2**24
 """Of each kind; a JPEG's segment holds 64 KB, and a profile of a printing press has 3 MB."""
@@ -39,18 +39,6 @@ _UUIDS = {
     bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"),
 }
 """Of the boxes of a JPEG 2000 with EXIF, XMP and IPTC."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metadata:
-    """What stands beside the pixels of a file; the fields of `Origin` of the same names."""
-
-    icc: bytes | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    iptc: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    notices: tuple[str, ...] = ()
 
 
 def found(image: Image.Image, content: bytes | None = None) -> Metadata:
@@ -265,6 +253,11 @@ def _dpi(image: Image.Image, exif: bytes | None) -> tuple[float, float] | None:
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
     return (across, down) if all(math.isfinite(value) and 1 <= value <= 1e6 for value in (across, down)) else None
+
+
+def tells_resolution(exif: bytes | None) -> bool:
+    """Returns whether EXIF says how many pixels an inch has."""
+    return exif is not None and _dpi_of_exif(of_bytes(exif)) is not None
 
 
 def _dpi_of_exif(read: Read) -> tuple[float, float] | None:

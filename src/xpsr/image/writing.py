@@ -18,7 +18,8 @@ from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write, refusal
 from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
-from xpsr.image.metadata import Metadata, of_result
+from xpsr.image.metadata import of_result, tells_resolution
+from xpsr.image.origin import Metadata
 from xpsr.image.picture import Picture, upright
 from xpsr.image.profiles import from_srgb, to_gray
 from xpsr.image.reading import ImageLike, to_picture
@@ -278,6 +279,8 @@ def _write(
     depth = 8 if is_cmyk else depth  # of its tables, and all that OpenImageIO gives CMYK
     if depth < bits:
         told += (f"its {'floats' if bits == 32 else f'{bits} bits'} are written as {depth} bits",)
+    if kind in ("WEBP", "AVIF", "JXL") and metadata.dpi and not tells_resolution(metadata.exif):
+        told += (f"its pixels an inch have no place in {kind}",)
     is_large = kind in ("PNG", "JPEG") and size[0] * size[1] > _WHOLE
     if kind not in ("TIFF", "JXL") and dtype == "uint8" and not is_large:
         whole = np.concatenate(list(planes))
