@@ -23,7 +23,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out}: exists; name a new folder")
-    (weights,) = (args.model / "vae").glob("*.safetensors")
+    for folder in (args.model, args.faithful):
+        if not (folder / "model_index.json").is_file():
+            parser.error(f"{folder}: no model_index.json there")
+    weights = next((args.model / "vae").glob("*.safetensors"))
     dtype = next(iter(load_file(weights).values())).dtype  # as it is stored, so it is again
     pipe, other = (XPSRPipeline.from_pretrained(folder, dtype=dtype) for folder in (args.model, args.faithful))
     if not isinstance(pipe.vae, DeepHaarAutoencoder) or not isinstance(other.vae, DeepHaarAutoencoder):

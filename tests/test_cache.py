@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full_disk import room_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -201,17 +202,10 @@ def test_a_file_of_another_kind_is_not_cut(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the system has no limit on the size of files")
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
-    import resource
-
     path, entry = tmp_path / "priors.jsonl", {"image": "a.png", "content": "x" * 3000, "quality": ""}
     PriorFile(path).append([entry])
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
-    try:
-        with pytest.raises(InputError, match="cannot be written"):
-            PriorFile(path).append([entry])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with room_for(5000), pytest.raises(InputError, match="cannot be written"):
+        PriorFile(path).append([entry])
     assert PriorFile(path).read() == [entry] and path.read_bytes().endswith(b"}\n")
 
 

@@ -6,9 +6,11 @@ import add_fidelity
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from xpsr import Prior, Restorer, XPSRPipeline
 from xpsr.errors import InputError
+from xpsr.models import HaarAutoencoder
 
 PICTURE = np.random.default_rng(0).random((10, 12, 3), dtype=np.float32)
 
@@ -54,10 +56,34 @@ def test_a_model_without_a_second_way_refuses(models: dict[str, Path], tiny_mode
         restored(models["both"], fidelity=0.5, strength=1.0, num_inference_steps=2)
 
 
-def test_only_decoders_that_are_learned_get_one(
+def test_what_can_have_no_second_way_is_refused_and_leaves_nothing(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["add_fidelity.py", *map(str, models.values())])
-    with pytest.raises(SystemExit):
-        add_fidelity.main()
-    assert "exists; name a new folder" in capsys.readouterr().err
+    pipe = XPSRPipeline.from_pretrained(models["plain"])
+    pipe.register_modules(vae=HaarAutoencoder())
+    pipe.save_pretrained(tmp_path / "old")
+    for folders, said in (
+        ((*models.values(),), "exists; name a new folder"),
+        ((tmp_path / "old", models["plain"], tmp_path / "out"), "only the decoder of a DeepHaarAutoencoder"),
+        ((models["plain"], tmp_path / "old", tmp_path / "out"), "only the decoder of a DeepHaarAutoencoder"),
+        ((models["plain"], tmp_path / "none", tmp_path / "out"), "no model_index.json there"),
+    ):
+        monkeypatch.setattr("sys.argv", ["add_fidelity.py", *map(str, folders)])
+        with pytest.raises(SystemExit):
+            add_fidelity.main()
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_stay_in_the_number_type_that_they_are_stored_in(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    XPSRPipeline.from_pretrained(models["plain"], dtype=torch.float16).save_pretrained(tmp_path / "half")
+    monkeypatch.setattr(
+        "sys.argv", ["add_fidelity.py", *map(str, (tmp_path / "half", models["faithful"], tmp_path / "out"))]
+    )
+    add_fidelity.main()
+    (weights,) = (tmp_path / "out" / "vae").glob("*.safetensors")
+    stored = load_file(weights)
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    assert any(name.startswith("faithful.") for name in stored)

@@ -16,7 +16,7 @@ def test_the_corpus_is_read() -> None:
     assert {("PNG", 16), ("TIFF", 12), ("TIFF", 32), ("JXL", 16), ("AVIF", 10), ("GIF", 8), ("WEBP", 8)} <= found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of processes")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process as the fuzz does")
 def test_damaged_pictures_neither_crash_nor_hang_nor_take_more_memory(tmp_path: Path) -> None:
     counts, _, most = fuzz_pictures.run(seed=1, count=600, seconds=30, keep=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fork_server import run_python
+from full_disk import room_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from picture_files import by_oiio
@@ -509,16 +510,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, fai
 @pytest.mark.skipif(sys.platform == "win32", reason="the system has no limit on the size of files")
 @pytest.mark.parametrize("suffix", sorted(WRITTEN_SUFFIXES))
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
-    import resource
-
     path, image = tmp_path / f"out{suffix}", Image.fromarray(noise(64, 64))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(InputError) as caught:
-            write_image(path, image)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with room_for(4096), pytest.raises(InputError) as caught:
+        write_image(path, image)
     message = "cannot be written (File too large); free space or choose another disk."
     assert (str(caught.value), caught.value.code) == (f"{path}: {message}", "disk_full")
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 from color_helpers import DISPLAY_P3, GRAY_22, cmyk_profile
+from full_disk import room_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -399,16 +400,9 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="the system has no limit on the size of files")
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jxl", "a.jpg", "a.webp"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
-    import resource
-
     image = picture(Origin(format="TIFF", bits=16), height=64, width=64)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
-    try:
-        with pytest.raises(InputError) as caught:
-            write_image(tmp_path / name, image)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with room_for(2048), pytest.raises(InputError) as caught:
+        write_image(tmp_path / name, image)
     message = "cannot be written (File too large); free space or choose another disk."
     assert (str(caught.value), caught.value.code) == (f"{tmp_path / name}: {message}", "disk_full")
     assert not list(tmp_path.iterdir())

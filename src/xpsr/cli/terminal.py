@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import codecs
+import functools
 import gc
 import io
 import logging
@@ -147,17 +148,17 @@ def loading(what: str = "", *, quiet: bool = False) -> Iterator[None]:
         yield
     finally:
         gc.freeze()  # what was loaded stays; the collector need not look at it again
-        atexit.register(_thaw)
+        _thaw_on_leaving()
         if was_on:
             gc.enable()
         if told:
             print("\r" + " " * len(told) + "\r", end="", file=sys.stderr, flush=True)
 
 
-def _thaw() -> None:
-    """Lets the collector see everything again where a library would say on leaving that something was left behind."""
-    if "OpenImageIO" in sys.modules:
-        gc.unfreeze()
+@functools.cache
+def _thaw_on_leaving() -> None:
+    """Lets the collector see everything at the end, where a library would say that something was left behind."""
+    atexit.register(lambda: gc.unfreeze() if "OpenImageIO" in sys.modules else None)
 
 
 def quiet_libraries() -> None:
