@@ -1,12 +1,36 @@
 """Scores of pictures against their originals, and of pictures alone.
 
-Knows nothing of models, so any method can be scored. Luma is that of BT.601 in [16, 235]. SSIM's window is a Gaussian
-of 11 x 11 with a deviation of 1.5, whole windows only.
+Knows nothing of models, so any method can be scored. `metrics` says what can be measured, `protocols` what is, and
+`results` what was found. Luma is that of BT.601 in [16, 235].
 """
 
+from xpsr.evaluation.fidelity import BORDER, MIN_SIDE, mean_scores, psnr_y, score, ssim_y
 from xpsr.evaluation.folders import evaluate_folders
 from xpsr.evaluation.luma import luma
-from xpsr.evaluation.metrics import BORDER, MIN_SIDE, mean_scores, psnr_y, score, ssim_y
+from xpsr.evaluation.metrics import METRICS, Metric, Subject, open_metrics
 from xpsr.evaluation.niqe import niqe
+from xpsr.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
+from xpsr.evaluation.results import Case, Evaluation, Interval, Method
 
-__all__ = ["BORDER", "MIN_SIDE", "evaluate_folders", "luma", "mean_scores", "niqe", "psnr_y", "score", "ssim_y"]
+__all__ = [
+    "BORDER",
+    "Case",
+    "Evaluation",
+    "Interval",
+    "METRICS",
+    "MIN_SIDE",
+    "Method",
+    "Metric",
+    "PROTOCOLS",
+    "Protocol",
+    "Subject",
+    "evaluate_folders",
+    "load_protocol",
+    "luma",
+    "mean_scores",
+    "niqe",
+    "open_metrics",
+    "psnr_y",
+    "score",
+    "ssim_y",
+]

@@ -1,73 +1,110 @@
-"""How like its original a picture is. PSNR and SSIM leave out a border of 4 pixels."""
+"""Metrics as values: a name, what is needed, which way is better, and a function of one picture."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
-from xpsr.errors import InputError
-from xpsr.evaluation.luma import luma
+from xpsr.evaluation.fidelity import psnr_y, ssim_y
 from xpsr.evaluation.niqe import niqe
+from xpsr.evaluation.protocols import Protocol
 
-__all__ = ["BORDER", "MIN_SIDE", "mean_scores", "psnr_y", "score", "ssim_y"]
+__all__ = ["METRICS", "Metric", "Subject", "open_metrics"]
 
-BORDER = 4  # pixels
-MIN_SIDE = 2 * BORDER + 11  # of a picture that can be compared, pixels
-_PERFECT_PSNR = 99.0
-
-
-def psnr_y(restored: torch.Tensor, hr: torch.Tensor) -> float:
-    """Returns the peak signal-to-noise ratio (dB) of two pictures (3, H, W) in [0, 1], of rounded luma; 99 if equal."""
-    a, b = (_inner(y).round() for y in _pair(restored, hr))
-    error = (a - b).square().mean().item()
-    return 10 * float(np.log10(255**2 / error)) if error else _PERFECT_PSNR
+Needs = Literal["nothing", "hr", "lr"]
 
 
-def ssim_y(restored: torch.Tensor, hr: torch.Tensor) -> float:
-    """Returns the structural similarity (Wang et al. 2004) of two pictures (3, H, W) in [0, 1]; 1 if they are equal."""
-    a, b = (_inner(y) for y in _pair(restored, hr))
-    line = torch.exp(-0.5 * ((torch.arange(11, dtype=torch.float64) - 5) / 1.5).square())
-    line = line / line.sum()
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A restored picture and what it is compared with: RGB (3, H, W) in [0, 1], float32.
 
-    def blur(y: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(F.conv2d(y[None, None], line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))[0, 0]
+    Attributes:
+        restored: the restored picture.
+        hr: its original, of the same size; None: there is none.
+        lr: what it was restored from; None: it is not known.
+    """
 
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-    covariance = blur(a * b) - mean_a * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return (similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean().item()
+    restored: torch.Tensor
+    hr: torch.Tensor | None = None
+    lr: torch.Tensor | None = None
 
 
-def score(restored: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
-    """Returns `psnr_y`, `ssim_y` and, where there is enough to see, `niqe` of restored pixels (3, H, W) in [0, 1]."""
-    scores = {"psnr_y": psnr_y(restored, hr), "ssim_y": ssim_y(restored, hr)}
-    with suppress(InputError):  # too small, or flat
-        scores["niqe"] = niqe(restored)
-    return scores
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What is measured of a picture.
+
+    Attributes:
+        name: as protocols and reports call it, "psnr_y" for example.
+        title: as tables head it, "PSNR (Y), dB" for example.
+        needs: what a picture is compared with; "nothing" for what looks at the restored picture alone.
+        lower_is_better: None: more is neither better nor worse.
+        version: of the definition and the numbers in it; scores of two versions are never mixed.
+        compute: maps a subject and the protocol to a score.
+    """
+
+    name: str
+    title: str
+    needs: Needs
+    lower_is_better: bool | None
+    version: str
+    compute: Callable[[Subject, Protocol], float]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether there has to be an original."""
+        return self.needs == "hr"
 
 
-def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns means by name over the pictures that have the score."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+def _of_pair(function: Callable[[torch.Tensor, torch.Tensor], float]) -> Callable[[Subject, Protocol], float]:
+    def compute(subject: Subject, protocol: Protocol) -> float:
+        assert subject.hr is not None
+        return function(subject.restored, subject.hr)
+
+    return compute
 
 
-def _pair(restored: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if restored.shape != hr.shape:
-        message = f"pictures of {tuple(restored.shape)} and {tuple(hr.shape)} cannot be compared."
-        raise InputError(message, code="wrong_size")
-    if min(hr.shape[-2:]) < MIN_SIDE:
-        message, remedy = (
-            f"pictures of {tuple(hr.shape)} are too small to compare",
-            f"use at least {MIN_SIDE} x {MIN_SIDE}",
-        )
-        raise InputError(message, code="too_small", remedy=remedy)
-    return luma(restored), luma(hr)
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="psnr_y",
+            title="PSNR (Y), dB",
+            needs="hr",
+            lower_is_better=False,
+            version="1",
+            compute=_of_pair(psnr_y),
+        ),
+        Metric(
+            name="ssim_y", title="SSIM (Y)", needs="hr", lower_is_better=False, version="1", compute=_of_pair(ssim_y)
+        ),
+        Metric(
+            name="niqe",
+            title="NIQE",
+            needs="nothing",
+            lower_is_better=True,
+            version="1",
+            compute=lambda subject, protocol: niqe(subject.restored),
+        ),
+    )
+}
+"""Those that come with xpsr, by name."""
 
 
-def _inner(y: torch.Tensor) -> torch.Tensor:
-    return y[BORDER:-BORDER, BORDER:-BORDER]
+def open_metrics(
+    protocol: Protocol, *, available: frozenset[Needs], weights: Path | None = None
+) -> tuple[tuple[Metric, ...], Mapping[str, str]]:
+    """Returns the metrics of a protocol that can be measured, and of each other one why not, in a line.
+
+    Args:
+        protocol: what is to be measured.
+        available: what there is to compare with.
+        weights: the folder of the weights of learned metrics.
+
+    Raises:
+        InputError: a metric is unknown, or its weights are not those that the protocol names.
+    """
+    found = [METRICS[name] for name in protocol.metrics]
+    missing = {metric.name: f"needs {metric.needs}" for metric in found if metric.needs not in available}
+    return tuple(metric for metric in found if metric.name not in missing), missing
