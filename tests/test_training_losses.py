@@ -28,6 +28,7 @@ from xpsr.training import (
     with_schedule,
     without_fusion,
 )
+from xpsr.training.flatness import flat_distance
 
 
 def total(parts: Any, one: Any, seed: int = 2, **changes: Any) -> torch.Tensor:
@@ -242,6 +243,34 @@ def test_the_grid_is_a_term_of_the_one_step() -> None:
     expected = 0.5 * grid_distance(restored, hr, period=4)
     torch.testing.assert_close(losses.terms["grid"], expected)
     assert expected > 0
+
+
+def test_fine_detail_counts_where_there_should_be_none() -> None:
+    sky = torch.linspace(0.4, 0.6, 48).expand(1, 3, 48, 48)  # a ramp is no detail
+    field = 0.5 + 0.2 * torch.rand(1, 3, 48, 48, generator=generator_for(0))
+    weave = 0.01 * (torch.arange(48) % 4 < 2).float()
+    assert flat_distance(sky, sky).tolist() == [0]
+    assert flat_distance(sky + weave, sky).item() > 0.003
+    assert flat_distance(sky + 0.05, sky).item() == pytest.approx(0, abs=1e-6)  # another brightness is no detail
+    assert flat_distance(field + weave, field).item() == pytest.approx(0, abs=1e-5)  # nobody sees it there
+    both = flat_distance(torch.cat([sky, sky + weave]), sky.expand(2, -1, -1, -1))
+    assert both[0] == 0 and both[1].item() == pytest.approx(flat_distance(sky + weave, sky).item())
+    woven = (sky + weave).requires_grad_()
+    flat_distance(woven, sky).sum().backward()
+    assert woven.grad is not None and (woven.grad * weave).sum() > 0  # less of the weave is better
+
+
+def test_what_is_flat_is_said_by_the_teacher_or_else_by_hr() -> None:
+    parts, config = components(noisy=True), LossConfig(one_step_fraction=1.0, flat_weight=3.0, efficientnet_weight=1.0)
+    plain = batch(parts)
+    half = torch.arange(len(plain.hr)) % 2 == 0
+    teacher = torch.full_like(plain.hr, 0.5)
+    taught = replace(plain, teacher=teacher, has_teacher=half)
+    losses = XPSRLoss(parts, config, 250, {"efficientnet": PixelFeatures()})(taught, generator_for(0))
+    (restored,) = losses.restored["efficientnet"]
+    calm = torch.where(half.view(-1, 1, 1, 1), teacher, plain.hr)
+    torch.testing.assert_close(losses.terms["flat"], 3.0 * flat_distance(restored, calm).mean())
+    assert losses.terms["flat"] > 0
 
 
 def test_features_are_compared_with_the_teacher_where_there_is_one() -> None:

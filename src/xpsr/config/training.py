@@ -104,6 +104,9 @@ class LossConfig(Checked):
     grid_weight: float = option(
         0.0, "Of how much more or less the grid of latents stands out in it than in the clean picture.", _WEIGHT
     )
+    flat_weight: float = option(
+        0.0, "Of its fine detail where the teacher's picture, or else the clean one, has next to none.", _WEIGHT
+    )
     adversarial_weight: float = option(0.0, "Of what an adversary makes of these features of its pictures.", _WEIGHT)
     adversary_rate: float = option(
         1.0,
@@ -126,7 +129,14 @@ class LossConfig(Checked):
         super().__post_init__()
         looking = [
             name
-            for name in ("teacher_weight", "efficientnet_weight", "vgg_weight", "grid_weight", "adversarial_weight")
+            for name in (
+                "teacher_weight",
+                "efficientnet_weight",
+                "vgg_weight",
+                "grid_weight",
+                "flat_weight",
+                "adversarial_weight",
+            )
             if getattr(self, name)
         ]
         if looking and not self.one_step_fraction:

@@ -25,6 +25,7 @@ from xpsr.models import predict_one_step
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
 from xpsr.training.features import FeatureNetwork, feature_distance, grid_distance
+from xpsr.training.flatness import flat_distance
 
 __all__ = ["BatchSlice", "Losses", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
 
@@ -267,6 +268,7 @@ class XPSRLoss(nn.Module):
         weights |= {"teacher": config.teacher_weight} if config.teacher_weight else {}
         weights |= {name: config.feature_weights[name] for name in features}
         weights |= {"grid": config.grid_weight} if config.grid_weight else {}
+        weights |= {"flat": config.flat_weight} if config.flat_weight else {}
         if not count:
             # the decoder has a gradient all the same, of zeros: other processes wait for it
             decoder = [p for part in self.components.vae_parts().values() for p in part.parameters()]
@@ -292,6 +294,9 @@ class XPSRLoss(nn.Module):
             losses.restored[name], losses.clean[name] = found, targets
         if config.grid_weight:
             distances["grid"] = grid_distance(restored, hr, period=hr.shape[-1] // latents.shape[-1])
+        if config.flat_weight:  # a clean picture may have noise of its own, a teacher's has none
+            calm = torch.where(batch.has_teacher[:count].view(-1, 1, 1, 1) > 0, batch.teacher[:count], hr)
+            distances["flat"] = flat_distance(restored, calm).mean()
         for name, distance in distances.items():
             losses.terms[name] = weights[name] * losses.one_step_weight * distance
         return losses
