@@ -1,0 +1,111 @@
+"""Seconds and memory of `xpsr evaluate` over many pictures: `python benchmarks/evaluation.py [--pictures 1000]`.
+
+Pictures of 512 x 512 are made up in a temporary folder, with inputs of a quarter of the size, and scored in a process of
+its own by 1 and 2 workers. While it runs, the memory of that process and all it has started is read ten times a second
+(PSS, in which pages that several share count once; Linux). Prints a JSON line for each run, then a table: a peak that
+is not higher in the last quarter of the run than in the first does not grow with the number of pictures.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from reporting import machine, markdown_table
+
+from xpsr.evaluation import METRICS
+
+SIZE, SCALE = 512, 4
+WANTED = ("psnr_y", "ssim_y", "niqe", "lr_psnr")
+PACKAGES = ("xpsr", "torch", "numpy", "pillow")
+
+
+def make_up(folder: Path, count: int) -> None:
+    """Originals with detail at all scales, noisy results, and inputs."""
+    for name in ("hr", "sr", "lr"):
+        (folder / name).mkdir()
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((SIZE, SIZE, 3)) * 6
+    for number in range(count):
+        pixels = np.zeros((SIZE, SIZE, 3))
+        for cells in (8, 64, 256):
+            coarse = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+            pixels += np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BILINEAR), float) * 4 / cells**0.5
+        pixels *= 255 / pixels.max()
+        hr = Image.fromarray(pixels.astype(np.uint8))
+        sr = Image.fromarray((pixels + np.roll(noise, number, axis=0)).clip(0, 255).astype(np.uint8))
+        name = f"{number:04}.png"
+        hr.save(folder / "hr" / name, compress_level=1)
+        sr.save(folder / "sr" / name, compress_level=1)
+        hr.resize((SIZE // SCALE,) * 2, Image.Resampling.BICUBIC).save(folder / "lr" / name, compress_level=1)
+
+
+def descendants(process: int) -> list[int]:
+    """A process and all that it has started, directly or not."""
+    found, front = [process], [process]
+    while front:
+        one = front.pop()
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            try:
+                children = [int(number) for number in task.read_text().split()]
+            except OSError:  # it has just ended
+                continue
+            found += children
+            front += children
+    return found
+
+
+def memory(process: int) -> int:
+    """Bytes that a process and its descendants hold."""
+    total = 0
+    for one in descendants(process):
+        try:
+            text = Path(f"/proc/{one}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+    return total
+
+
+def measure(folder: Path, metrics: list[str], workers: int) -> tuple[float, list[int]]:
+    """Seconds of a run from start to end, and its memory over time."""
+    command = [sys.executable, "-m", "xpsr", "evaluate", "--pred", "sr", "--ref", "hr", "--lr", "lr", "--no-page"]
+    command += ["--metrics", ",".join(metrics), "--workers", str(workers), "-o", f"report{workers}", "--quiet"]
+    start, samples = time.perf_counter(), []
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            samples.append(memory(process.pid))
+            time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"xpsr evaluate ended with {process.returncode}")
+    return time.perf_counter() - start, samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    args = parser.parse_args()
+    metrics = [name for name in WANTED if name in METRICS]
+    facts = machine(PACKAGES)
+    table = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        make_up(Path(temporary), args.pictures)
+        for workers in args.workers:
+            seconds, samples = measure(Path(temporary), metrics, workers)
+            quarters = [max(part) // 2**20 for part in map(list, np.array_split(samples, 4))]
+            row = {"pictures": args.pictures, "workers": workers, "seconds": round(seconds, 1), "metrics": metrics}
+            print(json.dumps({**row, "peak_mib_by_quarter": [int(peak) for peak in quarters], **facts}), flush=True)
+            columns = {"seconds": f"{seconds:.0f}", "pictures/s": f"{args.pictures / seconds:.1f}"}
+            columns |= {f"peak of quarter {number}, MiB": f"{peak}" for number, peak in enumerate(quarters, 1)}
+            table[f"{workers} workers"] = columns
+    print(f"\n{markdown_table(table, ', '.join(metrics))}")
+
+
+if __name__ == "__main__":
+    main()
