@@ -31,20 +31,19 @@ def make_up(folder: Path, count: int) -> None:
     """Originals with detail at all scales, noisy results, and inputs."""
     for name in ("hr", "sr", "lr"):
         (folder / name).mkdir()
-    generator = np.random.default_rng(0)
-    noise = generator.standard_normal((SIZE, SIZE, 3)) * 6
-    for number in range(count):
-        pixels = np.zeros((SIZE, SIZE, 3))
-        for cells in (8, 64, 256):
-            coarse = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-            pixels += np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BILINEAR), float) * 4 / cells**0.5
-        pixels *= 255 / pixels.max()
-        hr = Image.fromarray(pixels.astype(np.uint8))
-        sr = Image.fromarray((pixels + np.roll(noise, number, axis=0)).clip(0, 255).astype(np.uint8))
-        name = f"{number:04}.png"
-        hr.save(folder / "hr" / name, compress_level=1)
-        sr.save(folder / "sr" / name, compress_level=1)
-        hr.resize((SIZE // SCALE,) * 2, Image.Resampling.BICUBIC).save(folder / "lr" / name, compress_level=1)
+    generator, base = np.random.default_rng(0), np.zeros((SIZE, SIZE, 3))
+    for cells in (8, 64, 256):
+        coarse = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        base += np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC), float) / cells**0.5
+    base = np.tile(base * 240 / base.max(), (2, 2, 1)).astype(np.uint8)
+    noise = generator.integers(0, 16, (2 * SIZE, 2 * SIZE, 3), dtype=np.uint8)
+    for number in range(count):  # each another part of the same
+        (top, left), (down, right) = generator.integers(0, SIZE, (2, 2))
+        hr = base[top : top + SIZE, left : left + SIZE]
+        sr = hr + noise[down : down + SIZE, right : right + SIZE]
+        lr = Image.fromarray(hr).resize((SIZE // SCALE,) * 2, Image.Resampling.BICUBIC)
+        for name, picture in (("hr", Image.fromarray(hr)), ("sr", Image.fromarray(sr)), ("lr", lr)):
+            picture.save(folder / name / f"{number:04}.png", compress_level=1)
 
 
 def descendants(process: int) -> list[int]:
