@@ -146,8 +146,6 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--pred", "a=fine", "a=rough"], "xpsr: fine and rough are both called a; write --pred NAME=rough."),
     (["--pred", "=fine"], "xpsr: --pred '=fine' names no folder; write --pred DIR or --pred NAME=DIR."),
     (["--pred", ""], "xpsr: --pred '' names no folder; write"),
-    (["--pred", "fine", "--protocol", "basicsrr"], "xpsr: --protocol basicsrr is no protocol; did you mean basicsr?"),
-    (["--pred", "fine", "--protocol", "0000"], "xpsr: --protocol 0000 is no protocol; use one of basicsr, "),
     (["--pred", "fine", "--workers", "-1"], "xpsr: --workers -1 is not in [0, 256]; use 0 or more."),
     (["--pred", "fine", "-o", "fine"], "xpsr: -o fine holds pictures that are scored; name another folder for the"),
     (["--pred", "fine", "-o", "hr/p0.png"], "xpsr: -o hr/p0.png is a file; name a folder for the report."),
@@ -156,6 +154,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--votes", "v.json", "--pred", "fine"], "xpsr: --pred means nothing with --votes; leave it out."),
     (["--votes", "v.json", "--ref", "hr"], "xpsr: --ref means nothing with --votes; leave it out."),
     (["--votes", "v.json", "--json"], "xpsr: --json means nothing with --votes; leave it out."),
+    (["--pred", "fine", "--key", "key.json"], "xpsr: --key means nothing without --votes; leave it out."),
     (["--pred", "fine", "--rf", "hr"], "xpsr: unknown option --rf; did you mean --ref?"),
     (["--pred", "fine"], "xpsr: nothing can be measured ("),
 ]
@@ -180,6 +179,27 @@ def test_a_protocol_of_ones_own_is_a_file(folder: Path, capsys: pytest.CaptureFi
     report = json.loads(capsys.readouterr().out)
     assert report["protocol"]["name"] == "mine" and list(report["metrics"]) == ["ssim_y"]
     assert report["protocol"]["crop"] != load_protocol("xpsr").crop
+
+
+def test_an_unknown_protocol_is_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--pred", "fine", "--ref", "hr", "--protocol", "basicsrr"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and "basicsrr" in captured.err
+
+
+def test_many_metrics_are_rows_and_what_is_not_measured_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = ("--metrics", "ssim_y,niqe,psnr_y")
+    assert main(["evaluate", "--pred", "fine", "--ref", "hr", *metrics, "-o", "report", "--no-page"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r" +fine", lines[0])
+    assert re.fullmatch(r"SSIM.* 0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", lines[1]) and lines[2].startswith("PSNR")
+    assert "not measured: niqe (every picture is too small)" in lines
+    text = (folder / "report" / "report.md").read_text()
+    assert (
+        "|  | fine |\n| --- | --- |\n| SSIM" in text and "Not measured:\n\n- niqe: every picture is too small\n" in text
+    )
 
 
 def test_help_needs_no_torch() -> None:

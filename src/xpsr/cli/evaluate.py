@@ -10,7 +10,6 @@ from pathlib import Path
 from xpsr.cli.progress import counting
 from xpsr.cli.terminal import Parser, answer, parse
 from xpsr.config.checks import check_argument, within
-from xpsr.config.names import nearest
 from xpsr.errors import InputError
 from xpsr.files import real_path
 
@@ -24,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="xpsr evaluate",
         usage="xpsr evaluate --pred [NAME=]DIR ... [--ref HR] [--lr LR] [-o REPORT] [options]\n"
-        "       xpsr evaluate --votes FILE ...",
+        "       xpsr evaluate --votes FILE ... [--key FILE]",
         description="Scores folders of restored pictures: means with 95 % intervals, tests of differences, and with\n"
         "-o a report: scores.json, scores.csv, report.md and a page to look at, index.html. A picture belongs to the\n"
         "original of its name, with or without a size behind it (NAME_x4.png to NAME.png); one that is missing,\n"
@@ -48,13 +47,16 @@ def run(arguments: Sequence[str]) -> int:
     add("-o", "--output", metavar="REPORT", type=Path, help="a folder for the report (default: none is written)")
     add("--no-page", action="store_true", default=False, help="no index.html")
     add("--votes", metavar="FILE", nargs="+", type=Path, help="JSON files that a page of xpsr compare has exported")
+    add("--key", metavar="FILE", type=Path, help="key.json of that page (default: beside the first file of votes)")
     add("--json", action="store_true", default=False, help="what scores.json holds, instead of the table")
     add("--quiet", action="store_true", default=False, help="no progress")
     add("--debug", action="store_true", default=False, help="show where errors come from")
     args = parse(parser, arguments)
     given = vars(args)
     if "votes" in given:
-        return _rank(args, arguments)
+        return _rank(args)
+    if "key" in given:
+        raise InputError("--key means nothing without --votes; leave it out.")
     if "pred" not in given:
         raise InputError("nothing to evaluate; name a folder, as in: xpsr evaluate --pred A --ref HR.")
     check_argument("workers", args.workers, int, within(0, 256, "0 or more"))
@@ -65,15 +67,10 @@ def run(arguments: Sequence[str]) -> int:
     elif args.no_page:
         raise InputError("--no-page means nothing without -o; leave it out.")
 
-    from xpsr.evaluation.protocols import PROTOCOLS, load_protocol
+    from xpsr.evaluation.protocols import load_protocol
     from xpsr.evaluation.report import PAGE, as_json, as_text, write_report
     from xpsr.evaluation.scoring import evaluate
 
-    if args.protocol not in PROTOCOLS and not Path(args.protocol).exists():
-        meant = nearest(args.protocol, PROTOCOLS)
-        remedy = f"did you mean {meant}?" if meant else f"use one of {', '.join(PROTOCOLS)}, or name a YAML"
-        message = "is no protocol"
-        raise InputError(message, code="unknown_protocol", field="protocol", value=args.protocol, remedy=remedy)
     protocol = load_protocol(args.protocol)
     if "metrics" in given:
         names = tuple(filter(None, (name.strip() for name in args.metrics.split(","))))
@@ -103,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _rank(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+def _rank(args: argparse.Namespace) -> int:
     others: list[str] = [name for name in ("pred", "hr", "lr", "metrics", "weights", "output") if name in vars(args)]
     others += [name for name in ("json", "no_page") if vars(args)[name]]
     if others:
@@ -112,7 +109,7 @@ def _rank(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     from xpsr.evaluation.votes import rank_votes, ranking_table
 
-    for line in ranking_table(rank_votes(args.votes)).splitlines():
+    for line in ranking_table(rank_votes(args.votes, key=vars(args).get("key"))).splitlines():
         answer(line)
     return 0
 

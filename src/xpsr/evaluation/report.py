@@ -20,6 +20,8 @@ __all__ = ["PAGE", "as_csv", "as_json", "as_markdown", "as_text", "write_report"
 PAGE = "index.html"
 """The page of a report, in its folder."""
 
+_MOST_LINES = 20  # of differences on a terminal
+
 
 def write_report(evaluation: Evaluation, folder: Path, *, page: bool = True) -> None:
     """Writes `scores.json`, `scores.csv`, `report.md` and `index.html`, the page, unless it is not wanted.
@@ -115,13 +117,15 @@ def as_text(evaluation: Evaluation) -> str:
             mark = "*" if method.name in best[metric.name] else ""
             cells.append("-" if summary is None else _mean(summary.interval, decimals[metric.name]) + mark)
         rows.append(cells)
-    lines = _aligned(rows)
+    lines = _aligned(_upright(rows))
     marked = "; *: the best mean" if any(best.values()) else ""
     interval = "mean [95 % interval]" if len(evaluation.names) > 1 else "one picture"
     lines += ["", f"{interval}{marked}; {_pictures(evaluation)}, protocol {printable(evaluation.protocol.name)}"]
     lines += [printable(f"not measured: {name} ({reason})") for name, reason in evaluation.not_measured.items()]
     comparisons = compare_all(evaluation)
-    if comparisons:
+    if len(comparisons) > _MOST_LINES:
+        lines += ["", f"{len(comparisons)} differences between methods and their tests are in report.md (-o REPORT)"]
+    elif comparisons:
         table = [["", "difference", "p (Holm)"]]
         for comparison in comparisons:
             what = printable(f"{comparison.method} - {comparison.baseline}, {comparison.metric}")
@@ -129,6 +133,11 @@ def as_text(evaluation: Evaluation) -> str:
             table.append([what, difference, _p_value(comparison.p_holm)])
         lines += ["", *_aligned(table)]
     return "\n".join(lines)
+
+
+def _upright(rows: list[list[str]]) -> list[list[str]]:
+    """A table of methods by metrics, or of metrics by methods where that is the less wide one."""
+    return [list(column) for column in zip(*rows, strict=True)] if len(rows[0]) > len(rows) else rows
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -190,23 +199,22 @@ def _direction(metric: Metric) -> str:
 def _means_table(evaluation: Evaluation) -> list[str]:
     decimals, found, best = _decimals(evaluation), summaries(evaluation), best_methods(evaluation)
     metrics = evaluation.metrics
-    lines = [_row(["", *(f"{_cell(metric.title)} ({_direction(metric)})" for metric in metrics)])]
-    lines.append(_row(["---"] * (len(metrics) + 1)))
+    rows = [["", *(f"{_cell(metric.title)} ({_direction(metric)})" for metric in metrics)]]
     for method in evaluation.methods:
-        cells = [_cell(method.name)]
+        rows.append([_cell(method.name)])
         for metric in metrics:
             summary = found[method.name].get(metric.name)
             if summary is None:
-                cells.append("")
+                rows[-1].append("")
                 continue
             text = _mean(summary.interval, decimals[metric.name])
             text = f"**{text}**" if method.name in best[metric.name] else text
             count = summary.interval.count
-            cells.append(text if count == len(method.scores) else f"{text} over {count}")
-        lines.append(_row(cells))
+            rows[-1].append(text if count == len(method.scores) else f"{text} over {count}")
+    head, *others = _upright(rows)
     told = "Means with their 95 % bootstrap intervals over pictures (percentiles of 10,000 resamples)."
     told += " The best means are bold." if any(best.values()) else ""
-    return [*lines, "", told, ""]
+    return [_row(head), _row(["---"] * len(head)), *map(_row, others), "", told, ""]
 
 
 def _not_measured(evaluation: Evaluation) -> list[str]:
