@@ -64,7 +64,7 @@ def test_without_originals_pictures_belong_to_inputs_or_to_each_other(tmp_path: 
             ]
     check(tmp_path, hr=False)
     save(tmp_path / "b", "q_128x96.jpg", size=(64, 48))
-    assert refused(tmp_path, hr=False).startswith("b/q_128x96.jpg (64 x 48, not 32 x 24): not the size of those of")
+    assert refused(tmp_path, hr=False).startswith("b/q_128x96.jpg (64 x 48, not 32 x 24): not as large as the first")
     save(a, "q_x2.png")
     assert refused(tmp_path, hr=False).startswith("a/q_x2.png and a/q_x4.png have one name, q, and")
 
@@ -139,7 +139,7 @@ def test_sizes_that_differ_are_refused_but_where_the_protocol_resizes(tmp_path: 
     save(tmp_path / "hr", *names), save(tmp_path / "a", *names, size=(31, 24))
     text = refused(tmp_path)
     assert text.startswith("a/a.png (31 x 24, not 32 x 24), a/b.png (31 x 24, not 32 x 24), a/c.png (31 x 24, not 32")
-    assert " and 2 more: not the size of their originals; restore at that size" in text
+    assert " and 2 more: not as large as the original; restore at that size, or choose a protocol" in text
     check(tmp_path, resizes=True)
 
 
@@ -180,7 +180,7 @@ def test_transparent_and_unreadable_pictures_and_nan_are_refused_by_name(tmp_pat
     with Image.open(tmp_path / "a" / "p.png") as image:
         image.putpixel((0, 0), (0, 0, 0, 0))
         image.save(tmp_path / "a" / "p.png")
-    assert refused(tmp_path).startswith("a/p.png: transparent pixels, which have no colour to compare; flatten")
+    assert refused(tmp_path).startswith("a/p.png: transparent pixels have no colour to compare; put them on a")
     pixels[3, 4, 1] = np.nan
     tifffile.imwrite(tmp_path / "a" / "q.tif", pixels, photometric="rgb")
     assert refused(tmp_path).startswith("a/q.tif: holds NaN or infinite values; replace")
@@ -199,5 +199,5 @@ def test_an_input_has_the_proportions_of_its_original_and_is_not_larger(
     if fits:
         check(tmp_path, lr=True)
     else:
-        what = f"lr/p.png ({size[0]} x {size[1]}) of 32 x 24: inputs that cannot be theirs"
+        what = f"lr/p.png ({size[0]} x {size[1]}) of 32 x 24: cannot be the input, by its size;"
         assert refused(tmp_path, lr=True).startswith(what)

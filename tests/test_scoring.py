@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from xpsr.errors import InputError
-from xpsr.evaluation import METRICS, Evaluation, Metric, evaluate, load_protocol, score
+from xpsr.evaluation import METRICS, Evaluation, Metric, evaluate, load_protocol, score, write_report
 from xpsr.image import read_image, resize
 
 NAMES = ("p0", "p1", "p2")
@@ -206,6 +207,16 @@ def test_facts_tell_versions_machine_and_a_checksum_that_sha256sum_gives(folders
     assert facts["folders"]["hr"]["pictures"] == 3
     assert facts["versions"].keys() >= {"xpsr", "python", "torch"} and facts["machine"].keys() >= {"cpu", "cores"}
     json.dumps(facts)
+
+
+def test_a_name_that_is_no_utf_8_is_scored_and_kept_too(folders: Path) -> None:
+    for name in ("hr", "lr", "a", "b"):
+        path = next((folders / name).glob("p1*"))
+        os.rename(path, os.fsencode(folders / name) + b"/p\xff.png")
+    first = run(folders)
+    assert scores(run(folders)) == scores(first) and len(lines(folders)) == 6
+    write_report(first, folders / "report", page=False)
+    assert "p\udcff" in json.loads((folders / "report" / "scores.json").read_text())["methods"]["a"]["pictures"]
 
 
 def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_scored(folders: Path) -> None:

@@ -142,16 +142,12 @@ class _Problems:
             (_, error), *others = self.unusable.items()
             more = f" ({_some([path for path, _ in others])} cannot be used either)" if others else ""
             raise InputError(error.message + more, code=error.code, remedy=error.remedy) from error
-        size = "their originals" if has_hr else "those of the other methods"
+        size = "not as large as the original" if has_hr else "not as large as the first method's picture"
+        resized = "restore at that size" + (", or choose a protocol that resizes" if has_hr else "")
         kinds = (
-            (self.clear, "transparent pixels, which have no colour to compare", "flatten", "transparent"),
-            (
-                self.sizes,
-                f"not the size of {size}",
-                "restore at that size, or choose a protocol that resizes",
-                "wrong_size",
-            ),
-            (self.inputs, "inputs that cannot be theirs by their size", "check --lr", "wrong_size"),
+            (self.clear, "transparent pixels have no colour to compare", "put them on a background", "transparent"),
+            (self.sizes, size, resized, "wrong_size"),
+            (self.inputs, "cannot be the input, by its size", "check the folder of inputs", "wrong_size"),
             (self.colors, "gray against colour", "store both in the same way", "wrong_type"),
         )
         for named, what, remedy, code in kinds:

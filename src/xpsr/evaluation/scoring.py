@@ -28,7 +28,7 @@ import torch
 from xpsr import __version__
 from xpsr.config import as_dict
 from xpsr.config.checks import check_argument, within
-from xpsr.errors import InputError, XPSRError
+from xpsr.errors import InputError, XPSRError, printable
 from xpsr.evaluation.metrics import Metric, Needs, Subject, open_metrics
 from xpsr.evaluation.pairing import check_cases, pair_methods
 from xpsr.evaluation.protocols import Protocol
@@ -306,7 +306,13 @@ class _Store:
             return
         versions = {metric.name: metric.version for metric in self._metrics}
         restored, hr, lr = job.digests
-        line = {"picture": job.case.name, "restored": restored, "hr": hr, "lr": lr, "protocol": self._protocol}
+        line = {
+            "picture": printable(job.case.name),
+            "restored": restored,
+            "hr": hr,
+            "lr": lr,
+            "protocol": self._protocol,
+        }
         self._new.append({**line, "scores": {f"{name} {versions[name]}": scores[name] for name in job.missing}})
         if time.monotonic() - self._written > _FLUSH_SECONDS:
             self._write()
