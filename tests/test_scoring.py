@@ -212,7 +212,7 @@ def test_facts_tell_versions_machine_and_a_checksum_that_sha256sum_gives(folders
 def test_a_name_that_is_no_utf_8_is_scored_and_kept_too(folders: Path) -> None:
     for name in ("hr", "lr", "a", "b"):
         path = next((folders / name).glob("p1*"))
-        os.rename(path, os.fsencode(folders / name) + b"/p\xff.png")
+        path.rename(path.with_name(os.fsdecode(b"p\xff.png")))
     first = run(folders)
     assert scores(run(folders)) == scores(first) and len(lines(folders)) == 6
     write_report(first, folders / "report", page=False)
