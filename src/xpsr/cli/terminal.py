@@ -177,6 +177,7 @@ _LESS_MEMORY = {
     "convert": "a machine with more",
     "data": "smaller pictures",
     "degrade": "fewer --workers or smaller pictures",
+    "evaluate": "fewer --workers or smaller pictures",
     "describe": "a smaller picture or another --describer",
     "train": "a smaller train.batch_size with more train.gradient_accumulation_steps,"
     " train.gradient_checkpointing=true, or train.fit_memory=true on a GPU",
