@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,9 +50,21 @@ def opened(browser: Any, path: Path, **options: Any) -> Iterator[Any]:
     assert schemes <= {"file", "data", "blob"}, schemes
 
 
-def mean_level(page: Any, selector: str, *, at: tuple[float, float]) -> float:
-    """Returns the mean of red, green and blue in [0, 255] of 40 x 40 pixels of an element, as the screen shows it."""
+def wait_for(page: Any, condition: str) -> None:
+    """Waits until a JavaScript expression holds; playwright's own way needs `eval`, which our pages forbid."""
+    end = time.monotonic() + 10
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"after 10 seconds it still does not hold: {condition}"
+        page.wait_for_timeout(10)
+
+
+def mean_levels(page: Any, selector: str, *points: tuple[float, float]) -> list[float]:
+    """Returns means of red, green and blue in [0, 255] of 40 x 40 pixels around points of an element, given in parts of
+    its size, as the screen shows them."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     shot = Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")
-    left, top = (round(part * side) - 20 for part, side in zip(at, shot.size, strict=True))
-    return sum(ImageStat.Stat(shot.crop((left, top, left + 40, top + 40))).mean) / 3
+    means = []
+    for point in points:
+        left, top = (round(part * side) - 20 for part, side in zip(point, shot.size, strict=True))
+        means.append(sum(ImageStat.Stat(shot.crop((left, top, left + 40, top + 40))).mean) / 3)
+    return means

@@ -174,9 +174,10 @@ def _picture(index: int, cases: Sequence[Case], *, budget: int) -> dict[str, Any
         notes.append(f"The middle {box[2] - box[0]} × {box[3] - box[1]} of {scene[0]} × {scene[1]} pixels.")
         scene = (box[2] - box[0], box[3] - box[1])
     thumbnail = ImageOps.fit(images.get("hr", images["m0"]), (_THUMBNAIL, _THUMBNAIL))
-    sources = {side: data_uri(image, is_exact=True) for side, image in images.items()}
-    if sum(map(len, sources.values())) > budget:
-        sources = {side: data_uri(image, is_exact=False) for side, image in images.items()}
+    # the first tells how large all are: to make them lossless takes long
+    is_exact = len(data_uri(images["m0"], is_exact=True)) * len(images) <= budget
+    sources = {side: data_uri(image, is_exact=is_exact) for side, image in images.items()}
+    if not is_exact:
         notes.append("Compressed here (WebP, quality 95); the scores are of the files.")
     return {
         "index": index,

@@ -18,7 +18,7 @@ __all__ = ["PRIOR_WINS", "Rank", "Ranking", "Vote", "Votes", "rank_votes", "rank
 
 PRIOR_WINS = 0.25
 """Wins that every method has over every other before anyone votes. Without them a method that never lost would be
-infinitely strong; with them, the score of one that won a single vote is log(1.25 / 0.25) = 1.6 above the other's."""
+infinitely strong; with them, of two methods, one that won the only vote is log(1.25 / 0.25) = 1.6 above the other."""
 
 _RESAMPLES = 2000
 _MAX_BYTES = 2**24

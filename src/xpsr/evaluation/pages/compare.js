@@ -45,6 +45,7 @@ class Ballot {
     } catch { return null; }
   }
 
+  forget() { store.set(this.place, ""); }
   keep() { store.set(this.place, JSON.stringify({ voter: this.voter, votes: this.votes })); }
   get current() { return this.pairs[this.votes.length] ?? null; }
 
@@ -98,6 +99,7 @@ class Booth {
 
   async refresh({ keep = true } = {}) {
     const turn = (this.turn += 1);
+    find("stage").setAttribute("aria-busy", "true");
     if (!keep) this.isReady = false;
     const { picture, left, right } = this.ballot.current;
     const besides = this.hasContext ? [["Input", picture.lr], ["Original", picture.hr]].filter(([, address]) => address) : [];
@@ -128,7 +130,9 @@ class Booth {
     find("beside").setAttribute("aria-pressed", this.view === "both");
     find("context").setAttribute("aria-pressed", this.hasContext);
     find("note").textContent = picture.note ?? "";
-    if (!keep) [this.since, this.isReady] = [performance.now(), true];
+    // however often it was drawn anew meanwhile, time runs from when the pair was first seen
+    if (!this.isReady) [this.since, this.isReady] = [performance.now(), true];
+    find("stage").setAttribute("aria-busy", "false");
   }
 
   onPaint() {
@@ -169,6 +173,9 @@ class Booth {
     on("context", () => this.toggleContext());
     on("undo", () => this.undo());
     on("undo-last", () => this.undo());
+    on("another", () => { this.save(); this.ballot.forget(); this.ballot = new Ballot(this.data); this.next(); });
+    // after a click with the mouse, Space flips and does not press the button again
+    document.addEventListener("click", (event) => event.detail > 0 && event.target.closest?.("button")?.blur());
     on("export", () => this.save());
     on("in", () => this.stage.zoomBy(1.25));
     on("out", () => this.stage.zoomBy(0.8));

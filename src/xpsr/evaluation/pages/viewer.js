@@ -52,6 +52,7 @@ class Viewer {
 
   async refresh({ keep = true } = {}) {
     const turn = (this.turn += 1);
+    find("stage").setAttribute("aria-busy", "true");
     const { sources, width, height } = this.current;
     const [one, two] = await Promise.all([decode(sources[this.left]), decode(sources[this.right])]);
     if (turn !== this.turn) return; // another was chosen meanwhile
@@ -68,6 +69,7 @@ class Viewer {
     find("canvas").setAttribute("aria-label", `${this.data.names[this.current.index]}: ${this.label(this.left)} and ${this.label(this.right)}`);
     this.stage.show({ width, height, panes: this.panes, keep });
     this.tell();
+    find("stage").setAttribute("aria-busy", "false");
   }
 
   tell() {
