@@ -70,7 +70,7 @@ def data_uri(image: Image.Image, *, is_exact: bool) -> str:
     """Returns an RGB picture as the address of a WebP: lossless, or at quality 95. It holds no metadata."""
     file = io.BytesIO()
     if is_exact:
-        image.save(file, "webp", lossless=True, quality=30, method=2)  # of a lossless one, quality is effort
+        image.save(file, "webp", lossless=True, quality=0, method=0)  # the least effort: a sixth of the time, 1.1 x
     else:
         image.save(file, "webp", quality=95, method=4)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -212,6 +212,7 @@ class Stage {
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     this.limit();
     for (const listener of this.panes.length ? this.before : []) listener();
+    canvas.style.touchAction = this.zoom > 1 ? "none" : "pan-y"; // of a whole picture, a finger scrolls the page
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, width, height);
     for (const pane of this.panes) {

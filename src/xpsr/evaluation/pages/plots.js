@@ -6,9 +6,9 @@ function quantile(sorted, part) {
   return sorted[low] + (sorted[high] - sorted[low]) * (at - low);
 }
 
-/** About five round numbers between two. */
+/** Some five round numbers between two. */
 function ticks(low, high) {
-  const rough = (high - low) / 4 || 1;
+  const rough = (high - low) / 5 || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((one) => one * power >= rough);
   const found = [];
@@ -58,11 +58,11 @@ function rowOf(data, k, m, { y, width, rowHeight, at, digits, viewer }) {
   if (!points.length) return row;
   const [q1, q2, q3] = [0.25, 0.5, 0.75].map((part) => quantile(values, part));
   row.setAttribute("aria-label", `${data.methods[m].name}: median ${q2.toFixed(digits)}, from ${values[0].toFixed(digits)} to ${values.at(-1).toFixed(digits)}. Arrow keys step through the pictures.`);
-  row.append(draw("rect", { class: "box", x: at(q1), y: middle - 12, width: Math.max(at(q3) - at(q1), 1), height: 24, rx: 4 }),
-    draw("line", { class: "median", x1: at(q2), x2: at(q2), y1: middle - 12, y2: middle + 12 }));
+  row.append(draw("rect", { class: "box", x: at(q1), y: middle - 12, width: Math.max(at(q3) - at(q1), 1), height: 24, rx: 4 }));
   // dots keep clear of each other a little: the order of names, not chance, shifts them
   const dots = points.map(({ i, value }) => draw("circle", { cx: at(value), cy: middle + (((i * 7) % 11) - 5) * 1.5, r: points.length > 200 ? 3 : 4.5 }));
-  row.append(...dots);
+  row.append(draw("g", { class: dots.length > 200 ? "many" : null }, ...dots),
+    draw("line", { class: "median", x1: at(q2), x2: at(q2), y1: middle - 13, y2: middle + 13 }));
   let current = -1;
   const light = (index) => {
     dots[current]?.classList.remove("on");
