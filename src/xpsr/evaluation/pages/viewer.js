@@ -58,7 +58,7 @@ class Viewer {
     if (turn !== this.turn) return; // another was chosen meanwhile
     const whole = [0, 0, 1, 1];
     if (this.layout === "difference") this.panes = [{ source: difference(one, two, width, height), rect: whole }];
-    else if (this.layout === "beside") this.panes = [{ source: one, rect: [0, 0, 0.5, 1] }, { source: two, rect: [0.5, 0, 0.5, 1] }];
+    else if (this.layout === "beside") this.panes = [{ source: one, rect: [0, 0, 0.499, 1] }, { source: two, rect: [0.501, 0, 0.499, 1] }];
     else this.panes = [{ source: one, rect: whole, clip: [0, 1] }, { source: two, rect: whole, clip: [0, 1] }];
     const isDifference = this.layout === "difference";
     find("handle").hidden = this.layout !== "slide";
