@@ -5,15 +5,18 @@ Knows nothing of models, so any method can be scored. `metrics` says what can be
 BT.601 in [16, 235].
 """
 
+from xpsr.evaluation.comparison import KEY_NAME, PAGE_NAME, write_comparison
 from xpsr.evaluation.fidelity import BORDER, MIN_SIDE, mean_scores, psnr_y, score, ssim_y
 from xpsr.evaluation.luma import luma
 from xpsr.evaluation.metrics import METRICS, Metric, Subject, open_metrics
 from xpsr.evaluation.niqe import niqe
+from xpsr.evaluation.page import write_page
 from xpsr.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
 from xpsr.evaluation.report import write_report
 from xpsr.evaluation.results import Case, Evaluation, Interval, Method
 from xpsr.evaluation.scoring import evaluate
 from xpsr.evaluation.statistics import Comparison, compare, compare_all, mean_interval
+from xpsr.evaluation.votes import Ranking, rank_votes, ranking_table, read_votes
 
 __all__ = [
     "BORDER",
@@ -21,12 +24,15 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Interval",
+    "KEY_NAME",
     "METRICS",
     "MIN_SIDE",
     "Method",
     "Metric",
+    "PAGE_NAME",
     "PROTOCOLS",
     "Protocol",
+    "Ranking",
     "Subject",
     "compare",
     "compare_all",
@@ -38,7 +44,12 @@ __all__ = [
     "niqe",
     "open_metrics",
     "psnr_y",
+    "rank_votes",
+    "ranking_table",
+    "read_votes",
     "score",
     "ssim_y",
+    "write_comparison",
+    "write_page",
     "write_report",
 ]

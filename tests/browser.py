@@ -1,0 +1,70 @@
+"""A headless browser for tests of pages, where one is installed."""
+
+import io
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image, ImageStat
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+_OPTIONS += ("--disable-sync", "--no-first-run")
+
+
+@contextmanager
+def running() -> Iterator[Any]:
+    """Yields a playwright Browser, or skips where Chromium or playwright is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, _NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as api:
+        browser = api.chromium.launch(executable_path=program, args=list(_OPTIONS))
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Any, path: Path, **options: Any) -> Iterator[Any]:
+    """Yields a file as a playwright Page in a profile of its own, which asked for nothing outside and complained of
+    nothing when the block ends. `options` are those of `Browser.new_context`."""
+    complaints: list[str] = []
+    schemes: set[str] = set()
+    context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
+    context.on("request", lambda request: schemes.add(urlsplit(request.url).scheme))
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.goto(path.as_uri())
+    yield page
+    context.close()
+    assert not complaints, complaints
+    assert schemes <= {"file", "data", "blob"}, schemes
+
+
+def wait_for(page: Any, condition: str) -> None:
+    """Waits until a JavaScript expression holds; playwright's own way needs `eval`, which our pages forbid."""
+    end = time.monotonic() + 10
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"after 10 seconds it still does not hold: {condition}"
+        page.wait_for_timeout(10)
+
+
+def mean_levels(page: Any, selector: str, *points: tuple[float, float]) -> list[float]:
+    """Returns means of red, green and blue in [0, 255] of 40 x 40 pixels around points of an element, given in parts of
+    its size, as the screen shows them."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    shot = Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")
+    means = []
+    for point in points:
+        left, top = (round(part * side) - 20 for part, side in zip(point, shot.size, strict=True))
+        means.append(sum(ImageStat.Stat(shot.crop((left, top, left + 40, top + 40))).mean) / 3)
+    return means
