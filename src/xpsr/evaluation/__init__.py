@@ -4,16 +4,15 @@ Knows nothing of models, so any method can be scored. `metrics` says what can be
 `results` what was found. Luma is that of BT.601 in [16, 235].
 """
 
-from xpsr.evaluation.fidelity import BORDER, MIN_SIDE, mean_scores, psnr_y, score, ssim_y
 from xpsr.evaluation.folders import evaluate_folders
 from xpsr.evaluation.luma import luma
-from xpsr.evaluation.metrics import METRICS, Metric, Subject, open_metrics
+from xpsr.evaluation.metrics import METRICS, Metric, Needs, Subject, digest, open_metrics
 from xpsr.evaluation.niqe import niqe
 from xpsr.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
 from xpsr.evaluation.results import Case, Evaluation, Interval, Method
+from xpsr.evaluation.validation import MIN_SIDE, mean_scores, score
 
 __all__ = [
-    "BORDER",
     "Case",
     "Evaluation",
     "Interval",
@@ -21,16 +20,16 @@ __all__ = [
     "MIN_SIDE",
     "Method",
     "Metric",
+    "Needs",
     "PROTOCOLS",
     "Protocol",
     "Subject",
+    "digest",
     "evaluate_folders",
     "load_protocol",
     "luma",
     "mean_scores",
     "niqe",
     "open_metrics",
-    "psnr_y",
     "score",
-    "ssim_y",
 ]

@@ -4,7 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from xpsr.config import SIZE_SUFFIX
-from xpsr.evaluation.fidelity import score
+from xpsr.evaluation.validation import score
 from xpsr.files import by_stem, list_images, partner
 from xpsr.image import read_image
 
