@@ -17,7 +17,7 @@ _UNSEEN = 0.1  # of 255, added to both, so that seams in a flat sky do not count
 
 
 def sharpness(y: Plane) -> float:
-    """Returns the root mean square of the Sobel gradient of luma (H, W) in [0, 255], in levels a pixel; 0 if flat."""
+    """Returns the root mean square of the Sobel gradient of luma (H, W) in [0, 255], over two pixels; 0: it is flat."""
     from skimage.filters import sobel
 
     return float(np.sqrt(np.square(sobel(y)).mean()))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from xpsr.errors import InputError
 
-__all__ = ["MAX_PSNR", "MIN_SIDE_MS_SSIM", "MIN_SIDE_SSIM", "ms_ssim", "psnr", "ssim"]
+__all__ = ["MAX_PSNR", "MIN_SIDE_MS_SSIM", "MIN_SIDE_SSIM", "check_size", "ms_ssim", "psnr", "ssim"]
 
 Plane = NDArray[Any]  # of numbers
 
@@ -27,7 +27,7 @@ def psnr(a: Plane, b: Plane) -> float:
     """
     from skimage.metrics import peak_signal_noise_ratio
 
-    _check_size(a, 1, "PSNR")
+    check_size(a, 1, "PSNR")
     with np.errstate(divide="ignore"):  # of equal ones
         return min(float(peak_signal_noise_ratio(a, b, data_range=255)), MAX_PSNR)
 
@@ -42,7 +42,7 @@ def ssim(a: Plane, b: Plane) -> float:
     """
     from skimage.metrics import structural_similarity
 
-    _check_size(a, MIN_SIDE_SSIM, "SSIM")
+    check_size(a, MIN_SIDE_SSIM, "SSIM")
     return float(
         structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
     )
@@ -57,7 +57,7 @@ def ms_ssim(a: Plane, b: Plane) -> float:
     Raises:
         InputError: a side is below `MIN_SIDE_MS_SSIM`.
     """
-    _check_size(a, MIN_SIDE_MS_SSIM, "MS-SSIM")
+    check_size(a, MIN_SIDE_MS_SSIM, "MS-SSIM")
     product, last = 1.0, len(_SCALE_WEIGHTS) - 1
     for scale, weight in enumerate(_SCALE_WEIGHTS):
         if scale:
@@ -92,7 +92,8 @@ def _halve(plane: Plane) -> Plane:
     return plane[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3))
 
 
-def _check_size(plane: Plane, side: int, name: str) -> None:
+def check_size(plane: Plane, side: int, name: str) -> None:
+    """Refuses what has a side below `side`: (H, W) or (H, W, 3)."""
     height, width = plane.shape[:2]
     if min(height, width) < side:
         message = f"{width} x {height} pixels, without the border, are too few for {name}"
