@@ -43,11 +43,11 @@ def pyiqa_is_there() -> bool:
     return importlib.util.find_spec("pyiqa") is not None
 
 
-def open_foreign(name: str) -> Foreign:
-    """Returns the metric that pyiqa calls `name`; pyiqa may fetch its weights.
+def open_foreign(name: str) -> Foreign | str:
+    """Returns the metric that pyiqa calls `name`, or why pyiqa cannot open it; pyiqa may fetch its weights.
 
     Raises:
-        InputError: pyiqa knows no such metric, or cannot open it.
+        InputError: pyiqa knows no such metric.
     """
     pyiqa = importlib.import_module("pyiqa")
     _tell_licence()
@@ -57,8 +57,7 @@ def open_foreign(name: str) -> Foreign:
     try:
         metric = pyiqa.create_metric(name, device="cpu")
     except (OSError, RuntimeError, ValueError, ImportError) as error:
-        message = f"pyiqa cannot open {name}: {brief(error)}"
-        raise InputError(message, code="not_found", remedy="does it find its weights?") from error
+        return f"pyiqa cannot open {name} ({brief(error)}); does it find its weights?"
     needs: Literal["nothing", "hr"] = "hr" if metric.metric_mode == "FR" else "nothing"
     return Foreign(
         measure=functools.partial(_measure, metric),

@@ -28,7 +28,7 @@ from xpsr.evaluation.colors import color_shift
 from xpsr.evaluation.consistency import lr_psnr
 from xpsr.evaluation.detail import seam_energy, sharpness
 from xpsr.evaluation.fidelity import ms_ssim, psnr, ssim
-from xpsr.evaluation.foreign import PREFIX, open_foreign, pyiqa_is_there
+from xpsr.evaluation.foreign import PREFIX, Foreign, open_foreign, pyiqa_is_there
 from xpsr.evaluation.learned import FILES, Distance, enet_distance, open_distance
 from xpsr.evaluation.luma import luma
 from xpsr.evaluation.niqe import niqe_of_luma
@@ -305,6 +305,8 @@ def _open_foreign(name: str, available: Collection[Needs]) -> Metric | str:
     if not pyiqa_is_there():
         return "needs pyiqa; install pyiqa (PolyForm Noncommercial since 2026)"
     found = open_foreign(name.removeprefix(PREFIX))
+    if isinstance(found, str):
+        return found
     if found.needs == "hr" and "hr" not in available:
         return _LACKING["hr"]
     return Metric(
@@ -313,8 +315,16 @@ def _open_foreign(name: str, available: Collection[Needs]) -> Metric | str:
         needs=found.needs,
         lower_is_better=found.lower_is_better,
         version=f"pyiqa {found.version}",
-        compute=lambda subject, protocol: found.measure(subject.restored, subject.hr if found.needs == "hr" else None),
+        compute=_OfForeign(found),
     )
+
+
+@dataclass(frozen=True)
+class _OfForeign:
+    foreign: Foreign
+
+    def __call__(self, subject: Subject, protocol: Protocol) -> float:
+        return self.foreign.measure(subject.restored, subject.original if self.foreign.needs == "hr" else None)
 
 
 def digest(protocol: Protocol, metrics: Collection[Metric]) -> str:
