@@ -15,7 +15,7 @@ import torch
 from reporting import markdown_table
 
 from xpsr import Prior, XPSRPipeline
-from xpsr.evaluation import niqe, psnr_y, ssim_y
+from xpsr.evaluation import score
 from xpsr.image import read_image, to_picture
 from xpsr.prior import Level, Levels, PriorFile, quality_text
 from xpsr.prior.mini import MiniDescriber
@@ -62,8 +62,9 @@ def main() -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             image.save(target)
             moved = (restored - none).abs().mean().item() * 255
-            score = psnr_y(restored, original), ssim_y(restored, original), niqe(restored), moved
-            scores.setdefault((way, Path(name).parent.name), []).append(score)
+            found = score(restored, original)
+            row = found["psnr_y"], found["ssim_y"], found["niqe"], moved
+            scores.setdefault((way, Path(name).parent.name), []).append(row)
     table: dict[str, dict[str, str]] = {}
     for (way, kind), rows in scores.items():
         psnr, ssim, naturalness, moved = np.mean(rows, axis=0)

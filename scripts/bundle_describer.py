@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from xpsr.models import EfficientNetLite0
+from xpsr.features import EfficientNetLite0
 from xpsr.prior.mini import LevelsNetwork
 
 KINDS = {

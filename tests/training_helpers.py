@@ -13,8 +13,9 @@ from torch.nn.functional import interpolate
 
 from xpsr.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainRunConfig
 from xpsr.data import Batch, generator_for
+from xpsr.features import FeatureNetwork
 from xpsr.models import HaarAutoencoder
-from xpsr.training import Components, FeatureNetwork, XPSRLoss, build_components, train
+from xpsr.training import Components, XPSRLoss, build_components, train
 
 TINY = ModelConfig(
     block_out_channels=(8, 16),

@@ -6,9 +6,8 @@ BT.601 in [16, 235].
 """
 
 from xpsr.evaluation.comparison import KEY_NAME, PAGE_NAME, write_comparison
-from xpsr.evaluation.fidelity import BORDER, MIN_SIDE, mean_scores, psnr_y, score, ssim_y
 from xpsr.evaluation.luma import luma
-from xpsr.evaluation.metrics import METRICS, Metric, Subject, open_metrics
+from xpsr.evaluation.metrics import METRICS, Metric, Needs, Subject, open_metrics
 from xpsr.evaluation.niqe import niqe
 from xpsr.evaluation.page import write_page
 from xpsr.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
@@ -16,10 +15,10 @@ from xpsr.evaluation.report import write_report
 from xpsr.evaluation.results import Case, Evaluation, Interval, Method
 from xpsr.evaluation.scoring import evaluate
 from xpsr.evaluation.statistics import Comparison, compare, compare_all, mean_interval
+from xpsr.evaluation.validation import MIN_SIDE, mean_scores, score
 from xpsr.evaluation.votes import Ranking, rank_votes, ranking_table, read_votes
 
 __all__ = [
-    "BORDER",
     "Case",
     "Comparison",
     "Evaluation",
@@ -29,6 +28,7 @@ __all__ = [
     "MIN_SIDE",
     "Method",
     "Metric",
+    "Needs",
     "PAGE_NAME",
     "PROTOCOLS",
     "Protocol",
@@ -43,12 +43,10 @@ __all__ = [
     "mean_scores",
     "niqe",
     "open_metrics",
-    "psnr_y",
     "rank_votes",
     "ranking_table",
     "read_votes",
     "score",
-    "ssim_y",
     "write_comparison",
     "write_page",
     "write_report",

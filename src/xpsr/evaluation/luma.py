@@ -9,5 +9,5 @@ __all__ = ["luma"]
 
 def luma(pixels: torch.Tensor) -> torch.Tensor:
     """Returns the BT.601 luma (H, W) of RGB (3, H, W) in [0, 1]: float64 in [16, 235], of values rounded to 8 bits."""
-    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64)
-    return torch.tensordot(weights, to_uint8(pixels).cpu().double(), dims=1) / 255 + 16
+    red, green, blue = (channel.double() for channel in to_uint8(pixels).cpu())
+    return red.mul_(65.481).add_(green, alpha=128.553).add_(blue, alpha=24.966).div_(255).add_(16)

@@ -2,15 +2,16 @@
 
 import functools
 import importlib.resources
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from xpsr.errors import InputError
 from xpsr.evaluation.luma import luma
 
-__all__ = ["niqe"]
+__all__ = ["niqe", "niqe_of_luma"]
 
 _BLOCK = 96  # of NIQE, pixels
 
@@ -19,19 +20,29 @@ def niqe(pixels: torch.Tensor) -> float:
     """Returns how unlike natural pictures a picture (3, H, W) in [0, 1] is (Mittal et al. 2013); lower is better.
 
     Raises:
-        InputError: it is smaller than two blocks of 96 x 96.
+        InputError: it is smaller than two blocks of 96 x 96, or fewer than two are not flat.
     """
-    height, width = pixels.shape[-2:]
+    return niqe_of_luma(luma(pixels).numpy())
+
+
+def niqe_of_luma(y: NDArray[Any]) -> float:
+    """Returns the same of luma (H, W) in [16, 235], which is rounded.
+
+    Raises:
+        InputError: as `niqe`.
+    """
+    height, width = y.shape
     rows, columns = height // _BLOCK, width // _BLOCK
     if rows * columns < 2:
-        raise InputError(f"NIQE needs a picture of at least 192 x 96, not {width} x {height}.", code="too_small")
+        message = f"{width} x {height} pixels are too few for NIQE"
+        raise InputError(message, code="too_small", remedy="use at least 192 x 96")
     prior = _natural_statistics()
-    y = luma(pixels).round()[: rows * _BLOCK, : columns * _BLOCK]
+    y = y[: rows * _BLOCK, : columns * _BLOCK].round()
     per_scale = []
     for scale in (1, 2):
-        mean = _blur_niqe(y, prior["gaussian_window"])
-        deviation = (_blur_niqe(y * y, prior["gaussian_window"]) - mean.square()).abs().sqrt()
-        normal = ((y - mean) / (deviation + 1)).numpy()
+        mean = _blur(y, prior["gaussian_window"])
+        deviation = np.sqrt(np.abs(_blur(y * y, prior["gaussian_window"]) - mean**2))
+        normal = (y - mean) / (deviation + 1)
         side = _BLOCK // scale
         blocks = normal.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1, side, side)
         per_scale.append(_block_features(blocks))
@@ -52,20 +63,20 @@ def _natural_statistics() -> dict[str, np.ndarray]:
         return dict(content)
 
 
-def _blur_niqe(y: torch.Tensor, window: np.ndarray) -> torch.Tensor:
-    kernel = torch.from_numpy(window).double()
-    padding = [kernel.shape[1] // 2] * 2 + [kernel.shape[0] // 2] * 2
-    return F.conv2d(F.pad(y[None, None], padding, mode="replicate"), kernel[None, None])[0, 0]
+def _blur(y: NDArray[Any], window: NDArray[Any]) -> NDArray[Any]:
+    import cv2
+
+    return cv2.filter2D(y, cv2.CV_64F, window, borderType=cv2.BORDER_REPLICATE)
 
 
-def _halve(y: torch.Tensor) -> torch.Tensor:
+def _halve(y: NDArray[Any]) -> NDArray[Any]:
     """As MATLAB's `imresize(y, 0.5)`: bicubic, antialiased, reflected at the edges; even sides."""
     x = (np.abs(np.arange(8) - 3.5)) / 2
     weights = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2)
-    line = torch.from_numpy(weights / weights.sum())
+    weights /= weights.sum()
     for _ in range(2):  # (H, W) -> (W, H/2) -> (H/2, W/2)
-        padded = torch.cat([y[:3].flip(0), y, y[-3:].flip(0)])
-        y = F.conv1d(padded.T[:, None], line.view(1, 1, -1), stride=2)[:, 0]
+        padded = np.pad(y, ((3, 3), (0, 0)), mode="symmetric")
+        y = sum(weight * padded[k : k + len(y) : 2] for k, weight in enumerate(weights)).T
     return y
 
 
@@ -87,9 +98,12 @@ def _fit(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shape and both scales of the asymmetric generalised Gaussian of each block (N, h, w); NaN where it is flat."""
     values = blocks.reshape(len(blocks), -1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        left, right = (np.sqrt(np.where(side, values**2, 0).sum(1) / side.sum(1)) for side in (values < 0, values > 0))
+        squares, below = values**2, values < 0
+        total, total_below = squares.sum(1), np.where(below, squares, 0).sum(1)
+        left = np.sqrt(total_below / below.sum(1))
+        right = np.sqrt((total - total_below) / (values > 0).sum(1))
         ratio = left / right
-        r = np.abs(values).mean(1) ** 2 / (values**2).mean(1)
+        r = np.abs(values).mean(1) ** 2 / (total / values.shape[1])
         r = r * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     table, scales = _shape_table()
     nearest = np.abs(table - r[:, None]).argmin(1)

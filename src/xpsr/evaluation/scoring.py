@@ -26,10 +26,9 @@ import cv2
 import torch
 
 from xpsr import __version__
-from xpsr.config import as_dict
 from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError, XPSRError, printable
-from xpsr.evaluation.metrics import Metric, Needs, Subject, open_metrics
+from xpsr.evaluation.metrics import Metric, Needs, Subject, digest, open_metrics
 from xpsr.evaluation.pairing import check_cases, pair_methods
 from xpsr.evaluation.protocols import Protocol
 from xpsr.evaluation.results import Case, Evaluation, Method
@@ -113,7 +112,7 @@ def evaluate(
         methods=tuple(
             Method(name=name, cases=cases, scores=tuple(map(_numbers, found[name]))) for name, cases in paired.items()
         ),
-        facts=_facts(methods, paired, hr=hr, lr=lr, store=store),
+        facts={"measure": digest(protocol, kept), **_facts(methods, paired, hr=hr, lr=lr, store=store)},
     )
 
 
@@ -355,9 +354,8 @@ class _Store:
 
 
 def _key_of(protocol: Protocol) -> str:
-    """Returns what tells protocols apart that give other scores: SHA-256 of all but their names and lists."""
-    parts = {name: value for name, value in as_dict(protocol).items() if name not in ("name", "about", "metrics")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    """Returns what tells protocols apart that give other scores: the SHA-256 of their rules, in hexadecimal."""
+    return hashlib.sha256(json.dumps(protocol.rules, sort_keys=True).encode()).hexdigest()
 
 
 def _jobs(paired: Mapping[str, Sequence[Case]], store: _Store) -> Iterator[_Job]:

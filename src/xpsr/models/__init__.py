@@ -1,8 +1,7 @@
 """The two networks of XPSR and the small networks around them. Blocks are diffusers' own; nothing of them is copied.
 
 `attention`, `controlnet` and `unet` are the method (arXiv 2403.05049; the mapping to the reference's checkpoints is in
-`xpsr.checkpoint`), `denoiser` puts them together. `autoencoder` belongs to the bundled miniature, `efficientnet` to its
-describer and to metrics.
+`xpsr.checkpoint`), `denoiser` puts them together. `autoencoder` belongs to the bundled miniature.
 """
 
 from diffusers import ModelMixin  # noqa: F401  # diffusers looks for it in the module that model_index.json names
@@ -17,7 +16,6 @@ from xpsr.models.autoencoder import (
 )
 from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
 from xpsr.models.denoiser import Denoiser
-from xpsr.models.efficientnet import EfficientNetLite0
 from xpsr.models.scheduling import predict_one_step, predict_original_sample, start_at
 from xpsr.models.unet import ConditionalUpBlock, XPSRUNet
 
@@ -26,7 +24,6 @@ __all__ = [
     "ConditionalUpBlock",
     "DeepHaarAutoencoder",
     "Denoiser",
-    "EfficientNetLite0",
     "HaarAutoencoder",
     "HaarPackets",
     "ImageEncoder",

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from xpsr import checkpoint
+from xpsr.features import EfficientNetLite0
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_uint8
 from xpsr.model_folder import check_file, damaged, loading, read_json, verify_checksums
-from xpsr.models import EfficientNetLite0
 from xpsr.prior.texts import Level, Levels, Prior, Questions, quality_text
 
 __all__ = ["LevelsNetwork", "MiniDescriber"]

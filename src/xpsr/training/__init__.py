@@ -15,32 +15,21 @@ from xpsr.training.components import (
     without_fusion,
 )
 from xpsr.training.engine import Export, Validate, train
-from xpsr.training.features import (
-    FEATURE_NETWORKS,
-    EfficientNetFeatures,
-    FeatureNetwork,
-    VGGFeatures,
-    feature_distance,
-    grid_distance,
-)
+from xpsr.training.grid import grid_distance
 from xpsr.training.losses import BatchSlice, Losses, XPSRLoss, degradation_free_terms, diffusion_loss, min_snr_weights
 from xpsr.training.optimizers import build_optimizer, learning_rate, optimizer_step
 from xpsr.training.planning import plan_run
 from xpsr.training.run_log import OnMetrics, environment, plot_metrics
 
 __all__ = [
-    "FEATURE_NETWORKS",
     "FeatureDiscriminator",
-    "FeatureNetwork",
     "BatchSlice",
     "Checkpoints",
     "Components",
-    "EfficientNetFeatures",
     "EncodingCache",
     "Export",
     "Losses",
     "OnMetrics",
-    "VGGFeatures",
     "Validate",
     "XPSRLoss",
     "build_components",
@@ -51,7 +40,6 @@ __all__ = [
     "degradation_free_terms",
     "diffusion_loss",
     "environment",
-    "feature_distance",
     "grid_distance",
     "is_finished",
     "learning_rate",

@@ -21,11 +21,12 @@ from xpsr.config import LossConfig
 from xpsr.config.checks import fault
 from xpsr.data import Batch
 from xpsr.errors import TrainingError
+from xpsr.features import FeatureNetwork, feature_distance
 from xpsr.models import predict_one_step
 from xpsr.training.cache import EncodingCache
 from xpsr.training.components import Components
-from xpsr.training.features import FeatureNetwork, feature_distance, grid_distance
 from xpsr.training.flatness import flat_distance
+from xpsr.training.grid import grid_distance
 
 __all__ = ["BatchSlice", "Losses", "XPSRLoss", "degradation_free_terms", "diffusion_loss", "min_snr_weights"]
 

@@ -13,12 +13,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xpsr.config import TrainRunConfig
 from xpsr.devices import torch_dtype
+from xpsr.features import FEATURE_NETWORKS
 from xpsr.models import HaarPackets
 from xpsr.training.adversary import Adversary
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import read, refusal
 from xpsr.training.components import Components, choose_parts
-from xpsr.training.features import FEATURE_NETWORKS
 from xpsr.training.fingerprint import difference, fingerprint
 from xpsr.training.losses import XPSRLoss
 from xpsr.training.optimizers import build_optimizer
