@@ -40,6 +40,7 @@ ORDER = (
     "evaluation",
     "recipe",
     "batch",
+    "benchmark",
     "cli",
 )
 DOORS = ("__init__", "__main__")

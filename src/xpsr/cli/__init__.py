@@ -1,4 +1,4 @@
-"""The command line: `xpsr upscale`, `describe`, `degrade`, `data`, `train`, `convert` and `doctor`.
+"""The command line: `xpsr upscale`, `describe`, `degrade`, `data`, `train`, `convert`, `benchmark`, `doctor`.
 
 Results go to stdout, progress and complaints to stderr. torch is imported only when a command runs, so help is instant.
 Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xpsr import __version__
-from xpsr.cli import convert, data, degrade, describe, doctor, train, upscale
+from xpsr.cli import benchmark, convert, data, degrade, describe, doctor, train, upscale
 from xpsr.cli.terminal import Parser, command_context, complain, explain, mend_streams, parse, print_traceback
 from xpsr.config import suggest
 from xpsr.errors import InputError
@@ -47,6 +47,7 @@ _COMMANDS = {
     "data": (data.run, "check a folder of pictures, pairs or shards"),
     "train": (train.run, "train a model, or go on with one"),
     "convert": (convert.run, "make a model of a checkpoint of the authors' code, or the reverse"),
+    "benchmark": (benchmark.run, "compare methods over sets of pictures, as a suite says"),
     "doctor": (doctor.run, "say what is installed, which devices are there and whether the models are whole"),
 }
 
