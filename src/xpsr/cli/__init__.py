@@ -1,4 +1,4 @@
-"""The command line: `xpsr upscale`, `describe`, `degrade`, `data`, `train`, `convert`, `benchmark`, `doctor`.
+"""The command line: `xpsr upscale`, `describe`, `degrade`, `data`, `train`, `evaluate`, `benchmark` and others.
 
 Results go to stdout, progress and complaints to stderr. torch is imported only when a command runs, so help is instant.
 Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xpsr import __version__
-from xpsr.cli import benchmark, convert, data, degrade, describe, doctor, train, upscale
+from xpsr.cli import benchmark, convert, data, degrade, describe, doctor, evaluate, train, upscale
 from xpsr.cli.terminal import Parser, command_context, complain, explain, mend_streams, parse, print_traceback
 from xpsr.config import suggest
 from xpsr.errors import InputError
@@ -46,8 +46,9 @@ _COMMANDS = {
     "degrade": (degrade.run, "make training pairs of clean pictures"),
     "data": (data.run, "check a folder of pictures, pairs or shards"),
     "train": (train.run, "train a model, or go on with one"),
-    "convert": (convert.run, "make a model of a checkpoint of the authors' code, or the reverse"),
+    "evaluate": (evaluate.run, "score folders of restored pictures, and compare methods"),
     "benchmark": (benchmark.run, "compare methods over sets of pictures, as a suite says"),
+    "convert": (convert.run, "make a model of a checkpoint of the authors' code, or the reverse"),
     "doctor": (doctor.run, "say what is installed, which devices are there and whether the models are whole"),
 }
 

@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     tables = as_markdown(outcome)
     write_text(out / "summary.md", tables)
     answer(tables.rstrip("\n"))
-    complain(f"{out / 'summary.md'}; pictures and intervals: {out}/SET/index.html.")
+    complain(f"{out / 'summary.md'}; pictures and intervals: {out}/SET/.")
     return 0 if outcome.is_whole else 1
 
 

@@ -1,0 +1,277 @@
+"""What an evaluation found, as files and tables: JSON for programs, CSV for spreadsheets, Markdown and text to read."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from xpsr.config import as_dict
+from xpsr.errors import printable
+from xpsr.evaluation.metrics import Metric
+from xpsr.evaluation.results import Evaluation, Interval
+from xpsr.evaluation.statistics import MIN_PICTURES, Comparison, best_methods, compare_all, summaries
+from xpsr.files import refusal, write_text
+
+__all__ = ["PAGE", "as_csv", "as_json", "as_markdown", "as_text", "write_report"]
+
+PAGE = "index.html"
+"""The page of a report, in its folder."""
+
+
+def write_report(evaluation: Evaluation, folder: Path, *, page: bool = True) -> None:
+    """Writes `scores.json`, `scores.csv`, `report.md` and `index.html`, the page, unless it is not wanted.
+
+    Files of these names that are there are replaced.
+
+    Raises:
+        InputError: the folder or a file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(folder, "cannot be made", error) from error
+    write_text(folder / "scores.json", json.dumps(as_json(evaluation), indent=1) + "\n")
+    write_text(folder / "scores.csv", as_csv(evaluation))
+    write_text(folder / "report.md", as_markdown(evaluation))
+    if page:
+        from xpsr.evaluation.page import write_page
+
+        write_page(evaluation, folder / PAGE)
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Returns all of an evaluation as JSON values; docs/evaluation.md says what they mean."""
+    found = summaries(evaluation)
+    return {
+        "protocol": as_dict(evaluation.protocol),
+        "metrics": {
+            metric.name: {
+                "title": metric.title,
+                "version": metric.version,
+                "lower_is_better": metric.lower_is_better,
+            }
+            for metric in evaluation.metrics
+        },
+        "not_measured": dict(evaluation.not_measured),
+        "methods": {
+            method.name: {
+                "means": {
+                    name: {
+                        "mean": summary.interval.mean,
+                        "low": summary.interval.low,
+                        "high": summary.interval.high,
+                        "median": summary.median,
+                        "count": summary.interval.count,
+                    }
+                    for name, summary in found[method.name].items()
+                },
+                "pictures": {case.name: dict(scores) for case, scores in zip(method.cases, method.scores, strict=True)},
+            }
+            for method in evaluation.methods
+        },
+        "comparisons": [asdict(comparison) for comparison in compare_all(evaluation)],
+        "facts": dict(evaluation.facts),
+    }
+
+
+def as_csv(evaluation: Evaluation) -> str:
+    """Returns a line for each picture of each method, with a column a metric, empty where there is no score."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [metric.name for metric in evaluation.metrics]
+    writer.writerow(["method", "picture", *names])
+    for method in evaluation.methods:
+        for case, scores in zip(method.cases, method.scores, strict=True):
+            row = [repr(scores[name]) if name in scores else "" for name in names]
+            writer.writerow([printable(method.name), printable(case.name), *row])
+    return text.getvalue()
+
+
+def as_markdown(evaluation: Evaluation) -> str:
+    """Returns a report: the table of means, differences with their tests, and how all of it was measured."""
+    return "\n".join(
+        [
+            *_head(evaluation),
+            *_means_table(evaluation),
+            *_not_measured(evaluation),
+            *_differences_table(evaluation),
+            *_provenance(evaluation),
+        ]
+    )
+
+
+def as_text(evaluation: Evaluation) -> str:
+    """Returns the tables for a terminal, in columns of letters of one width."""
+    decimals = _decimals(evaluation)
+    found, best = summaries(evaluation), best_methods(evaluation)
+    rows = [["", *(printable(metric.title) for metric in evaluation.metrics)]]
+    for method in evaluation.methods:
+        cells = [printable(method.name)]
+        for metric in evaluation.metrics:
+            summary = found[method.name].get(metric.name)
+            mark = "*" if method.name in best[metric.name] else ""
+            cells.append("-" if summary is None else _mean(summary.interval, decimals[metric.name]) + mark)
+        rows.append(cells)
+    lines = _aligned(rows)
+    marked = "; *: the best mean" if any(best.values()) else ""
+    interval = "mean [95 % interval]" if len(evaluation.names) > 1 else "one picture"
+    lines += ["", f"{interval}{marked}; {_pictures(evaluation)}, protocol {printable(evaluation.protocol.name)}"]
+    lines += [printable(f"not measured: {name} ({reason})") for name, reason in evaluation.not_measured.items()]
+    comparisons = compare_all(evaluation)
+    if comparisons:
+        table = [["", "difference", "p (Holm)"]]
+        for comparison in comparisons:
+            what = printable(f"{comparison.method} - {comparison.baseline}, {comparison.metric}")
+            difference = _mean(comparison.difference, decimals[comparison.metric] + 1, sign="+")
+            table.append([what, difference, _p_value(comparison.p_holm)])
+        lines += ["", *_aligned(table)]
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _pictures(evaluation: Evaluation) -> str:
+    count = len(evaluation.names)
+    return f"{count} picture{'s' * (count > 1)}"
+
+
+def _decimals(evaluation: Evaluation) -> dict[str, int]:
+    """How many decimals a metric's means are told with: four digits or so of the largest."""
+    found = summaries(evaluation)
+    largest = {
+        metric.name: max(abs(row[metric.name].interval.mean) for row in found.values() if metric.name in row)
+        for metric in evaluation.metrics
+    }
+    return {name: 2 if value >= 10 else 3 if value >= 1 else 4 for name, value in largest.items()}
+
+
+def _mean(interval: Interval, decimals: int, sign: str = "") -> str:
+    """A mean with its interval; one picture has none."""
+    mean = f"{interval.mean:{sign}.{decimals}f}"
+    if interval.count == 1:
+        return mean
+    return f"{mean} [{interval.low:{sign}.{decimals}f}, {interval.high:{sign}.{decimals}f}]"
+
+
+def _p_value(p: float | None) -> str:
+    return "too few" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _cell(text: str) -> str:
+    """A text as a cell of a table in Markdown holds it, whatever a file is called."""
+    return "".join(f"\\{letter}" if letter in r"\`*_{}[]<>|#~$" else letter for letter in printable(text))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _head(evaluation: Evaluation) -> list[str]:
+    names = ", ".join(_cell(method.name) for method in evaluation.methods)
+    about = evaluation.protocol.about and f" ({_cell(evaluation.protocol.about)})"
+    return [
+        f"# {names}",
+        "",
+        f"{_pictures(evaluation)}, protocol {_cell(evaluation.protocol.name)}{about}.",
+        "",
+    ]
+
+
+def _direction(metric: Metric) -> str:
+    return {True: "lower is better", False: "higher is better", None: "no better or worse"}[metric.lower_is_better]
+
+
+def _means_table(evaluation: Evaluation) -> list[str]:
+    decimals, found, best = _decimals(evaluation), summaries(evaluation), best_methods(evaluation)
+    metrics = evaluation.metrics
+    lines = [_row(["", *(f"{_cell(metric.title)}, {_direction(metric)}" for metric in metrics)])]
+    lines.append(_row(["---"] * (len(metrics) + 1)))
+    for method in evaluation.methods:
+        cells = [_cell(method.name)]
+        for metric in metrics:
+            summary = found[method.name].get(metric.name)
+            if summary is None:
+                cells.append("")
+                continue
+            text = _mean(summary.interval, decimals[metric.name])
+            text = f"**{text}**" if method.name in best[metric.name] else text
+            count = summary.interval.count
+            cells.append(text if count == len(method.scores) else f"{text} over {count}")
+        lines.append(_row(cells))
+    told = "Means with their 95 % bootstrap intervals over pictures (percentiles of 10,000 resamples)."
+    told += " The best means are bold." if any(best.values()) else ""
+    return [*lines, "", told, ""]
+
+
+def _not_measured(evaluation: Evaluation) -> list[str]:
+    if not evaluation.not_measured:
+        return []
+    lines = [f"- {_cell(name)}: {_cell(reason)}" for name, reason in evaluation.not_measured.items()]
+    return ["Not measured:", "", *lines, ""]
+
+
+def _differences_table(evaluation: Evaluation) -> list[str]:
+    comparisons = compare_all(evaluation)
+    if not comparisons:
+        return []
+    decimals = _decimals(evaluation)
+    titles = {metric.name: metric for metric in evaluation.metrics}
+    lines = [_row(["", "metric", "mean difference", "better", "pictures", "p", "p (Holm)"]), _row(["---"] * 7)]
+    for comparison in comparisons:
+        metric = titles[comparison.metric]
+        lines.append(
+            _row(
+                [
+                    f"{_cell(comparison.method)} − {_cell(comparison.baseline)}",
+                    _cell(metric.title),
+                    _mean(comparison.difference, decimals[metric.name] + 1, sign="+"),
+                    _cell(_better(comparison, metric)),
+                    str(comparison.difference.count),
+                    _p_value(comparison.p),
+                    _p_value(comparison.p_holm),
+                ]
+            )
+        )
+    tests = sum(comparison.p is not None for comparison in comparisons)
+    told = (
+        f"p is that of Wilcoxon's signed-rank test over pictures, two-sided; with fewer than {MIN_PICTURES} pictures"
+        f" there is none. Holm's correction is over the {tests} tests of this table: every pair of methods in every metric."
+    )
+    return ["## Differences", "", *lines, "", told, ""]
+
+
+def _better(comparison: Comparison, metric: Metric) -> str:
+    """Which of both has the better mean; whether that is more than chance, p says."""
+    mean = comparison.difference.mean
+    if metric.lower_is_better is None or mean == 0:
+        return ""
+    return comparison.method if (mean < 0) == metric.lower_is_better else comparison.baseline
+
+
+def _provenance(evaluation: Evaluation) -> list[str]:
+    protocol = as_dict(evaluation.protocol)
+    lines = ["## How it was measured", ""]
+    lines += [f"- protocol {_cell(name)}: {_cell(_value(value))}" for name, value in protocol.items() if value != ""]
+    lines += [f"- metric {_cell(metric.name)}: version {_cell(metric.version)}" for metric in evaluation.metrics]
+    for name, value in evaluation.facts.items():
+        lines += _facts(name, value)
+    return [*lines, ""]
+
+
+def _facts(name: str, value: Any) -> list[str]:
+    """Lines of the innermost mappings, which belong on one."""
+    if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
+        return [line for inner, part in value.items() if part is not None for line in _facts(f"{name} {inner}", part)]
+    return [f"- {_cell(name)}: {_cell(_value(value))}"]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items() if inner is not None)
+    return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
