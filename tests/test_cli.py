@@ -115,7 +115,10 @@ def one_line(result: Result, *parts: str) -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([name, "--help"] for name in ("upscale", "degrade", "data", "train", "convert", "doctor"))],
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("upscale", "degrade", "data", "train", "evaluate", "convert", "doctor")),
+    ],
 )
 def test_help_answers_at_once(arguments: list[str]) -> None:
     times = []
@@ -150,7 +153,10 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscale", "a.png", "--0000"], "xpsr: unknown option --0000; see xpsr upscale --help."),
         (["doctor", "--jsn"], "xpsr: unknown option --jsn; did you mean --json?"),
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
-        (["a"], "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, convert, doctor."),
+        (
+            ["a"],
+            "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, evaluate, convert, doctor.",
+        ),
         (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),
         (["."], "xpsr: unknown command .; to restore it: xpsr upscale ."),
         (["upscale", ""], "xpsr: an empty name is no picture; is a variable of the shell empty?"),

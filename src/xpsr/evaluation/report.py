@@ -190,7 +190,7 @@ def _direction(metric: Metric) -> str:
 def _means_table(evaluation: Evaluation) -> list[str]:
     decimals, found, best = _decimals(evaluation), summaries(evaluation), best_methods(evaluation)
     metrics = evaluation.metrics
-    lines = [_row(["", *(f"{_cell(metric.title)}, {_direction(metric)}" for metric in metrics)])]
+    lines = [_row(["", *(f"{_cell(metric.title)} ({_direction(metric)})" for metric in metrics)])]
     lines.append(_row(["---"] * (len(metrics) + 1)))
     for method in evaluation.methods:
         cells = [_cell(method.name)]
@@ -241,7 +241,7 @@ def _differences_table(evaluation: Evaluation) -> list[str]:
     tests = sum(comparison.p is not None for comparison in comparisons)
     told = (
         f"p is that of Wilcoxon's signed-rank test over pictures, two-sided; with fewer than {MIN_PICTURES} pictures"
-        f" there is none. Holm's correction is over the {tests} tests of this table: every pair of methods in every metric."
+        f" there is none. Holm's correction is over the {tests} tests of this table, all pairs in all metrics."
     )
     return ["## Differences", "", *lines, "", told, ""]
 
@@ -274,4 +274,6 @@ def _facts(name: str, value: Any) -> list[str]:
 def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items() if inner is not None)
-    return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -80,7 +80,9 @@ def _interval(values: tuple[float, ...], seed: int) -> Interval:
     rows = max(1, _AT_ONCE // len(array))
     for start in range(0, _RESAMPLES, rows):
         count = min(rows, _RESAMPLES - start)
-        means[start : start + count] = array[generator.integers(0, len(array), (count, len(array)))].mean(1)
+        means[start : start + count] = array[
+            generator.integers(0, len(array), (count, len(array)), dtype=np.int32)
+        ].mean(1)
     mean = float(array.mean())
     low, high = (float(bound) for bound in np.percentile(means, (2.5, 97.5)))
     return Interval(mean=mean, low=min(low, mean), high=max(high, mean), count=len(array))  # but for rounding
