@@ -19,7 +19,7 @@ SUITES = sorted((Path(__file__).parents[1] / "suites").glob("*.yaml"))
 SETS = [{"name": "few"}]
 BICUBIC = {"name": "bicubic", "resize": "bicubic"}
 KEYS = st.sampled_from(["name", "resize", "settings", "texts", "x"])
-VALUES = st.none() | st.booleans() | st.sampled_from(["bicubic", "", "a/b"]) | st.dictionaries(st.text(), st.integers())
+VALUES = st.sampled_from([None, True, "bicubic", "", "a/b", {}, {"fidelity": 1}, {"x": None}, []])
 
 
 def read(tmp_path: Path, **suite: Any) -> BenchmarkConfig:
@@ -124,14 +124,16 @@ def test_a_method_is_the_same_after_json() -> None:
 
 
 @settings(max_examples=50)
-@given(st.none() | st.integers() | st.lists(st.none() | st.text(max_size=5) | st.dictionaries(KEYS, VALUES), max_size=2))
+@given(st.lists(st.dictionaries(KEYS, VALUES) | st.sampled_from([None, 1, "bicubic"]), max_size=2))
 def test_any_methods_are_read_or_refused(methods: Any) -> None:
     try:
         config = override(BenchmarkConfig(), {"methods": methods})
     except InputError as error:
-        assert error.field is not None and error.field.startswith("methods")
+        field = error.field
     else:
+        field = "methods"
         assert all(method.resize is not None for method in config.methods)
+    assert field is not None and field.startswith("methods")
 
 
 # Folders
@@ -146,7 +148,7 @@ def test_paths_start_from_the_suite_and_folders_can_be_replaced(tmp_path: Path) 
     other = write_pictures(tmp_path / "there", ("a", "b", "c"))
     for pattern in ("few", "f*", "*"):
         assert [len(one.pairs) for one in find_sets(load_suite(path, folders=[(pattern, other)]))[0]] == [3]
-    with pytest.raises(InputError, match="fewer: is no set of .*; did you mean 'few'"):
+    with pytest.raises(InputError, match=r"fewer is no set of .*; did you mean 'few'"):
         load_suite(path, folders=[("fewer", other)])
 
 

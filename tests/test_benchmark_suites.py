@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from fork_server import start_python
 from PIL import Image
 from suite_helpers import ENLARGE, ENLARGE_ALL, write_pictures, write_program, write_suite
@@ -43,14 +44,12 @@ def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if "summary.md" not in line]
 
 
-def test_a_suite_restores_scores_and_sums_up(
-    place: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_suite_restores_scores_and_sums_up(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_program(place / "one.py", ENLARGE)
     many = write_program(place / "many.py", ENLARGE_ALL)
     methods = [
         *({"name": way, "resize": way} for way in ("bicubic", "lanczos", "nearest")),
-        {"name": "tiny", "model": str(tiny_model), "texts": {"content": "none", "quality": "described"}},
+        {"name": "mini", "model": "mini", "texts": {"content": "none", "quality": "described"}},
         {"name": "one", "command": f"{one} {{input}} {{output}}"},
         {"name": "many", "command": f"{many} {{inputs}} {{outputs}}"},
     ]
@@ -67,7 +66,7 @@ def test_a_suite_restores_scores_and_sums_up(
             with Image.open(place / "out" / "results" / "few" / str(method["name"]) / f"{name}.png") as image:
                 assert image.size == (32, 32)
     lines = [json.loads(line) for line in (place / "out" / "times.jsonl").read_text().splitlines()]
-    assert [line["first"] for line in lines if line["method"] == "tiny"] == [True, False]
+    assert [line["first"] for line in lines if line["method"] == "mini"] == [True, False]
 
 
 def test_a_second_run_computes_nothing_and_a_changed_input_is_restored_again(place: Path, tiny_model: Path) -> None:
@@ -108,8 +107,11 @@ def test_other_settings_texts_or_programs_are_restored_again(place: Path, tiny_m
     second = records(results / "m"), records(results / "one")
     for one, other in zip(first, second, strict=True):
         assert all(one[name]["output_sha256"] != other[name]["output_sha256"] for name in ("a", "b"))
-    assert run(place, [{**changed, "texts": {"content": "none", "quality": "described"}}, command]) == 0
-    assert records(results / "m")["a"]["prior"]["quality"]
+    lines = [json.dumps({"image": f"pictures/lr/{name}.png", "content": "a moose"}) for name in ("a", "b")]
+    (place / "priors.jsonl").write_text("\n".join(lines))
+    sets = [{"name": "few", "folder": "pictures", "priors": "priors.jsonl"}]
+    assert run(place, [{**changed, "texts": {"content": "true", "quality": "none"}}], sets=sets) == 0
+    assert records(results / "m")["a"]["prior"]["content"] == "a moose"
 
 
 def test_a_picture_that_the_set_has_no_longer_goes(place: Path) -> None:
@@ -133,21 +135,29 @@ def test_what_is_not_the_suites_is_not_replaced(place: Path, capsys: pytest.Capt
 
 
 def test_a_run_that_was_killed_goes_on(place: Path) -> None:
-    slow = write_program(place / "slow.py", f"import time; time.sleep('b' in source.name and 60)\n{ENLARGE}")
+    body = f"import time\nwhile 'b' in source.name and not Path('go').exists():\n    time.sleep(0.05)\n{ENLARGE}"
+    slow = write_program(place / "slow.py", body)
     write_suite(place / "s.yaml", [BICUBIC, {"name": "slow", "command": f"{slow} {{input}} {{output}}"}])
     done = place / "out" / "results" / "few" / "slow" / "a.png"
     with start_python("-m", "xpsr", "benchmark", "s.yaml", "-o", "out", cwd=place) as process:
-        for _ in range(600):
-            if done.is_file():
-                break
-            time.sleep(0.1)
+        while not (left := list(done.parent.glob(".*"))) or not done.is_file():
+            assert process.poll() is None
+            time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
+        (place / "go").touch()
         process.communicate()
-    assert done.is_file()
     before = times(done.parent)
-    write_program(place / "slow.py", ENLARGE)  # another program, so that all of it is made again
     assert main(["benchmark", "s.yaml", "-o", "out"]) == 0
-    assert times(done.parent).keys() >= {"a.png", "b.png"} and times(done.parent)["a.png"] != before["a.png"]
+    after = times(done.parent)
+    assert after.keys() == {"a.png", "a.json", "b.png", "b.json"} and not any(path.exists() for path in left)
+    assert after["a.png"] == before["a.png"]
+
+
+def test_two_runs_do_not_share_a_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "out").mkdir()
+    with FileLock(place / "out" / ".xpsr.lock"):
+        assert run(place, [BICUBIC]) == 2
+    assert errors(capsys) == ["xpsr: out: another run is at work there; wait for it, or choose another folder with -o."]
 
 
 # Programs
@@ -205,12 +215,12 @@ def test_no_shell_sees_a_command(place: Path) -> None:
 
 
 def test_settings_that_a_model_cannot_follow_are_a_failure_of_the_method(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    methods = [BICUBIC, {"name": "steps", "model": "mini", "describer": "none", "settings": {"num_inference_steps": 4}}]
-    assert run(place, methods) == 1
+    odd = {"name": "odd", "model": str(tiny_model), "describer": "none", "settings": {"fidelity": 0.5}}
+    assert run(place, [BICUBIC, odd]) == 1
     (line,) = errors(capsys)
-    assert "few, steps: num_inference_steps=4 is more than the one step that this model has learned; use 1." in line
+    assert "few, odd: fidelity=0.5 is of a model that knows a faithful way, too; use 0." in line
 
 
 # Sets and options
@@ -266,6 +276,6 @@ def test_methods_and_sets_can_be_chosen(place: Path, capsys: pytest.CaptureFixtu
     assert run(place, methods, "--methods", "nearest", "--sets", "few") == 0
     assert "| nearest |" in (out := capsys.readouterr().out) and "| bicubic |" not in out
     assert run(place, methods, "--methods", "bicubc") == 2
-    assert errors(capsys) == ["xpsr: bicubc: is no method of s; did you mean 'bicubic'?"]
+    assert errors(capsys) == ["xpsr: bicubc is no method of s; did you mean 'bicubic'?"]
     assert run(place, methods, "--methods", "") == 2
     assert run(place, methods, "--set", "few=") == 2

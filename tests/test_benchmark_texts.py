@@ -32,7 +32,12 @@ def pictures(tmp_path: Path) -> PictureSet:
     """Four pictures with texts of their own, all of one quality whose levels are known."""
     folder = write_pictures(tmp_path / "pictures", NAMES, side=32)
     lines = [
-        {"image": f"lr/{name}.png", "content": f"a photograph of {name}", "quality": QUALITIES["clean"], "levels": CLEAN}
+        {
+            "image": f"lr/{name}.png",
+            "content": f"a photograph of {name}",
+            "quality": QUALITIES["clean"],
+            "levels": CLEAN,
+        }
         for name in NAMES
     ]
     (folder / "priors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

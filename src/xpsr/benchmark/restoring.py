@@ -26,6 +26,11 @@ from xpsr.sources import Job, Source, read_sidecar
 
 __all__ = ["Made", "Models", "restore_all"]
 
+_AT_WORK = ".xpsr-work-"
+"""How folders are called that are there only while a picture is made."""
+
+_ELSEWHERE = "move it, or choose another folder with -o"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
@@ -107,7 +112,9 @@ def restore_all(
 
 
 def _drop_others(folder: Path, names: set[str]) -> None:
-    """Removes results of pictures that the set has no longer; nothing else than what has a record."""
+    """Removes results of pictures that the set has no longer, which have records, and what a killed run left."""
+    for left in folder.glob(f"{_AT_WORK}*"):
+        shutil.rmtree(left, ignore_errors=True)
     for record in folder.glob("*.json"):
         picture = record.with_suffix(".png")
         if record.stem not in names and read_sidecar(picture) is not None:
@@ -160,9 +167,6 @@ def _by_model(
         yield Made(name=pair.name, seconds=restored.record["seconds"], is_first=is_first)
 
 
-_ELSEWHERE = "move it, or choose another folder with -o"
-
-
 def _by_resizing(method: MethodConfig, pairs: Sequence[Pair], folder: Path, *, size: Size) -> Iterator[Made | None]:
     way = {"resize": method.resize, **size.asked}
     for pair in pairs:
@@ -179,8 +183,8 @@ def _by_resizing(method: MethodConfig, pairs: Sequence[Pair], folder: Path, *, s
             assert method.resize is not None
             enlarged = resize(pixels, (height, width), method=method.resize)
         seconds = time.perf_counter() - start
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:
-            place = Path(name) / f"{pair.name}.png"
+        with _places(folder) as (_, outputs):
+            place = outputs / f"{pair.name}.png"
             place.write_bytes(image_bytes(place, Picture(pixels=enlarged)))
             _put(place, folder, pair, digest, way, seconds)
         yield Made(name=pair.name, seconds=seconds)
@@ -220,8 +224,8 @@ def _by_command(
 
 @contextmanager
 def _places(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Yields two folders for the time of a command, on the disk of the results."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:
+    """Yields two folders, for inputs and outputs, that go at the end; on the disk of the results."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_AT_WORK) as name:
         places = Path(name) / "inputs", Path(name) / "outputs"
         for place in places:
             place.mkdir()

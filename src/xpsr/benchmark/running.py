@@ -4,10 +4,12 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from xpsr import __version__
 from xpsr.benchmark.commands import Command
@@ -18,6 +20,7 @@ from xpsr.config import MethodConfig, Size
 from xpsr.devices import resolve_device
 from xpsr.errors import InputError, one_line
 from xpsr.evaluation import Evaluation, Protocol, evaluate, load_protocol, write_report
+from xpsr.files import refusal
 from xpsr.jsonl import append_lines, read_lines
 from xpsr.prior import PriorFile
 
@@ -116,7 +119,8 @@ def run_suite(
         on_failure: is told of a method that failed: set, method and error.
 
     Raises:
-        InputError: a set is not there, has no texts that a method asks for, or the protocol is unknown.
+        InputError: a set is not there, has no texts that a method asks for, the protocol is unknown, or another run is
+            at work in `out`.
     """
     config, place = suite.config, str(resolve_device(device))
     protocol = load_protocol(config.protocol)
@@ -129,40 +133,44 @@ def run_suite(
     for method in config.methods:
         for one in sets:
             texts[one.name].check(method)
-    run = _Run(suite=suite, out=out, models=Models(device=place), machine=_machine(place))
-    total = sum(len(one.pairs) for one in sets) * len(config.methods)
-    done = 0
-    for method in config.methods:
-        for one in sets:
-            note = f"{one.name}: {method.name}"
-            reason = why_not(suite, method)
-            if not texts[one.name].has(method):
-                run.left_out.setdefault(one.name, {})[method.name] = "the set has no texts by hand"
-            elif reason is not None:
-                run.failed.setdefault(one.name, {})[method.name] = f"not run: {reason}"
-                if on_failure is not None:
-                    on_failure(one.name, method.name, InputError(f"not run: {reason}", code="not_found"))
-            else:
-                try:
-                    for number in run.restore(one, method, texts[one.name]):
-                        if on_progress is not None:
-                            on_progress(done + number, total, note)
-                except Exception as error:  # the others go on; the exit code tells
-                    if isinstance(error, InputError) and error.code == "disk_full":
-                        raise
-                    run.failed.setdefault(one.name, {})[method.name] = f"failed: {one_line(error)}"
-                    if on_failure is not None:
-                        on_failure(one.name, method.name, error)
-            done += len(one.pairs)
-            if on_progress is not None:
-                on_progress(done, total, note)
-    outcomes = tuple(run.score(one, protocol, workers=workers, on_progress=on_progress) for one in sets)
-    return Outcome(
-        suite=suite,
-        sets=outcomes,
-        skipped={name: error.message for name, error in missing.items()},
-        machines=tuple(run.machines),
-    )
+    with _alone_in(out):
+        run = _Run(
+            suite=suite,
+            out=out,
+            models=Models(device=place),
+            machine=_machine(place),
+            on_progress=on_progress or (lambda done, total, note: None),
+            on_failure=on_failure or (lambda pictures, method, error: None),
+        )
+        total = sum(len(one.pairs) for one in sets) * len(config.methods)
+        for method in config.methods:  # the outer loop, so that a model is loaded once
+            for one in sets:
+                run.restore(one, method, texts[one.name], total)
+        outcomes = tuple(run.score(one, protocol, workers=workers) for one in sets)
+        return Outcome(
+            suite=suite,
+            sets=outcomes,
+            skipped={name: error.message for name, error in missing.items()},
+            machines=tuple(run.machines),
+        )
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder."""
+    lock = FileLock(out / ".xpsr.lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        remedy = "wait for it, or choose another folder with -o"
+        raise InputError(f"{out}: another run is at work there", code="in_use", remedy=remedy) from error
+    except OSError as error:
+        raise refusal(out, "cannot be written", error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(kw_only=True)
@@ -171,6 +179,9 @@ class _Run:
     out: Path
     models: Models
     machine: str
+    on_progress: Callable[[int, int, str], None]
+    on_failure: Callable[[str, str, Exception], None]
+    done: int = 0
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     machines: dict[str, None] = field(default_factory=dict)
@@ -183,8 +194,31 @@ class _Run:
         """The folder of a method's results."""
         return self.out / "results" / pictures.name / method
 
-    def restore(self, pictures: PictureSet, method: MethodConfig, texts: SetTexts) -> Iterator[int]:
-        """Makes what is missing; yields how many pictures are done."""
+    def restore(self, pictures: PictureSet, method: MethodConfig, texts: SetTexts, total: int) -> None:
+        """Makes what is missing of a method's results; what goes wrong is noted, and the other methods go on."""
+        before, note = self.done, f"{pictures.name}: {method.name}"
+        reason = why_not(self.suite, method)
+        if not texts.has(method):
+            self.left_out.setdefault(pictures.name, {})[method.name] = "the set has no texts by hand"
+        elif reason is not None:
+            self._fail(pictures, method, InputError(f"not run: {reason}", code="not_found"), f"not run: {reason}")
+        else:
+            try:
+                for _ in self._restore(pictures, method, texts):
+                    self.done += 1
+                    self.on_progress(self.done, total, note)
+            except Exception as error:  # the exit code tells
+                if isinstance(error, InputError) and error.code == "disk_full":
+                    raise
+                self._fail(pictures, method, error, f"failed: {one_line(error)}")
+        self.done = before + len(pictures.pairs)
+        self.on_progress(self.done, total, note)
+
+    def _fail(self, pictures: PictureSet, method: MethodConfig, error: Exception, told: str) -> None:
+        self.failed.setdefault(pictures.name, {})[method.name] = told
+        self.on_failure(pictures.name, method.name, error)
+
+    def _restore(self, pictures: PictureSet, method: MethodConfig, texts: SetTexts) -> Iterator[None]:
         made = restore_all(
             method,
             pictures.pairs,
@@ -195,10 +229,10 @@ class _Run:
             priors=lambda: texts.priors(method),
             base=self.suite.folder,
         )
-        for number, one in enumerate(made, 1):
+        for one in made:
             if one is not None:
                 self._note_time(pictures, method, one)
-            yield number
+            yield
 
     def _note_time(self, pictures: PictureSet, method: MethodConfig, made: Made) -> None:
         line = {"set": pictures.name, "method": method.name, "name": made.name, "seconds": round(made.seconds, 4)}
@@ -219,14 +253,7 @@ class _Run:
                 self.machines |= dict.fromkeys(line["machine"] for line in warm)
         return medians
 
-    def score(
-        self,
-        pictures: PictureSet,
-        protocol: Protocol,
-        *,
-        workers: int,
-        on_progress: Callable[[int, int, str], None] | None,
-    ) -> SetOutcome:
+    def score(self, pictures: PictureSet, protocol: Protocol, *, workers: int) -> SetOutcome:
         """Scores the methods that have all results, and writes the report."""
         name = pictures.name
         failed, left_out = self.failed.get(name, {}), self.left_out.get(name, {})
@@ -246,9 +273,7 @@ class _Run:
                 protocol=protocol,
                 workers=workers,
                 cache=self.out / "scores.jsonl",
-                on_progress=None
-                if on_progress is None
-                else lambda done, total: on_progress(done, total, f"{name}: scoring"),
+                on_progress=lambda done, total: self.on_progress(done, total, f"{name}: scoring"),
             )
             write_report(evaluation, self.out / name)
         seconds = self._seconds(pictures)

@@ -55,7 +55,7 @@ def _chosen(there: Sequence[Named], names: Sequence[str] | None, what: str, suit
     for name in names or ():
         if name not in known:
             meant = suggest(name, list(known)).removeprefix("; ") or f"there are: {', '.join(known)}"
-            raise InputError(f"{name}: is no {what} of {suite}", code="not_found", remedy=meant)
+            raise InputError(f"{name} is no {what} of {suite}", code="not_found", remedy=meant)
     return tuple(one for one in there if names is None or one.name in names)
 
 
@@ -89,7 +89,7 @@ def load_suite(path: Path, *, folders: Sequence[tuple[str, Path]] = ()) -> Suite
         if not fitting:
             names = [one.name for one in sets]
             meant = suggest(pattern, names).removeprefix("; ") or f"there are: {', '.join(names)}"
-            raise InputError(f"{pattern}: is no set of {path}", code="not_found", field="set", remedy=meant)
+            raise InputError(f"{pattern} is no set of {path}", code="not_found", remedy=meant)
         for place in fitting:
             sets[place] = dataclasses.replace(sets[place], folder=folder)
     methods = [

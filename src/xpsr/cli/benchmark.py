@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xpsr.cli.progress import counting
 from xpsr.cli.terminal import Parser, answer, complain, explain, loading, parse, print_traceback, quiet_libraries
 from xpsr.errors import InputError, XPSRError, one_line
-from xpsr.files import refusal, write_text
+from xpsr.files import write_text
 
 if TYPE_CHECKING:  # it loads torch
     from xpsr.benchmark import Suite
@@ -61,10 +61,6 @@ def run(arguments: Sequence[str]) -> int:
     if missing and (not args.skip_missing or len(missing) == len(suite.config.sets)):
         return 2
     out = given.get("output", Path("outputs") / suite.name)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refusal(out, "cannot be made a folder", error) from error
 
     def fail(pictures: str, method: str, error: Exception) -> None:
         if args.debug:
