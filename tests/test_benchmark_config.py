@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from suite_helpers import write_pictures, write_suite
 
@@ -123,7 +123,7 @@ def test_a_method_is_the_same_after_json() -> None:
     assert method.settings == {"fidelity": 1.0}
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(KEYS, VALUES) | st.sampled_from([None, 1, "bicubic"]), max_size=2))
 def test_any_methods_are_read_or_refused(methods: Any) -> None:
     try:

@@ -117,7 +117,10 @@ def one_line(result: Result, *parts: str) -> str:
     "arguments",
     [
         ["--help"],
-        *([name, "--help"] for name in ("upscale", "degrade", "data", "train", "evaluate", "convert", "doctor")),
+        *(
+            [name, "--help"]
+            for name in ("upscale", "degrade", "data", "train", "evaluate", "benchmark", "convert", "doctor")
+        ),
     ],
 )
 def test_help_answers_at_once(arguments: list[str]) -> None:
@@ -155,7 +158,7 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
         (
             ["a"],
-            "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, evaluate, convert, doctor.",
+            "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, evaluate, benchmark, convert, doctor.",
         ),
         (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),
         (["."], "xpsr: unknown command .; to restore it: xpsr upscale ."),
