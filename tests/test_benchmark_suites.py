@@ -279,3 +279,15 @@ def test_methods_and_sets_can_be_chosen(place: Path, capsys: pytest.CaptureFixtu
     assert errors(capsys) == ["xpsr: bicubc is no method of s; did you mean 'bicubic'?"]
     assert run(place, methods, "--methods", "") == 2
     assert run(place, methods, "--set", "few=") == 2
+
+
+def test_a_word_that_no_file_can_be_called_is_a_word(place: Path) -> None:
+    program = write_program(place / "one.py", ENLARGE)
+    assert run(place, [{"name": "one", "command": f"{program} {{input}} {{output}} {'x' * 3000}"}]) == 0
+
+
+@pytest.mark.parametrize("command", ["'prog {input} {output}", "{input} {output}", "  "])
+def test_what_is_no_command_is_told(place: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run(place, [{"name": "bad", "command": command}]) == 2
+    (line,) = errors(capsys)
+    assert "command" in line and "unexpected" not in line

@@ -158,7 +158,8 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
         (
             ["a"],
-            "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, evaluate, benchmark, convert, doctor.",
+            "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, evaluate, benchmark, convert,"
+            " doctor.",
         ),
         (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),
         (["."], "xpsr: unknown command .; to restore it: xpsr upscale ."),

@@ -1,12 +1,13 @@
 """Programs of others as methods: a command that is told where a picture, or a folder of them, is and where it goes."""
 
+import os
 import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from xpsr.errors import InputError, XPSRError, printable
+from xpsr.errors import XPSRError, printable
 from xpsr.files import IMAGE_SUFFIXES, sha256
 
 __all__ = ["Command", "find_output"]
@@ -17,7 +18,8 @@ class Command:
     """A program and its arguments; no shell sees them.
 
     Attributes:
-        template: with {input} and {output} for a picture, or {inputs} and {outputs} for a folder.
+        template: with {input} and {output} for a picture, or {inputs} and {outputs} for a folder, as `MethodConfig`
+            has checked.
         folder: where it runs, and where paths in it start from.
         timeout: seconds that it may take; None: any.
     """
@@ -28,18 +30,8 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        """Program and arguments, the places not filled in.
-
-        Raises:
-            InputError: a quotation mark stands alone.
-        """
-        try:
-            return shlex.split(self.template)
-        except ValueError as error:
-            message = f"{self.template!r}: is no command ({error})"
-            raise InputError(
-                message, code="invalid_command", remedy="close it, or write it with a backslash"
-            ) from error
+        """Program and arguments, the places not filled in."""
+        return shlex.split(self.template)
 
     @property
     def takes_folder(self) -> bool:
@@ -55,8 +47,9 @@ class Command:
 
     def digests(self) -> dict[str, str]:
         """Returns the SHA-256 of the program and of files among its arguments, so that a changed one is noticed."""
-        files = [Path(self.program() or "")] + [self.folder / word for word in self.words[1:]]
-        return {path.name: sha256(path) for path in files if path.is_file()}
+        program, *words = self.words
+        files = {program: Path(self.program() or program), **{word: self.folder / word for word in words}}
+        return {word: sha256(path) for word, path in files.items() if os.path.isfile(path)}  # noqa: PTH113 - raises
 
     def run(self, source: Path, target: Path, *, what: str) -> None:
         """Runs it from one picture or folder to another.

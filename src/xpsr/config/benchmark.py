@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from xpsr.config.loading import override
 from xpsr.config.names import renamed
 from xpsr.config.settings import PresetName, Settings
 from xpsr.config.sizes import SCALE
-from xpsr.errors import InputError
+from xpsr.errors import InputError, one_line
 
 __all__ = ["BenchmarkConfig", "MatrixConfig", "MethodConfig", "SetConfig", "TextSource", "TextsConfig"]
 
@@ -101,6 +102,13 @@ class MethodConfig(Checked):
                 message = "has neither {input} and {output} nor {inputs} and {outputs}"
                 remedy = "name the pictures so, as in 'prog -i {input} -o {output}'"
                 raise fault(self, "command", message, remedy)
+            try:
+                program = shlex.split(self.command)[0]
+            except ValueError as error:
+                remedy = "close it, or write it with a backslash"
+                raise fault(self, "command", f"is no command ({one_line(error)})", remedy) from error
+            if _PLACES.search(program):
+                raise fault(self, "command", "begins with a picture", "begin with the program")
 
 
 def _checked_settings(given: dict[str, Any]) -> dict[str, Any]:
