@@ -119,7 +119,7 @@ def one_line(result: Result, *parts: str) -> str:
         ["--help"],
         *(
             [name, "--help"]
-            for name in ("upscale", "degrade", "data", "train", "evaluate", "compare", "convert", "doctor")
+            for name in ("upscale", "degrade", "data", "train", "evaluate", "compare", "benchmark", "convert", "doctor")
         ),
     ],
 )
@@ -159,7 +159,7 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (
             ["a"],
             "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, evaluate, compare,"
-            " convert, doctor.",
+            " benchmark, convert, doctor.",
         ),
         (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),
         (["."], "xpsr: unknown command .; to restore it: xpsr upscale ."),

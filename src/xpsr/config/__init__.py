@@ -1,13 +1,14 @@
 """Runs as values: frozen, keyword-only dataclasses, filled from defaults, then YAML, then dotted flags.
 
 Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `recipe`, `training`,
-`data` and `batch`; everything else takes named arguments, or `Settings`.
+`data`, `batch` and `benchmark`; everything else takes named arguments, or `Settings`.
 
 `settings` says how a picture is restored, `sizes` how large it becomes and `upscale` what is asked for; `degradation`
-and `data` say what training reads, `model` and `training` what it does. `checks` refuses values, `names` knows what is
-meant by others, `loading` reads files and flags.
+and `data` say what training reads, `model` and `training` what it does, `benchmark` what is compared. `checks` refuses
+values, `names` knows what is meant by others, `loading` reads files and flags.
 """
 
+from xpsr.config.benchmark import BenchmarkConfig, MatrixConfig, MethodConfig, SetConfig, TextsConfig, TextSource
 from xpsr.config.data import DataConfig, PairsConfig
 from xpsr.config.degradation import DEGRADATIONS, DegradationConfig, DegradationName, DegradationStage
 from xpsr.config.loading import as_dict, load_config, override
@@ -37,6 +38,7 @@ from xpsr.config.upscale import UpscaleConfig
 
 __all__ = [
     "AblateConfig",
+    "BenchmarkConfig",
     "DEGRADATIONS",
     "DataConfig",
     "DegradationConfig",
@@ -44,6 +46,8 @@ __all__ = [
     "DegradationStage",
     "LossConfig",
     "MAX_SCALE",
+    "MatrixConfig",
+    "MethodConfig",
     "ModelConfig",
     "ModelFacts",
     "OptimizerConfig",
@@ -54,8 +58,11 @@ __all__ = [
     "PresetName",
     "RenamedWarning",
     "SIZE_SUFFIX",
+    "SetConfig",
     "Settings",
     "Size",
+    "TextSource",
+    "TextsConfig",
     "TrainConfig",
     "TrainRunConfig",
     "UpscaleConfig",

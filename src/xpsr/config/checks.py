@@ -200,6 +200,7 @@ _SCALARS: dict[Any, tuple[Any, str, str]] = {
     str: (str, "a text", ""),
     Path: (Path, "a path", ""),
     Callable: (Callable, "a function", "one"),
+    dict[str, Any]: (dict, "a section", "options in it"),
 }
 """What values of a type are, that in words, and an example; none: the given one as a text."""
 

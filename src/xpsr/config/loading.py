@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from xpsr.config.checks import alternatives
 from xpsr.config.names import RENAMED, renamed, unknown
@@ -16,6 +16,9 @@ from xpsr.errors import InputError
 __all__ = ["as_dict", "load_config", "override"]
 
 T = TypeVar("T")
+
+_PLACE = re.compile(r"\[\d+\]")
+"""Which one of a list of sections, counted from 0."""
 
 # Of a YAML; those that come with xpsr have 4 KB, 5 and 100
 _MAX_BYTES, _MAX_DEPTH, _MAX_VALUES = 2**20, 50, 100_000
@@ -44,7 +47,7 @@ def load_config(
     except InputError as error:
         field = error.field or ""
         if error.code == "unknown_field":  # with the whole name of what was meant
-            error.remedy = unknown(field, types).remedy
+            error.remedy = unknown(_PLACE.sub("", field), types).remedy
         section, _, leaf = field.rpartition(".")
         former = (f"{section}.{old}".lstrip(".") for old, new in RENAMED.items() if new == leaf)
         flag = next((name for name in (field, *former) if name in flags), None)
@@ -171,29 +174,58 @@ def override(config: T, changes: Mapping[Any, Any]) -> T:
     """Returns `config` with some of its fields changed, in its sections too; former names are understood.
 
     Values are what JSON and YAML have: lists for tuples, texts for paths, mappings for sections; null leaves a section.
+    A list of sections replaces the one that was there.
 
     Raises:
         InputError: a field is unknown, or a value is not of its type or breaks a rule.
     """
-    types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return dataclasses.replace(config, **_values(type(config), changes, config))  # type: ignore[type-var]
+
+
+def _values(kind: Any, changes: Mapping[Any, Any], config: Any = None) -> dict[str, Any]:
+    """The fields that `changes` gives, with their sections made; those of `config` are where these start, if any."""
+    types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(kind)}
     values = renamed(changes, types)
     for name, value in values.items():
         if name not in types:
-            raise unknown(str(name), dict(_options(type(config))))
-        if dataclasses.is_dataclass(types[name]) and isinstance(value, Mapping | None):
-            try:
-                values[name] = override(getattr(config, name), value or {})
-            except InputError as error:
-                raise error.within(name) from error
-    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+            raise unknown(str(name), dict(_options(kind)))
+        try:
+            if dataclasses.is_dataclass(types[name]) and isinstance(value, Mapping | None):
+                section = types[name]() if config is None else getattr(config, name)
+                values[name] = override(section, value or {})
+            elif (member := _member(types[name])) is not None and isinstance(value, list):
+                values[name] = tuple(_made(member, one, place) for place, one in enumerate(value))
+        except InputError as error:
+            # "[2].name" lies in "methods", "name" in "texts"
+            listed = error.field is not None and error.field.startswith("[")
+            raise (error.recast(InputError, field=f"{name}{error.field}") if listed else error.within(name)) from error
+    return values
+
+
+def _member(kind: Any) -> Any:
+    """The sections that a list holds; None: it is no list of sections."""
+    if get_origin(kind) is not tuple or not dataclasses.is_dataclass(get_args(kind)[0]):
+        return None
+    return get_args(kind)[0]
+
+
+def _made(kind: Any, tree: Any, place: int) -> Any:
+    """The section at a place of a list; what is none is left to the check of the list."""
+    if not isinstance(tree, Mapping):
+        return tree
+    try:
+        return kind(**_values(kind, tree))
+    except InputError as error:
+        raise error.within(f"[{place}]") from error
 
 
 def _options(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names of all sections and options, with their types."""
     for f in dataclasses.fields(kind):
         yield prefix + f.name, f.type
-        if dataclasses.is_dataclass(f.type):
-            yield from _options(f.type, f"{prefix}{f.name}.")
+        section = f.type if dataclasses.is_dataclass(f.type) else _member(f.type)
+        if section is not None:
+            yield from _options(section, f"{prefix}{f.name}.")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

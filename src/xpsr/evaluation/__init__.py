@@ -7,7 +7,7 @@ BT.601 in [16, 235].
 
 from xpsr.evaluation.comparison import KEY_NAME, PAGE_NAME, write_comparison
 from xpsr.evaluation.luma import luma
-from xpsr.evaluation.metrics import METRICS, Metric, Needs, Subject, open_metrics
+from xpsr.evaluation.metrics import METRICS, Metric, Subject, digest, open_metrics
 from xpsr.evaluation.niqe import niqe
 from xpsr.evaluation.page import write_page
 from xpsr.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
@@ -28,7 +28,6 @@ __all__ = [
     "MIN_SIDE",
     "Method",
     "Metric",
-    "Needs",
     "PAGE_NAME",
     "PROTOCOLS",
     "Protocol",
@@ -36,6 +35,7 @@ __all__ = [
     "Subject",
     "compare",
     "compare_all",
+    "digest",
     "evaluate",
     "load_protocol",
     "luma",

@@ -136,10 +136,10 @@ class _Finite:
     function: Callable[[Subject, Protocol], float]
 
     def __call__(self, subject: Subject, protocol: Protocol) -> float:
-        score = self.function(subject, protocol)
+        score = float(self.function(subject, protocol))
         if not math.isfinite(score):
             message = f"its {self.name} is {score}, which is no score"
-            raise InputError(message, code="not_finite", remedy="leave this metric out of the protocol")
+            raise InputError(message, code="not_finite", remedy="look at the picture, or leave out the metric")
         return score
 
 

@@ -177,22 +177,20 @@ def _measure(case: Case, metrics: Sequence[Metric], protocol: Protocol) -> dict[
             raise InputError(message, code="wrong_size", remedy="leave pictures as they are while they are scored")
         height, width = hr.shape[-2:]
         restored = resize(restored, (height, width))
-    subject = Subject(restored=restored, hr=hr, lr=lr)
-    return {metric.name: _score(subject, metric, case, protocol) for metric in metrics}
-
-
-def _score(subject: Subject, metric: Metric, case: Case, protocol: Protocol) -> Score:
     try:
-        score = float(metric.compute(subject, protocol))
+        subject = Subject(restored=restored, hr=hr, lr=lr)
+        return {metric.name: _score(subject, metric, protocol) for metric in metrics}
+    except InputError as error:
+        raise InputError(f"{case.restored}: {error.message}", code=error.code, remedy=error.remedy) from error
+
+
+def _score(subject: Subject, metric: Metric, protocol: Protocol) -> Score:
+    try:
+        return metric.compute(subject, protocol)
     except InputError as error:
         if error.code in _ABSENT:
             return error.code
-        message = f"{case.restored}: {metric.name}: {error.message}"
-        raise InputError(message, code=error.code, remedy=error.remedy) from error
-    if not math.isfinite(score):
-        message = f"{case.restored}: its {metric.name} is {score}, which is no score"
-        raise InputError(message, code="not_finite", remedy="look at the picture, or leave out the metric")
-    return score
+        raise
 
 
 # Many pictures
