@@ -17,6 +17,7 @@ from golden_system import System
 from golden_training import training_step
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from verify_golden import guarded, load, report, sections
 
 from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
@@ -331,6 +332,7 @@ def test_changed_values_are_told(
     assert not rows or sorted(found) == [f"{file}:{row}" for row in rows]
 
 
+@sdpa_kernel(SDPBackend.MATH)  # fused kernels round such a zero to something else on some processors
 def test_gradients_that_are_exact_zeros_are_not_absent(folder: Path, pipe: XPSRPipeline) -> None:
     # at this size a query of the middle block has one key to attend to, whose weight is 1 whatever the two are
     golden = load_file(folder / "loss.safetensors")
