@@ -115,6 +115,17 @@ def test_few_pictures_have_no_p_and_one_has_no_interval(folder: Path, capsys: py
     assert "with fewer than 6 pictures there is none" in (folder / "report" / "report.md").read_text()
 
 
+def test_a_mean_over_fewer_pictures_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("fine", "rough"):
+        for number in range(3):
+            path = next((folder / method).glob(f"p{number}*"))
+            Image.open(path).resize((200, 104)).save(path)
+    assert main(["evaluate", "--pred", "fine", "rough", "--metrics", "niqe,sharpness"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"fine +\S+ \[\S+, \S+\]\*? over 3 +\S+ \[\S+, \S+\]", lines[1])
+    assert any(re.fullmatch(r"rough - fine, niqe +\S+ \[\S+, \S+\] over 3 +too few", line) for line in lines)
+
+
 def test_methods_are_called_as_asked_or_as_their_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for parent in ("first", "second"):
         (folder / parent).mkdir()
