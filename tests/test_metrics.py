@@ -323,7 +323,7 @@ def test_what_cannot_be_measured_is_told_and_why(monkeypatch: pytest.MonkeyPatch
     assert [metric.name for metric in opened] == ["psnr_y", "niqe"]
     assert missing == {
         "lr_psnr": "needs the pictures that were restored",
-        "seam_energy": "needs the tiles' grid; set tile_size and tile_overlap in the protocol",
+        "seam_energy": "needs the size of tiles; name tile_size and tile_overlap, in pixels of the result",
         "lpips_alex": "needs alexnet-owt-7be5be79.pth and alex.pth; name the folder that holds them",
         "dists": "needs vgg16-397923af.pth and weights.pt; name the folder that holds them",
         "pyiqa:musiq": "needs pyiqa; install pyiqa (PolyForm Noncommercial since 2026)",

@@ -17,6 +17,8 @@ __all__ = ["run"]
 
 CACHE = "cache.jsonl"
 
+_NOT_OF_VOTES = ("pred", "hr", "lr", "metrics", "weights", "tile_size", "tile_overlap", "output")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Scores folders of restored pictures, or ranks by votes, and returns the exit code."""
@@ -43,6 +45,8 @@ def run(arguments: Sequence[str]) -> int:
     add("--protocol", metavar="NAME", default="xpsr", help="what is measured and how, or a YAML (default: xpsr)")
     add("--metrics", metavar="A,B", help="those to measure instead of the protocol's, such as psnr_y,niqe")
     add("--weights", metavar="DIR", type=Path, help="the weights of learned metrics")
+    add("--tile-size", metavar="N", type=int, help="of the tiles that seam_energy looks at, pixels of the result")
+    add("--tile-overlap", metavar="M", type=int, help="by how many pixels of the result these tiles overlap")
     add("--workers", metavar="N", type=int, default=0, help="processes that score (default: 0, this one)")
     add("-o", "--output", metavar="REPORT", type=Path, help="a folder for the report (default: none is written)")
     add("--no-page", action="store_true", default=False, help="no index.html")
@@ -77,6 +81,10 @@ def run(arguments: Sequence[str]) -> int:
         if not names:
             raise InputError("--metrics names none; write them as in: --metrics psnr_y,niqe.")
         protocol = dataclasses.replace(protocol, metrics=tuple(dict.fromkeys(names)))
+    tiles = {name: given[name] for name in ("tile_size", "tile_overlap") if name in given}
+    if tiles and "seam_energy" not in protocol.metrics:
+        raise InputError(f"--{next(iter(tiles)).replace('_', '-')} means nothing without --metrics seam_energy.")
+    protocol = dataclasses.replace(protocol, **tiles)
     with counting("scoring", quiet=args.quiet) as progress:
         evaluation = evaluate(
             methods,
@@ -101,10 +109,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _rank(args: argparse.Namespace) -> int:
-    others: list[str] = [name for name in ("pred", "hr", "lr", "metrics", "weights", "output") if name in vars(args)]
+    others = [name for name in _NOT_OF_VOTES if name in vars(args)]
     others += [name for name in ("json", "no_page") if vars(args)[name]]
     if others:
-        flag = {"hr": "ref", "output": "output", "no_page": "no-page"}.get(others[0], others[0])
+        flag = {"hr": "ref"}.get(others[0], others[0]).replace("_", "-")
         raise InputError(f"--{flag} means nothing with --votes; leave it out.")
 
     from xpsr.evaluation.votes import rank_votes, ranking_table

@@ -278,7 +278,7 @@ def _open(name: str, protocol: Protocol, available: Collection[Needs], weights: 
     if metric.needs != "nothing" and metric.needs not in available:
         return _LACKING[metric.needs]
     if name == "seam_energy" and not protocol.tile_size:
-        return "needs the tiles' grid; set tile_size and tile_overlap in the protocol"
+        return "needs the size of tiles; name tile_size and tile_overlap, in pixels of the result"
     return _open_learned(metric, protocol, weights) if name in FILES else metric
 
 

@@ -87,8 +87,8 @@ def evaluate(
     metrics, not_measured = plan.open()
     if not metrics:
         reasons = "; ".join(f"{name} {reason}" for name, reason in not_measured.items())
-        message = f"nothing can be measured ({reasons or 'the protocol names no metric'})"
-        raise InputError(message, code="nothing_measured", remedy="name originals with --ref, or other metrics")
+        message = f"nothing can be measured ({reasons})"
+        raise InputError(message, code="nothing_measured", remedy="give what is needed, or name other metrics")
     check_cases(paired, resizes=protocol.resize == "bicubic")
     store = _Store(cache, protocol, metrics)
     total, found = sum(map(len, paired.values())), defaultdict[str, list[Mapping[str, Score]]](list)
