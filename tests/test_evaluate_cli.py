@@ -169,6 +169,12 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--votes", "v.json", "--json"], "xpsr: --json means nothing with --votes; leave it out."),
     (["--pred", "fine", "--key", "key.json"], "xpsr: --key means nothing without --votes; leave it out."),
     (["--pred", "fine", "--rf", "hr"], "xpsr: unknown option --rf; did you mean --ref?"),
+    (["--pred", "fine", "-o", ""], "xpsr: argument -o/--output: names no folder; see"),
+    (["--pred", "fine", "--ref", ""], "xpsr: argument --ref: names no folder; see"),
+    (
+        ["--pred", "fine", "--weights", "nowhere"],
+        "xpsr: nowhere: no such folder; name the folder that holds the weights.",
+    ),
     (["--pred", "fine"], "xpsr: nothing can be measured ("),
 ]
 

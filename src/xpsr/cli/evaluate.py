@@ -40,15 +40,15 @@ def run(arguments: Sequence[str]) -> int:
         action="extend",
         help="restored pictures of a method, which the table calls NAME (default: as DIR); for each method one",
     )
-    add("--ref", metavar="HR", dest="hr", type=Path, help="a folder of the originals")
-    add("--lr", metavar="LR", type=Path, help="a folder of what was restored")
+    add("--ref", metavar="HR", dest="hr", type=_folder, help="a folder of the originals")
+    add("--lr", metavar="LR", type=_folder, help="a folder of what was restored")
     add("--protocol", metavar="NAME", default="xpsr", help="what is measured and how, or a YAML (default: xpsr)")
     add("--metrics", metavar="A,B", help="those to measure instead of the protocol's, such as psnr_y,niqe")
-    add("--weights", metavar="DIR", type=Path, help="the weights of learned metrics")
+    add("--weights", metavar="DIR", type=_folder, help="the weights of learned metrics")
     add("--tile-size", metavar="N", type=int, help="of the tiles that seam_energy looks at, pixels of the result")
     add("--tile-overlap", metavar="M", type=int, help="by how many pixels of the result these tiles overlap")
     add("--workers", metavar="N", type=int, default=0, help="processes that score (default: 0, this one)")
-    add("-o", "--output", metavar="REPORT", type=Path, help="a folder for the report (default: none is written)")
+    add("-o", "--output", metavar="REPORT", type=_folder, help="a folder for the report (default: none is written)")
     add("--no-page", action="store_true", default=False, help="no index.html")
     add("--votes", metavar="FILE", nargs="+", type=Path, help="JSON files that a page of xpsr compare has exported")
     add("--key", metavar="FILE", type=Path, help="key.json of that page (default: beside the first file of votes)")
@@ -106,6 +106,12 @@ def run(arguments: Sequence[str]) -> int:
     if output is not None:
         answer(f"\n{output / ('report.md' if args.no_page else PAGE)}")
     return 0
+
+
+def _folder(text: str) -> Path:
+    if not text:  # of a variable that is not set; it would be the current folder
+        raise argparse.ArgumentTypeError("names no folder")
+    return Path(text)
 
 
 def _rank(args: argparse.Namespace) -> int:

@@ -253,8 +253,17 @@ def open_metrics(
         weights: the folder of the weights of learned metrics.
 
     Raises:
-        InputError: a metric is unknown, or its weights are not those that the protocol names.
+        InputError: a metric is unknown; `weights` is no folder; or weights are not those that the protocol names, or it
+            names such as no metric has.
     """
+    if weights is not None and not weights.is_dir():
+        what = "is not a folder" if weights.exists() else "no such folder"
+        raise InputError(f"{weights}: {what}", code="not_found", remedy="name the folder that holds the weights")
+    known = sorted({file for files in FILES.values() for file in files})
+    for file in protocol.checksums:
+        if file not in known:
+            remedy = suggest(file, known).removeprefix("; ") or f"there are {', '.join(known)}"
+            raise InputError("is no file of weights", code="not_found", field="weights", value=file, remedy=remedy)
     opened: list[Metric] = []
     missing: dict[str, str] = {}
     for name in protocol.metrics:
