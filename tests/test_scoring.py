@@ -1,6 +1,7 @@
 """Folders scored: the same numbers however many processes work, and only what was not scored before."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 from collections.abc import Callable
@@ -118,6 +119,17 @@ def test_another_protocol_version_or_metric_is_not_taken_for_the_same(
     assert run(folders, protocol=cropped).methods[0].scores[0]["psnr_y"] != 12.5
     monkeypatch.setitem(METRICS, "psnr_y", dataclasses.replace(METRICS["psnr_y"], version="of tomorrow"))
     assert scores(run(folders, protocol=few)) == scores(first)
+
+
+def test_scores_of_another_version_of_a_library_are_made_again(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(folders)
+    rewrite(folders, lambda line: line["scores"].update({PSNR: 12.5}))
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "9.9" if name == "scikit-image" else installed(name)
+    )
+    again = run(folders)  # or its report would say that 9.9 had found 12.5
+    assert again.facts["versions"]["scikit-image"] == "9.9" and scores(again) == scores(first)
 
 
 def test_a_run_that_was_interrupted_goes_on(folders: Path) -> None:
