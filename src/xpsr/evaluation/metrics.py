@@ -225,7 +225,7 @@ _TABLE: tuple[tuple[str, str, Needs, bool | None, str, Callable[[Subject, Protoc
     ("lr_psnr", "LR consistency, dB", "lr", False, "1", _lr_psnr),
     ("niqe", "NIQE", "nothing", True, "1", _niqe),
     ("sharpness", "Sharpness", "nothing", None, "1", _sharpness),
-    ("seam_energy", "Seam energy", "nothing", True, "1", _seam_energy),
+    ("seam_energy", "Seam energy", "nothing", True, "2", _seam_energy),
 )
 
 METRICS: dict[str, Metric] = {
