@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from xpsr.cli import main
-from xpsr.evaluation import load_protocol
+from xpsr.evaluation import load_protocol, luma
+from xpsr.evaluation.detail import seam_energy
+from xpsr.image import read_image
 
 
 def save(path: Path, seed: int, noise: float = 0.0) -> None:
@@ -115,6 +117,17 @@ def test_few_pictures_have_no_p_and_one_has_no_interval(folder: Path, capsys: py
     assert "with fewer than 6 pictures there is none" in (folder / "report" / "report.md").read_text()
 
 
+def test_a_mean_over_fewer_pictures_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("fine", "rough"):
+        for number in range(3):
+            path = next((folder / method).glob(f"p{number}*"))
+            Image.open(path).resize((200, 104)).save(path)
+    assert main(["evaluate", "--pred", "fine", "rough", "--metrics", "niqe,sharpness"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"fine +\S+ \[\S+, \S+\]\*? over 3 +\S+ \[\S+, \S+\]", lines[1])
+    assert any(re.fullmatch(r"rough - fine, niqe +\S+ \[\S+, \S+\] over 3 +too few", line) for line in lines)
+
+
 def test_methods_are_called_as_asked_or_as_their_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for parent in ("first", "second"):
         (folder / parent).mkdir()
@@ -156,6 +169,12 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--votes", "v.json", "--json"], "xpsr: --json means nothing with --votes; leave it out."),
     (["--pred", "fine", "--key", "key.json"], "xpsr: --key means nothing without --votes; leave it out."),
     (["--pred", "fine", "--rf", "hr"], "xpsr: unknown option --rf; did you mean --ref?"),
+    (["--pred", "fine", "-o", ""], "xpsr: argument -o/--output: names no folder; see"),
+    (["--pred", "fine", "--ref", ""], "xpsr: argument --ref: names no folder; see"),
+    (
+        ["--pred", "fine", "--weights", "nowhere"],
+        "xpsr: nowhere: no such folder; name the folder that holds the weights.",
+    ),
     (["--pred", "fine"], "xpsr: nothing can be measured ("),
 ]
 
@@ -179,6 +198,27 @@ def test_a_protocol_of_ones_own_is_a_file(folder: Path, capsys: pytest.CaptureFi
     report = json.loads(capsys.readouterr().out)
     assert report["protocol"]["name"] == "mine" and list(report["metrics"]) == ["ssim_y"]
     assert report["protocol"]["crop"] != load_protocol("xpsr").crop
+
+
+def test_seams_are_looked_for_where_the_command_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("evaluate", "--pred", "fine", "--metrics", "seam_energy")
+    assert main([*arguments, "--tile-size", "32", "--tile-overlap", "8", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["protocol"]["tile_size"], report["protocol"]["tile_overlap"]) == (32, 8)
+    pixels = read_image(folder / "fine" / "p0_x4.png").pixels
+    expected = seam_energy(luma(pixels).numpy(), tile_size=32, overlap=8)
+    assert report["methods"]["fine"]["pictures"]["p0"]["seam_energy"] == expected
+    refused = {
+        (): "seam_energy needs the size of tiles; name tile_size and tile_overlap, in pixels of the result",
+        ("--tile-size", "32", "--tile-overlap", "32"): "--tile-overlap 32 is not below tile_size=32; use 4",
+        ("--tile-overlap", "8"): "--tile-overlap 8 is not below tile_size=0; set tile_size, too",
+        ("--tile-size", "-1"): "--tile-size -1 is not in",
+        ("--tile-size", "32", "--metrics", "sharpness"): "--tile-size means nothing without --metrics seam_energy.",
+    }
+    for options, said in refused.items():
+        assert main([*arguments, *options]) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err and captured.err.count("\n") == 1 and not captured.out
 
 
 def test_an_unknown_protocol_is_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

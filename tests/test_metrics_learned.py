@@ -132,6 +132,14 @@ class _Code:
         return exec, ("raise SystemExit('ran')",)
 
 
+def test_checksums_and_folders_that_guard_nothing_are_refused(tmp_path: Path) -> None:
+    protocol = Protocol(metrics=("niqe",), weights=("df73285e alexx.pth",))
+    with pytest.raises(InputError, match=r"weights=alexx\.pth is no file of weights; did you mean 'alex\.pth'\?"):
+        open_metrics(protocol, available=set())
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        open_metrics(ALONE, available={"hr"}, weights=tmp_path / "nowhere")
+
+
 def test_code_in_a_file_of_weights_does_not_run(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "alex.pth").write_bytes((folder / "alex.pth").read_bytes())
     torch.save({"features.0.weight": _Code()}, tmp_path / ALEX_FILE)

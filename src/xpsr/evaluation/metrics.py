@@ -225,7 +225,7 @@ _TABLE: tuple[tuple[str, str, Needs, bool | None, str, Callable[[Subject, Protoc
     ("lr_psnr", "LR consistency, dB", "lr", False, "1", _lr_psnr),
     ("niqe", "NIQE", "nothing", True, "1", _niqe),
     ("sharpness", "Sharpness", "nothing", None, "1", _sharpness),
-    ("seam_energy", "Seam energy", "nothing", True, "1", _seam_energy),
+    ("seam_energy", "Seam energy", "nothing", True, "2", _seam_energy),
 )
 
 METRICS: dict[str, Metric] = {
@@ -253,8 +253,17 @@ def open_metrics(
         weights: the folder of the weights of learned metrics.
 
     Raises:
-        InputError: a metric is unknown, or its weights are not those that the protocol names.
+        InputError: a metric is unknown; `weights` is no folder; or weights are not those that the protocol names, or it
+            names such as no metric has.
     """
+    if weights is not None and not weights.is_dir():
+        what = "is not a folder" if weights.exists() else "no such folder"
+        raise InputError(f"{weights}: {what}", code="not_found", remedy="name the folder that holds the weights")
+    known = sorted({file for files in FILES.values() for file in files})
+    for file in protocol.checksums:
+        if file not in known:
+            remedy = suggest(file, known).removeprefix("; ") or f"there are {', '.join(known)}"
+            raise InputError("is no file of weights", code="not_found", field="weights", value=file, remedy=remedy)
     opened: list[Metric] = []
     missing: dict[str, str] = {}
     for name in protocol.metrics:
@@ -278,7 +287,7 @@ def _open(name: str, protocol: Protocol, available: Collection[Needs], weights: 
     if metric.needs != "nothing" and metric.needs not in available:
         return _LACKING[metric.needs]
     if name == "seam_energy" and not protocol.tile_size:
-        return "needs the tiles' grid; set tile_size and tile_overlap in the protocol"
+        return "needs the size of tiles; name tile_size and tile_overlap, in pixels of the result"
     return _open_learned(metric, protocol, weights) if name in FILES else metric
 
 

@@ -115,7 +115,11 @@ def as_text(evaluation: Evaluation) -> str:
         for metric in evaluation.metrics:
             summary = found[method.name].get(metric.name)
             mark = "*" if method.name in best[metric.name] else ""
-            cells.append("-" if summary is None else _mean(summary.interval, decimals[metric.name]) + mark)
+            if summary is None:
+                cells.append("-")
+                continue
+            text = _mean(summary.interval, decimals[metric.name])
+            cells.append(text + mark + _over(summary.interval, evaluation))
         rows.append(cells)
     lines = _aligned(_upright(rows))
     marked = "; *: the best mean" if any(best.values()) else ""
@@ -130,6 +134,7 @@ def as_text(evaluation: Evaluation) -> str:
         for comparison in comparisons:
             what = printable(f"{comparison.method} - {comparison.baseline}, {comparison.metric}")
             difference = _mean(comparison.difference, decimals[comparison.metric] + 1, sign="+")
+            difference += _over(comparison.difference, evaluation)
             table.append([what, difference, _p_value(comparison.p_holm)])
         lines += ["", *_aligned(table)]
     return "\n".join(lines)
@@ -166,6 +171,11 @@ def _mean(interval: Interval, decimals: int, sign: str = "") -> str:
     if interval.count == 1:
         return mean
     return f"{mean} [{interval.low:{sign}.{decimals}f}, {interval.high:{sign}.{decimals}f}]"
+
+
+def _over(interval: Interval, evaluation: Evaluation) -> str:
+    """Over how many pictures a mean is, where it is not over all of them."""
+    return "" if interval.count == len(evaluation.names) else f" over {interval.count}"
 
 
 def _p_value(p: float | None) -> str:
@@ -209,8 +219,7 @@ def _means_table(evaluation: Evaluation) -> list[str]:
                 continue
             text = _mean(summary.interval, decimals[metric.name])
             text = f"**{text}**" if method.name in best[metric.name] else text
-            count = summary.interval.count
-            rows[-1].append(text if count == len(method.scores) else f"{text} over {count}")
+            rows[-1].append(text + _over(summary.interval, evaluation))
     head, *others = _upright(rows)
     told = "Means with their 95 % bootstrap intervals over pictures (percentiles of 10,000 resamples)."
     told += " The best means are bold." if any(best.values()) else ""

@@ -46,7 +46,7 @@ Score: TypeAlias = float | str
 _ABSENT = {"too_small": "too small", "flat": "flat"}
 """Codes of errors of metrics that a picture has no score for, in words."""
 
-_PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "torchmetrics", "pillow", "opencv-python-headless")
+_PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "pillow", "opencv-python-headless")
 _FLUSH_SECONDS = 5.0
 
 
@@ -87,12 +87,12 @@ def evaluate(
     metrics, not_measured = plan.open()
     if not metrics:
         reasons = "; ".join(f"{name} {reason}" for name, reason in not_measured.items())
-        message = f"nothing can be measured ({reasons or 'the protocol names no metric'})"
-        raise InputError(message, code="nothing_measured", remedy="name originals with --ref, or other metrics")
+        message = f"nothing can be measured ({reasons})"
+        raise InputError(message, code="nothing_measured", remedy="give what is needed, or name other metrics")
     check_cases(paired, resizes=protocol.resize == "bicubic")
     store = _Store(cache, protocol, metrics)
     total, found = sum(map(len, paired.values())), defaultdict[str, list[Mapping[str, Score]]](list)
-    with store.writing(), closing(_scored(_jobs(paired, store), plan, workers=workers)) as scored:
+    with store.writing(), closing(_scored(_jobs(paired, store), plan, metrics, workers=workers)) as scored:
         for job, scores in scored:
             found[job.method].append({metric.name: scores[metric.name] for metric in metrics})
             store.keep(job, scores)
@@ -196,13 +196,15 @@ def _score(subject: Subject, metric: Metric, protocol: Protocol) -> Score:
 # Many pictures
 
 
-def _scored(jobs: Iterator[_Job], plan: _Plan, *, workers: int) -> Generator[tuple[_Job, dict[str, Score]], None, None]:
+def _scored(
+    jobs: Iterator[_Job], plan: _Plan, metrics: Sequence[Metric], *, workers: int
+) -> Generator[tuple[_Job, dict[str, Score]], None, None]:
     """Yields jobs with all their scores, in order; only a few of them are under way at any time."""
     if workers == 0:
-        metrics = {metric.name: metric for metric in plan.open()[0]}
         for job in jobs:
+            missing = [metric for metric in metrics if metric.name in job.missing]
             with _one_thread():
-                new = _measure(job.case, [metrics[name] for name in job.missing], plan.protocol) if job.missing else {}
+                new = _measure(job.case, missing, plan.protocol) if missing else {}
             yield job, {**job.known, **new}
         return
     # Spawned: what a library keeps in threads does not survive a fork
@@ -271,7 +273,7 @@ def _measure_in_worker(case: Case, names: Sequence[str]) -> dict[str, Score]:
 
 
 class _Store:
-    """Scores of former runs, by what they depend on: the files, the protocol and the version of the metric."""
+    """Scores of former runs, by what they depend on: files, protocol, versions of the metric and of libraries."""
 
     def __init__(self, path: Path | None, protocol: Protocol, metrics: Sequence[Metric]):
         self._path, self._metrics, self._protocol = path, metrics, _key_of(protocol)
@@ -352,8 +354,12 @@ class _Store:
 
 
 def _key_of(protocol: Protocol) -> str:
-    """Returns what tells protocols apart that give other scores: the SHA-256 of their rules, in hexadecimal."""
-    return hashlib.sha256(json.dumps(protocol.rules, sort_keys=True).encode()).hexdigest()
+    """The SHA-256, in hexadecimal, of what else may change scores: the protocol's rules, and who reads and computes.
+
+    A report names the versions that are installed, and what others computed would stand under their names.
+    """
+    content = {"rules": protocol.rules, "versions": _versions()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _jobs(paired: Mapping[str, Sequence[Case]], store: _Store) -> Iterator[_Job]:
@@ -384,13 +390,18 @@ def _facts(
             for name, cases in paired.items()
         },
     }
-    versions: dict[str, str | None] = {"xpsr": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    versions = {**_versions(), "python": platform.python_version()}
     machine = {"platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count()}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"date": date, "versions": versions, "machine": machine, "folders": folders}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"xpsr": __version__}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def _folder(folder: Path, paths: Sequence[Path | None], digests: Mapping[Path, str]) -> dict[str, Any]:
