@@ -77,7 +77,9 @@ def test_what_is_no_method_is_refused_in_a_line_that_names_it(tmp_path: Path, me
     [
         ({"baseline": "bicubc"}, ["baseline=bicubc is none of the methods"]),
         ({"sats": []}, ["sats is not an option", "'sets'"]),
-        ({"sets": [{"name": "results"}]}, ["results is where all results go"]),
+        ({"sets": [{"name": "results"}]}, ["sets.name=results is what xpsr writes"]),
+        ({"sets": [{"name": "Summary.md"}]}, ["sets.name=Summary.md is what xpsr writes"]),
+        ({"sets": [{"name": "inputs"}]}, ["sets.name=inputs is what xpsr writes"]),
         ({"sets": [{"name": "a", "ending": 3}]}, ["sets[0].ending is not an option", "sets.endings"]),
         ({"matrix": [{"content": []}]}, ["matrix[0].content=[] is empty"]),
         ({"matrix": [{"settings": {"fidelity": []}}]}, ["matrix[0].settings.fidelity=[] is empty"]),

@@ -260,15 +260,29 @@ def test_texts_by_hand_are_left_out_where_there_are_none(
 
 def test_list_says_what_is_there_and_runs_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = [{"name": "few", "folder": "pictures"}, {"name": "gone", "folder": "gone"}]
-    methods = [BICUBIC, {"name": "x", "command": "no-such-program {input} {output}"}]
+    methods = [
+        BICUBIC,
+        {"name": "x", "command": "no-such-program {input} {output}"},
+        {"name": "y", "model": "no/m/x"},
+    ]
     assert run(place, methods, "--list", sets=sets) == 0
     assert capsys.readouterr().out.splitlines() == [
         "set few: 2 pictures",
-        "set gone: missing; set gone: gone/lr is not there; --set gone=FOLDER says where it is.",
+        "set gone: missing; gone/lr is not there; --set gone=FOLDER says where it is.",
         "method bicubic: resize bicubic",
         "method x: command no-such-program {input} {output}; missing: no-such-program was not found",
+        "method y: model no/m/x; missing: model=no/m/x is no model; use mini, a folder, or owner/name on the hub.",
     ]
     assert not (place / "out").exists()
+
+
+def test_the_weights_of_learned_metrics_are_looked_for_where_told(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "weights").mkdir()
+    (place / "p.yaml").write_text("{name: p, metrics: [psnr_y, lpips_alex]}", encoding="utf-8")
+    assert run(place, [BICUBIC], "--weights", "weights", protocol="p.yaml") == 0
+    assert "put them into weights" in capsys.readouterr().out
 
 
 def test_methods_and_sets_can_be_chosen(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

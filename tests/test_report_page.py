@@ -317,7 +317,26 @@ def test_what_was_not_measured_of_a_picture_is_no_number(browser, tmp_path):
         first = texts(page, "#summary-table tbody tr:first-child td")
         assert "1 of 4 pictures" in first[0]
         assert first[1] == "– not measured"
+        assert page.locator("#summary-table .best").count() == 0  # means over other pictures are no better or worse
         assert page.locator("#viewer").is_hidden()
+
+
+def test_paired_tests_are_in_the_page(browser, tmp_path):
+    evaluation = make_evaluation(tmp_path)
+    good, poor = evaluation.methods
+    cases, scores = good.cases * 2, tuple({"psnr_y": 30.0 + number} for number in range(8))
+    lower = tuple({"psnr_y": score["psnr_y"] - 1 - number / 8} for number, score in enumerate(scores))
+    methods = (replace(good, cases=cases, scores=scores), replace(poor, cases=cases, scores=lower))
+    write_page(replace(evaluation, methods=methods), tmp_path / "page.html", max_pictures=0)
+    with opened(browser, tmp_path / "page.html") as page:
+        row = texts(page, "#differences-table tbody tr > *")
+        assert row[0] == "poor − good"
+        assert row[1] == "-1.438-1.641 to -1.234p 0.008"
+        assert row[2].startswith("–")
+        assert "is-sure" in (page.locator("#differences-table td").first.get_attribute("class") or "")
+    write_page(replace(evaluation, methods=(good,)), tmp_path / "one.html", max_pictures=0)
+    with opened(browser, tmp_path / "one.html") as page:
+        assert page.locator("#differences").is_hidden()
 
 
 def test_one_method_without_original_or_input(browser, tmp_path):

@@ -16,9 +16,10 @@ from xpsr.benchmark.commands import Command
 from xpsr.benchmark.restoring import Made, Models, restore_all
 from xpsr.benchmark.suite import Pair, PictureSet, Suite, named_folder, open_set
 from xpsr.benchmark.texts import SetTexts
+from xpsr.checkpoint import resolve_model
 from xpsr.config import MethodConfig, Size
 from xpsr.devices import resolve_device
-from xpsr.errors import InputError, one_line
+from xpsr.errors import InputError, XPSRError, one_line
 from xpsr.evaluation import Evaluation, Protocol, evaluate, load_protocol, write_report
 from xpsr.files import refusal
 from xpsr.jsonl import append_lines, read_lines
@@ -87,6 +88,11 @@ def find_sets(suite: Suite) -> tuple[list[PictureSet], dict[str, InputError]]:
 
 def why_not(suite: Suite, method: MethodConfig) -> str | None:
     """Returns why a method cannot run on this machine, in a line; None: nothing is known against it."""
+    if method.model is not None:
+        try:
+            resolve_model(method.model)
+        except XPSRError as error:
+            return one_line(error)
     if method.command is None:
         return None
     command = Command(template=method.command, folder=suite.folder)
@@ -98,6 +104,7 @@ def run_suite(
     out: Path,
     *,
     device: str = "auto",
+    weights: Path | None = None,
     workers: int = 0,
     skip_missing: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -113,6 +120,7 @@ def run_suite(
         suite: what is to be run.
         out: the folder of results and reports, `out/SET/index.html` and others.
         device: of models; see `xpsr.Restorer`.
+        weights: the folder of the weights of learned metrics; None: these are not measured.
         workers: processes that score.
         skip_missing: whether sets that are not there are left out.
         on_progress: is told how many of how many pictures are done, and of what.
@@ -146,7 +154,7 @@ def run_suite(
         for method in config.methods:  # the outer loop, so that a model is loaded once
             for one in sets:
                 run.restore(one, method, texts[one.name], total)
-        outcomes = tuple(run.score(one, protocol, workers=workers) for one in sets)
+        outcomes = tuple(run.score(one, protocol, weights=weights, workers=workers) for one in sets)
         return Outcome(
             suite=suite,
             sets=outcomes,
@@ -253,7 +261,7 @@ class _Run:
                 self.machines |= dict.fromkeys(line["machine"] for line in warm)
         return medians
 
-    def score(self, pictures: PictureSet, protocol: Protocol, *, workers: int) -> SetOutcome:
+    def score(self, pictures: PictureSet, protocol: Protocol, *, weights: Path | None, workers: int) -> SetOutcome:
         """Scores the methods that have all results, and writes the report."""
         name = pictures.name
         failed, left_out = self.failed.get(name, {}), self.left_out.get(name, {})
@@ -271,6 +279,7 @@ class _Run:
                 hr=named_folder(pictures.pairs, _original, place / "hr") if has_hr else None,
                 lr=named_folder(pictures.pairs, _input, place / "lr"),
                 protocol=protocol,
+                weights=weights,
                 workers=workers,
                 cache=self.out / "scores.jsonl",
                 on_progress=lambda done, total: self.on_progress(done, total, f"{name}: scoring"),

@@ -40,6 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     add("--skip-missing", action="store_true", default=False, help="leave out sets that are not there")
     add("--list", action="store_true", default=False, help="say what would be run and what is missing; run nothing")
     add("--device", default="auto", help="of models: auto, cuda, cuda:1, mps or cpu (default: auto)")
+    add("--weights", metavar="DIR", type=Path, help="the weights of learned metrics")
     add("--workers", metavar="N", type=int, default=0, help="processes that score (default: 0, this one)")
     add("--quiet", action="store_true", default=False, help="no progress")
     add("--debug", action="store_true", default=False, help="show where errors come from")
@@ -72,6 +73,7 @@ def run(arguments: Sequence[str]) -> int:
             suite,
             out,
             device=args.device,
+            weights=given.get("weights"),
             workers=args.workers,
             skip_missing=args.skip_missing,
             on_progress=bar,
@@ -112,9 +114,9 @@ def _list(suite: "Suite") -> int:
 
     found, missing = find_sets(suite)
     for one in found:
-        answer(f"set {one.name}: {len(one.pairs)} pictures")
+        answer(f"set {one.name}: {len(one.pairs)} picture{'s' * (len(one.pairs) > 1)}")
     for name, error in missing.items():
-        answer(f"set {name}: missing; {explain(error, 'benchmark')}")
+        answer(explain(error, "benchmark").replace(f"set {name}: ", f"set {name}: missing; ", 1))
     for method in suite.config.methods:
         way = next(
             f"{kind} {getattr(method, kind)}" for kind in ("resize", "model", "command") if getattr(method, kind)

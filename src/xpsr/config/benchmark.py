@@ -26,6 +26,7 @@ _NAME = Pattern(
     "a name of 1 to 100 letters, digits, spaces and ._+=@-",
     "mini-20, for example",
 )
+_TAKEN = ("results", "inputs", "summary.md", "times.jsonl", "described.jsonl", "scores.jsonl")
 _KINDS = ("resize", "model", "command")
 _SHORT = {"num_inference_steps": "steps", "guidance_scale": "guidance", "num_shifts": "shifts"}
 _PLACES = re.compile(r"\{(input|output|inputs|outputs)\}")
@@ -211,8 +212,9 @@ class BenchmarkConfig(Checked):
                 if one in folded[:place]:
                     message, field_ = "is the name of two", f"{name}.name"
                     raise InputError(message, code="duplicate", field=field_, value=named[place], remedy="rename one")
-        if "results" in [one.name.casefold() for one in self.sets]:
-            message = "is where all results go"
-            raise InputError(message, code="conflict", field="sets.name", value="results", remedy="rename the set")
+        for one in self.sets:
+            if one.name.casefold() in _TAKEN:
+                message, field_ = "is what xpsr writes beside the folders of sets", "sets.name"
+                raise InputError(message, code="conflict", field=field_, value=one.name, remedy="rename the set")
         if self.methods and self.baseline not in (None, *[one.name for one in self.methods]):
             raise fault(self, "baseline", "is none of the methods", f"use {self.methods[0].name}, for example")

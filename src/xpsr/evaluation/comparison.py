@@ -3,17 +3,17 @@
 import hashlib
 import json
 import random
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from xpsr.config import SIZE_SUFFIX
 from xpsr.errors import InputError
 from xpsr.evaluation.pages import build_page, cut, data_uri, middle
-from xpsr.files import by_stem, list_images, read_bytes, refusal, write_text
+from xpsr.evaluation.pairing import pair_methods
+from xpsr.evaluation.results import Case
+from xpsr.files import read_bytes, refusal, write_text
 from xpsr.image import read_image, to_pil
 
 __all__ = ["KEY_NAME", "MAX_BYTES", "PAGE_NAME", "write_comparison"]
@@ -22,8 +22,6 @@ PAGE_NAME, KEY_NAME = "index.html", "key.json"
 
 MAX_BYTES = 128 * 2**20
 """Of all pictures in a page."""
-
-_Pictures = dict[str, Path]
 
 
 def write_comparison(
@@ -61,8 +59,9 @@ def write_comparison(
     if max_pictures < 1:
         message, remedy = "is not 1 or more", "24, for example"
         raise InputError(message, code="out_of_range", field="max_pictures", value=str(max_pictures), remedy=remedy)
-    folders = [*methods.values()]
-    found = _pair([*folders, *(path for path in (lr, ref) if path is not None)], given=lr or ref)
+    _refuse_twice([*methods.values(), *(path for path in (lr, ref) if path is not None)])
+    paired = pair_methods(methods, hr=ref, lr=lr)
+    found = {cases[0].name: dict(zip(methods, cases, strict=True)) for cases in zip(*paired.values(), strict=True)}
     digest = _digest(found, [seed, max_pictures, lr is not None, *methods])
     random_ = random.Random(digest)  # of the files: no voter can draw the tokens again
     names = random_.sample(sorted(found), min(max_pictures, len(found)))
@@ -72,8 +71,8 @@ def write_comparison(
     shown: list[dict[str, Any]] = []
     total = 0
     for name in names:
-        results = {method_tokens[method]: found[name][at] for method, at in methods.items()}
-        shown.append({"token": picture_tokens[name], **_picture(results, found[name], lr=lr, ref=ref)})
+        cases = {method_tokens[method]: case for method, case in found[name].items()}
+        shown.append({"token": picture_tokens[name], **_picture(cases)})
         total += sum(map(len, _addresses(shown[-1])))
         if total > MAX_BYTES:
             message = f"is too many: these pictures take more than {MAX_BYTES >> 20} MiB in a page"
@@ -105,6 +104,14 @@ def write_comparison(
     write_text(folder / PAGE_NAME, page)
 
 
+def _refuse_twice(folders: Sequence[Path]) -> None:
+    known: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in known:
+            raise InputError(f"{folder}: is given twice", code="duplicate", remedy="name every folder once")
+        known.add(folder.resolve())
+
+
 def _refuse_other_key(path: Path, key: str) -> None:
     if not path.exists():
         return
@@ -121,29 +128,34 @@ def _tokens(random_: random.Random, names: Iterable[str]) -> dict[str, str]:
     return {name: f"{random_.getrandbits(40):010x}" for name in names}
 
 
-def _digest(found: Mapping[str, Mapping[Path, Path]], options: Sequence[object]) -> str:
+def _digest(found: Mapping[str, Mapping[str, Case]], options: Sequence[object]) -> str:
     whole = hashlib.sha256(json.dumps(options).encode())
     for name in sorted(found):
         whole.update(json.dumps(name).encode())
-        for path in found[name].values():
+        for path in _files(found[name].values()):
             whole.update(hashlib.sha256(read_bytes(path)).digest())
     return whole.hexdigest()
+
+
+def _files(cases: Iterable[Case]) -> list[Path]:
+    """Results, then the input and the original, where they are shown."""
+    results = list(cases)
+    return [*(case.restored for case in results), *filter(None, (results[0].lr, results[0].hr))]
 
 
 def _addresses(picture: Mapping[str, Any]) -> list[str]:
     return [*picture["results"].values(), *(picture[side] for side in ("lr", "hr") if picture[side] is not None)]
 
 
-def _picture(
-    results: Mapping[str, Path], files: Mapping[Path, Path], *, lr: Path | None, ref: Path | None
-) -> dict[str, Any]:
+def _picture(cases: Mapping[str, Case]) -> dict[str, Any]:
     """A picture as the page has it: results by their tokens, in the order of these, which says nothing."""
-    images = {token: _opened(path) for token, path in sorted(results.items())}
-    beside = {side: None if at is None else _opened(files[at]) for side, at in (("lr", lr), ("hr", ref))}
-    named = {token: (path, images[token]) for token, path in results.items()}
-    if ref is not None and (original := beside["hr"]) is not None:
-        named = {"hr": (files[ref], original), **named}
-    _refuse_other_sizes([*named.values()])
+    first = next(iter(cases.values()))
+    images = {token: _opened(case.restored) for token, case in sorted(cases.items())}
+    beside = {side: None if path is None else _opened(path) for side, path in (("lr", first.lr), ("hr", first.hr))}
+    named = [(case.restored, images[token]) for token, case in cases.items()]
+    if first.hr is not None and (original := beside["hr"]) is not None:
+        named.insert(0, (first.hr, original))
+    _refuse_other_sizes(named)
     width, height = next(iter(images.values())).size
     box = middle(width, height)
     scene = (width, height) if box is None else (box[2] - box[0], box[3] - box[1])
@@ -169,41 +181,3 @@ def _refuse_other_sizes(images: Sequence[tuple[Path, Image.Image]]) -> None:
 
 def _opened(path: Path) -> Image.Image:
     return to_pil(read_image(path).pixels)
-
-
-def _pair(folders: Sequence[Path], *, given: Path | None) -> dict[str, dict[Path, Path]]:
-    """The files of every picture by their folders. `given`: the folder whose names are those of the pictures."""
-    listed = {}
-    for folder in folders:
-        if not folder.is_dir():
-            list_images(folder)  # where nothing is, it says so
-            raise InputError(f"{folder}: is a file", code="wrong_type", remedy="name a folder of pictures")
-        listed[folder] = list_images(folder)
-    if len(listed) < len(folders):
-        twice = next(folder for folder in folders if folders.count(folder) > 1)
-        raise InputError(f"{twice}: is given twice", code="duplicate", remedy="name every folder once")
-    stems = [set(by_stem(images)) for images in listed.values()]
-    known = set(by_stem(listed[given])) if given is not None else set.intersection(*stems)
-    named = {folder: _named(folder, images, known) for folder, images in listed.items()}
-    whole = given or folders[0]
-    for folder, images in named.items():
-        for one, other, there in ((named[whole], images, folder), (images, named[whole], whole)):
-            lacking = sorted(set(one) - set(other))
-            if lacking:
-                paths = ", ".join(str(one[name]) for name in lacking[:3]) + (" ..." if len(lacking) > 3 else "")
-                message = f"{there}: has no partner of {len(lacking)} pictures ({paths})"
-                message = message.replace("1 pictures", "1 picture") if len(lacking) == 1 else message
-                remedy = "give both the same name, or take the one away"
-                raise InputError(message, code="no_partner", remedy=remedy)
-    return {name: {folder: named[folder][name] for folder in folders} for name in named[whole]}
-
-
-def _named(folder: Path, images: Sequence[Path], known: set[str]) -> _Pictures:
-    groups = defaultdict(list)
-    for image in images:
-        groups[image.stem if image.stem in known else SIZE_SUFFIX.sub("", image.stem)].append(image)
-    for name, files in groups.items():
-        if len(files) > 1:
-            paths = " and ".join(map(str, files[:3]))
-            raise InputError(f"{paths}: are both called {name}", code="ambiguous", remedy="keep one of them")
-    return {name: files[0] for name, files in groups.items()}

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL import ImageOps
 from xpsr.evaluation.metrics import Metric
 from xpsr.evaluation.pages import build_page, cut, data_uri, middle
 from xpsr.evaluation.results import Case, Evaluation, Method
+from xpsr.evaluation.statistics import best_methods, compare_all, mean_interval
 from xpsr.files import write_text
 from xpsr.image import read_image, to_pil
 
@@ -37,6 +38,7 @@ def write_page(evaluation: Evaluation, path: Path, *, max_pictures: int = 24) ->
     Raises:
         InputError: a picture cannot be read, or `path` cannot be written.
     """
+    evaluation = _with_numbers(evaluation)
     pictures = _embedded(evaluation, max_pictures)
     names = [method.name for method in evaluation.methods]
     num_methods, num_pictures = len(names), len(evaluation.names)
@@ -50,6 +52,8 @@ def write_page(evaluation: Evaluation, path: Path, *, max_pictures: int = 24) ->
         "metrics": [_metric(metric) for metric in evaluation.metrics],
         "notMeasured": dict(evaluation.not_measured),
         "methods": [_method(method, evaluation.metrics) for method in evaluation.methods],
+        "best": _best(evaluation),
+        "differences": _differences(evaluation),
         "names": list(evaluation.names),
         "pictures": pictures,
         "facts": {
@@ -69,6 +73,15 @@ def write_page(evaluation: Evaluation, path: Path, *, max_pictures: int = 24) ->
         data=data,
     )
     write_text(path, page)
+
+
+def _with_numbers(evaluation: Evaluation) -> Evaluation:
+    """The evaluation without scores that are no numbers, which JSON has no word for."""
+    methods = [
+        replace(method, scores=tuple({k: v for k, v in one.items() if math.isfinite(v)} for one in method.scores))
+        for method in evaluation.methods
+    ]
+    return replace(evaluation, methods=tuple(methods))
 
 
 def choose_pictures(evaluation: Evaluation, count: int) -> list[int]:
@@ -116,9 +129,25 @@ def _method(method: Method, metrics: Sequence[Metric]) -> dict[str, Any]:
     return {"name": method.name, "scores": columns, "intervals": [_interval(column) for column in columns]}
 
 
-def _interval(column: Sequence[float | None]) -> dict[str, Any] | None:
-    from xpsr.evaluation.statistics import mean_interval
+def _best(evaluation: Evaluation) -> list[list[int]]:
+    """Places of the methods with the best mean, by metric."""
+    best, names = best_methods(evaluation), [method.name for method in evaluation.methods]
+    return [[names.index(name) for name in best[metric.name]] for metric in evaluation.metrics]
 
+
+def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Of each two methods, by metric: how the later one differs from the earlier, and p; None: nothing is known."""
+    names = [method.name for method in evaluation.methods]
+    found = {(one.baseline, one.method, one.metric): one for one in compare_all(evaluation)}
+    rows = []
+    for first, second in itertools.combinations(range(len(names)), 2):
+        cells = [found.get((names[first], names[second], metric.name)) for metric in evaluation.metrics]
+        shown = [None if one is None else {**asdict(one.difference), "p": one.p_holm} for one in cells]
+        rows.append({"first": first, "second": second, "cells": shown})
+    return rows
+
+
+def _interval(column: Sequence[float | None]) -> dict[str, Any] | None:
     values = [value for value in column if value is not None]
     return asdict(mean_interval(values)) if values else None
 

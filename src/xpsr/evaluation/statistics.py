@@ -110,7 +110,8 @@ def best_methods(evaluation: Evaluation) -> dict[str, tuple[str, ...]]:
     found = summaries(evaluation)
     for metric in evaluation.metrics:
         measured = {tuple(metric.name in row for row in method.scores) for method in evaluation.methods}
-        if metric.lower_is_better is None or len(measured) > 1 or len(evaluation.methods) < 2:
+        is_measured = any(map(any, measured))
+        if metric.lower_is_better is None or not is_measured or len(measured) > 1 or len(evaluation.methods) < 2:
             best[metric.name] = ()
             continue
         means = {name: row[metric.name].interval.mean for name, row in found.items()}

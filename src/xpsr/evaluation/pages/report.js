@@ -7,6 +7,7 @@
   find("lead").textContent = data.lead;
   find("embedded").textContent = data.embedded;
   setUpSummary(data);
+  setUpDifferences(data);
   const viewer = new Viewer(data);
   setUpCases(data, viewer);
   setUpPlots(data, viewer);

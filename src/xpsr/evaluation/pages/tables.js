@@ -64,13 +64,6 @@ function whisker(interval, low, high) {
     draw("ellipse", { class: "dot", cx: at(interval.mean), cy: 5, rx: 3.2, ry: 3.8 }));
 }
 
-function bestOf(data, k) {
-  const { lower } = data.metrics[k];
-  const means = data.methods.map((method) => method.intervals[k]?.mean ?? null);
-  if (lower === null || measured(means).length < 2) return null;
-  return lower ? Math.min(...measured(means)) : Math.max(...measured(means));
-}
-
 function setUpSummary(data) {
   const columns = [{
     title: "Method", isText: true, value: (m) => data.methods[m].name,
@@ -80,14 +73,13 @@ function setUpSummary(data) {
     const known = data.methods.map((method) => method.intervals[k]).filter(Boolean);
     const [low, high] = [Math.min(...known.map((one) => one.low)), Math.max(...known.map((one) => one.high))];
     const digits = digitsOf(known.map((one) => one.mean));
-    const best = bestOf(data, k);
     columns.push({
       title: metric.title + arrow(metric), hint: `${metric.name}: ${direction(metric)}`, first: metric.lower === false ? -1 : 1,
       value: (m) => data.methods[m].intervals[k]?.mean ?? null,
       cell: (m) => {
         const interval = data.methods[m].intervals[k];
         if (!interval) return make("td", { class: "soft" }, "–", make("span", { class: "unseen" }, " not measured"));
-        const isBest = interval.mean === best;
+        const isBest = data.best[k].includes(m);
         const partial = interval.count < data.names.length ? `${interval.count} of ${data.names.length} pictures` : null;
         return make("td", { class: isBest ? "best" : null },
           make("span", { class: "mean" }, interval.mean.toFixed(digits), isBest ? make("span", { class: "unseen" }, " (best)") : null),
@@ -100,12 +92,40 @@ function setUpSummary(data) {
   new SortableTable(find("summary-table"), "Means of every method", columns, data.methods.map((_, m) => m));
   find("summary-note").textContent = "Means over the pictures, and below them 95 % bootstrap intervals. "
     + "↑ higher is better, ↓ lower is better, ★ the best mean, which need not be better by more than chance: "
-    + "methods saw the same pictures, so ask a paired test, not whether intervals overlap.";
+    + "methods saw the same pictures, so their differences tell, not whether intervals overlap.";
   const missing = Object.entries(data.notMeasured);
   if (missing.length) {
     find("not-measured").append(make("div", { class: "missing" }, make("strong", {}, "Not measured"),
       make("dl", {}, ...missing.flatMap(([name, why]) => [make("dt", {}, name), make("dd", {}, why)]))));
   }
+}
+
+/** Differences of each two methods with their tests; open where they are few. */
+function setUpDifferences(data) {
+  const rows = data.differences;
+  if (!rows.length || !data.metrics.length) return;
+  const label = ({ first, second }) => `${data.methods[second].name} − ${data.methods[first].name}`;
+  const columns = [{ title: "Difference", isText: true, value: label, cell: (row) => make("th", { scope: "row" }, label(row)) }];
+  data.metrics.forEach((metric, k) => {
+    const digits = digitsOf(measured(rows.map(({ cells }) => cells[k])).map(({ mean }) => mean));
+    const signed = (value) => `${value > 0 ? "+" : ""}${value.toFixed(digits)}`;
+    columns.push({
+      title: metric.title + arrow(metric), hint: `${metric.name}: ${direction(metric)}`, first: metric.lower === false ? -1 : 1,
+      value: ({ cells }) => cells[k]?.mean ?? null,
+      cell: ({ cells }) => {
+        const one = cells[k];
+        if (!one) return make("td", { class: "soft" }, "–", make("span", { class: "unseen" }, " not measured"));
+        const p = one.p === null ? null : one.p < 0.001 ? "p < 0.001" : `p ${one.p.toFixed(3)}`;
+        return make("td", { class: one.p !== null && one.p < 0.05 ? "is-sure" : null },
+          make("span", { class: "mean" }, signed(one.mean)),
+          one.count > 1 ? make("span", { class: "range" }, `${signed(one.low)} to ${signed(one.high)}`) : null,
+          p && make("span", { class: "range" }, p));
+      },
+    });
+  });
+  new SortableTable(find("differences-table"), "Differences between methods", columns, rows);
+  find("differences-summary").textContent = `Differences of each two methods (${rows.length})`;
+  Object.assign(find("differences"), { hidden: false, open: rows.length <= 6 });
 }
 
 function setUpScores(data, viewer) {
