@@ -1,5 +1,7 @@
 """Which device, which number type, and which of them the hardware computes with fast."""
 
+import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -7,7 +9,16 @@ import torch
 
 from xpsr.errors import InputError
 
-__all__ = ["Dtype", "devices", "fast_dtypes", "has_float64", "resolve_device", "resolve_dtype", "torch_dtype"]
+__all__ = [
+    "Dtype",
+    "devices",
+    "fast_dtypes",
+    "has_float64",
+    "processor_name",
+    "resolve_device",
+    "resolve_dtype",
+    "torch_dtype",
+]
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
@@ -20,6 +31,15 @@ def devices() -> list[str]:
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [*cuda, *mps, "cpu"]
+
+
+def processor_name() -> str:
+    """Returns what the system calls this machine's processor; Python knows it on few."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def resolve_device(name: str | torch.device) -> torch.device:

@@ -1,7 +1,6 @@
 """A suite run: results of each method on each set, their scores, and how long they took."""
 
 import os
-import platform
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from xpsr.benchmark.suite import Pair, PictureSet, Suite, named_folder, open_set
 from xpsr.benchmark.texts import SetTexts
 from xpsr.checkpoint import resolve_model
 from xpsr.config import MethodConfig, Size
-from xpsr.devices import resolve_device
+from xpsr.devices import processor_name, resolve_device
 from xpsr.errors import InputError, XPSRError, one_line
 from xpsr.evaluation import Evaluation, Protocol, evaluate, load_protocol, write_report
 from xpsr.files import refusal
@@ -300,15 +299,9 @@ def _input(pair: Pair) -> Path:
 
 def _machine(device: str) -> str:
     """Names what results are made on."""
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not on Linux
-        pass
     accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     threads = torch.get_num_threads()
     return (
-        f"{processor}, {os.cpu_count()} cores, {accelerator}"
+        f"{processor_name()}, {os.cpu_count()} cores, {accelerator}"
         f" ({threads} thread{'s' * (threads > 1)}; xpsr {__version__}, torch {torch.__version__})"
     )

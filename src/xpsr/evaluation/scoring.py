@@ -27,6 +27,7 @@ import torch
 
 from xpsr import __version__
 from xpsr.config.checks import check_argument, within
+from xpsr.devices import processor_name
 from xpsr.errors import InputError, XPSRError, printable
 from xpsr.evaluation.metrics import Metric, Needs, Subject, digest, open_metrics
 from xpsr.evaluation.pairing import check_cases, pair_methods
@@ -391,7 +392,7 @@ def _facts(
         },
     }
     versions = {**_versions(), "python": platform.python_version()}
-    machine = {"platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count()}
+    machine = {"platform": platform.platform(), "cpu": processor_name(), "cores": os.cpu_count()}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"date": date, "versions": versions, "machine": machine, "folders": folders}
 
@@ -409,12 +410,3 @@ def _folder(folder: Path, paths: Sequence[Path | None], digests: Mapping[Path, s
     lines = sorted((os.fsencode(path.name), digests[path]) for path in paths if path is not None)
     text = b"".join(digest.encode() + b"  " + name + b"\n" for name, digest in lines)
     return {"path": str(folder), "pictures": len(lines), "sha256": hashlib.sha256(text).hexdigest()}
-
-
-def _cpu_name() -> str:
-    """The processor as the system calls it; Python knows it on few."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
