@@ -23,7 +23,9 @@ def running() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
-        pytest.skip("no Chromium is installed")
+        pytest.skip(
+            f"a page needs a browser, and none of {', '.join(_NAMES)} is installed (Debian: apt-get install chromium)"
+        )
     with playwright.sync_playwright() as api:
         browser = api.chromium.launch(executable_path=program, args=list(_OPTIONS))
         yield browser

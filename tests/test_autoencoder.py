@@ -223,13 +223,12 @@ def test_decoding_in_strips_changes_nothing(
     autoencoder: HaarPackets, limit: str, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for parameter in autoencoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+        torch.nn.init.normal_(parameter, std=0.1)
     latents = torch.randn(1, 48, 9, 5)
     whole = autoencoder.decode(latents).sample
-    rounding = 1e-5 * whole.abs().max().item()  # sums of values of that size, which cancel out in some pixels
     for size in sizes:
         monkeypatch.setattr(f"xpsr.models.autoencoder.{limit}", size)
-        torch.testing.assert_close(autoencoder.decode(latents).sample, whole, rtol=0, atol=rounding)
+        torch.testing.assert_close(autoencoder.decode(latents).sample, whole)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from xpsr.cli import main
 from xpsr.errors import InputError
 from xpsr.evaluation import Ranking, rank_votes, ranking_table, read_votes
 from xpsr.evaluation.votes import PRIOR_WINS
@@ -244,3 +245,14 @@ def test_one_voter_twice_and_nobody_are_refused(tmp_path):
         rank_votes(paths)
     with pytest.raises(InputError, match="no votes are given"):
         rank_votes([])
+
+
+@pytest.mark.parametrize("flags", [["--votes", "a.json", "b.json"], ["--votes", "a.json", "--votes", "b.json"]])
+def test_all_files_of_votes_count_however_they_are_named(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page").mkdir()
+    write_key(tmp_path / "page")
+    for voter in ("a", "b"):
+        write_votes(tmp_path / f"{voter}.json", [entry(0, "ant", "bat", "left")], voter=voter)
+    assert main(["evaluate", *flags, "--key", "page/key.json"]) == 0
+    assert "2 votes (0 ties) of 2 voters" in capsys.readouterr().out

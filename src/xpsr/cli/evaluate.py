@@ -50,7 +50,14 @@ def run(arguments: Sequence[str]) -> int:
     add("--workers", metavar="N", type=int, default=0, help="processes that score (default: 0, this one)")
     add("-o", "--output", metavar="REPORT", type=_folder, help="a folder for the report (default: none is written)")
     add("--no-page", action="store_true", default=False, help="no index.html")
-    add("--votes", metavar="FILE", nargs="+", type=Path, help="JSON files that a page of xpsr compare has exported")
+    add(
+        "--votes",
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        type=Path,
+        help="JSON files that a page of xpsr compare has saved",
+    )
     add("--key", metavar="FILE", type=Path, help="key.json of that page (default: beside the first file of votes)")
     add("--json", action="store_true", default=False, help="what scores.json holds, instead of the table")
     add("--quiet", action="store_true", default=False, help="no progress")

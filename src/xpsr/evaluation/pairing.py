@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xpsr.config import SIZE_SUFFIX
 from xpsr.errors import InputError
+from xpsr.evaluation.consistency import has_size_of_input
 from xpsr.evaluation.results import Case
 from xpsr.files import list_images, partner, refusal
 from xpsr.image import Limits, read_image
@@ -126,6 +127,10 @@ class _Look:
     def size(self) -> str:
         return f"{self.width} x {self.height}"
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
 
 @dataclass
 class _Problems:
@@ -199,20 +204,13 @@ def _compare(case: Case, first: Path, looks: dict[Path, _Look], problems: _Probl
     restored, target = looks[case.restored], looks[case.hr or first]
     if restored.size != target.size and not (resizes and case.hr):
         problems.sizes.append(f"{case.restored} ({restored.size}, not {target.size})")
-    if case.lr is not None and not _may_be_input(looks[case.lr], target):
+    if case.lr is not None and not has_size_of_input(looks[case.lr].shape, target.shape):
         problems.inputs.append(f"{case.lr} ({looks[case.lr].size}) of {target.size}")
     for other in filter(None, (case.hr, case.lr)):
         if restored.is_gray != looks[other].is_gray:
             colored = other if restored.is_gray else case.restored
             if not read_image(colored).is_gray:  # colours that are all gray do no harm
                 problems.colors.append(f"{case.restored} and {other}")
-
-
-def _may_be_input(lr: _Look, hr: _Look) -> bool:
-    """Whether a picture is not larger and of the same proportions but for one of its pixels, as sizes are rounded."""
-    if lr.width > hr.width or lr.height > hr.height:
-        return False
-    return abs(lr.height * hr.width - hr.height * lr.width) <= max(hr.width, hr.height)
 
 
 def _look(path: Path) -> _Look:

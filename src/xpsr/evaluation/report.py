@@ -13,6 +13,7 @@ from xpsr.errors import printable
 from xpsr.evaluation.metrics import Metric
 from xpsr.evaluation.results import Evaluation, Interval
 from xpsr.evaluation.statistics import MIN_PICTURES, Comparison, best_methods, compare_all, summaries
+from xpsr.evaluation.tables import cell_of, decimals_of, mean_with_interval, p_value, row_of
 from xpsr.files import refusal, write_text
 
 __all__ = ["PAGE", "as_csv", "as_json", "as_markdown", "as_text", "write_report"]
@@ -107,7 +108,7 @@ def as_markdown(evaluation: Evaluation) -> str:
 
 def as_text(evaluation: Evaluation) -> str:
     """Returns the tables for a terminal, in columns of letters of one width."""
-    decimals = _decimals(evaluation)
+    decimals = decimals_of(evaluation)
     found, best = summaries(evaluation), best_methods(evaluation)
     rows = [["", *(printable(metric.title) for metric in evaluation.metrics)]]
     for method in evaluation.methods:
@@ -118,7 +119,7 @@ def as_text(evaluation: Evaluation) -> str:
             if summary is None:
                 cells.append("-")
                 continue
-            text = _mean(summary.interval, decimals[metric.name])
+            text = mean_with_interval(summary.interval, decimals[metric.name])
             cells.append(text + mark + _over(summary.interval, evaluation))
         rows.append(cells)
     lines = _aligned(_upright(rows))
@@ -133,9 +134,9 @@ def as_text(evaluation: Evaluation) -> str:
         table = [["", "difference", "p (Holm)"]]
         for comparison in comparisons:
             what = printable(f"{comparison.method} - {comparison.baseline}, {comparison.metric}")
-            difference = _mean(comparison.difference, decimals[comparison.metric] + 1, sign="+")
+            difference = mean_with_interval(comparison.difference, decimals[comparison.metric] + 1, sign="+")
             difference += _over(comparison.difference, evaluation)
-            table.append([what, difference, _p_value(comparison.p_holm)])
+            table.append([what, difference, p_value(comparison.p_holm)])
         lines += ["", *_aligned(table)]
     return "\n".join(lines)
 
@@ -155,49 +156,18 @@ def _pictures(evaluation: Evaluation) -> str:
     return f"{count} picture{'s' * (count > 1)}"
 
 
-def _decimals(evaluation: Evaluation) -> dict[str, int]:
-    """How many decimals a metric's means are told with: four digits or so of the largest."""
-    found = summaries(evaluation)
-    largest = {
-        metric.name: max(abs(row[metric.name].interval.mean) for row in found.values() if metric.name in row)
-        for metric in evaluation.metrics
-    }
-    return {name: 2 if value >= 10 else 3 if value >= 1 else 4 for name, value in largest.items()}
-
-
-def _mean(interval: Interval, decimals: int, sign: str = "") -> str:
-    """A mean with its interval; one picture has none."""
-    mean = f"{interval.mean:{sign}.{decimals}f}"
-    if interval.count == 1:
-        return mean
-    return f"{mean} [{interval.low:{sign}.{decimals}f}, {interval.high:{sign}.{decimals}f}]"
-
-
 def _over(interval: Interval, evaluation: Evaluation) -> str:
     """Over how many pictures a mean is, where it is not over all of them."""
     return "" if interval.count == len(evaluation.names) else f" over {interval.count}"
 
 
-def _p_value(p: float | None) -> str:
-    return "too few" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _cell(text: str) -> str:
-    """A text as a cell of a table in Markdown holds it, whatever a file is called."""
-    return "".join(f"\\{letter}" if letter in r"\`*_{}[]<>|#~$" else letter for letter in printable(text))
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _head(evaluation: Evaluation) -> list[str]:
-    names = ", ".join(_cell(method.name) for method in evaluation.methods)
-    about = evaluation.protocol.about and f" ({_cell(evaluation.protocol.about)})"
+    names = ", ".join(cell_of(method.name) for method in evaluation.methods)
+    about = evaluation.protocol.about and f" ({cell_of(evaluation.protocol.about)})"
     return [
         f"# {names}",
         "",
-        f"{_pictures(evaluation)}, protocol {_cell(evaluation.protocol.name)}{about}.",
+        f"{_pictures(evaluation)}, protocol {cell_of(evaluation.protocol.name)}{about}.",
         "",
     ]
 
@@ -207,29 +177,29 @@ def _direction(metric: Metric) -> str:
 
 
 def _means_table(evaluation: Evaluation) -> list[str]:
-    decimals, found, best = _decimals(evaluation), summaries(evaluation), best_methods(evaluation)
+    decimals, found, best = decimals_of(evaluation), summaries(evaluation), best_methods(evaluation)
     metrics = evaluation.metrics
-    rows = [["", *(f"{_cell(metric.title)} ({_direction(metric)})" for metric in metrics)]]
+    rows = [["", *(f"{cell_of(metric.title)} ({_direction(metric)})" for metric in metrics)]]
     for method in evaluation.methods:
-        rows.append([_cell(method.name)])
+        rows.append([cell_of(method.name)])
         for metric in metrics:
             summary = found[method.name].get(metric.name)
             if summary is None:
                 rows[-1].append("")
                 continue
-            text = _mean(summary.interval, decimals[metric.name])
+            text = mean_with_interval(summary.interval, decimals[metric.name])
             text = f"**{text}**" if method.name in best[metric.name] else text
             rows[-1].append(text + _over(summary.interval, evaluation))
     head, *others = _upright(rows)
     told = "Means with their 95 % bootstrap intervals over pictures (percentiles of 10,000 resamples)."
     told += " The best means are bold." if any(best.values()) else ""
-    return [_row(head), _row(["---"] * len(head)), *map(_row, others), "", told, ""]
+    return [row_of(head), row_of(["---"] * len(head)), *map(row_of, others), "", told, ""]
 
 
 def _not_measured(evaluation: Evaluation) -> list[str]:
     if not evaluation.not_measured:
         return []
-    lines = [f"- {_cell(name)}: {_cell(reason)}" for name, reason in evaluation.not_measured.items()]
+    lines = [f"- {cell_of(name)}: {cell_of(reason)}" for name, reason in evaluation.not_measured.items()]
     return ["Not measured:", "", *lines, ""]
 
 
@@ -237,21 +207,24 @@ def _differences_table(evaluation: Evaluation) -> list[str]:
     comparisons = compare_all(evaluation)
     if not comparisons:
         return []
-    decimals = _decimals(evaluation)
+    decimals = decimals_of(evaluation)
     titles = {metric.name: metric for metric in evaluation.metrics}
-    lines = [_row(["", "metric", "mean difference", "better", "pictures", "p", "p (Holm)"]), _row(["---"] * 7)]
+    lines = [
+        row_of(["", "metric", "mean difference", "better", "pictures", "p", "p (Holm)"]),
+        row_of(["---"] * 7),
+    ]
     for comparison in comparisons:
         metric = titles[comparison.metric]
         lines.append(
-            _row(
+            row_of(
                 [
-                    f"{_cell(comparison.method)} − {_cell(comparison.baseline)}",
-                    _cell(metric.title),
-                    _mean(comparison.difference, decimals[metric.name] + 1, sign="+"),
-                    _cell(_better(comparison, metric)),
+                    f"{cell_of(comparison.method)} − {cell_of(comparison.baseline)}",
+                    cell_of(metric.title),
+                    mean_with_interval(comparison.difference, decimals[metric.name] + 1, sign="+"),
+                    cell_of(_better(comparison, metric)),
                     str(comparison.difference.count),
-                    _p_value(comparison.p),
-                    _p_value(comparison.p_holm),
+                    p_value(comparison.p),
+                    p_value(comparison.p_holm),
                 ]
             )
         )
@@ -274,8 +247,10 @@ def _better(comparison: Comparison, metric: Metric) -> str:
 def _provenance(evaluation: Evaluation) -> list[str]:
     protocol = as_dict(evaluation.protocol)
     lines = ["## How it was measured", ""]
-    lines += [f"- protocol {_cell(name)}: {_cell(_value(value))}" for name, value in protocol.items() if value != ""]
-    lines += [f"- metric {_cell(metric.name)}: version {_cell(metric.version)}" for metric in evaluation.metrics]
+    lines += [
+        f"- protocol {cell_of(name)}: {cell_of(_value(value))}" for name, value in protocol.items() if value != ""
+    ]
+    lines += [f"- metric {cell_of(metric.name)}: version {cell_of(metric.version)}" for metric in evaluation.metrics]
     for name, value in evaluation.facts.items():
         lines += _facts(name, value)
     return [*lines, ""]
@@ -285,7 +260,7 @@ def _facts(name: str, value: Any) -> list[str]:
     """Lines of the innermost mappings, which belong on one."""
     if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
         return [line for inner, part in value.items() if part is not None for line in _facts(f"{name} {inner}", part)]
-    return [f"- {_cell(name)}: {_cell(_value(value))}"]
+    return [f"- {cell_of(name)}: {cell_of(_value(value))}"]
 
 
 def _value(value: Any) -> str:
