@@ -27,13 +27,11 @@ MAX_SIDE = 1152
 _GRID = 48  # a cut there is a whole pixel of an input that is 2, 3, 4, 6, 8 or 16 times smaller
 
 
-def build_page(
-    template: str, *, title: str, styles: Sequence[str], scripts: Sequence[str], data: Mapping[str, Any]
-) -> str:
+def build_page(body: str, *, title: str, styles: Sequence[str], scripts: Sequence[str], data: Mapping[str, Any]) -> str:
     """Returns a page as one text of HTML.
 
     Args:
-        template: name of the file with `{{title}}`, `{{policy}}`, `{{style}}`, `{{data}}` and `{{script}}`.
+        body: name of the file of what stands in the body of `frame.html`.
         title: of the window.
         styles: names of CSS files, in order.
         scripts: names of JavaScript files, in order.
@@ -55,11 +53,12 @@ def build_page(
         "title": html.escape(printable(title)),
         "policy": policy,
         "style": style,
+        "body": (folder / body).read_text(encoding="utf-8"),
         "data": content,
         "script": script,
     }
-    page = (folder / template).read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)  # in one pass: data is not looked through
+    frame = (folder / "frame.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], frame)  # in one pass: data is not looked through
 
 
 def _digest(text: str) -> str:
