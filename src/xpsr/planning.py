@@ -1,14 +1,28 @@
-"""How much of a picture is computed at once, so that it fits into a budget of memory."""
+"""How much of a picture is computed at once, so that it fits into a budget of memory, and how long it takes.
 
-from dataclasses import dataclass
+A budget is spent in this order: what only costs time is given up first, bands of fewer rows, tiles one after the other,
+smaller tiles of the autoencoder; what changes the result, the size of the denoiser's tiles, last.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from xpsr.devices import Dtype
+from xpsr.errors import InputError
 
-__all__ = ["Offload", "TilePlan"]
+__all__ = ["Costs", "Offload", "TilePlan", "Work", "in_words", "parse_memory", "plan_tiles"]
 
 Offload: TypeAlias = Literal["none", "model", "group"]
 """What of a model waits in the computer's memory while the rest is on the device: nothing, networks, layers."""
+
+_LEAST_BAND = 256  # rows of pixels; the rows beyond a band's edges that are computed twice get more than the band's
+_LEAST_TILE = 32  # latent pixels, of which less shows too little of a picture
+_LEAST_VAE_TILE = 256  # pixels
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +52,125 @@ class TilePlan:
     offload: Offload = "none"
     peak_bytes: int = 0
     seconds: float | None = None
+
+    def smaller(self, multiple: int) -> "TilePlan | None":
+        """Returns the next plan that takes less memory; None: there is none.
+
+        Args:
+            multiple: of which sides of tiles are multiples, in latent pixels.
+        """
+        if self.batch_size > 1:
+            return replace(self, batch_size=self.batch_size // 2)
+        if self.band_rows is None or self.band_rows > _LEAST_BAND:
+            rows = 4 * _LEAST_BAND if self.band_rows is None else self.band_rows // 2
+            return replace(self, band_rows=max(rows, _LEAST_BAND))
+        if self.vae_tile > _LEAST_VAE_TILE:
+            return replace(self, vae_tile=max(self.vae_tile // 2, _LEAST_VAE_TILE))
+        side = max(self.tile_size // 2, _LEAST_TILE)
+        side = math.ceil(side / multiple) * multiple
+        if side >= self.tile_size:
+            return None
+        return replace(self, tile_size=side, tile_overlap=min(self.tile_overlap, side // 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A picture's way through a model: what a plan is made for.
+
+    Attributes:
+        source: pixels of the picture, as it is read.
+        working: height and width of what the model works on in its largest pass, in pixels.
+        result: pixels of the result.
+        pixels_per_latent: along a side.
+    """
+
+    source: int
+    working: tuple[int, int]
+    result: int
+    pixels_per_latent: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What memory a model takes, in bytes.
+
+    Attributes:
+        fixed: whatever the picture: weights and libraries.
+        tile: for a latent pixel of a tile in the networks.
+        band: for a pixel of a band, of what the model works on.
+        vae_tile: for a pixel that the autoencoder is given at once; 0 where it sees to itself.
+        whole: for a pixel of what the model works on, where nothing is made in bands; 0 where it works in bands.
+        source: for a pixel of the picture.
+        result: for a pixel of the result.
+    """
+
+    fixed: int
+    tile: float
+    band: float
+    vae_tile: float
+    whole: float
+    source: float
+    result: float
+
+    def peak(self, plan: TilePlan, work: Work) -> int:
+        """Returns the memory that a plan takes, in bytes.
+
+        What stands for the whole picture is there all the time; a band, the networks and the autoencoder take turns.
+        """
+        height, width = work.working
+        tile = math.prod(min(plan.tile_size, math.ceil(side / work.pixels_per_latent)) for side in (height, width))
+        band = width * min(height, plan.band_rows or height)
+        vae_tile = math.prod(min(plan.vae_tile, side) for side in (height, width))
+        kept = self.source * work.source + self.result * work.result + self.whole * height * width + self.band * band
+        at_once = max(self.tile * tile * plan.batch_size, self.vae_tile * vae_tile)
+        return math.ceil(self.fixed + kept + at_once)
+
+
+def plan_tiles(first: TilePlan, work: Work, costs: Costs, *, budget: int | None, multiple: int) -> TilePlan:
+    """Returns the plan that takes most of a budget without going beyond it.
+
+    Args:
+        first: the plan where memory is no object.
+        work: what it is for.
+        costs: of the model.
+        budget: bytes; None: memory is no object.
+        multiple: of which sides of tiles are multiples, in latent pixels.
+
+    Raises:
+        InputError: the smallest plan takes more than the budget.
+    """
+    peak = 0
+    for plan in _smaller_and_smaller(first, multiple):
+        peak = costs.peak(plan, work)
+        if budget is None or peak <= budget:
+            return replace(plan, peak_bytes=peak)
+    message = f"is too little: this picture and this model take {in_words(peak)} at least"
+    remedy = f"use {math.ceil(peak / 10**8) / 10:g}GB or more, or a smaller scale"
+    raise InputError(message, code="too_small", field="memory", value=in_words(budget or 0), remedy=remedy)
+
+
+def _smaller_and_smaller(plan: TilePlan, multiple: int) -> Iterator[TilePlan]:
+    smaller: TilePlan | None = plan
+    while smaller is not None:
+        yield smaller
+        smaller = smaller.smaller(multiple)
+
+
+def parse_memory(text: str) -> int:
+    """Returns the bytes that a text such as "4GB", "800 MB" or "1.5GiB" stands for.
+
+    Raises:
+        InputError: it is no such text.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    if found is None or found[2] not in _UNITS or not (size := int(float(found[1]) * _UNITS[found[2]])):
+        message, remedy = "is no amount of memory", "use 4GB, for example"
+        raise InputError(message, code="wrong_type", field="memory", value=text, remedy=remedy)
+    return size
+
+
+def in_words(size: int) -> str:
+    """Returns bytes as people say them: "640 MB", "1.9 GB"."""
+    if size < 10**9:
+        return f"{math.ceil(size / 10**6)} MB"
+    return f"{math.ceil(size / 10**8) / 10:.1f} GB"
