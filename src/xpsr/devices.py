@@ -1,6 +1,7 @@
 """Which device, which number type, and which of them the hardware computes with fast."""
 
 import platform
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,6 +14,7 @@ __all__ = [
     "Dtype",
     "devices",
     "fast_dtypes",
+    "free_memory",
     "has_float64",
     "processor_name",
     "resolve_device",
@@ -40,6 +42,43 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def free_memory(device: torch.device, *, root: Path = Path("/")) -> int | None:
+    """Returns how many bytes a process may still take on a device; None: the system does not tell.
+
+    On a CPU that is what the machine has free, or less where a container allows less.
+
+    Args:
+        device: which one.
+        root: where the system's files are.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = _number(root / "proc/meminfo", r"MemAvailable:\s+(\d+) kB")
+    found = [] if available is None else [available * 1024]
+    groups = root / "sys/fs/cgroup"
+    for limit, used, counts, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        most, taken = _number(groups / limit, r"(\d+)"), _number(groups / used, r"(\d+)")
+        if most is not None and taken is not None:  # of which files that are only cached are given back
+            found.append(max(most - taken + (_number(groups / counts, rf"{cached} (\d+)") or 0), 0))
+    return min(found, default=None)
+
+
+def _number(path: Path, pattern: str) -> int | None:
+    """The number that a line of one of the system's files says."""
+    with suppress(OSError):
+        found = re.search(rf"^{pattern}", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        return None if found is None else int(found[1])
+    return None
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
