@@ -16,7 +16,7 @@ from PIL import Image
 
 from xpsr import Prior, Restorer, Settings, Size, XPSRPipeline
 from xpsr.cli import main
-from xpsr.config import MAX_SCALE, SIZE_SUFFIX, ModelFacts, UpscaleConfig, as_size, load_config
+from xpsr.config import MAX_SCALE, SIZE_SUFFIX, ModelFacts, UpscaleConfig, as_size, load_config, usual_size
 from xpsr.errors import InputError
 from xpsr.image import Picture, resize
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
@@ -270,3 +270,18 @@ def test_a_file_may_say_the_size_and_a_flag_goes_before_it(tmp_path: Path) -> No
 def test_a_large_picture_is_seen_whole(restorer: Restorer) -> None:
     made = restorer.restore(np.asarray(Image.new("RGB", (300, 4))), Prior(), scale=1)
     assert (made.picture.width, made.picture.height) == (300, 4)
+
+
+@given(width=SIDES, height=SIDES)
+def test_a_size_that_nobody_asks_for_makes_sense(width, height):
+    scale = usual_size(width, height).scale
+    assert scale in (1, 2, 4)
+    assert scale == 1 or scale**2 * width * height <= 2**26
+    assert scale == 4 or (2 * scale) ** 2 * width * height > 2**26
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scale"), [(512, 512, 4), (2048, 2048, 4), (4000, 3000, 2), (8000, 6000, 1)]
+)
+def test_a_photograph_of_a_telephone_is_made_twice_as_large(width, height, scale):
+    assert usual_size(width, height) == Size(scale=scale)

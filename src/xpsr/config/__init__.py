@@ -23,7 +23,7 @@ from xpsr.config.settings import (
     preset_settings,
     resolve_settings,
 )
-from xpsr.config.sizes import MAX_SCALE, SIZE_SUFFIX, Size, as_size
+from xpsr.config.sizes import MAX_SCALE, SIZE_SUFFIX, Size, as_size, usual_size
 from xpsr.config.training import (
     AblateConfig,
     LossConfig,
@@ -77,4 +77,5 @@ __all__ = [
     "renamed",
     "resolve_settings",
     "suggest",
+    "usual_size",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from xpsr.config.checks import Checked, Pattern, check_argument, option, said, within
 from xpsr.errors import InputError
 
-__all__ = ["MAX_SCALE", "MAX_SIDE", "PIXELS", "SCALE", "SIZE_SUFFIX", "Size", "as_size"]
+__all__ = ["MAX_SCALE", "MAX_SIDE", "PIXELS", "SCALE", "SIZE_SUFFIX", "Size", "as_size", "usual_size"]
 
 MAX_SCALE = 16.0
 """A pipeline enlarges no further, along a side."""
@@ -17,6 +17,9 @@ SCALE = within(1 / MAX_SCALE, MAX_SCALE, "4, for example")
 
 MAX_SIDE = 999_999
 """Pixels along a side that are asked for; how many a result may have in all says `xpsr.pipeline`."""
+
+USUAL_PIXELS = 2**26
+"""Pixels that a result has at most where nobody says how large it is to be: 8192 x 8192, four times a 4K screen each way."""
 
 SIZE_SUFFIX = re.compile(r"_(x\d+(\.\d+)?|\d+x\d+|(longest|shortest)\d+|\d+(\.\d+)?mp)$")
 """What `Size.suffix` adds to a name."""
@@ -129,6 +132,15 @@ class Size(Checked):
         number = _floored(value * (factor**2 if name == "megapixels" else factor))
         smaller: Any = max(int(number), 1) if isinstance(value, int) else number
         return Size(**{name: smaller})
+
+
+def usual_size(width: int, height: int) -> Size:
+    """Returns how large the result of a picture is where nobody says it: 4 times, or 2 or 1 times if it is large.
+
+    A photograph of 12 megapixels becomes one of 48; times 4 it would have 192, which few programs open.
+    """
+    fits = (scale for scale in (4.0, 2.0) if width * height * scale**2 <= USUAL_PIXELS)
+    return Size(scale=next(fits, 1.0))
 
 
 def as_size(scale: Any, size: Any) -> Size:
