@@ -19,7 +19,7 @@ MAX_SIDE = 999_999
 """Pixels along a side that are asked for; how many a result may have in all says `xpsr.pipeline`."""
 
 USUAL_PIXELS = 2**26
-"""Pixels that a result has at most where nobody says how large it is to be: 8192 x 8192, four times a 4K screen each way."""
+"""Pixels that a result has at most where nobody says how large it is to be: 8192 x 8192."""
 
 SIZE_SUFFIX = re.compile(r"_(x\d+(\.\d+)?|\d+x\d+|(longest|shortest)\d+|\d+(\.\d+)?mp)$")
 """What `Size.suffix` adds to a name."""
