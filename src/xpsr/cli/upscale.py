@@ -25,7 +25,7 @@ from xpsr.cli.terminal import (
 )
 from xpsr.config import PRESETS, Size, UpscaleConfig, load_config
 from xpsr.errors import InputError
-from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, refusal
+from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, is_remote, refusal
 from xpsr.sources import Job, ResultFormat, find_sources, name_jobs, name_maps, read_sidecar, result_suffix
 
 if TYPE_CHECKING:  # what help does without
@@ -207,8 +207,16 @@ def run(arguments: Sequence[str]) -> int:
 
     from xpsr.ledger import Recipe
     from xpsr.model_files import fetch_model, resolve_model
-    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
+    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup, is_asked
 
+    device, looks_here = config.device, is_asked(config.describer) and not is_remote(config.describer)
+    # every other choice is on all machines, so that torch need not tell
+    if device not in ("auto", "cpu") or config.dtype == "fp16" or looks_here:
+        with loading(quiet=report.quiet):
+            from xpsr.devices import resolve_device, resolve_dtype
+        found = resolve_device(device)
+        resolve_dtype(config.dtype, found)
+        device = str(found)
     if config.protect not in (None, "auto"):
         with loading(quiet=report.quiet):
             from xpsr.image import picture_size
@@ -234,7 +242,7 @@ def run(arguments: Sequence[str]) -> int:
         content=config.content,
         quality=config.quality,
         questions=QUESTIONS[config.preset or "default"],
-        device=config.device,
+        device=device,
     )
     if not args.debug and not Path(resolve_model(config.model)).is_dir():
         quiet_hub()
@@ -244,12 +252,9 @@ def run(arguments: Sequence[str]) -> int:
     if waiting:
         with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
             from xpsr.batch import restore_file, write_options
-            from xpsr.devices import resolve_device, resolve_dtype
             from xpsr.image import image_bytes
             from xpsr.restore import Restorer
 
-        device = resolve_device(config.device)
-        resolve_dtype(config.dtype, device)
         waiting = _small_enough(waiting, config, report)
     if not waiting:
         report.end(len(sources))
@@ -262,7 +267,7 @@ def run(arguments: Sequence[str]) -> int:
         prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
-            restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
+            restorer = Restorer(config.model, device=device, dtype=config.dtype)
         restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
         folder = out.parent if out is not None and is_alone else out
         try:
