@@ -22,9 +22,9 @@ from PIL import Image
 from reporting import machine, markdown_table
 from transformers import CLIPTokenizer
 
-from xpsr.checkpoint import bundled_models
 from xpsr.config import DataConfig, PairsConfig
 from xpsr.data import Collate, build_dataset, build_loader, make_pairs
+from xpsr.model_files import bundled_models
 
 NUM_PICTURES, SIZE = 64, 512
 PACKAGES = ("xpsr", "torch", "opencv-python-headless", "pillow")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from xpsr.model_folder import write_checksums
+from xpsr.model_files import write_checksums
 
 PARTS = ("vae", "text_encoder", "unet", "controlnet")
 

@@ -9,7 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
-from xpsr.model_folder import write_checksums
+from xpsr.model_files import write_checksums
 
 MAX_MEGABYTES = 46
 

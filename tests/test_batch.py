@@ -14,10 +14,11 @@ from picture_files import chunk
 from PIL import Image
 
 from xpsr import Prior, Restorer
-from xpsr.batch import Recipe, look, refuse_too_large, restore_file, what_to_do
+from xpsr.batch import refuse_too_large, restore_file
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import sha256, write_text
+from xpsr.ledger import Recipe, look, what_to_do
 from xpsr.sources import Job, Source
 
 

@@ -19,13 +19,12 @@ from xpsr.checkpoint import (
     controlnet_from_reference,
     controlnet_to_reference,
     load_strict,
-    resolve_model,
     unet_from_reference,
     unet_to_reference,
 )
 from xpsr.convert import load_reference
 from xpsr.errors import InputError, XPSRError
-from xpsr.model_folder import checksums
+from xpsr.model_files import checksums, resolve_model
 from xpsr.models import XPSRControlNet, XPSRUNet
 from xpsr.pipeline import XPSRPipeline
 
@@ -346,7 +345,7 @@ def test_the_hub_is_asked_as_the_caller_says_and_for_no_other_variant(
                 shutil.copy(path, tmp_path / options["cache_dir"] / file)
         return str(tmp_path / options["cache_dir"])
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     options = {"token": "secret", "force_download": True, "revision": "v1", "cache_dir": "plain"}
     XPSRPipeline.from_pretrained("me/private", **options)
     assert asked == [options]

@@ -32,7 +32,7 @@ from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype
 from xpsr.errors import InputError
 from xpsr.files import sha256
 from xpsr.image import MAX_PIXELS, read_image
-from xpsr.model_folder import checksums
+from xpsr.model_files import checksums
 
 ROOT = Path(__file__).parents[1]
 
@@ -221,7 +221,7 @@ def test_a_hub_out_of_reach_is_one_line(run: Run, options: list[str], monkeypatc
 
 
 def test_unknown_model_is_suggested(run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xpsr.checkpoint.bundled_models", lambda: {"mini": tiny_model})
+    monkeypatch.setattr("xpsr.model_files.bundled_models", lambda: {"mini": tiny_model})
     save_photo("a.png")
     result = run("upscale", "a.png", "--model", "minni", "--describer", "none")
     assert result.code == 2
@@ -928,7 +928,7 @@ def test_train_failures_are_one_line(run: Run) -> None:
 
 def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "mini")
-    monkeypatch.setattr("xpsr.checkpoint.bundled_models", lambda: {"mini": model})
+    monkeypatch.setattr("xpsr.model_files.bundled_models", lambda: {"mini": model})
     found = checksums(model)
     (model / "checksums.json").write_text(json.dumps(found))
     result = run("doctor")

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from xpsr import XPSRPipeline, checkpoint, convert
+from xpsr import XPSRPipeline, convert
 from xpsr.checkpoint import load_strict
 from xpsr.cli import main
 from xpsr.config import PRESETS
 from xpsr.convert import convert_reference, convert_to_reference, load_reference
 from xpsr.errors import InputError, ModelError, XPSRError
-from xpsr.model_folder import checksums
+from xpsr.model_files import checksums
 from xpsr.models import XPSRControlNet, XPSRUNet
 
 NETWORKS: dict[str, type] = {"unet": XPSRUNet, "controlnet": XPSRControlNet}
@@ -561,7 +561,7 @@ def test_only_what_is_needed_is_fetched_from_the_hub(
         asked.update(options, name=name)
         return str(golden)
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     convert_reference(golden, tmp_path / "out", base="someone/stable-diffusion")
     assert asked["name"] == "someone/stable-diffusion"
     assert not any(pattern.startswith(("unet/diff", "*.", "safety")) for pattern in asked["allow_patterns"])
@@ -570,7 +570,7 @@ def test_only_what_is_needed_is_fetched_from_the_hub(
     def fail(name: str, **options: Any) -> str:
         raise OSError("the network\nis unreachable")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", fail)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     message = refusal(ModelError, lambda: convert_reference(golden, tmp_path / "no", base="someone/stable-diffusion"))
     assert message == "someone/stable-diffusion: cannot be fetched from the hub: the network is unreachable"
 

@@ -23,6 +23,7 @@ ORDER = (
     "sources",
     "devices",
     "config",
+    "model_files",
     "image",
     "color",
     "protection",
@@ -42,6 +43,7 @@ ORDER = (
     "training",
     "evaluation",
     "recipe",
+    "ledger",
     "batch",
     "benchmark",
     "cli",
@@ -61,7 +63,7 @@ ALLOWED_LIBRARIES = {
 # Modules that must not be reached, not even through others.
 UNREACHABLE = {
     "training": {"pipeline"},
-    "evaluation": {"models", "model_folder", "checkpoint", "pipeline"},
+    "evaluation": {"models", "model_files", "model_folder", "checkpoint", "pipeline"},
 }
 OPTIONAL_LIBRARIES = [
     *("bitsandbytes", "h5py", "matplotlib", "peft", "pillow_heif", "scipy", "tensorboard", "torchao"),

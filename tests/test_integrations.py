@@ -38,7 +38,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr import Prior, XPSRPipeline
 from xpsr.errors import InputError
-from xpsr.model_folder import checksums
+from xpsr.model_files import checksums
 from xpsr.models import WindowAttnProcessor, XPSRControlNet, XPSRUNet
 
 ROOT = Path(__file__).parents[1]

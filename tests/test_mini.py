@@ -10,9 +10,8 @@ from fork_server import run_python
 from PIL import Image
 
 from xpsr import Prior, XPSRPipeline
-from xpsr.checkpoint import bundled_models
 from xpsr.errors import InputError
-from xpsr.model_folder import checksums
+from xpsr.model_files import bundled_models, checksums
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from xpsr.checkpoint import bundled_models
 from xpsr.errors import ModelError
 from xpsr.image import Picture, to_picture
+from xpsr.model_files import bundled_models
 from xpsr.prior import quality_text
 from xpsr.prior.mini import LevelsNetwork, MiniDescriber, native_crops
 

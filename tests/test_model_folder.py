@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from xpsr import jsonl
-from xpsr.checkpoint import bundled_models, load_strict
+from xpsr.checkpoint import load_strict
 from xpsr.config import TrainRunConfig, load_config
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import Picture
-from xpsr.model_folder import (
+from xpsr.model_files import (
     MAX_CONFIG_BYTES,
     MAX_CONFIG_NUMBER,
+    bundled_models,
     check_file,
     checksums,
     read_config,
@@ -548,7 +549,7 @@ def test_a_damaged_describer_is_refused(damage: Callable[[Path], Any], file: str
 
 
 def test_without_the_mini_its_describer_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xpsr.checkpoint.bundled_models", dict)
+    monkeypatch.setattr("xpsr.model_files.bundled_models", dict)
     MiniDescriber.bundled.cache_clear()  # one that another test has opened would do
     with pytest.raises(XPSRError) as refused:
         open_describer("mini")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr import PRESETS, Prior, Settings, XPSRPipeline
-from xpsr.checkpoint import bundled_models
 from xpsr.config import UpscaleConfig
 from xpsr.devices import has_float64
 from xpsr.errors import ModelError
 from xpsr.image import resize, stretched_sizes, to_picture
+from xpsr.model_files import bundled_models
 from xpsr.models import XPSRControlNet
 from xpsr.pipeline.texts import token_rows
 from xpsr.tiling import gaussian_weights

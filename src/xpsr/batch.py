@@ -4,19 +4,17 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from xpsr import __version__
-from xpsr.config import Size, UpscaleConfig
+from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
-from xpsr.files import atomic_write, path_key, real_path, refusal, sha256, write_text
+from xpsr.files import atomic_write, real_path, refusal, sha256, write_text
 from xpsr.image import (
     ImageLike,
     Limits,
@@ -31,203 +29,19 @@ from xpsr.image import (
     to_uint8,
     write_into,
 )
-from xpsr.model_folder import checksums
+from xpsr.ledger import Recipe, Seen, is_own, look, occupied, refuse_folders
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.prior import Prior
 from xpsr.restore import Restored, Restorer
-from xpsr.sources import Job, Source, read_record, read_sidecar, result_suffix
+from xpsr.sources import Job, Source, read_sidecar, result_suffix
 
-__all__ = ["Recipe", "Seen", "look", "refuse_too_large", "restore_file", "what_to_do", "write_options"]
-
-_OF_FILES = ("file_quality", "keep_cmyk", "strip_gps", "strip_metadata", "provenance")
-"""What of a config says how files are written, but for the format, which their names tell."""
-
-_SIZES = [f.name for f in dataclasses.fields(Size)]  # a record has one of them
-
-Seen = tuple[tuple[int, ...] | None, tuple[int, ...] | None]
-"""Which files a result and its record were when somebody looked; None: there was none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What all results of a run depend on, beside their pictures.
-
-    Attributes:
-        config: how pictures are restored.
-        describer: the name of who looks at them.
-        folder: the model's.
-    """
-
-    config: UpscaleConfig
-    describer: str
-    folder: Path
-
-    @cached_property
-    def weights(self) -> dict[str, str]:
-        """SHA-256 of the model's weights, by file; of large ones it takes seconds."""
-        return checksums(self.folder)
-
-    @cached_property
-    def asked(self) -> dict[str, Any]:
-        """What was asked for and no other part of a record tells."""
-        config = self.config
-        return {
-            "preset": config.preset,
-            "settings": config.overrides,
-            "content": config.content,
-            "quality": config.quality,
-            "describer": self.describer,
-            "protect": "auto" if config.protect == "auto" else config.protect and sha256(Path(config.protect)),
-            "lr_consistency": config.lr_consistency or None,  # as in records of before there was any
-            **{name: getattr(config, name) for name in _OF_FILES},
-            "model_index": sha256(self.folder / "model_index.json"),  # with the model's own settings
-        }
-
-    def has_made(self, record: dict[str, Any], prior: Prior | None) -> bool:
-        """Returns whether a record tells of a result that this would give again, but for noise that nobody has fixed.
-
-        Args:
-            record: a sidecar's.
-            prior: the picture's, where it is known without looking at the picture.
-        """
-        config, asked, of_prior = self.config, self.asked, ("content", "quality", "describer")
-        before = record.get("asked")
-        if not isinstance(before, dict):
-            return False
-        if prior is not None:  # whoever said it
-            same_prior = record.get("prior") == prior.as_dict()
-        else:
-            same_prior = all(before.get(name) == asked[name] for name in of_prior)
-        model = record.get("model")
-        return (
-            same_prior
-            and all(before.get(name) == asked[name] for name in asked if name not in of_prior)
-            and {name: record[name] for name in _SIZES if name in record} == config.target().asked
-            and config.seed in (None, record.get("seed"))
-            and config.dtype in ("auto", record.get("dtype"))
-            and isinstance(model, dict)
-            and model.get("sha256") == self.weights
-        )
-
-
-def what_to_do(
-    job: Job, recipe: Recipe, known: Callable[[Path, str], Prior | None]
-) -> Literal["restore", "is_done", "is_there"]:
-    """Returns whether a picture is to be restored, or its result is there.
-
-    Of `config.on_existing`, "skip" leaves whatever is there, "overwrite" replaces it and "error" refuses to. "update"
-    leaves a result that its record proves to be that of the same picture, restored in the same way; one that is of the
-    picture as it was, or restored in another way, is made again; and anything else is refused.
-
-    Args:
-        job: the picture.
-        recipe: how it is restored.
-        known: tells its prior, by path and SHA-256, where that is known without looking at the picture.
-
-    Raises:
-        InputError: what is there is not replaced, or the picture cannot be read.
-    """
-    target, mode = job.target, recipe.config.on_existing
-    if job.map is not None and mode != "overwrite":
-        _refuse_foreign(job.map, target)
-    if target is None:
-        return "restore"
-    there = [path for path in (target, target.with_suffix(".json")) if _exists(path)]
-    _refuse_folders(there)
-    record = read_sidecar(target)
-    if not there or (record is not None and target not in there):  # a record without its picture is of no use
-        return "restore"
-    if mode == "skip" and target in there:
-        return "is_there"
-    if mode == "overwrite":
-        return "restore"
-    if mode == "error":
-        raise _occupied(there[0], "is there already")
-    if record is None:
-        of_another = read_record(target.with_suffix(".json"))
-        if of_another is not None:  # in another format, for example
-            raise _occupied(target.with_suffix(".json"), f"is the record of {of_another['output']}")
-        raise _occupied(there[0], "is there already, and nothing beside it says that xpsr made it of this picture")
-    there_sha256 = sha256(target)
-    if not _is_own(there_sha256, record):
-        raise _occupied(target, "has been changed since xpsr made it")
-    source = job.source
-    digest = source.sha256()
-    same = record["input_sha256"] == digest
-    is_whole = record["output_sha256"] == there_sha256 and (job.map is None or _is_map_of(job.map, record))
-    if same and is_whole and recipe.has_made(record, known(source.path, digest)):
-        return "is_done"
-    origin = target.parent / record["input"]
-    if same or (source.content is None and path_key(origin) == path_key(source.path)):
-        return "restore"
-    if record["input"] == "-":
-        remedy = "name the result with -o FILE.png, or add --on-existing overwrite"
-        message = f"{target}: is the result of another standard input"
-        raise InputError(message, code="exists", remedy=remedy)
-    raise _occupied(target, f"is the result of another picture, {record['input']}")
+__all__ = ["refuse_too_large", "restore_file", "write_options"]
 
 
 def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
     """Raises `InputError` where the header of a picture's file tells that it, or its result, would be too large."""
     if source.content is None:
         config.target().refuse_above(MAX_OUTPUT_PIXELS, *picture_size(source.path, limits=_limits_of(config)))
-
-
-def look(target: Path) -> Seen:
-    """Returns what tells whether the files of a result are still those that they were, or absent still."""
-    return _identity(target), _identity(target.with_suffix(".json"))
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _refuse_foreign(place: Path, target: Path | None) -> None:
-    """Refuses to draw a map where something else is than that of the result that is at `target`."""
-    record = None if target is None else read_sidecar(target)
-    if _exists(place) and (record is None or not _is_map_of(place, record)):
-        message = f"{place}: is there already, and is not the map of the result"
-        remedy = "move it, choose another place with --map, or add --on-existing overwrite"
-        raise InputError(message, code="exists", remedy=remedy)
-
-
-def _is_map_of(place: Path, record: dict[str, Any]) -> bool:
-    return place.is_file() and sha256(place) == record.get("map_sha256")
-
-
-def _is_own(digest: str, record: dict[str, Any]) -> bool:
-    """Returns whether a picture of that SHA-256 is the one of the record, or the result that it was to replace."""
-    return digest in (record["output_sha256"], record.get("replaces"))
-
-
-def _refuse_folders(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            message, remedy = f"{path}: is a folder", "move it, or choose another place with -o"
-            raise InputError(message, code="conflict", remedy=remedy)
-
-
-def _exists(path: Path) -> bool:
-    """Returns whether something is there; a name that is too long is refused, in a folder still to be made, too."""
-    folder = path.parent
-    try:
-        while not folder.exists():
-            folder = folder.parent
-        (folder / path.name).lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise refusal(path, "cannot be written", error) from error
-    return folder == path.parent
-
-
-def _occupied(path: Path, what: str) -> InputError:
-    remedy = "move it, choose another place with -o, or add --on-existing overwrite"
-    return InputError(f"{path}: {what}", code="exists", remedy=remedy)
 
 
 def restore_file(
@@ -354,8 +168,8 @@ def _write(
     pass for a file of the user. Until the picture is there, the record names the result that it replaces, too.
     """
     sidecar, former, replaces = target.with_suffix(".json"), read_sidecar(target), {}
-    _refuse_folders((target, sidecar))
-    if former is not None and target.is_file() and _is_own(digest := sha256(target), former):
+    refuse_folders((target, sidecar))
+    if former is not None and target.is_file() and is_own(digest := sha256(target), former):
         replaces = {"replaces": digest}
     picture_is_new, record_is_new = (False, False) if seen is None else (seen[0] is None, seen[1] is None)
     is_alone = False
@@ -365,7 +179,7 @@ def _write(
             notices = {"notices": list(dict.fromkeys(told))} if told else {}
             record = {**names, "output_sha256": sha256(part), **facts, **notices}
             if seen not in (None, look(target)):
-                raise _occupied(target, "came there, or was changed, while the picture was restored")
+                raise occupied(target, "came there, or was changed, while the picture was restored")
             write_text(sidecar, _to_json({**record, **replaces}), is_new=record_is_new)
             is_alone = record_is_new
     except InputError:

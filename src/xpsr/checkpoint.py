@@ -1,4 +1,4 @@
-"""Weights: the reference's names and ours, strict loading of a model's parts, and the models that come with xpsr.
+"""Weights: the reference's names and ours, and strict loading of a model's parts.
 
 The reference stores what we call `attentions.N.content`, `.quality` and `.fusion` as `attentions.N`,
 `attentions_lowlevel.N` and `attentions_connect.N`; `conditional_attentions` as `pixel_attentions`; `image_encoder` as
@@ -6,9 +6,7 @@ The reference stores what we call `attentions.N.content`, `.quality` and `.fusio
 """
 
 import copy
-import importlib.resources
 import json
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,43 +14,24 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin, SchedulerMixin
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import CLIPTokenizer
 
-from xpsr.config import nearest
-from xpsr.config.checks import check_argument, said
-from xpsr.errors import InputError, ModelError, brief
-from xpsr.model_folder import (
-    INDEX,
-    MAX_CONFIG_BYTES,
-    again,
-    check_file,
-    check_network,
-    damaged,
-    loading,
-    read_config,
-    variant_there,
-)
+from xpsr.errors import ModelError
+from xpsr.model_files import MAX_CONFIG_BYTES, again, check_file, damaged, read_config
+from xpsr.model_folder import check_network, loading, variant_there
 
 __all__ = [
-    "HUB_OPTIONS",
     "StateDict",
-    "bundled_models",
     "controlnet_from_reference",
     "controlnet_to_reference",
-    "download",
-    "fetch_model",
     "listed",
     "load_scheduler",
     "load_strict",
     "load_tokenizer",
     "refuse_mismatch",
-    "resolve_model",
     "try_scheduler",
     "unet_from_reference",
     "unet_to_reference",
-    "weight_patterns",
 ]
 
 Network = TypeVar("Network", bound=ModelMixin)
@@ -202,103 +181,6 @@ def try_scheduler(scheduler: SchedulerMixin) -> SchedulerMixin:
     if not sample.isfinite().all():
         raise ValueError("its steps give what is not finite")
     return scheduler
-
-
-def bundled_models() -> dict[str, Path]:
-    """Returns the folders of the models that come with xpsr, by name."""
-    weights = Path(str(importlib.resources.files("xpsr"))) / "weights"
-    return {path.parent.name: path.parent for path in sorted(weights.glob(f"*/{INDEX}"))}
-
-
-def resolve_model(name: str | os.PathLike[str]) -> str:
-    """Finds a model: a bundled name, a folder, or `owner/name` on the Hugging Face hub, which is returned as it is.
-
-    Raises:
-        InputError: nothing of that name.
-        ModelError: a folder without a model.
-    """
-    name = os.fspath(name) if isinstance(name, os.PathLike) else name
-    try:
-        check_argument("model", name, str)
-    except InputError as error:
-        if error.code == "wrong_type":  # as a text it would be no model either
-            error.remedy = "name a folder, or mini"
-        raise
-    bundled = bundled_models()
-    if name in bundled:
-        return str(bundled[name])
-    path = Path(name)
-    if name and path.is_dir():
-        if not (path / INDEX).exists():
-            remedy = "give a folder written by save_pretrained"
-            if all((path / part / "config.json").is_file() for part in ("unet", "controlnet")):
-                remedy = "if it is the authors' checkpoint, make a model of it: xpsr convert"
-            message = f"{name}: no {INDEX} there"
-            raise ModelError(message, code="not_found", remedy=remedy)
-        return name
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
-        return name
-    meant = nearest(name, bundled)
-    remedy = f"use {', '.join([*bundled, 'a folder'])}, or owner/name on the hub"
-    raise InputError(
-        "is no model",
-        code="not_found",
-        field="model",
-        value=said(name),
-        remedy=remedy if meant is None else f"did you mean '{meant}'?",
-    )
-
-
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-"""What the hub is asked with, as `huggingface_hub` names it."""
-
-
-def fetch_model(name: str | os.PathLike[str], *, variant: str | None = None, **hub: Any) -> Path:
-    """Returns the folder of the model that `resolve_model` finds; one on the hub is brought into the hub's cache first.
-
-    `hub` are `HUB_OPTIONS`.
-
-    Raises:
-        InputError: there is no such model.
-        ModelError: the hub does not give it.
-    """
-    source = resolve_model(name)
-    if Path(source).is_dir():
-        return Path(source)
-    # upstream's own download refuses components whose classes it does not know
-    patterns = ["*.json", "*.txt", "describer/*.safetensors"]  # the components, not a copy of all in one file
-    folder = download(source, [*patterns, *weight_patterns("*", variant)], **hub)
-    if variant is not None and any(folder.glob(f"*/*.{variant}*.safetensors")):  # parts without it are plain
-        names = {path.parent.name for path in folder.glob("*/config.json")} - {"describer"}
-        plain = sorted(part for part in names if not any(folder.glob(f"{part}/*.{variant}*.safetensors")))
-        if plain:
-            download(source, [pattern for part in plain for pattern in weight_patterns(part)], **hub)
-    return folder
-
-
-def weight_patterns(part: str, variant: str | None = None) -> list[str]:
-    """Returns what to ask the hub for to have the weights of a part, without those of other variants."""
-    ends = ("", "-*") if variant is None else (f".{variant}", f".{variant}-*")
-    return [f"{part}/{stem}{end}.safetensors" for stem in ("diffusion_pytorch_model", "model") for end in ends]
-
-
-def download(name: str, patterns: list[str], **hub: Any) -> Path:
-    """Returns the hub's cache with those files of `owner/name`; `hub` are `HUB_OPTIONS`.
-
-    Raises:
-        ModelError: the hub does not give it, or cannot be reached and the cache lacks it.
-    """
-    try:
-        folder = snapshot_download(name, allow_patterns=patterns, **hub)
-    except LocalEntryNotFoundError as error:
-        if hub.get("local_files_only"):
-            message, remedy = f"{name}: is not in the hub's cache", "fetch it first, or give a folder"
-            raise ModelError(message, code="not_found", remedy=remedy) from error
-        message, remedy = f"{name}: the hub cannot be reached", "check the network, or give a folder"
-        raise ModelError(message, code="unreachable", remedy=remedy) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: cannot be fetched from the hub: {brief(error)}", code="no_download") from error
-    return Path(folder)
 
 
 def refuse_mismatch(

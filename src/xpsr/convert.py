@@ -30,8 +30,6 @@ from xpsr.checkpoint import (
     StateDict,
     controlnet_from_reference,
     controlnet_to_reference,
-    download,
-    fetch_model,
     listed,
     load_tokenizer,
     refuse_mismatch,
@@ -41,7 +39,8 @@ from xpsr.checkpoint import (
 )
 from xpsr.config import PRESETS
 from xpsr.errors import InputError, ModelError, brief
-from xpsr.model_folder import check_file, damaged, loading, on_meta, read_config, read_json, write_checksums
+from xpsr.model_files import check_file, damaged, download, fetch_model, read_config, read_json, write_checksums
+from xpsr.model_folder import loading, on_meta
 from xpsr.models import XPSRControlNet, XPSRUNet
 
 __all__ = ["convert_reference", "convert_to_reference", "load_reference"]

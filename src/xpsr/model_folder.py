@@ -6,10 +6,9 @@ config says.
 """
 
 import inspect
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,37 +20,20 @@ from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from xpsr.caches import digest
 from xpsr.config import suggest
 from xpsr.errors import ModelError, XPSRError, brief
+from xpsr.model_files import INDEX, again, check_file, damaged, read_config, read_json, unreadable, write_checksums
 from xpsr.models import HAAR_AUTOENCODERS, XPSRControlNet, XPSRUNet
 
 __all__ = [
-    "CHECKSUMS",
-    "INDEX",
-    "MAX_CONFIG_BYTES",
-    "MAX_CONFIG_NUMBER",
-    "again",
-    "check_file",
     "check_network",
-    "checksums",
-    "damaged",
     "finish_saving",
     "loading",
     "on_meta",
-    "read_config",
     "read_index",
-    "read_json",
     "variant_there",
-    "verify_checksums",
     "weight_files",
-    "write_checksums",
 ]
-
-INDEX, CHECKSUMS = "model_index.json", "checksums.json"
-MAX_CONFIG_BYTES = 2**23
-MAX_CONFIG_NUMBER = 2**20
-"""Of any number in the config of a network, scheduler or tokenizer; the largest in use is a vocabulary of 49,408."""
 
 CLASSES: dict[str, dict[tuple[str, str], Any]] = {
     "vae": {("diffusers", "AutoencoderKL"): AutoencoderKL}
@@ -68,8 +50,6 @@ CLASSES: dict[str, dict[tuple[str, str], Any]] = {
 # Of a model's index, beside its components
 _OWN_KEYS = ("one_step_timestep", "one_step_residual", "one_step_only", "scale", "settings")
 
-# What makes transformers or diffusers fetch, import or quantize at a config's word
-_ACTING_KEYS = ("attn_implementation", "_attn_implementation", "auto_map", "quantization_config")
 _COUNTS = ("num_batches_tracked", "position_ids")  # what networks count with, stored as whole numbers
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
@@ -118,67 +98,6 @@ def _scheduler_class(library: str, name: str) -> type[SchedulerMixin] | None:
         return None
     found = getattr(diffusers, name, None)
     return found if isinstance(found, type) and issubclass(found, SchedulerMixin) else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file of at most `MAX_CONFIG_BYTES`.
-
-    Raises:
-        ModelError: it is missing, cannot be read, too large, or holds something else.
-    """
-    check_file(path, MAX_CONFIG_BYTES)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"is not JSON ({brief(error)})") from error
-    if not isinstance(content, dict):
-        raise damaged(path, "holds no JSON object")
-    return content
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Returns the config of a network or scheduler, whose numbers are within `MAX_CONFIG_NUMBER`.
-
-    Raises:
-        ModelError: as `read_json`, or it holds what would fetch, import or quantize something.
-    """
-    config = read_json(path)
-    for key in _ACTING_KEYS:
-        if config.get(key) is not None:
-            message, remedy = f"{path}: {key} is not for models of xpsr", "remove it there"
-            raise ModelError(message, code="unknown_field", remedy=remedy)
-    for key, value in config.items():
-        for number in _numbers(value):
-            if not (abs(number) <= MAX_CONFIG_NUMBER or math.isinf(number)):  # a range of schedulers may be open
-                raise damaged(path, f"{key} holds {number:.4g}, beyond the limit of {MAX_CONFIG_NUMBER}")
-    return config
-
-
-def _numbers(value: Any) -> Iterator[int | float]:
-    if isinstance(value, int | float):
-        yield value
-    elif isinstance(value, list | dict):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(part)
-
-
-def check_file(path: Path, limit: int | None = None) -> None:
-    """Raises `ModelError` where `path` is no regular file of 1 to `limit` bytes."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        problem = "is a link to nothing" if path.is_symlink() else "is missing"
-        raise damaged(path, problem, code="not_found") from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not path.is_file():
-        raise damaged(path, "is a folder, not a file" if path.is_dir() else "is no regular file")
-    if size == 0:
-        raise damaged(path, "is empty")
-    if limit is not None and size > limit:
-        raise damaged(path, f"has {size} bytes, more than the limit of {limit}")
 
 
 def check_network(kind: Any, folder: Path, *, variant: str | None = None) -> None:
@@ -274,7 +193,7 @@ def _elements(path: Path) -> dict[str, int]:
             kinds = {part.get_dtype() for name, part in found.items() if name.rpartition(".")[2] not in _COUNTS}
             elements = {name: math.prod(part.get_shape()) for name, part in found.items()}
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise damaged(path, f"is cut off or damaged ({brief(error)})") from error
     others = sorted(kind for kind in kinds if "F" not in kind)
@@ -328,37 +247,6 @@ def loading(source: Path) -> Iterator[None]:
         raise damaged(source, f"cannot be used: {brief(error)}") from error
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every weight file of a model's parts, which may be links, by relative path."""
-    files = sorted(path for path in folder.glob("*/*.safetensors") if path.is_file())  # no device or broken link
-    return {path.relative_to(folder).as_posix(): digest(path) for path in files}
-
-
-def write_checksums(folder: Path) -> None:
-    """Writes the digests of a folder's weights to its `checksums.json`."""
-    (folder / CHECKSUMS).write_text(json.dumps(checksums(folder), indent=2) + "\n", encoding="utf-8")
-
-
-def verify_checksums(folder: Path, files: Iterable[Path]) -> None:
-    """Compares those of a folder's `files` that its `checksums.json` names, if it has one, with what it says of them.
-
-    Raises:
-        ModelError: a file differs.
-    """
-    path = folder / CHECKSUMS
-    if not path.exists():
-        return
-    expected = read_json(path)
-    if not all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in expected.values()):
-        raise damaged(path, "holds what is no SHA-256")
-    for file in files:
-        named = expected.get(file.relative_to(folder).as_posix())
-        if named is not None and file.is_file() and digest(file) != named:
-            message = f"{file}: is not what {CHECKSUMS} says: damaged, or changed"
-            remedy = f"{again(folder)}, or remove {CHECKSUMS} if it was changed on purpose"
-            raise ModelError(message, code="damaged", remedy=remedy)
-
-
 def finish_saving(folder: Path) -> None:
     """Writes the checksums of a model that was saved, perhaps over another.
 
@@ -370,19 +258,3 @@ def finish_saving(folder: Path) -> None:
         if single.is_file():
             min(single, index, key=lambda path: path.stat().st_mtime_ns).unlink()
     write_checksums(folder)
-
-
-def damaged(path: Path, problem: str, *, code: str = "damaged") -> ModelError:
-    """Returns the error to raise for a file of a model, with a remedy that fits where it lies."""
-    return ModelError(f"{path}: {problem}", code=code, remedy=again(path))
-
-
-def again(path: Path) -> str:
-    """Returns how to have a file of a model anew."""
-    return "install xpsr again" if Path(__file__).parent in path.parents else "copy or download it again"
-
-
-def _unreadable(path: Path, error: OSError) -> ModelError:
-    if isinstance(error, PermissionError):
-        return ModelError(f"{path}: cannot be read ({brief(error)})", code="damaged", remedy="check its permissions")
-    return damaged(path, f"cannot be read ({brief(error)})")

@@ -18,13 +18,12 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
-from xpsr.checkpoint import fetch_model
 from xpsr.config import PresetName, Settings, Size, as_size
 from xpsr.config.checks import SEED, check_argument
 from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
 from xpsr.errors import Cancelled, InputError
 from xpsr.image import ImageLike, Picture, bleed, resize, to_picture
-from xpsr.model_folder import checksums
+from xpsr.model_files import checksums, fetch_model
 from xpsr.pipeline import MAX_OUTPUT_PIXELS, XPSRPipeline
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr

@@ -15,13 +15,13 @@ from xpsr.benchmark.commands import Command
 from xpsr.benchmark.restoring import Made, Models, restore_all
 from xpsr.benchmark.suite import Pair, PictureSet, Suite, named_folder, open_set
 from xpsr.benchmark.texts import SetTexts
-from xpsr.checkpoint import resolve_model
 from xpsr.config import MethodConfig, Size
 from xpsr.devices import processor_name, resolve_device
 from xpsr.errors import InputError, XPSRError, one_line
 from xpsr.evaluation import Evaluation, Protocol, evaluate, load_protocol, write_report
 from xpsr.files import refusal
 from xpsr.jsonl import append_lines, read_lines
+from xpsr.model_files import resolve_model
 from xpsr.prior import PriorFile
 
 __all__ = ["Outcome", "SetOutcome", "find_sets", "run_suite", "why_not"]

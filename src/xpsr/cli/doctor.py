@@ -86,10 +86,9 @@ def _examine() -> dict[str, Any]:
         import torch
 
         quiet_libraries()
-        from xpsr.checkpoint import bundled_models
         from xpsr.devices import devices, fast_dtypes, resolve_dtype
         from xpsr.errors import ModelError
-        from xpsr.model_folder import CHECKSUMS, checksums, read_json
+        from xpsr.model_files import CHECKSUMS, bundled_models, checksums, read_json
         from xpsr.pipeline import XPSRPipeline  # with all that a picture needs
     except Exception as error:  # whatever a library that does not fit raises
         # Beside a CPU-only torch the usual torchvision breaks transformers

@@ -32,6 +32,7 @@ __all__ = [
     "mend_streams",
     "parse",
     "print_traceback",
+    "quiet_hub",
     "quiet_libraries",
     "sayings",
 ]
@@ -164,13 +165,19 @@ def _thaw_on_leaving() -> None:
 def quiet_libraries() -> None:
     """Silences what the libraries of models say of their own accord; what matters is raised."""
     import diffusers.utils.logging
-    import huggingface_hub.utils.logging
     import transformers.utils.logging
 
-    huggingface_hub.utils.logging.set_verbosity_error()  # but a download's bar stays: it may take an hour
+    quiet_hub()
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+def quiet_hub() -> None:
+    """Silences the hub's library, which is all of them that a download needs; its bar stays, as it may take an hour."""
+    import huggingface_hub.utils.logging
+
+    huggingface_hub.utils.logging.set_verbosity_error()
 
 
 _LESS_MEMORY = {

@@ -19,16 +19,17 @@ from xpsr.cli.terminal import (
     loading,
     parse,
     print_traceback,
+    quiet_hub,
     quiet_libraries,
     sayings,
 )
 from xpsr.config import PRESETS, Size, UpscaleConfig, load_config
 from xpsr.errors import InputError
-from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, refusal
+from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, is_remote, refusal
 from xpsr.sources import Job, ResultFormat, find_sources, name_jobs, name_maps, read_sidecar, result_suffix
 
-if TYPE_CHECKING:  # they load torch
-    from xpsr.batch import Recipe, Seen
+if TYPE_CHECKING:  # what help does without
+    from xpsr.ledger import Recipe, Seen
     from xpsr.prior import PriorFile, PriorLookup
 
 __all__ = ["run"]
@@ -204,17 +205,21 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("--json and -o - both write on standard output; leave one of them out.")
     report = _Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
 
-    with loading(quiet=report.quiet):
-        from xpsr.batch import Recipe, restore_file, write_options
-        from xpsr.checkpoint import fetch_model
-        from xpsr.devices import resolve_device, resolve_dtype
-        from xpsr.image import image_bytes, picture_size
-        from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
-        from xpsr.restore import Restorer
+    from xpsr.ledger import Recipe
+    from xpsr.model_files import fetch_model, resolve_model
+    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup, is_asked
 
-    device = resolve_device(config.device)
-    resolve_dtype(config.dtype, device)
+    device, looks_here = config.device, is_asked(config.describer) and not is_remote(config.describer)
+    # every other choice is on all machines, so that torch need not tell
+    if device not in ("auto", "cpu") or config.dtype == "fp16" or looks_here:
+        with loading(quiet=report.quiet):
+            from xpsr.devices import resolve_device, resolve_dtype
+        found = resolve_device(device)
+        resolve_dtype(config.dtype, found)
+        device = str(found)
     if config.protect not in (None, "auto"):
+        with loading(quiet=report.quiet):
+            from xpsr.image import picture_size
         picture_size(Path(config.protect))  # a mask that cannot be read is known before any picture
     outside = None if is_alone else out
     sources = find_sources(inputs, recursive=args.recursive, outside=outside, on_error=report.failed, on_note=complain)
@@ -231,29 +236,38 @@ def run(arguments: Sequence[str]) -> int:
     if not jobs:
         return 1
 
-    if not args.debug:
-        quiet_libraries()
     prior_of = PriorLookup(
         config.describer,
         priors=config.priors,
         content=config.content,
         quality=config.quality,
         questions=QUESTIONS[config.preset or "default"],
-        device=str(device),
+        device=device,
     )
+    if not args.debug and not Path(resolve_model(config.model)).is_dir():
+        quiet_hub()
     recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
     kept = None if out is None or is_alone else PriorFile(out / "priors.jsonl")
     waiting = _undone(jobs, recipe, prior_of, kept, report)
+    if waiting:
+        with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
+            from xpsr.batch import restore_file, write_options
+            from xpsr.image import image_bytes
+            from xpsr.restore import Restorer
+
+        waiting = _small_enough(waiting, config, report)
     if not waiting:
         report.end(len(sources))
         return report.code
 
+    if not args.debug:
+        quiet_libraries()
     ahead = [job.source.path for job, _ in waiting if job.source.content is None] if prior_of.is_asked else []
     with picture_bar(len(waiting), looks_ahead=bool(ahead), quiet=report.quiet) as bar:
         prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
-            restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
+            restorer = Restorer(config.model, device=device, dtype=config.dtype)
         restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
         folder = out.parent if out is not None and is_alone else out
         try:
@@ -287,7 +301,7 @@ def _undone(
     jobs: Sequence[Job], recipe: "Recipe", prior_of: "PriorLookup", kept: "PriorFile | None", report: "_Report"
 ) -> list[tuple[Job, "Seen | None"]]:
     """Returns the pictures that are to be restored, with what was seen at their targets; the others are told."""
-    from xpsr.batch import look, refuse_too_large, what_to_do
+    from xpsr.ledger import look, what_to_do
 
     known, waiting = prior_of.known(kept), []
     with counting("checking", quiet=report.quiet) as count:
@@ -298,8 +312,6 @@ def _undone(
                     raise InputError(message, code="conflict", remedy=remedy)
                 seen = None if job.target is None or recipe.config.on_existing == "overwrite" else look(job.target)
                 state = what_to_do(job, recipe, known)
-                if state == "restore":
-                    refuse_too_large(job.source, recipe.config)
             except Exception as error:  # every picture is tried; the exit code tells
                 report.failed(job.source.path, error)
             else:
@@ -310,6 +322,26 @@ def _undone(
             if count is not None:
                 count(number, len(jobs))
     return waiting
+
+
+def _small_enough(
+    waiting: Sequence[tuple[Job, "Seen | None"]], config: UpscaleConfig, report: "_Report"
+) -> list[tuple[Job, "Seen | None"]]:
+    """Returns the pictures that can be read and restored, as far as their files' headers tell; the others are told."""
+    from xpsr.batch import refuse_too_large
+
+    fit = []
+    with counting("measuring", quiet=report.quiet) as count:
+        for number, (job, seen) in enumerate(waiting, 1):
+            try:
+                refuse_too_large(job.source, config)
+            except Exception as error:  # every picture is tried; the exit code tells
+                report.failed(job.source.path, error)
+            else:
+                fit.append((job, seen))
+            if count is not None:
+                count(number, len(waiting))
+    return fit
 
 
 def _output(named: str, inputs: Sequence[str], *, flag: str = "-o") -> tuple[Path | None, bool]:

@@ -7,21 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xpsr.checkpoint import HUB_OPTIONS, load_scheduler, load_strict, load_tokenizer
+from xpsr.checkpoint import load_scheduler, load_strict, load_tokenizer
 from xpsr.config import MAX_SCALE, Settings, override
 from xpsr.config.checks import said
 from xpsr.config.names import unknown
 from xpsr.errors import InputError, ModelError
 from xpsr.image import Picture
-from xpsr.model_folder import (
-    INDEX,
-    damaged,
-    loading,
-    read_index,
-    variant_there,
-    verify_checksums,
-    weight_files,
-)
+from xpsr.model_files import HUB_OPTIONS, INDEX, damaged, verify_checksums
+from xpsr.model_folder import loading, read_index, variant_there, weight_files
 from xpsr.pipeline.latents import decode_latents, encode_pixels
 from xpsr.prior import Prior
 

@@ -16,7 +16,6 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from xpsr.checkpoint import HUB_OPTIONS, fetch_model
 from xpsr.color import match_color
 from xpsr.config import (
     ModelFacts,
@@ -33,6 +32,7 @@ from xpsr.config.checks import check_argument, fault, said
 from xpsr.devices import has_float64
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
+from xpsr.model_files import HUB_OPTIONS, fetch_model
 from xpsr.model_folder import finish_saving
 from xpsr.models import Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, predict_one_step, start_at
 from xpsr.pipeline.arguments import (

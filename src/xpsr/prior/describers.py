@@ -13,10 +13,11 @@ from xpsr.prior.files import FileDescriber
 from xpsr.prior.protocol import Describer
 from xpsr.prior.texts import QUESTIONS, Prior, Questions
 
-if TYPE_CHECKING:  # it loads torch
+if TYPE_CHECKING:  # they load torch
     from xpsr.image import ImageLike
+    from xpsr.prior.mini import MiniDescriber
 
-__all__ = ["NoDescriber", "check_describer", "describe", "is_asked", "open_describer", "released"]
+__all__ = ["MiniLater", "NoDescriber", "check_describer", "describe", "is_asked", "open_describer", "released"]
 
 
 class NoDescriber:
@@ -31,6 +32,32 @@ class NoDescriber:
         if progress is not None:
             progress(len(images))
         return [Prior() for _ in images]
+
+
+class MiniLater:
+    """The mini's describer, which loads torch when it is first needed: pictures that are done need nobody who looks."""
+
+    name = "mini"
+    questions: Questions | None = None
+
+    def open(self) -> "MiniDescriber":
+        """Returns it, opened.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        from xpsr.prior.mini import MiniDescriber
+
+        return MiniDescriber.bundled()
+
+    @property
+    def revision(self) -> str | None:
+        """Which one it is."""
+        return self.open().revision
+
+    def describe(self, images: Sequence["ImageLike"], *, progress: Callable[[int], None] | None = None) -> list[Prior]:
+        """Returns one prior for each of `images`; see `MiniDescriber.describe`."""
+        return self.open().describe(images, progress=progress)
 
 
 def describe(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xpsr.config.checks import check_argument, said
 from xpsr.errors import InputError
 from xpsr.prior.cache import describe_files, written_priors
-from xpsr.prior.describers import NoDescriber, check_describer, is_asked, open_describer, released
+from xpsr.prior.describers import MiniLater, NoDescriber, check_describer, is_asked, open_describer, released
 from xpsr.prior.files import FileDescriber, PriorFile
 from xpsr.prior.protocol import Describer
 from xpsr.prior.texts import Prior, Questions
@@ -36,7 +36,6 @@ class PriorLookup:
 
     Raises:
         InputError: a text that is none, priors that cannot be read, or an address without a model.
-        ModelError: the mini's describer cannot be loaded.
     """
 
     def __init__(
@@ -59,6 +58,8 @@ class PriorLookup:
             self._describer = FileDescriber(priors)
         elif content is not None and quality is not None:
             self._describer = NoDescriber()
+        elif describer == "mini":
+            self._describer = MiniLater()
         elif isinstance(describer, str | os.PathLike):
             self._describer = _opened(describer, questions, device)
         else:
@@ -105,6 +106,8 @@ class PriorLookup:
     ) -> None:
         """Asks a model about all of `images` now and frees its memory; a describer that asks none looks when called.
 
+        The mini's describer is opened, so that what is wrong with it is known before the first picture.
+
         What is said is kept in `file`, and what `file` tells already is not asked. What is wrong with a picture is
         raised when its prior is looked up.
 
@@ -117,6 +120,8 @@ class PriorLookup:
             InputError: the file cannot be read or written.
             ModelError: the model cannot be loaded or reached, or fails.
         """
+        if isinstance(self._describer, MiniLater):
+            self._describer.open()
         if not self.is_asked:
             return
         with released(self._describer):

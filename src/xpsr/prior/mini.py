@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from xpsr import checkpoint
 from xpsr.features import EfficientNetLite0
 from xpsr.image import ImageLike, Picture, resize, to_picture, to_uint8
-from xpsr.model_folder import check_file, damaged, loading, read_json, verify_checksums
+from xpsr.model_files import check_file, damaged, read_json, resolve_model, verify_checksums
+from xpsr.model_folder import loading
 from xpsr.prior.texts import Level, Levels, Prior, Questions, quality_text
 
 __all__ = ["LevelsNetwork", "MiniDescriber"]
@@ -89,7 +89,7 @@ class MiniDescriber:
     @functools.cache
     def bundled(cls) -> "MiniDescriber":
         """Returns the one that comes with xpsr, which is opened once; any number of threads may call it."""
-        return cls(Path(checkpoint.resolve_model("mini")) / "describer")
+        return cls(Path(resolve_model("mini")) / "describer")
 
     @torch.no_grad()
     def describe(self, images: Sequence[ImageLike], *, progress: Callable[[int], None] | None = None) -> list[Prior]:

@@ -282,7 +282,8 @@ def _load(
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from xpsr.checkpoint import download, refuse_mismatch
+    from xpsr.checkpoint import refuse_mismatch
+    from xpsr.model_files import download
 
     name = source.name
     place = _place(device)

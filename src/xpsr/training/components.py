@@ -15,6 +15,7 @@ from xpsr import checkpoint
 from xpsr.config import LossConfig, ModelConfig, PartsConfig
 from xpsr.config.checks import fault, said
 from xpsr.errors import InputError, MissingDependencyError
+from xpsr.model_files import download, weight_patterns
 from xpsr.models import DeepHaarAutoencoder, HaarAutoencoder, XPSRControlNet, XPSRUNet
 
 if TYPE_CHECKING:
@@ -195,8 +196,8 @@ def build_from_base(config: ModelConfig, *, semantic_fusion: bool = True) -> Com
     assert config.base is not None
     folder = Path(config.base)
     if not folder.is_dir():
-        weights = [f for part in ("unet", "vae", "text_encoder") for f in checkpoint.weight_patterns(part)]
-        folder = checkpoint.download(config.base, ["*.json", "*.txt", *weights])
+        weights = [f for part in ("unet", "vae", "text_encoder") for f in weight_patterns(part)]
+        folder = download(config.base, ["*.json", "*.txt", *weights])
     plain = checkpoint.load_strict(UNet2DConditionModel, folder, subfolder="unet")
     unet = XPSRUNet.from_unet(plain, zero_init=config.zero_init)
     controlnet = XPSRControlNet.from_unet(

@@ -11,11 +11,11 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-from xpsr import checkpoint
 from xpsr.config import ModelConfig, TrainRunConfig
 from xpsr.data import Batch
 from xpsr.errors import ModelError
-from xpsr.model_folder import loading, read_config
+from xpsr.model_files import read_config, resolve_model
+from xpsr.model_folder import loading
 from xpsr.models import HAAR_AUTOENCODERS, XPSRControlNet, XPSRUNet
 from xpsr.training.components import (
     Components,
@@ -168,7 +168,7 @@ def _configs(model: ModelConfig) -> dict[str, dict[str, Any]]:
     source, field = str(model.path or model.base), "model.base" if model.path is None else "model.path"
     if source in _KNOWN_BASES and not Path(source).is_dir():
         return {name: dict(values) for name, values in _KNOWN_BASES[source].items()}
-    folder = Path(checkpoint.resolve_model(source) if model.path is not None else source)
+    folder = Path(resolve_model(source) if model.path is not None else source)
     names = {name: f"{name}/config.json" for name in ("unet", "controlnet", "vae", "text_encoder")}
     names["scheduler"] = "scheduler/scheduler_config.json"
     if model.path is None:
