@@ -18,7 +18,7 @@ from xpsr import Prior, Restorer, Settings, Size, XPSRPipeline
 from xpsr.cli import main
 from xpsr.config import MAX_SCALE, SIZE_SUFFIX, ModelFacts, UpscaleConfig, as_size, load_config, usual_size
 from xpsr.errors import InputError
-from xpsr.image import Picture, resize
+from xpsr.image import Picture, picture_size, resize
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.pipeline.conditions import Passes, fit_picture
 
@@ -54,7 +54,7 @@ def test_a_size_gives_pixels_and_a_name(
     size = Size(**asked)
     assert size.of(*source) == made and size.suffix == suffix and size.asked == asked
     assert SIZE_SUFFIX.search(f"photo{suffix}")
-    assert UpscaleConfig(**asked).target() == size
+    assert UpscaleConfig(**asked).size_asked == size
 
 
 def remedied(error: InputError, size: Size) -> Size:
@@ -215,7 +215,7 @@ def test_too_large_a_result_is_refused_from_the_header(
     Path("a.png").write_bytes(kept.getvalue()[:64])  # no pixels: who decodes it says that it is damaged
     command = ["upscale", "a.png", "--model", str(tiny_model), "--debug"]
     for flags, message in (
-        ([], "--scale 4 makes 1074 megapixels of 8192 x 8192, more than 134; use 1.4 or less."),
+        (["--scale", "4"], "--scale 4 makes 1074 megapixels of 8192 x 8192, more than 134; use 1.4 or less."),
         (
             ["--size", "20000x9000"],
             "--size 20000x9000 makes 180 megapixels of 8192 x 8192, more than 134; use 17000x7700",
@@ -264,7 +264,7 @@ def test_one_way_is_given_and_names_the_result(
 
 def test_a_file_may_say_the_size_and_a_flag_goes_before_it(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("longest: 3000\n")
-    assert load_config(UpscaleConfig, tmp_path / "a.yaml").target() == Size(longest=3000)
+    assert load_config(UpscaleConfig, tmp_path / "a.yaml").size_asked == Size(longest=3000)
 
 
 def test_a_large_picture_is_seen_whole(restorer: Restorer) -> None:
@@ -285,3 +285,22 @@ def test_a_size_that_nobody_asks_for_makes_sense(width, height):
 )
 def test_a_photograph_of_a_telephone_is_made_twice_as_large(width, height, scale):
     assert usual_size(width, height) == Size(scale=scale)
+
+
+def test_a_large_picture_gets_the_size_that_makes_sense_and_is_told_so(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("xpsr.config.sizes.USUAL_PIXELS", 16 * 30 * 20)
+    for name, size in (("small.png", (30, 20)), ("large.png", (40, 20)), ("huge.png", (90, 60))):
+        Image.new("RGB", size, "green").save(name)
+    command = ["upscale", "small.png", "large.png", "huge.png", "--model", str(tiny_model), "--describer", "none"]
+    assert main(command) == 0
+    assert "2 pictures are large already" in capsys.readouterr().err
+    results = {path.name: picture_size(path) for path in Path("outputs").glob("*.png")}
+    assert results == {"small_x4.png": (120, 80), "large_x2.png": (80, 40), "huge_x1.png": (90, 60)}
+    assert main(command) == 0
+    assert "3 of 3 pictures were done already" in capsys.readouterr().err
+    assert main(["upscale", "large.png", "--model", str(tiny_model), "--describer", "none", "-o", "o"]) == 0
+    message = "large.png: is large already, so its result is 2 times as large; --scale 4 makes it 4 times."
+    assert message in capsys.readouterr().err

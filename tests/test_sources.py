@@ -14,6 +14,10 @@ from xpsr.errors import InputError
 from xpsr.sources import Source, find_sources, name_jobs, read_sidecar, result_suffix
 
 
+def times_4(_: Source) -> str:
+    return "_x4"
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -50,7 +54,7 @@ def named(*paths: str, out: str = "out") -> tuple[list[str], list[str]]:
     """Names of results, and all that is told."""
     told: list[str] = []
     images = [Source(path=Path(path)) for path in paths]
-    jobs = name_jobs(images, Path(out), suffix="_x4", on_error=lambda path, error: told.append(str(error)))
+    jobs = name_jobs(images, Path(out), suffix=times_4, on_error=lambda path, error: told.append(str(error)))
     return [job.target.name for job in jobs if job.target], told
 
 
@@ -99,7 +103,7 @@ def test_links_that_lead_out_of_a_folder_are_told_and_not_followed() -> None:
 def test_results_keep_the_folders_below_those_that_were_named() -> None:
     touch("f/a.png", "f/deep/er/i.png", "g/b.png")
     images = find_sources(["f", "g/b.png"], recursive=True, on_error=print, on_note=print)
-    jobs = name_jobs(images, Path("out"), suffix="_x2", on_error=print)
+    jobs = name_jobs(images, Path("out"), suffix=lambda _: "_x2", on_error=print)
     assert [str(job.target) for job in jobs] == ["out/a_x2.png", "out/deep/er/i_x2.png", "out/b_x2.png"]
 
 
@@ -193,7 +197,13 @@ def test_no_two_results_have_one_name_and_none_has_that_of_an_input() -> None:
     errors: list[Path] = []
     one = [Source(path=Path("x/a.jpg"))]
     assert (
-        name_jobs(one, Path("x/../x/a.jpg"), suffix="_x4", is_file=True, on_error=lambda path, _: errors.append(path))
+        name_jobs(
+            one,
+            Path("x/../x/a.jpg"),
+            suffix=times_4,
+            is_file=True,
+            on_error=lambda path, _: errors.append(path),
+        )
         == []
     )
     assert errors == [Path("x/a.jpg")]
@@ -214,7 +224,7 @@ def test_what_can_be_read_but_once_is_read_whole_within_a_limit(monkeypatch: pyt
 
     (image,), told = read(b"12345678")
     assert (image.content, told) == (b"12345678", []) and len(image.sha256()) == 64
-    (job,) = name_jobs([image, Source(path=Path("-"), content=b"")], Path("out"), suffix="_x4", on_error=print)[1:]
+    (job,) = name_jobs([image, Source(path=Path("-"), content=b"")], Path("out"), suffix=times_4, on_error=print)[1:]
     assert job.target == Path("out", "stdin_x4.png")
     Path("file.png").write_bytes(b"file")
     for place in (Path("/dev/shm"), Path("/tmp")):  # only what a process has open is like a pipe

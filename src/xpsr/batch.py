@@ -41,7 +41,8 @@ __all__ = ["refuse_too_large", "restore_file", "write_options"]
 def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
     """Raises `InputError` where the header of a picture's file tells that it, or its result, would be too large."""
     if source.content is None:
-        config.target().refuse_above(MAX_OUTPUT_PIXELS, *picture_size(source.path, limits=_limits_of(config)))
+        width, height = picture_size(source.path, limits=_limits_of(config))
+        config.target(width, height).refuse_above(MAX_OUTPUT_PIXELS, width, height)
 
 
 def restore_file(
@@ -84,15 +85,16 @@ def restore_file(
         picture = read_image(source.path, limits=limits, accept_truncated=accepts)
     else:
         picture = decode_image(source.content, named, limits=limits, accept_truncated=accepts)
-    config.target().refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
+    target = config.target(picture.width, picture.height)
+    target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
     digest = source.sha256()
     place = job.target or Path(f"result{result_suffix(source, config.format)}")
-    size = config.target().of(picture.width, picture.height)
+    size = target.of(picture.width, picture.height)
     refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
     restored = restorer.restore(
         picture,
         prior_of(source.path if source.content is None else picture, picture),
-        size=config.target(),
+        size=target,
         preset=config.preset,
         settings=config.overrides,
         seed=config.seed,

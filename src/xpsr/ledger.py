@@ -79,7 +79,7 @@ class Recipe:
         return (
             same_prior
             and all(before.get(name) == asked[name] for name in asked if name not in of_prior)
-            and {name: record[name] for name in _SIZES if name in record} == config.target().asked
+            and {name: record[name] for name in _SIZES if name in record} == config.target(*record["input_size"]).asked
             and config.seed in (None, record.get("seed"))
             and config.dtype in ("auto", record.get("dtype"))
             and isinstance(model, dict)

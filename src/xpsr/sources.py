@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
 import stat
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,18 @@ class Source:
             InputError: it cannot be read.
         """
         return sha256(self.path) if self.content is None else hashlib.sha256(self.content).hexdigest()
+
+    def size(self) -> tuple[int, int] | None:
+        """Returns width and height as its header has them; None: that is not told so quickly."""
+        from PIL import Image  # which most commands do without
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures, among others
+            try:
+                with Image.open(self.path if self.content is None else io.BytesIO(self.content)) as image:
+                    return image.size
+            except Exception:  # whatever its plugins raise: the picture is refused when it is read
+                return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +243,7 @@ def name_jobs(
     sources: Sequence[Source],
     out: Path,
     *,
-    suffix: str,
+    suffix: Callable[[Source], str],
     format: ResultFormat = "same",  # noqa: A002 - what it is
     is_file: bool = False,
     on_error: Callable[[Path, InputError], None],
@@ -243,7 +257,7 @@ def name_jobs(
     Args:
         sources: pictures.
         out: the folder of all results.
-        suffix: what their names end with but for the format, `_x4` for example.
+        suffix: tells what the name of a picture's result ends with but for the format, `_x4` for example.
         format: of all results.
         is_file: `out` is the name of the only result itself.
         on_error: is told of pictures whose results have no place.
@@ -255,8 +269,10 @@ def name_jobs(
     jobs = []
     for source in sources:
         path = source.path
-        name = f"{_result_stem(source, folders)}{suffix}{result_suffix(source, format)}"
-        target = out if is_file else out / source.below / name
+        target = out
+        if not is_file:
+            name = f"{_result_stem(source, folders)}{suffix(source)}{result_suffix(source, format)}"
+            target = out / source.below / name
         record = target.with_suffix(".json")
         key = _key(record)
         if _key(target) in inputs:

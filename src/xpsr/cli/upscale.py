@@ -26,7 +26,7 @@ from xpsr.cli.terminal import (
 from xpsr.config import PRESETS, Size, UpscaleConfig, load_config
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, is_remote, refusal
-from xpsr.sources import Job, ResultFormat, find_sources, name_jobs, name_maps, read_sidecar, result_suffix
+from xpsr.sources import Job, ResultFormat, Source, find_sources, name_jobs, name_maps, read_sidecar, result_suffix
 
 if TYPE_CHECKING:  # what help does without
     from xpsr.ledger import Recipe, Seen
@@ -95,7 +95,7 @@ def _upscale_parser() -> Parser:
         "--scale",
         type=float,
         metavar="X",
-        help="how much larger; 2.5 is fine too (default: 4)",
+        help="how much larger; 2.5 is fine too (default: 4, or 2 or 1 where the result would be above 67 megapixels)",
     )
     add("--size", metavar="WxH", help="or so many pixels, 3000x2000; named NAME_3000x2000")
     add("--longest", type=int, metavar="N", help="or so many on the longer side; named NAME_longest3000")
@@ -226,7 +226,12 @@ def run(arguments: Sequence[str]) -> int:
     jobs = [Job(source=source, target=None) for source in sources]
     if out is not None:
         jobs = name_jobs(
-            sources, out, suffix=config.target().suffix, format=config.format, is_file=is_alone, on_error=report.failed
+            sources,
+            out,
+            suffix=lambda source: _target_of(source, config).suffix,
+            format=config.format,
+            is_file=is_alone,
+            on_error=report.failed,
         )
     if "map" in args:
         maps, is_one = _output(args.map, inputs, flag="--map")
@@ -256,6 +261,7 @@ def run(arguments: Sequence[str]) -> int:
             from xpsr.restore import Restorer
 
         waiting = _small_enough(waiting, config, report)
+        report.made_less_large([job for job, _ in waiting], config)
     if not waiting:
         report.end(len(sources))
         return report.code
@@ -295,6 +301,13 @@ def run(arguments: Sequence[str]) -> int:
             report.restored(job, restored.record)
     report.end(len(sources))
     return report.code
+
+
+def _target_of(source: Source, config: UpscaleConfig) -> Size:
+    """How large the result of a picture is to be."""
+    if config.size_asked is not None:
+        return config.size_asked
+    return config.target(*(source.size() or (1, 1)))  # what cannot be read is refused later
 
 
 def _undone(
@@ -426,6 +439,18 @@ class _Report:
             complain(f"{len(rest)} more picture{'s were' if len(rest) > 1 else ' was'} not tried.")
         for job in rest if self._json else ():
             _print_json({"input": str(job.source.path), "output": str(job.target), "status": "not_tried"})
+
+    def made_less_large(self, jobs: Sequence[Job], config: UpscaleConfig) -> None:
+        """Tells of large pictures, for which nobody has said how large their results are to be."""
+        if config.size_asked is not None or self.quiet:
+            return
+        scales = [(job, scale) for job in jobs if (scale := _target_of(job.source, config).scale) not in (None, 4)]
+        if len(scales) == 1:
+            ((job, scale),) = scales
+            times = "no larger" if scale == 1 else f"{scale:g} times as large"
+            complain(f"{job.source.path}: is large already, so its result is {times}; --scale 4 makes it 4 times.")
+        elif scales:
+            complain(f"{len(scales)} pictures are large already: they become 2 or 1 times as large; --scale says more.")
 
     def end(self, total: int) -> None:
         """Tells how many pictures were passed over."""

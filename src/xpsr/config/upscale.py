@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from xpsr.config.checks import SEED, Checked, option, within
 from xpsr.config.settings import PresetName, Settings
-from xpsr.config.sizes import PIXELS, Size
+from xpsr.config.sizes import PIXELS, Size, usual_size
 from xpsr.sources import ResultFormat
 
 __all__ = ["UpscaleConfig"]
@@ -72,10 +72,15 @@ class UpscaleConfig(Checked):
         "update"  # of what is there already; see `xpsr.ledger`
     )
 
-    def target(self) -> Size:
-        """Returns how large results are; 4 times as large where nothing is said."""
+    @property
+    def size_asked(self) -> Size | None:
+        """How large results are to be, where anything is said."""
         asked = {f.name: getattr(self, f.name) for f in dataclasses.fields(Size)}
-        return Size(**(asked if any(value is not None for value in asked.values()) else {"scale": 4.0}))
+        return Size(**asked) if any(value is not None for value in asked.values()) else None
+
+    def target(self, width: int, height: int) -> Size:
+        """Returns how large the result of a picture is; what makes sense for it where nothing is said."""
+        return self.size_asked or usual_size(width, height)
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -87,4 +92,4 @@ class UpscaleConfig(Checked):
         """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""
         super().__post_init__()
         Settings(**self.overrides)
-        self.target()
+        _ = self.size_asked
