@@ -173,6 +173,11 @@ def _upscale_parser() -> Parser:
     add("--model", help=f"bundled name, folder, or owner/name on the hub (default: {default.model})")
     add("--device", help=f"auto, cuda, cuda:1, mps or cpu (default: {default.device})")
     add("--dtype", choices=("auto", "fp32", "bf16", "fp16"), help=f"number type (default: {default.dtype})")
+    add(
+        "--engine",
+        choices=("torch", "openvino", "onnx"),
+        help=f"what computes; all but torch: on the CPU, a --model that xpsr export wrote (default: {default.engine})",
+    )
     add("--tile-size", type=int, metavar="N", help="in latent pixels; less takes less memory (default: the model's)")
     add("--tile-overlap", type=int, metavar="N", help="in latent pixels (default: the model's)")
     add = parser.add_argument_group("running").add_argument
@@ -207,13 +212,12 @@ def run(arguments: Sequence[str]) -> int:
     with loading(quiet=report.quiet):
         from xpsr.batch import Recipe, restore_file, write_options
         from xpsr.checkpoint import fetch_model
-        from xpsr.devices import resolve_device, resolve_dtype
+        from xpsr.engines import check_engine, resolve_place
         from xpsr.image import image_bytes, picture_size
         from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
         from xpsr.restore import Restorer
 
-    device = resolve_device(config.device)
-    resolve_dtype(config.dtype, device)
+    device, _ = resolve_place(config.engine, config.device, config.dtype)
     if config.protect not in (None, "auto"):
         picture_size(Path(config.protect))  # a mask that cannot be read is known before any picture
     outside = None if is_alone else out
@@ -242,6 +246,7 @@ def run(arguments: Sequence[str]) -> int:
         device=str(device),
     )
     recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
+    check_engine(recipe.folder, config.engine)  # before anybody looks at pictures
     kept = None if out is None or is_alone else PriorFile(out / "priors.jsonl")
     waiting = _undone(jobs, recipe, prior_of, kept, report)
     if not waiting:
@@ -253,7 +258,7 @@ def run(arguments: Sequence[str]) -> int:
         prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
-            restorer = Restorer(config.model, device=str(device), dtype=config.dtype)
+            restorer = Restorer(config.model, device=str(device), dtype=config.dtype, engine=config.engine)
         restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
         folder = out.parent if out is not None and is_alone else out
         try:
