@@ -120,11 +120,11 @@ def _write(
         assert exported is not None
         exported.save(path)
         expected = network(**inputs)
-    error = error_of(open_onnx(path)(inputs), expected)
-    if not error <= LIMITS["fp32"]:
-        message = f"the exported {part} differs from torch by {error:.2g}, more than {LIMITS['fp32']:g}"
+    difference = error_of(open_onnx(path)(inputs), expected)
+    if not difference <= LIMITS["fp32"]:
+        message = f"the exported {part} differs from torch by {difference:.2g}, more than {LIMITS['fp32']:g}"
         raise XPSRError(message, code="not_exported", remedy="use the model with engine torch")
-    return Graph(part=part, tile=tile, sha256=sha256(path), error=error)
+    return Graph(part=part, tile=tile, sha256=sha256(path), error=difference)
 
 
 @contextlib.contextmanager

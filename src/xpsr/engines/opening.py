@@ -21,7 +21,7 @@ Run: TypeAlias = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 
 def open_onnx(path: Path) -> Run:
     """Opens a file in onnxruntime, on the CPU with as many threads as torch has."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-not-found, unused-ignore]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -37,7 +37,7 @@ def open_onnx(path: Path) -> Run:
 
 def open_openvino(path: Path, *, dtype: Dtype) -> Run:
     """Opens a file in OpenVINO, on the CPU with as many threads as torch has; what it compiles stays in the cache."""
-    import openvino
+    import openvino  # type: ignore[import-not-found, unused-ignore]
 
     compiled = openvino.Core().compile_model(
         str(path),
