@@ -110,9 +110,9 @@ def require(what: str) -> None:
     """Raises `MissingDependencyError` where a package of an engine, or of the export, is not installed."""
     missing = [package for package in _PACKAGES[what] if importlib.util.find_spec(package) is None]
     if missing:
-        extra = "onnx" if what == "export" else what
-        message = f"{'the export' if what == 'export' else f'engine {what}'} needs {' and '.join(missing)}"
-        raise MissingDependencyError(message, remedy=f"run `pip install 'xpsr[{extra}]'`")
+        subject = "the export" if what == "export" else f"engine {what}"
+        message = f"{subject} needs {' and '.join(missing)}"
+        raise MissingDependencyError(message, remedy=f"run `pip install {' '.join(missing)}`")
 
 
 def error_of(found: Any, expected: Any) -> float:
