@@ -13,6 +13,7 @@ import torch
 
 from xpsr import InputError, MissingDependencyError, ModelError, Prior, Restorer, XPSRError, XPSRPipeline
 from xpsr.cli import main
+from xpsr.devices import fast_dtypes
 from xpsr.engines import export_engine_model, resolve_place, running, use_engine
 from xpsr.engines.manifest import FOLDER, read_manifest
 from xpsr.engines.running import ExportedAutoencoder
@@ -208,7 +209,11 @@ def test_missing_exporter_names_the_install_command(
 
 def test_engines_are_for_the_cpu_in_float32_unless_told_otherwise() -> None:
     assert resolve_place("onnx", "auto", "auto") == (torch.device("cpu"), "fp32")
-    assert resolve_place("openvino", "cpu", "bf16") == (torch.device("cpu"), "bf16")
+    if "bf16" in fast_dtypes(torch.device("cpu")):
+        assert resolve_place("openvino", "cpu", "bf16") == (torch.device("cpu"), "bf16")
+    else:
+        with pytest.raises(InputError, match="dtype=bf16 is nothing that this processor computes with; use fp32"):
+            resolve_place("openvino", "cpu", "bf16")
     with pytest.raises(InputError, match="dtype=bf16 is not for engine onnx; use fp32"):
         resolve_place("onnx", "cpu", "bf16")
     with pytest.raises(InputError, match=r"engine=tensorrt is not one of torch, openvino, onnx"):

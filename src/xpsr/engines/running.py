@@ -13,7 +13,7 @@ import torch
 
 from xpsr.caches import cache_folder
 from xpsr.config.checks import check_argument
-from xpsr.devices import Dtype, processor_name, resolve_device, resolve_dtype
+from xpsr.devices import Dtype, fast_dtypes, processor_name, resolve_device, resolve_dtype
 from xpsr.engines.manifest import FOLDER, LIMITS, Graph, error_of, read_manifest, require, tile_name
 from xpsr.engines.networks import example_inputs, networks_of
 from xpsr.engines.opening import Engine, Run, open_onnx, open_openvino
@@ -124,7 +124,7 @@ def resolve_place(engine: Engine, device: str, dtype: Dtype | Literal["auto"]) -
     Args:
         engine: "torch", "openvino" or "onnx", which is onnxruntime.
         device: as `xpsr.devices.resolve_device` takes it.
-        dtype: as `xpsr.devices.resolve_dtype` takes it; OpenVINO knows "bf16", too.
+        dtype: as `xpsr.devices.resolve_dtype` takes it; OpenVINO knows "bf16", too, where the processor does.
 
     Raises:
         InputError: there is no such engine, or it is not for the device or the number type.
@@ -141,6 +141,9 @@ def resolve_place(engine: Engine, device: str, dtype: Dtype | Literal["auto"]) -
     kind = "fp32" if dtype == "auto" else resolve_dtype(dtype, place)
     if kind == "bf16" and engine == "onnx":
         message, remedy = "is not for engine onnx", "use fp32, or engine openvino"
+        raise InputError(message, code="conflict", field="dtype", value=kind, remedy=remedy)
+    if kind == "bf16" and kind not in fast_dtypes(place):  # OpenVINO would compute in float32 and not say so
+        message, remedy = "is nothing that this processor computes with", "use fp32"
         raise InputError(message, code="conflict", field="dtype", value=kind, remedy=remedy)
     return place, kind
 
