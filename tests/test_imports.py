@@ -66,7 +66,8 @@ UNREACHABLE = {
     "evaluation": {"models", "model_files", "model_folder", "checkpoint", "pipeline"},
 }
 OPTIONAL_LIBRARIES = [
-    *("bitsandbytes", "h5py", "matplotlib", "peft", "pillow_heif", "scipy", "tensorboard", "torchao"),
+    *("bitsandbytes", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino"),
+    *("peft", "pillow_heif", "scipy", "tensorboard", "torchao"),
     "torchvision",
 ]
 MAX_LINES = 500

@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 from xpsr import __version__
 from xpsr.config import PresetName, Settings, Size, as_size
 from xpsr.config.checks import SEED, check_argument
-from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
+from xpsr.devices import Dtype, torch_dtype
+from xpsr.engines import Engine, check_engine, resolve_place, use_engine
 from xpsr.errors import Cancelled, InputError
 from xpsr.image import ImageLike, Picture, bleed, resize, to_picture
 from xpsr.model_files import checksums, fetch_model
@@ -59,27 +60,41 @@ class Restorer:
         model: "mini", which comes with xpsr, a model's folder, or its name on the hub.
         device: "auto" (the fastest one), "cuda", "cuda:1", "mps" or "cpu".
         dtype: "auto", "fp32", "bf16" or "fp16"; see `xpsr.devices.resolve_dtype`.
+        engine: what computes the networks: "torch", or "openvino" or "onnx" (onnxruntime) on the CPU, for a folder that
+            `xpsr export` wrote.
 
     Raises:
-        InputError: there is no such model or device, or the device is slow with the number type.
+        InputError: there is no such model or device, the device is slow with the number type, or the folder holds
+            nothing for the engine.
+        MissingDependencyError: the engine is not installed.
         ModelError: the model cannot be loaded.
+        XPSRError: the engine computes wrongly on this machine.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] = "mini", *, device: str = "auto", dtype: Dtype | Literal["auto"] = "auto"
+        self,
+        model: str | os.PathLike[str] = "mini",
+        *,
+        device: str = "auto",
+        dtype: Dtype | Literal["auto"] = "auto",
+        engine: Engine = "torch",
     ) -> None:
+        place, kind = resolve_place(engine, device, dtype)
         folder = fetch_model(model)
-        place = resolve_device(device)
-        kind = resolve_dtype(dtype, place)
+        check_engine(folder, engine)
         # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
-        self._autocast = place.type == "cpu" and kind == "bf16"
+        stored = torch_dtype("fp32" if place.type == "cpu" else kind)
+        self._autocast = engine == "torch" and place.type == "cpu" and kind == "bf16"
         with _LOADING, _without_bars():
-            self.pipe = XPSRPipeline.from_pretrained(folder, dtype=torch_dtype("fp32" if self._autocast else kind))
+            self.pipe = XPSRPipeline.from_pretrained(folder, dtype=stored)
         self.pipe.to(place)
+        if engine != "torch":
+            use_engine(self.pipe, folder, engine, dtype=kind)
         self.pipe.set_progress_bar_config(disable=True)
         self._facts = {
             "device": str(place),
             "dtype": kind,
+            "engine": engine,
             "model": {"name": str(model), "sha256": checksums(folder)},
             "versions": {
                 "xpsr": __version__,

@@ -1,4 +1,4 @@
-"""The command line: `xpsr upscale`, `describe`, `train`, `evaluate`, `benchmark` and others, a module each.
+"""The command line: `xpsr upscale`, `describe`, `train`, `evaluate`, `export` and others, a module each.
 
 Results go to stdout, progress and complaints to stderr. torch is imported only when a command runs, so help is instant.
 Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xpsr import __version__
-from xpsr.cli import benchmark, compare, convert, data, degrade, describe, doctor, evaluate, train, upscale
+from xpsr.cli import benchmark, compare, convert, data, degrade, describe, doctor, evaluate, export, train, upscale
 from xpsr.cli.terminal import Parser, command_context, complain, explain, mend_streams, parse, print_traceback
 from xpsr.config import suggest
 from xpsr.errors import InputError
@@ -50,6 +50,7 @@ _COMMANDS = {
     "compare": (compare.run, "make a page on which people vote, blindly, whose results are better"),
     "benchmark": (benchmark.run, "compare methods over sets of pictures, as a suite says"),
     "convert": (convert.run, "make a model of a checkpoint of the authors' code, or the reverse"),
+    "export": (export.run, "write a model's networks for other engines than torch"),
     "doctor": (doctor.run, "say what is installed, which devices are there and whether the models are whole"),
 }
 

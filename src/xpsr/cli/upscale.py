@@ -174,6 +174,11 @@ def _upscale_parser() -> Parser:
     add("--model", help=f"bundled name, folder, or owner/name on the hub (default: {default.model})")
     add("--device", help=f"auto, cuda, cuda:1, mps or cpu (default: {default.device})")
     add("--dtype", choices=("auto", "fp32", "bf16", "fp16"), help=f"number type (default: {default.dtype})")
+    add(
+        "--engine",
+        choices=("torch", "openvino", "onnx"),
+        help=f"what computes; all but torch: on the CPU, a --model that xpsr export wrote (default: {default.engine})",
+    )
     add("--tile-size", type=int, metavar="N", help="in latent pixels; less takes less memory (default: the model's)")
     add("--tile-overlap", type=int, metavar="N", help="in latent pixels (default: the model's)")
     add = parser.add_argument_group("running").add_argument
@@ -211,12 +216,10 @@ def run(arguments: Sequence[str]) -> int:
 
     device, looks_here = config.device, is_asked(config.describer) and not is_remote(config.describer)
     # every other choice is on all machines, so that torch need not tell
-    if device not in ("auto", "cpu") or config.dtype == "fp16" or looks_here:
+    if config.engine != "torch" or device not in ("auto", "cpu") or config.dtype == "fp16" or looks_here:
         with loading(quiet=report.quiet):
-            from xpsr.devices import resolve_device, resolve_dtype
-        found = resolve_device(device)
-        resolve_dtype(config.dtype, found)
-        device = str(found)
+            from xpsr.engines import resolve_place
+        device = str(resolve_place(config.engine, device, config.dtype)[0])
     if config.protect not in (None, "auto"):
         with loading(quiet=report.quiet):
             from xpsr.image import picture_size
@@ -252,6 +255,10 @@ def run(arguments: Sequence[str]) -> int:
     if not args.debug and not Path(resolve_model(config.model)).is_dir():
         quiet_hub()
     recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
+    if config.engine != "torch":  # known before anybody looks at pictures
+        from xpsr.engines import check_engine
+
+        check_engine(recipe.folder, config.engine)
     kept = None if out is None or is_alone else PriorFile(out / "priors.jsonl")
     waiting = _undone(jobs, recipe, prior_of, kept, report)
     if waiting:
@@ -273,7 +280,7 @@ def run(arguments: Sequence[str]) -> int:
         prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
-            restorer = Restorer(config.model, device=device, dtype=config.dtype)
+            restorer = Restorer(config.model, device=device, dtype=config.dtype, engine=config.engine)
         restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
         folder = out.parent if out is not None and is_alone else out
         try:

@@ -59,6 +59,7 @@ class UpscaleConfig(Checked):
     model: str = "mini"
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    engine: Literal["torch", "openvino", "onnx"] = "torch"  # what computes; all but torch: of a folder of `xpsr export`
     format: ResultFormat = "same"
     file_quality: int | None = option(None, "1 to 100, of JPEG, WebP, AVIF and JPEG XL.", within(1, 100, "95"))
     keep_cmyk: bool = False  # CMYK becomes CMYK again, where it has a profile

@@ -14,7 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.func import functional_call
 
-__all__ = ["HAAR_AUTOENCODERS", "DeepHaarAutoencoder", "HaarAutoencoder", "HaarPackets", "ResidualDecoder"]
+__all__ = ["HAAR_AUTOENCODERS", "DeepHaarAutoencoder", "HaarAutoencoder", "HaarPackets", "ResidualDecoder", "in_strips"]
 
 _GRID_WINDOW = 9  # latent pixels, an odd number
 _STRIP_ROWS = 512  # pixels, of what the refiner is given at once
@@ -119,7 +119,7 @@ class HaarAutoencoder(HaarPackets):
     def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """Returns (B, 3, 4h, 4w), of the exact inverse alone."""
         halo = sum(isinstance(layer, nn.Conv2d) for layer in self.refiner)  # rows that 3x3 convolutions look beyond
-        return _in_strips(self.refiner, pixels.to(self.dtype), rows=_STRIP_ROWS, halo=halo)
+        return in_strips(self.refiner, pixels.to(self.dtype), rows=_STRIP_ROWS, halo=halo)
 
 
 class DeepHaarAutoencoder(HaarPackets):
@@ -208,10 +208,10 @@ class ResidualDecoder(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Returns what is added to the exact inverse of `z`."""
         rows = max(1, _STRIP_LATENTS // z.shape[-1])
-        h = _in_strips(self.conv_in, z.contiguous(memory_format=torch.channels_last), rows=rows, halo=1)
+        h = in_strips(self.conv_in, z.contiguous(memory_format=torch.channels_last), rows=rows, halo=1)
         for block in self.blocks:
-            h = h + _in_strips(block, h, rows=rows, halo=2)
-        return _in_strips(self._enlarge, h, rows=rows, halo=3)
+            h = h + in_strips(block, h, rows=rows, halo=2)
+        return in_strips(self._enlarge, h, rows=rows, halo=3)
 
     def _enlarge(self, h: torch.Tensor) -> torch.Tensor:
         h = F.pixel_shuffle(self.up1(F.silu(h)), 2)  # (B, C, h, w) -> (B, C/2, 2h, 2w)
@@ -239,13 +239,14 @@ def _conv(width_in: int, width_out: int) -> nn.Conv2d:
     return nn.Conv2d(width_in, width_out, 3, padding=1)
 
 
-def _in_strips(
-    layers: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, *, rows: int, halo: int
-) -> torch.Tensor:
+def in_strips(layers: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, *, rows: int, halo: int) -> torch.Tensor:
     """Applies layers that look `halo` rows beyond each to so many rows of `x` at a time: the same, in less memory.
 
-    What is returned is as large as `x`, or larger by a whole number.
+    What is returned is as large as `x`, or larger by a whole number. An exported graph has no strips: it holds for
+    every height.
     """
+    if torch.compiler.is_exporting():
+        return layers(x)
     height, strips = x.shape[-2], []
     for top in range(0, height, rows):
         first, last = max(top - halo, 0), min(top + rows + halo, height)
@@ -260,7 +261,7 @@ def _unrepeated(pixels: torch.Tensor) -> torch.Tensor:
 
     Ramps, which are patterns as well, stay: what is smoothed over a latent's width is not looked at.
     """
-    return _in_strips(_without_repeats, pixels, rows=_STRIP_ROWS, halo=4 * (_GRID_WINDOW // 2 + 1))
+    return in_strips(_without_repeats, pixels, rows=_STRIP_ROWS, halo=4 * (_GRID_WINDOW // 2 + 1))
 
 
 def _without_repeats(pixels: torch.Tensor) -> torch.Tensor:

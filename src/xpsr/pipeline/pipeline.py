@@ -177,6 +177,10 @@ class XPSRPipeline(DiffusionPipeline):
             kept = self.__dict__["_denoiser"] = Denoiser(self.controlnet, self.unet)
         return kept
 
+    @denoiser.setter
+    def denoiser(self, denoiser: Denoiser) -> None:  # of the same two networks, such as one that an engine computes
+        self.__dict__["_denoiser"] = denoiser
+
     def enable_group_offload(self, *args: Any, offload_to_disk_path: str | None = None, **kwargs: Any) -> None:
         """As upstream, but not to disk: diffusers 0.42 would give layers of the same name in two networks one file."""
         if offload_to_disk_path is not None:
@@ -420,10 +424,9 @@ class XPSRPipeline(DiffusionPipeline):
             dtype=torch.float32 if symmetric or not has_float64(device) else torch.float64,
             device=device,
         )
-        one_step = settings.strength == 0
+        one_step, done = settings.strength == 0, 0
         num_passes = len(tiles) * (1 if one_step else settings.num_inference_steps)
         features: list[torch.Tensor | None] = [None] * len(tiles)
-        done = 0
 
         def predict(latents: torch.Tensor, timestep: torch.Tensor, bar: Any) -> torch.Tensor:
             def predictions() -> Iterator[tuple[Tile, torch.Tensor]]:
@@ -471,8 +474,7 @@ class XPSRPipeline(DiffusionPipeline):
             message = f"are of shape {tuple(latents.shape)}, and this picture needs {shape}"
             raise InputError(message, code="wrong_size", field="latents", remedy="make them anew or leave them out")
         latents = latents.to(conditions.pixels)
-        accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
-        options = {"generator": generator} if accepts_generator else {}
+        options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
         with self.progress_bar(total=num_passes) as bar:
             for index, timestep in enumerate(timesteps):
                 output = predict(scheduler.scale_model_input(latents, timestep), timestep, bar)

@@ -1,0 +1,221 @@
+"""Exported networks in torch's place in a pipeline: `use_engine`."""
+
+import copy
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from xpsr.caches import cache_folder
+from xpsr.config.checks import check_argument
+from xpsr.devices import Dtype, fast_dtypes, processor_name, resolve_device, resolve_dtype
+from xpsr.engines.manifest import FOLDER, LIMITS, Graph, error_of, read_manifest, require, tile_name
+from xpsr.engines.networks import example_inputs, networks_of
+from xpsr.engines.opening import Engine, Run, open_onnx, open_openvino
+from xpsr.errors import InputError, XPSRError
+from xpsr.files import write_text
+from xpsr.models import DeepHaarAutoencoder, Denoiser, XPSRControlNet, XPSRUNet
+from xpsr.models.autoencoder import in_strips
+from xpsr.pipeline import XPSRPipeline
+
+__all__ = ["ExportedAutoencoder", "ExportedDenoiser", "check_engine", "resolve_place", "use_engine"]
+
+_STRIP_LATENTS = 2**17
+"""Latent pixels that a decoder is given at once, beside those of its halo: it takes about 3 kB for each."""
+
+Tile = tuple[int, int]
+
+
+class ExportedDenoiser(Denoiser):
+    """A `Denoiser` whose networks an engine computes, for latents of the sizes that were exported.
+
+    Under guidance the graph is called once for each row of texts.
+
+    Args:
+        controlnet, unet: the networks that were exported.
+        image_encoders, denoisers: the graphs by the size (height, width) of their latents.
+    """
+
+    def __init__(
+        self,
+        controlnet: XPSRControlNet,
+        unet: XPSRUNet,
+        *,
+        image_encoders: Mapping[Tile, Run],
+        denoisers: Mapping[Tile, Run],
+    ):
+        super().__init__(controlnet, unet)
+        self._image_encoders, self._denoisers = dict(image_encoders), dict(denoisers)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        pixels: torch.Tensor,
+        content: torch.Tensor,
+        quality: torch.Tensor,
+        image_features: torch.Tensor | None = None,
+        *,
+        guidance_scale: float = 1.0,
+        conditioning_scale: float = 1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Denoiser`'s, of float32 tensors on the CPU.
+
+        Raises:
+            InputError: there is no graph for latents of this size.
+        """
+        size = (latents.shape[-2], latents.shape[-1])
+        if size not in self._denoisers:
+            message = f"latents of {tile_name(size)} have no exported network, but {_listed(self._denoisers)}"
+            remedy = f"restore a picture of another size, use engine torch, or export it: --tile {tile_name(size)}"
+            raise InputError(message, code="wrong_size", remedy=remedy)
+        if image_features is None:
+            image_features = torch.cat([self._image_encoders[size]({"pixels": row[None]}) for row in pixels])
+        copies, count = len(content) // len(latents), len(latents)
+        shared = {"timestep": timestep.float(), "conditioning_scale": torch.tensor(float(conditioning_scale))}
+        rows = []
+        for row in range(copies * count):
+            one = {"latents": latents, "image_features": image_features, "content": content, "quality": quality}
+            picked = {name: values[row % len(values)][None] for name, values in one.items()}
+            rows.append(self._denoisers[size]({**picked, **shared}))
+        output = torch.cat(rows)
+        if copies > 1:
+            negative, positive = output.chunk(2)
+            output = negative + guidance_scale * (positive - negative)
+        return output, image_features
+
+
+class ExportedAutoencoder(DeepHaarAutoencoder):
+    """A `DeepHaarAutoencoder` whose decoder an engine computes; at a fidelity above 0, which has other weights, torch.
+
+    Make one with `of`.
+    """
+
+    _decoder_graph: Run
+
+    @classmethod
+    def of(cls, vae: DeepHaarAutoencoder, graph: Run) -> "ExportedAutoencoder":
+        """Returns the same autoencoder, with its weights and not a copy of them, that decodes with `graph`."""
+        made = copy.copy(vae)
+        made.__class__ = cls
+        made.__dict__["_decoder_graph"] = graph
+        assert isinstance(made, ExportedAutoencoder)
+        return made
+
+    def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns (B, 3, 4h, 4w), of the latents alone."""
+        # a block looks two latents far; those around the blocks and the grid's windows no more than 16 together
+        halo = 2 * self.config.decoder_layers + 16
+        rows = max(halo, _STRIP_LATENTS // z.shape[-1])
+        graph = self._decoder_graph
+        return in_strips(
+            lambda strip: torch.cat([graph({"latents": one[None]}) for one in strip]), z, rows=rows, halo=halo
+        )
+
+
+def resolve_place(engine: Engine, device: str, dtype: Dtype | Literal["auto"]) -> tuple[torch.device, Dtype]:
+    """Returns the device and the number type that a model is used with; engines but torch are for the CPU, in "fp32".
+
+    Args:
+        engine: "torch", "openvino" or "onnx", which is onnxruntime.
+        device: as `xpsr.devices.resolve_device` takes it.
+        dtype: as `xpsr.devices.resolve_dtype` takes it; OpenVINO knows "bf16", too, where the processor does.
+
+    Raises:
+        InputError: there is no such engine, or it is not for the device or the number type.
+    """
+    check_argument("engine", engine, Engine)
+    if engine != "torch" and device == "auto":
+        device = "cpu"
+    place = resolve_device(device)
+    if engine == "torch":
+        return place, resolve_dtype(dtype, place)
+    if place.type != "cpu":
+        message, remedy = f"is not for {place}, but for the CPU", "use device cpu or engine torch"
+        raise InputError(message, code="conflict", field="engine", value=engine, remedy=remedy)
+    kind = "fp32" if dtype == "auto" else resolve_dtype(dtype, place)
+    if kind == "bf16" and engine == "onnx":
+        message, remedy = "is not for engine onnx", "use fp32, or engine openvino"
+        raise InputError(message, code="conflict", field="dtype", value=kind, remedy=remedy)
+    if kind == "bf16" and kind not in fast_dtypes(place):  # OpenVINO would compute in float32 and not say so
+        message, remedy = "is nothing that this processor computes with", "use fp32"
+        raise InputError(message, code="conflict", field="dtype", value=kind, remedy=remedy)
+    return place, kind
+
+
+def check_engine(folder: Path, engine: Engine) -> None:
+    """Raises where an engine but torch is not installed, or a model's folder has nothing for it.
+
+    Raises:
+        InputError: the folder holds no exported networks.
+        MissingDependencyError: the engine is not installed.
+        ModelError: a file is missing or damaged, or the model's weights are others than those exported.
+    """
+    if engine != "torch":
+        require(engine)
+        read_manifest(folder)
+
+
+def use_engine(pipe: XPSRPipeline, folder: Path, engine: Engine, *, dtype: Dtype = "fp32") -> None:
+    """Puts the exported networks of a model's folder into the place of a pipeline's, on the CPU.
+
+    What each graph gives is compared with torch in float32 when it is opened first with this engine, number type and
+    processor; the user's cache remembers that it was right.
+
+    Args:
+        pipe: of that folder, in float32.
+        folder: of a model, as `export_engine_model` writes it.
+        engine: "openvino" or "onnx".
+        dtype: what it computes with, as `resolve_place` gives it.
+
+    Raises:
+        InputError: the folder holds no exported networks.
+        MissingDependencyError: the engine is not installed.
+        ModelError: a file is missing or damaged, or the model's weights are others than those exported.
+        XPSRError: a graph gives other numbers than torch.
+    """
+    require(engine)
+    manifest, runs = read_manifest(folder), {}
+    for name, graph in manifest.graphs.items():
+        path = folder / FOLDER / name
+        run = open_onnx(path) if engine == "onnx" else open_openvino(path, dtype=dtype)
+        _check(run, pipe, name, graph, engine, dtype)
+        runs[name] = run
+    of_tile: dict[str, dict[Tile, Run]] = {"image_encoder": {}, "denoiser": {}}
+    for name, graph in manifest.graphs.items():
+        if graph.tile is not None:
+            of_tile[graph.part][graph.tile] = runs[name]
+        elif isinstance(pipe.vae, DeepHaarAutoencoder):
+            pipe.vae = ExportedAutoencoder.of(pipe.vae, runs[name])
+    pipe.denoiser = ExportedDenoiser(
+        pipe.controlnet, pipe.unet, image_encoders=of_tile["image_encoder"], denoisers=of_tile["denoiser"]
+    )
+
+
+@torch.no_grad()
+def _check(run: Run, pipe: XPSRPipeline, name: str, graph: Graph, engine: str, dtype: Dtype) -> None:
+    """Compares a graph with torch, unless the user's cache knows that it was right."""
+    package = {"onnx": "onnxruntime"}.get(engine, engine)
+    facts = [graph.sha256, package, importlib.metadata.version(package), dtype, processor_name()]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    place = cache_folder(f"engine-checks/{key}.json")
+    if place.exists():
+        return
+    inputs = example_inputs(pipe, graph.part, graph.tile)
+    error = error_of(run(inputs), networks_of(pipe)[graph.part](**inputs))
+    if not error <= LIMITS[dtype]:
+        message = f"{name} differs from torch by {error:.2g} in {engine}'s {dtype}, more than {LIMITS[dtype]:g}"
+        remedy = "use fp32" if dtype == "bf16" else "use engine torch"
+        raise XPSRError(message, code="wrong_numbers", remedy=f"{remedy}; this engine computes wrongly here")
+    with suppress(OSError, InputError):  # without a cache it is compared again next time
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_text(place, json.dumps({"error": error, "of": facts}) + "\n")
+
+
+def _listed(tiles: Mapping[Tile, Run]) -> str:
+    return ", ".join(tile_name(tile) for tile in sorted(tiles))
