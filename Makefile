@@ -38,7 +38,7 @@ fix: $(DEV)  ## format and repair what ruff can
 setup: $(DEV)  ## .venv with all that the other targets need
 
 bench: $(DEV)  ## run the benchmarks
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks
 
 docs: $(DEV)  ## the documentation as a website, in site/
 	$(BIN)/python -m mkdocs build --strict

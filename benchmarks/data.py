@@ -1,4 +1,4 @@
-"""Samples a second that the training data gives on this machine: `python benchmarks/data.py [--photos DIR]`.
+"""Samples a second that the training data gives on this machine: `python -m benchmarks.data [--photos DIR]`.
 
 Each source (degraded on the fly, stored pairs, shards) is read by 0, 1 and 2 workers, for some seconds each, as
 `xpsr train` reads it: crops of 128 x 128 with texts as token ids, in batches. Prints a JSON line for each, then a
@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from reporting import machine, markdown_table
 from transformers import CLIPTokenizer
 
+from benchmarks.reporting import machine
+from benchmarks.tables import markdown_table
 from xpsr.config import DataConfig, PairsConfig
 from xpsr.data import Collate, build_dataset, build_loader, make_pairs
 from xpsr.model_files import bundled_models

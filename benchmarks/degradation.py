@@ -1,6 +1,6 @@
 """Pairs a second of the degradation on one thread, by the processor's time, so that other work counts less.
 
-python benchmarks/degradation.py PICTURE
+python -m benchmarks.degradation PICTURE
 """
 
 import argparse
@@ -11,8 +11,8 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
-from reporting import markdown_table
 
+from benchmarks.tables import markdown_table
 from xpsr.config import DEGRADATIONS, DegradationConfig
 from xpsr.degradation import degrade, degrade_batch
 

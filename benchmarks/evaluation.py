@@ -1,4 +1,4 @@
-"""Seconds and memory of `xpsr evaluate` over many pictures: `python benchmarks/evaluation.py [--pictures 1000]`.
+"""Seconds and memory of `xpsr evaluate` over many pictures: `python -m benchmarks.evaluation [--pictures 1000]`.
 
 Pictures of 512 x 512 are made up in a temporary folder, with inputs of a quarter of the size, and scored by a process
 with 1 and 2 workers. Meanwhile the memory of all these processes together is read every half second (PSS, in which
@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from reporting import machine, markdown_table
 
+from benchmarks.memory import tree_memory
+from benchmarks.reporting import machine
+from benchmarks.tables import markdown_table
 from xpsr.evaluation import METRICS
 
 SIZE, SCALE = 512, 4
@@ -46,33 +48,6 @@ def make_up(folder: Path, count: int) -> None:
             picture.save(folder / name / f"{number:04}.png", compress_level=1)
 
 
-def descendants(process: int) -> list[int]:
-    """A process and all that it has started, directly or not."""
-    found, front = [process], [process]
-    while front:
-        one = front.pop()
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
-                children = [int(number) for number in task.read_text().split()]
-            except OSError:  # it has just ended
-                continue
-            found += children
-            front += children
-    return found
-
-
-def memory(process: int) -> int:
-    """Bytes that a process and its descendants hold."""
-    total = 0
-    for one in descendants(process):
-        try:
-            text = Path(f"/proc/{one}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
-    return total
-
-
 def processor_seconds() -> float:
     """Of all processes that have been started here and ended, and of those that they started."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -86,7 +61,7 @@ def measure(folder: Path, metrics: list[str], workers: int) -> tuple[float, floa
     start, before, samples = time.perf_counter(), processor_seconds(), []
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            samples.append(memory(process.pid))
+            samples.append(tree_memory(process.pid))
             time.sleep(0.5)
     if process.returncode:
         raise SystemExit(f"xpsr evaluate ended with {process.returncode}")

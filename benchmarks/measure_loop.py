@@ -1,6 +1,6 @@
 """How much the training loop costs beside the arithmetic.
 
-    python benchmarks/measure_loop.py configs/mini/2_join.yaml
+    python -m benchmarks.measure_loop configs/mini/2_join.yaml
 
 Runs the loop on batches that are ready and takes the time of forward, backward, clipping and AdamW inside it; what is
 left is the loop's own. In seconds of this process's CPU time, all taken at the same moments, so that other work on the

@@ -1,6 +1,6 @@
 """Rehearses Stable Diffusion 1.5's size with random weights.
 
-    python benchmarks/rehearse_full.py [FOLDER] [--json FILE]
+    python -m benchmarks.rehearse_full [FOLDER] [--json FILE]
 
 Writes a whole system in the reference's layout, in shards; converts it as `xpsr convert` does; and, in float32 and in
 bfloat16, loads it as `XPSRPipeline.from_pretrained` does and restores examples/moose.png (128 x 128, to 512 x 512) in
@@ -27,10 +27,13 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from huggingface_hub import split_torch_state_dict_into_shards
-from reporting import machine, markdown_table, peak_memory
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.memory import peak_memory
+from benchmarks.reporting import ROOT, machine
+from benchmarks.tables import markdown_table
+from benchmarks.weights import random_weights
 from xpsr import Prior, XPSRPipeline
 from xpsr.checkpoint import controlnet_to_reference, unet_to_reference
 from xpsr.convert import convert_reference
@@ -39,7 +42,6 @@ from xpsr.models import XPSRControlNet, XPSRUNet
 from xpsr.training import build_tokenizer
 from xpsr.training.planning import STABLE_DIFFUSION_1_5
 
-ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "examples" / "moose.png"
 GIGABYTES = 20
 Sizes = Mapping[str, dict[str, Any]]
@@ -87,13 +89,6 @@ def write_system(folder: Path, sizes: Sizes = STABLE_DIFFUSION_1_5, max_shard_si
             stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
             write_weights(part, states[name], stem, max_shard_size)
     build_tokenizer(None, min(2048, text_config.vocab_size)).save_pretrained(folder / "tokenizer")
-
-
-def random_weights(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Draws a parameter such that activations neither die nor explode."""
-    if len(shape) == 1:
-        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)  # the latter of a norm
-    return torch.randn(shape, generator=generator) * shape[1:].numel() ** -0.5
 
 
 def write_weights(folder: Path, state: dict[str, torch.Tensor], stem: str, max_shard_size: str) -> None:

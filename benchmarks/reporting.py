@@ -1,23 +1,24 @@
-"""What benchmarks tell beside seconds: this process's memory, the machine, and tables."""
+"""What benchmarks tell beside what they measured: the machine, the versions, when, and of which commit."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
-import resource
-import sys
-from collections.abc import Iterable, Mapping
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from xpsr.devices import processor_name
 
-def peak_memory() -> int:
-    """Returns the most bytes that this process held so far, pages of mapped files included."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def machine(packages: Iterable[str]) -> dict[str, Any]:
-    """Returns cores, kind of machine and the versions of Python and of the packages, JSON-ready."""
+    """Returns processor, cores, kind of machine and the versions of Python and of the packages, JSON-ready."""
     return {
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "machine": f"{platform.machine()} {platform.system()}",
         "versions": {
@@ -27,9 +28,9 @@ def machine(packages: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def markdown_table(rows: Mapping[str, Mapping[str, str]], corner: str = "") -> str:
-    """Returns a table with a line a row; what a row lacks of the columns of all is left empty."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = [[corner, *columns], ["---"] * (len(columns) + 1)]
-    lines += [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def occasion() -> dict[str, str | None]:
+    """Returns the time (UTC) and the commit, with a "+" where files differ from it; None outside of a checkout."""
+    command, commit = ["git", "describe", "--always", "--exclude=*", "--dirty=+"], None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit}

@@ -1,6 +1,6 @@
 """Takes real optimizer steps at Stable Diffusion 1.5's size with random weights.
 
-    python benchmarks/train_full_step.py [--size 256] [--steps 2]
+    python -m benchmarks.train_full_step [--size 256] [--steps 2]
 
 The run is that of configs/train_sd15.yaml (the ControlNet and the conditional attentions learn, bfloat16, gradient
 checkpointing) on one picture at a time and without an average, in this process: `xpsr train` has the same loop. Prints
@@ -14,35 +14,19 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
-from rehearse_full import random_weights
-from reporting import machine, peak_memory
-from torch import nn
 
+from benchmarks.memory import peak_memory
+from benchmarks.reporting import ROOT, machine
+from benchmarks.weights import with_random_weights
 from xpsr.config import TrainRunConfig, load_config
 from xpsr.training import Checkpoints, Components, build_tokenizer, train
 from xpsr.training.planning import meta_components
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def with_random_weights(network: nn.Module) -> Any:
-    """A network of the meta device, brought to the CPU."""
-    network = network.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(random_weights(name, parameter.shape, generator))
-        for name, buffer in network.named_buffers():
-            assert name.endswith("position_ids"), name
-            buffer.copy_(torch.arange(buffer.shape[-1]))
-    return network
 
 
 def build(config: TrainRunConfig) -> Components:

@@ -1,0 +1,1 @@
+"""Other programs, as `python -m benchmarks` compares with them."""
