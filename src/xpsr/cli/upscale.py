@@ -144,6 +144,19 @@ def _upscale_parser() -> Parser:
         metavar="G",
         help="weight of the texts; above 1 is slower (default: the model's)",
     )
+    add(
+        "--guidance-interval",
+        nargs=2,
+        type=float,
+        metavar=("FROM", "TO"),
+        help="fractions of the steps between which texts are so followed; others take half the time (default: 0 1)",
+    )
+    add(
+        "--cache-interval",
+        type=int,
+        metavar="N",
+        help="compute the deep levels of the networks in every Nth step alone; faster, and less exact (default: 1)",
+    )
     add("--strength", type=float, metavar="S", help="where to start, 1 is pure noise (default: the model's)")
     add(
         "--shifts",

@@ -24,6 +24,8 @@ class UpscaleConfig(Checked):
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    cache_interval: int | None = None
     controlnet_conditioning_scale: float | None = None
     strength: float | None = None
     start: Literal["lr", "noise"] | None = None

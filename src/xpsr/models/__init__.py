@@ -15,15 +15,16 @@ from xpsr.models.autoencoder import (
     ResidualDecoder,
 )
 from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
-from xpsr.models.denoiser import Denoiser
+from xpsr.models.denoiser import Denoiser, DenoiserCache
 from xpsr.models.scheduling import predict_one_step, predict_original_sample, start_at
-from xpsr.models.unet import ConditionalUpBlock, XPSRUNet
+from xpsr.models.unet import ConditionalUpBlock, XPSRUNet, XPSRUNetOutput
 
 __all__ = [
     "HAAR_AUTOENCODERS",
     "ConditionalUpBlock",
     "DeepHaarAutoencoder",
     "Denoiser",
+    "DenoiserCache",
     "HaarAutoencoder",
     "HaarPackets",
     "ImageEncoder",
@@ -34,6 +35,7 @@ __all__ = [
     "XPSRControlNet",
     "XPSRControlNetOutput",
     "XPSRUNet",
+    "XPSRUNetOutput",
     "predict_one_step",
     "predict_original_sample",
     "start_at",
