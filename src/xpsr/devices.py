@@ -1,29 +1,43 @@
 """Which device, which number type, and which of them the hardware computes with fast."""
 
 import platform
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 
+from xpsr.caches import cache_folder, keep, kept
 from xpsr.errors import InputError
 
 __all__ = [
     "Dtype",
+    "SelfCheck",
     "devices",
     "fast_dtypes",
     "has_float64",
     "processor_name",
     "resolve_device",
     "resolve_dtype",
+    "self_check",
     "torch_dtype",
 ]
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 _TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FAST_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
+_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
+_CPUINFO = Path("/proc/cpuinfo")  # of Linux; elsewhere nothing public tells
+
+_TOLERANCE = 0.02
+"""Largest error that is right: four times what bfloat16 shows where nothing but rounding is wrong."""
+_FAST = 1.1
+_HOPELESS = 0.25
 
 
 def devices() -> list[str]:
@@ -36,7 +50,7 @@ def devices() -> list[str]:
 def processor_name() -> str:
     """Returns what the system calls this machine's processor; Python knows it on few."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -60,8 +74,11 @@ def resolve_device(name: str | torch.device) -> torch.device:
 def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     """Returns the number type of that name; "auto" is half precision on CUDA, and on a CPU bfloat16 where it is fast.
 
+    Whether it is, `self_check` tells, which takes a second or so the first time on a processor that has instructions
+    for it.
+
     Raises:
-        InputError: there is none of that name, or fp16 on a CPU.
+        InputError: there is none of that name, or on a CPU fp16, or bf16 that is slow or wrong there.
     """
     if str(name) not in ("auto", *get_args(Dtype)):
         message, remedy = "is not one of auto, fp32, bf16, fp16", "use auto, fp32 or bf16"
@@ -69,6 +86,8 @@ def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     if device.type == "cpu" and name == "fp16":
         slow = "is about 20 times slower than fp32 on a CPU"
         raise InputError(slow, code="conflict", field="dtype", value=name, remedy="use auto, fp32 or bf16")
+    if device.type == "cpu" and name == "bf16" and (fault := _bf16_fault(device)):
+        raise InputError(fault, code="conflict", field="dtype", value=name, remedy="use auto or fp32")
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -84,9 +103,7 @@ def torch_dtype(name: Dtype) -> torch.dtype:
 def fast_dtypes(device: torch.device) -> list[Dtype]:
     """Returns the number types that the hardware itself computes with; the others work, but slowly."""
     if device.type == "cpu":
-        cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere nothing public tells
-        flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.is_file() else []
-        return ["fp32"] if _FAST_BF16_FLAGS.isdisjoint(flags) else ["fp32", "bf16"]
+        return ["fp32"] if _bf16_fault(device) else ["fp32", "bf16"]
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return ["fp32", "fp16", "bf16"]
     return ["fp32", "fp16"]
@@ -95,3 +112,97 @@ def fast_dtypes(device: torch.device) -> list[Dtype]:
 def has_float64(device: torch.device) -> bool:
     """Returns whether the device computes in double precision at all; Apple's do not."""
     return device.type != "mps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCheck:
+    """How a device computes in a number type, against float32 on the same device.
+
+    Attributes:
+        error: root mean square of the difference in a small block of layers, as a share of what the block gives.
+        ratio: how many times as fast as float32 the slower of a matrix product and a convolution is.
+    """
+
+    error: float
+    ratio: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the error is what rounding makes; NaN is not."""
+        return self.error <= _TOLERANCE
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether both are faster."""
+        return self.ratio >= _FAST
+
+
+@lru_cache
+def self_check(device: torch.device, dtype: Dtype) -> SelfCheck:
+    """Returns how a device does in a number type; measured once, and kept in the user's cache for this processor and
+    version of torch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    key = f"{name}, torch {torch.__version__}, {dtype}"
+    try:
+        place = cache_folder("number_types.json")
+    except RuntimeError:  # a user without a home
+        return _checked(device, torch_dtype(dtype))
+    found = kept(place, _is_check).get(key)
+    if found is not None:
+        return SelfCheck(**found)
+    check = _checked(device, torch_dtype(dtype))
+    keep(place, key, asdict(check), _is_check)
+    return check
+
+
+def _is_check(entry: object) -> bool:
+    names = {field.name for field in fields(SelfCheck)}
+    return isinstance(entry, dict) and entry.keys() == names and all(type(one) is float for one in entry.values())
+
+
+def _bf16_fault(device: torch.device) -> str | None:
+    """What is wrong with bfloat16 on this processor, or None."""
+    flags = _CPUINFO.read_text(encoding="utf-8", errors="replace").split() if _CPUINFO.is_file() else None
+    if flags is not None and _BF16_FLAGS.isdisjoint(flags):
+        return "is slow on this processor, which has no instructions for it"
+    check = self_check(device, "bf16")
+    if not check.is_right:
+        return f"is wrong on this processor, by {check.error:.0%}"
+    return None if check.is_fast else f"is slow on this processor: {check.ratio:.2g} times as fast as fp32"
+
+
+@torch.no_grad()
+def _checked(device: torch.device, dtype: torch.dtype) -> SelfCheck:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    def of_block(pixels: torch.Tensor, kernel: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+        hidden = F.silu(F.group_norm(F.conv2d(pixels, kernel, padding=1), 4))
+        tokens = F.linear(hidden.flatten(2).transpose(1, 2), square)  # (B, C, H, W) -> (B, H*W, C)
+        heads = tokens.unflatten(-1, (2, -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads).float()
+
+    block = draw(1, 32, 8, 8), draw(32, 32, 3, 3) / 17, draw(32, 32) / 6
+    expected, found = of_block(*block), of_block(*(value.to(dtype) for value in block))
+    error = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+    small = draw(1, 32, 32, 32), draw(32, 32, 3, 3)
+    image, tokens = (draw(1, 128, 32, 32), draw(128, 128, 3, 3)), (draw(1024, 512), draw(512, 512))
+    ratios = []
+    for layer, values in ((F.conv2d, small), (F.conv2d, image), (F.linear, tokens)):
+        ratios.append(_seconds(layer, values) / _seconds(layer, tuple(value.to(dtype) for value in values)))
+        if ratios[-1] < _HOPELESS:  # without instructions for it a convolution takes 200 times as long
+            return SelfCheck(error=error, ratio=ratios[-1])
+    return SelfCheck(error=error, ratio=min(ratios[1:]))
+
+
+def _seconds(layer: Callable[..., torch.Tensor], values: tuple[torch.Tensor, ...]) -> float:
+    """Least of what a layer takes; the first time, which chooses how it is computed, does not count."""
+    taken = []
+    for _ in range(4):
+        start = time.perf_counter()
+        layer(*values)[..., :1].cpu()  # which waits for the device
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
