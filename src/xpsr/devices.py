@@ -17,20 +17,32 @@ from xpsr.errors import InputError
 
 __all__ = [
     "Dtype",
+    "Offload",
     "SelfCheck",
+    "WeightsDtype",
     "devices",
     "fast_dtypes",
     "has_float64",
     "processor_name",
     "resolve_device",
     "resolve_dtype",
+    "resolve_offload",
+    "resolve_weights_dtype",
     "self_check",
     "torch_dtype",
 ]
 
 Dtype = Literal["fp32", "bf16", "fp16"]
+WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8"]
+Offload = Literal["none", "model", "group"]
+"""What of a model waits in the computer's memory while the rest is on the device: nothing, networks, layers."""
 
-_TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TORCH_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float8_e4m3fn,
+}
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
 _CPUINFO = Path("/proc/cpuinfo")  # of Linux; elsewhere nothing public tells
 
@@ -95,7 +107,41 @@ def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     return "bf16" if device.type == "cpu" and "bf16" in fast_dtypes(device) else "fp32"
 
 
-def torch_dtype(name: Dtype) -> torch.dtype:
+def resolve_weights_dtype(name: WeightsDtype | Literal["auto"], dtype: Dtype) -> WeightsDtype:
+    """Returns the number type in which weights lie in memory; "auto" is that of the arithmetic, which is fastest.
+
+    Raises:
+        InputError: there is none of that name, or it takes more memory than that of the arithmetic and gives nothing.
+    """
+    if str(name) not in ("auto", *get_args(WeightsDtype)):
+        message, remedy = "is not one of auto, fp32, bf16, fp16, fp8", "use auto"
+        raise InputError(message, code="unknown_value", field="weights_dtype", value=str(name), remedy=remedy)
+    if name == "auto":
+        return dtype
+    if name != dtype and torch_dtype(name).itemsize >= torch_dtype(dtype).itemsize:
+        message, remedy = f"saves nothing where dtype is {dtype}", f"use auto{'' if dtype == 'fp32' else ' or fp8'}"
+        raise InputError(message, code="conflict", field="weights_dtype", value=name, remedy=remedy)
+    return name
+
+
+def resolve_offload(name: Offload, device: torch.device) -> Offload:
+    """Returns how a model's parts wait beside a device.
+
+    Raises:
+        InputError: there is none of that name, or nothing beside the device: a CPU.
+    """
+    if str(name) not in get_args(Offload):
+        message = "is not one of none, model, group"
+        raise InputError(message, code="unknown_value", field="offload", value=str(name), remedy="use none")
+    if name != "none" and device.type == "cpu":
+        message = "is for graphics cards: a CPU has no other memory to wait in"
+        raise InputError(
+            message, code="conflict", field="offload", value=name, remedy="use none, or weights_dtype=bf16"
+        )
+    return name
+
+
+def torch_dtype(name: Dtype | WeightsDtype) -> torch.dtype:
     """Returns torch's own name for a number type."""
     return _TORCH_DTYPES[name]
 

@@ -1,14 +1,10 @@
 """How much of a picture is computed at once, so that it fits into a budget of memory."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from xpsr.devices import Dtype
+from xpsr.devices import Dtype, Offload
 
 __all__ = ["Offload", "TilePlan"]
-
-Offload: TypeAlias = Literal["none", "model", "group"]
-"""What of a model waits in the computer's memory while the rest is on the device: nothing, networks, layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
