@@ -19,6 +19,7 @@ from PIL import Image
 
 import xpsr
 from xpsr import InputError, Prior, Restorer, Settings, XPSRError, XPSRPipeline, describe, open_describer
+from xpsr.config import as_dict
 from xpsr.image import read_image, to_picture, write_image
 from xpsr.prior import QUESTIONS, Describer, Levels, Questions
 from xpsr.prior.mini import MiniDescriber
@@ -89,6 +90,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     *(("Restorer", {"model": model}) for model in ("mimi", "", 5, None, True)),
     *(("Restorer", {"device": device}) for device in ("abacus", 5, None, [])),
     *(("Restorer", {"dtype": dtype}) for dtype in ("fp8", 5, None, [])),
+    *(("Restorer", {"weights_dtype": dtype}) for dtype in ("fp4", 5, None, [])),
+    *(("Restorer", {"offload": offload}) for offload in ("model", "group", "some", 5, None, [])),
+    *(("Restorer", {"compile": compiler}) for compiler in (5, None, [], "no-such-compiler")),
     *(("describe", {"images": images}) for images in (5, None, [5], "nowhere.png", b"none")),
     *(("describe", {"describer": describer}) for describer in (5, None, MiniDescriber, "")),
     ("describe", {"progress": 5}),
@@ -150,7 +154,7 @@ ARGUMENTS = {
         *("strength", "generator", "latents", "output_type", "return_dict", "callback_on_step_end_tensor_inputs"),
     ),
     "restore": ("image", "prior", "describer", "scale", "size", "preset", "settings", "seed"),
-    "Restorer": ("model", "device", "dtype"),
+    "Restorer": ("model", "device", "dtype", "weights_dtype", "offload"),
     "describe": ("images", "describer"),
     "open_describer": ("name", "questions", "quality_model", "revision", "dtype", "device", "quantization"),
     "read_image": ("path",),
@@ -281,7 +285,7 @@ def test_whole_settings_are_taken_as_they_are_and_a_mapping_over_the_models(pipe
 
 def test_a_restorer_takes_whole_settings_too(restorer: Restorer, photo: Path) -> None:
     whole = dataclasses.replace(restorer.pipe.settings(), color_match="adain")
-    assert restorer.restore(photo, Prior(), settings=whole).record["settings"] == dataclasses.asdict(whole)
+    assert restorer.restore(photo, Prior(), settings=whole).record["settings"] == as_dict(whole)
 
 
 def test_a_picture_may_be_a_path_bytes_or_an_open_file(pipe: XPSRPipeline, photo: Path) -> None:

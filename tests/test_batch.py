@@ -190,6 +190,7 @@ def test_only_what_would_come_out_again_is_done(restorer: Restorer, tiny_model: 
     restore_file(restorer, job, lambda *_: Prior("a cat", "dark"), recipe_of(tiny_model, seed=1, content="a cat"))
     asked = {"content": "a cat"}
     assert state(**asked) == state(seed=1, **asked) == state(dtype="fp32", **asked) == "is_done"
+    assert state(weights_dtype="fp32", **asked) == "is_done"
     assert state(prior=Prior("a cat", "dark")) == state(describer="who?", prior=Prior("a cat", "dark")) == "is_done"
     others: list[dict[str, Any]] = [
         {},
@@ -200,6 +201,8 @@ def test_only_what_would_come_out_again_is_done(restorer: Restorer, tiny_model: 
         {**asked, "seed": 2},
         {**asked, "scale": 2},
         {**asked, "dtype": "bf16"},
+        {**asked, "weights_dtype": "bf16"},
+        {**asked, "guidance_interval": (0.0, 0.5)},
         {**asked, "preset": "paper"},
         {**asked, "tile_overlap": 2},
     ]

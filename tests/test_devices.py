@@ -1,11 +1,85 @@
-"""What the machine has."""
+"""What the machine has: memory, and number types that are right and fast, found out once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from xpsr.devices import free_memory
+from xpsr import devices
+from xpsr.devices import SelfCheck, fast_dtypes, free_memory, resolve_dtype, self_check
+from xpsr.errors import InputError
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where verdicts are kept, of a processor that says to have the instructions."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(devices, "_CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("model name\t: Quick 9000\nflags\t\t: fpu avx512_bf16\n")
+    self_check.cache_clear()
+    yield tmp_path / "cache" / "xpsr" / "number_types.json"
+    self_check.cache_clear()
+
+
+def keep_verdict(place: Path, **verdict: float) -> None:
+    self_check.cache_clear()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps({f"Quick 9000, torch {torch.__version__}, bf16": verdict}))
+
+
+def test_bfloat16_is_measured_once_and_kept(place: Path) -> None:
+    check = self_check(CPU, "bf16")
+    assert check.is_right and check.error > 1e-4
+    assert check.ratio > 0
+    (kept,) = json.loads(place.read_text()).values()
+    assert kept == {"error": check.error, "ratio": check.ratio}
+    keep_verdict(place, error=0.01, ratio=5.0)
+    assert self_check(CPU, "bf16") == SelfCheck(error=0.01, ratio=5.0)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"KEY": []}', '{"KEY": {}}', '{"KEY": {"error": "x"}}'])
+def test_a_damaged_file_is_as_none(place: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = SelfCheck(error=0.02, ratio=3.0)
+    monkeypatch.setattr(devices, "_checked", lambda *_: measured)
+    place.parent.mkdir(parents=True)
+    place.write_text(content.replace("KEY", f"Quick 9000, torch {torch.__version__}, bf16"))
+    assert self_check(CPU, "bf16") == measured
+    self_check.cache_clear()
+    monkeypatch.setattr(devices, "_checked", lambda *_: None)
+    assert self_check(CPU, "bf16") == measured
+
+
+def test_auto_is_bfloat16_where_it_is_right_and_fast_and_what_is_not_is_refused(place: Path) -> None:
+    keep_verdict(place, error=0.01, ratio=1.8)
+    assert resolve_dtype("auto", CPU) == resolve_dtype("bf16", CPU) == "bf16"
+    assert fast_dtypes(CPU) == ["fp32", "bf16"]
+    for verdict, message in (
+        ({"error": 0.01, "ratio": 0.3}, "is slow on this processor: 0.3 times as fast as fp32"),
+        ({"error": 0.5, "ratio": 1.8}, "is wrong on this processor, by 50%"),
+        ({"error": float("nan"), "ratio": 1.8}, "is wrong on this processor, by nan%"),
+    ):
+        keep_verdict(place, **verdict)
+        assert resolve_dtype("auto", CPU) == "fp32" and fast_dtypes(CPU) == ["fp32"]
+        with pytest.raises(InputError, match=rf"^dtype=bf16 {message}; use auto or fp32\.$"):
+            resolve_dtype("bf16", CPU)
+
+
+def test_a_processor_without_the_instructions_is_not_measured(place: Path) -> None:
+    devices._CPUINFO.write_text("model name\t: Slow 1\nflags\t\t: fpu avx2\n")
+    assert resolve_dtype("auto", CPU) == "fp32"
+    with pytest.raises(InputError, match="has no instructions for it; use auto or fp32"):
+        resolve_dtype("bf16", CPU)
+    assert not place.exists()
+
+
+def test_half_precision_is_never_for_a_cpu() -> None:
+    with pytest.raises(InputError, match="about 20 times slower than fp32 on a CPU"):
+        resolve_dtype("fp16", CPU)
+    assert resolve_dtype("auto", torch.device("mps")) == "fp32"
 
 
 def write(root, files):

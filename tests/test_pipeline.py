@@ -175,6 +175,45 @@ def test_image_features_are_computed_once_for_a_tile_unless_they_are_too_large(
     assert np.array_equal(kept, again)
 
 
+def test_deep_levels_are_computed_in_every_second_step_and_by_default_in_all(pipe: XPSRPipeline) -> None:
+    deep = [*pipe.unet.down_blocks[1:], pipe.unet.mid_block, *pipe.unet.up_blocks[:-1]]
+    deep += [*pipe.controlnet.down_blocks[1:], pipe.controlnet.mid_block]
+    calls: list[int] = []
+    handles = [block.register_forward_hook(lambda *_: calls.append(1)) for block in deep]
+    options: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 2.0}
+    results = {}
+    for interval in (None, 1, 2):
+        calls.clear()
+        changes = {"tile_size": 16, "tile_overlap": 4} | ({} if interval is None else {"cache_interval": interval})
+        results[interval] = restore(pipe, noise_picture(24, 8), generator=seeded(), settings=changes, **options)
+        num_tiles = len(calls) / len(deep) / (2 if interval == 2 else 4)
+        assert num_tiles == 2
+    for handle in handles:
+        handle.remove()
+    assert np.array_equal(results[None], results[1])
+    assert not np.array_equal(results[1], results[2])
+
+
+def test_negative_texts_are_looked_at_within_the_guidance_interval_alone(pipe: XPSRPipeline) -> None:
+    rows: list[int] = []
+    handle = pipe.unet.conv_in.register_forward_pre_hook(lambda _, seen: rows.append(len(seen[0])))
+
+    def run(interval: tuple[float, float], guidance_scale: float, **changes: Any) -> np.ndarray:
+        rows.clear()
+        settings = {"guidance_interval": interval, **changes}
+        options: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": guidance_scale, "settings": settings}
+        return restore(pipe, noise_picture(8, 8), generator=seeded(), **options)
+
+    run((0.25, 0.75), 3.0)
+    assert rows == [1, 2, 2, 1]
+    run((0.25, 0.75), 3.0, cache_interval=4)
+    assert rows == [1, 2, 2, 1]
+    without = run((0.0, 0.0), 3.0)
+    assert rows == [1] * 4
+    assert np.array_equal(without, run((0.0, 1.0), 1.0))
+    handle.remove()
+
+
 def test_a_generator_moves_on_between_calls(pipe: XPSRPipeline) -> None:
     generator = seeded(0)
     first, second = (restore(pipe, noise_picture(8, 8), num_inference_steps=2, generator=generator) for _ in range(2))

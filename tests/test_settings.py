@@ -172,3 +172,31 @@ def test_presets_are_found_by_name() -> None:
     assert preset_settings("paper").guidance_scale == 5.5
     with pytest.raises(InputError, match=r"^preset=papre is not one of default, paper, reference; use paper\.$"):
         preset_settings("papre")  # type: ignore[arg-type]
+
+
+def test_guidance_is_in_its_interval_of_the_steps() -> None:
+    guided = Settings(guidance_interval=[0.25, 0.75])  # type: ignore[arg-type]  # as a YAML has it
+    assert guided.guidance_interval == (0.25, 0.75)
+    assert [guided.is_guided(index, 8) for index in range(8)] == [*[False] * 2, *[True] * 4, *[False] * 2]
+    assert all(Settings().is_guided(index, 8) for index in range(8))
+    assert Settings().is_guided(0, 1)
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.2), (-0.1, 1), (0, 1.5), (0.5,), "half", (0, float("nan"))])
+def test_what_is_no_guidance_interval_is_refused(interval: Any) -> None:
+    with pytest.raises(InputError, match=r"^guidance_interval=.*; use \[0, 1\]\.$"):
+        resolved(guidance_interval=interval)
+
+
+def test_deep_levels_are_renewed_at_each_interval_and_where_the_texts_change() -> None:
+    several = Settings(cache_interval=3, guidance_interval=(0, 0.5))
+    assert [index for index in range(8) if several.renews_cache(index, 8)] == [0, 3, 4, 6]
+    assert not any(Settings().renews_cache(index, 8) for index in range(8))
+
+
+def test_the_one_step_keeps_nothing_for_later_steps() -> None:
+    with pytest.raises(InputError, match=r"^cache_interval=2 is for several steps, and this is the one step; use 1\.$"):
+        resolved(cache_interval=2)
+    cached = dataclasses.replace(BASE, cache_interval=2)
+    assert resolve_settings(cached, {}, MINI).cache_interval == 1
+    assert resolved(cache_interval=2, num_inference_steps=4).cache_interval == 2

@@ -4,14 +4,16 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, sha256
 
-__all__ = ["cache_folder", "digest"]
+__all__ = ["cache_folder", "digest", "keep", "kept"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,27 @@ _MOST_BYTES = 2**20
 def cache_folder(name: str) -> Path:
     """Returns the folder, or file, of that name in the user's cache; it may not be there yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "xpsr", name).expanduser()
+
+
+def kept(place: Path, is_whole: Callable[[Any], bool]) -> dict[str, Any]:
+    """Returns the entries of a JSON file of the cache, by name, without what is damaged; none where it is missing."""
+    try:
+        with place.open("rb") as file:
+            content = json.loads(file.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: entry for name, entry in entries if is_whole(entry)}
+
+
+def keep(place: Path, name: str, entry: Any, is_whole: Callable[[Any], bool]) -> None:
+    """Adds an entry to a JSON file of the cache, in the place of the oldest where there are many, if that can be."""
+    others = {key: value for key, value in kept(place, is_whole).items() if key != name}
+    with suppress(OSError, InputError):  # without a cache it is found out again next time
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(place) as part:
+            entries = {**dict(list(others.items())[1 - _MOST_KEPT :]), name: entry}
+            part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def digest(path: Path) -> str:
@@ -46,30 +69,17 @@ def _digest(path: Path, state: tuple[int, ...]) -> str:
         place = cache_folder("digests.json")
     except RuntimeError:  # a user without a home
         return sha256(path)
-    found, *known = _read(place).get(name) or [""]
+    found, *known = kept(place, _is_digest).get(name) or [""]
     if tuple(known) == state:
         return str(found)
     logger.info("Checking %s (%.1f GB).", path, state[0] / 1e9)
     made = sha256(path)
-    kept = {key: entry for key, entry in _read(place).items() if key != name}
-    kept = {**dict(list(kept.items())[1 - _MOST_KEPT :]), name: [made, *state]}
-    with suppress(OSError, InputError):  # without a cache it is read again next time
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(place) as part:
-            part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    keep(place, name, [made, *state], _is_digest)
     return made
 
 
-def _read(place: Path) -> dict[str, list[str | int]]:
-    """The digest, size, times and number of each file, by its path; without what is damaged."""
-    try:
-        with place.open("rb") as file:
-            content = json.loads(file.read(_MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    entries = content.items() if isinstance(content, dict) else ()
-    return {name: entry for name, entry in entries if isinstance(entry, list) and entry and _is_digest(entry[0])}
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+def _is_digest(entry: object) -> bool:
+    """Whether it is a digest, and the size, times and number of its file."""
+    if not isinstance(entry, list) or not entry or not isinstance(entry[0], str):
+        return False
+    return re.fullmatch("[0-9a-f]{64}", entry[0]) is not None

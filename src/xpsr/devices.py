@@ -2,16 +2,25 @@
 
 import platform
 import re
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 
+from xpsr.caches import cache_folder, keep, kept
 from xpsr.errors import InputError
 
 __all__ = [
     "Dtype",
+    "Offload",
+    "SelfCheck",
+    "WeightsDtype",
     "devices",
     "fast_dtypes",
     "free_memory",
@@ -19,13 +28,30 @@ __all__ = [
     "processor_name",
     "resolve_device",
     "resolve_dtype",
+    "resolve_offload",
+    "resolve_weights_dtype",
+    "self_check",
     "torch_dtype",
 ]
 
 Dtype = Literal["fp32", "bf16", "fp16"]
+WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8"]
+Offload = Literal["none", "model", "group"]
+"""What of a model waits in the computer's memory while the rest is on the device: nothing, networks, layers."""
 
-_TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FAST_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
+_TORCH_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float8_e4m3fn,
+}
+_BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
+_CPUINFO = Path("/proc/cpuinfo")  # of Linux; elsewhere nothing public tells
+
+_TOLERANCE = 0.02
+"""Largest error that is right: four times what bfloat16 shows where nothing but rounding is wrong."""
+_FAST = 1.1
+_HOPELESS = 0.25
 
 
 def devices() -> list[str]:
@@ -38,7 +64,7 @@ def devices() -> list[str]:
 def processor_name() -> str:
     """Returns what the system calls this machine's processor; Python knows it on few."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -99,8 +125,11 @@ def resolve_device(name: str | torch.device) -> torch.device:
 def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     """Returns the number type of that name; "auto" is half precision on CUDA, and on a CPU bfloat16 where it is fast.
 
+    Whether it is, `self_check` tells, which takes a second or so the first time on a processor that has instructions
+    for it.
+
     Raises:
-        InputError: there is none of that name, or fp16 on a CPU.
+        InputError: there is none of that name, or on a CPU fp16, or bf16 that is slow or wrong there.
     """
     if str(name) not in ("auto", *get_args(Dtype)):
         message, remedy = "is not one of auto, fp32, bf16, fp16", "use auto, fp32 or bf16"
@@ -108,6 +137,8 @@ def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     if device.type == "cpu" and name == "fp16":
         slow = "is about 20 times slower than fp32 on a CPU"
         raise InputError(slow, code="conflict", field="dtype", value=name, remedy="use auto, fp32 or bf16")
+    if device.type == "cpu" and name == "bf16" and (fault := _bf16_fault(device)):
+        raise InputError(fault, code="conflict", field="dtype", value=name, remedy="use auto or fp32")
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -115,7 +146,41 @@ def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     return "bf16" if device.type == "cpu" and "bf16" in fast_dtypes(device) else "fp32"
 
 
-def torch_dtype(name: Dtype) -> torch.dtype:
+def resolve_weights_dtype(name: WeightsDtype | Literal["auto"], dtype: Dtype) -> WeightsDtype:
+    """Returns the number type in which weights lie in memory; "auto" is that of the arithmetic, which is fastest.
+
+    Raises:
+        InputError: there is none of that name, or it takes more memory than that of the arithmetic and gives nothing.
+    """
+    if str(name) not in ("auto", *get_args(WeightsDtype)):
+        message, remedy = "is not one of auto, fp32, bf16, fp16, fp8", "use auto"
+        raise InputError(message, code="unknown_value", field="weights_dtype", value=str(name), remedy=remedy)
+    if name == "auto":
+        return dtype
+    if name != dtype and torch_dtype(name).itemsize >= torch_dtype(dtype).itemsize:
+        message, remedy = f"saves nothing where dtype is {dtype}", f"use auto{'' if dtype == 'fp32' else ' or fp8'}"
+        raise InputError(message, code="conflict", field="weights_dtype", value=name, remedy=remedy)
+    return name
+
+
+def resolve_offload(name: Offload, device: torch.device) -> Offload:
+    """Returns how a model's parts wait beside a device.
+
+    Raises:
+        InputError: there is none of that name, or nothing beside the device: a CPU.
+    """
+    if str(name) not in get_args(Offload):
+        message = "is not one of none, model, group"
+        raise InputError(message, code="unknown_value", field="offload", value=str(name), remedy="use none")
+    if name != "none" and device.type == "cpu":
+        message = "is for graphics cards: a CPU has no other memory to wait in"
+        raise InputError(
+            message, code="conflict", field="offload", value=name, remedy="use none, or weights_dtype=bf16"
+        )
+    return name
+
+
+def torch_dtype(name: Dtype | WeightsDtype) -> torch.dtype:
     """Returns torch's own name for a number type."""
     return _TORCH_DTYPES[name]
 
@@ -123,9 +188,7 @@ def torch_dtype(name: Dtype) -> torch.dtype:
 def fast_dtypes(device: torch.device) -> list[Dtype]:
     """Returns the number types that the hardware itself computes with; the others work, but slowly."""
     if device.type == "cpu":
-        cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere nothing public tells
-        flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.is_file() else []
-        return ["fp32"] if _FAST_BF16_FLAGS.isdisjoint(flags) else ["fp32", "bf16"]
+        return ["fp32"] if _bf16_fault(device) else ["fp32", "bf16"]
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return ["fp32", "fp16", "bf16"]
     return ["fp32", "fp16"]
@@ -134,3 +197,97 @@ def fast_dtypes(device: torch.device) -> list[Dtype]:
 def has_float64(device: torch.device) -> bool:
     """Returns whether the device computes in double precision at all; Apple's do not."""
     return device.type != "mps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCheck:
+    """How a device computes in a number type, against float32 on the same device.
+
+    Attributes:
+        error: root mean square of the difference in a small block of layers, as a share of what the block gives.
+        ratio: how many times as fast as float32 the slower of a matrix product and a convolution is.
+    """
+
+    error: float
+    ratio: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the error is what rounding makes; NaN is not."""
+        return self.error <= _TOLERANCE
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether both are faster."""
+        return self.ratio >= _FAST
+
+
+@lru_cache
+def self_check(device: torch.device, dtype: Dtype) -> SelfCheck:
+    """Returns how a device does in a number type; measured once, and kept in the user's cache for this processor and
+    version of torch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    key = f"{name}, torch {torch.__version__}, {dtype}"
+    try:
+        place = cache_folder("number_types.json")
+    except RuntimeError:  # a user without a home
+        return _checked(device, torch_dtype(dtype))
+    found = kept(place, _is_check).get(key)
+    if found is not None:
+        return SelfCheck(**found)
+    check = _checked(device, torch_dtype(dtype))
+    keep(place, key, asdict(check), _is_check)
+    return check
+
+
+def _is_check(entry: object) -> bool:
+    names = {field.name for field in fields(SelfCheck)}
+    return isinstance(entry, dict) and entry.keys() == names and all(type(one) is float for one in entry.values())
+
+
+def _bf16_fault(device: torch.device) -> str | None:
+    """What is wrong with bfloat16 on this processor, or None."""
+    flags = _CPUINFO.read_text(encoding="utf-8", errors="replace").split() if _CPUINFO.is_file() else None
+    if flags is not None and _BF16_FLAGS.isdisjoint(flags):
+        return "is slow on this processor, which has no instructions for it"
+    check = self_check(device, "bf16")
+    if not check.is_right:
+        return f"is wrong on this processor, by {check.error:.0%}"
+    return None if check.is_fast else f"is slow on this processor: {check.ratio:.2g} times as fast as fp32"
+
+
+@torch.no_grad()
+def _checked(device: torch.device, dtype: torch.dtype) -> SelfCheck:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    def of_block(pixels: torch.Tensor, kernel: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+        hidden = F.silu(F.group_norm(F.conv2d(pixels, kernel, padding=1), 4))
+        tokens = F.linear(hidden.flatten(2).transpose(1, 2), square)  # (B, C, H, W) -> (B, H*W, C)
+        heads = tokens.unflatten(-1, (2, -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads).float()
+
+    block = draw(1, 32, 8, 8), draw(32, 32, 3, 3) / 17, draw(32, 32) / 6
+    expected, found = of_block(*block), of_block(*(value.to(dtype) for value in block))
+    error = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+    small = draw(1, 32, 32, 32), draw(32, 32, 3, 3)
+    image, tokens = (draw(1, 128, 32, 32), draw(128, 128, 3, 3)), (draw(1024, 512), draw(512, 512))
+    ratios = []
+    for layer, values in ((F.conv2d, small), (F.conv2d, image), (F.linear, tokens)):
+        ratios.append(_seconds(layer, values) / _seconds(layer, tuple(value.to(dtype) for value in values)))
+        if ratios[-1] < _HOPELESS:  # without instructions for it a convolution takes 200 times as long
+            return SelfCheck(error=error, ratio=ratios[-1])
+    return SelfCheck(error=error, ratio=min(ratios[1:]))
+
+
+def _seconds(layer: Callable[..., torch.Tensor], values: tuple[torch.Tensor, ...]) -> float:
+    """Least of what a layer takes; the first time, which chooses how it is computed, does not count."""
+    taken = []
+    for _ in range(4):
+        start = time.perf_counter()
+        layer(*values)[..., :1].cpu()  # which waits for the device
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])

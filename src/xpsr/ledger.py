@@ -82,6 +82,7 @@ class Recipe:
             and {name: record[name] for name in _SIZES if name in record} == config.target(*record["input_size"]).asked
             and config.seed in (None, record.get("seed"))
             and config.dtype in ("auto", record.get("dtype"))
+            and config.weights_dtype in ("auto", record.get("weights_dtype", record.get("dtype")))
             and isinstance(model, dict)
             and model.get("sha256") == self.weights
         )

@@ -8,15 +8,11 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
-from xpsr.devices import Dtype
+from xpsr.devices import Dtype, Offload
 from xpsr.errors import InputError
 
 __all__ = ["Costs", "Offload", "TilePlan", "Work", "in_words", "parse_memory", "plan_tiles"]
-
-Offload: TypeAlias = Literal["none", "model", "group"]
-"""What of a model waits in the computer's memory while the rest is on the device: nothing, networks, layers."""
 
 _LEAST_BAND = 256  # rows of pixels; the rows beyond a band's edges that are computed twice get more than the band's
 _LEAST_TILE = 32  # latent pixels, of which less shows too little of a picture

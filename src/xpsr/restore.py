@@ -1,14 +1,16 @@
 """One way from a picture to a picture: what command line, batch, page and API call. Touches no disk but to load."""
 
 import dataclasses
+import logging
 import os
 import platform
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
@@ -18,19 +20,22 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
-from xpsr.config import PresetName, Settings, Size, as_size
+from xpsr.config import PresetName, Settings, Size, as_dict, as_size
 from xpsr.config.checks import SEED, check_argument
-from xpsr.devices import Dtype, torch_dtype
+from xpsr.devices import Dtype, Offload, WeightsDtype, resolve_offload, resolve_weights_dtype, torch_dtype
 from xpsr.engines import Engine, check_engine, resolve_place, use_engine
 from xpsr.errors import Cancelled, InputError
 from xpsr.image import ImageLike, Picture, bleed, resize, to_picture
 from xpsr.model_files import checksums, fetch_model
 from xpsr.pipeline import MAX_OUTPUT_PIXELS, XPSRPipeline
+from xpsr.pipeline.loading import check_parts, load_parts
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr
 
 __all__ = ["Restored", "Restorer"]
 
+
+logger = logging.getLogger(__name__)
 
 # The libraries' bars are switched for the whole process
 _LOADING = threading.Lock()
@@ -62,10 +67,17 @@ class Restorer:
         dtype: "auto", "fp32", "bf16" or "fp16"; see `xpsr.devices.resolve_dtype`.
         engine: what computes the networks: "torch", or "openvino" or "onnx" (onnxruntime) on the CPU, for a folder that
             `xpsr export` wrote.
+        weights_dtype: in which weights lie in memory: "auto" as they are computed with, or one of fewer bits, "bf16",
+            "fp16" or "fp8", which takes less memory and a little more time; see `xpsr.models.store_weights`.
+        compile: whether the networks' repeated blocks are compiled, which takes minutes once for every size of tiles;
+            or which of torch's compilers does it.
+        offload: what waits in the computer's memory while the rest is on the graphics card: "none"; "model", networks,
+            moved once a picture; or "group", layers, moved in every pass. Calls then wait for each other.
 
     Raises:
-        InputError: there is no such model or device, the device is slow with the number type, or the folder holds
-            nothing for the engine.
+        InputError: there is no such model or device, the device is slow with the number type or has no memory of its
+            own to offload from, the folder holds nothing for the engine, or another engine than torch is to compile,
+            or to keep weights in fewer bits.
         MissingDependencyError: the engine is not installed.
         ModelError: the model cannot be loaded.
         XPSRError: the engine computes wrongly on this machine.
@@ -78,16 +90,43 @@ class Restorer:
         device: str = "auto",
         dtype: Dtype | Literal["auto"] = "auto",
         engine: Engine = "torch",
+        weights_dtype: WeightsDtype | Literal["auto"] = "auto",
+        compile: bool | str = False,  # noqa: A002  # torch's own word
+        offload: Offload = "none",
     ) -> None:
         place, kind = resolve_place(engine, device, dtype)
+        compiler = {True: "inductor", False: ""}.get(check_argument("compile", compile, bool | str), str(compile))
+        if compiler and compiler not in (known := torch.compiler.list_backends(())):
+            message, remedy = "is no compiler of torch's", f"use one of {', '.join(known)}"
+            raise InputError(message, code="unknown_value", field="compile", value=compiler, remedy=remedy)
+        if engine != "torch":
+            for name, value, usual in (("compile", compiler, ""), ("weights_dtype", weights_dtype, "auto")):
+                if value != usual:
+                    message, remedy = f"does nothing beside engine {engine}", "leave one of them out"
+                    raise InputError(message, code="conflict", field=name, value=value, remedy=remedy)
         folder = fetch_model(model)
         check_engine(folder, engine)
         # bfloat16 on a CPU is for the arithmetic only: the weights stay float32
-        stored = torch_dtype("fp32" if place.type == "cpu" else kind)
+        computed: Dtype = "fp32" if place.type == "cpu" else kind
         self._autocast = engine == "torch" and place.type == "cpu" and kind == "bf16"
+        stored, waiting = resolve_weights_dtype(weights_dtype, computed), resolve_offload(offload, place)
         with _LOADING, _without_bars():
-            self.pipe = XPSRPipeline.from_pretrained(folder, dtype=stored)
-        self.pipe.to(place)
+            if stored == computed:
+                self.pipe = XPSRPipeline.from_pretrained(folder, dtype=torch_dtype(computed))
+            else:
+                self.pipe = _with_stored_weights(folder, torch_dtype(computed), torch_dtype(stored))
+        if waiting == "none":
+            self.pipe.to(place)
+        elif waiting == "model":
+            self.pipe.enable_model_cpu_offload(device=place)
+        else:
+            self.pipe.enable_group_offload(place, offload_type="leaf_level", use_stream=True)
+        if waiting != "none":
+            logger.info("offload=%s: %s", waiting, _cost_of(waiting, self.pipe))
+        self._turn = nullcontext() if waiting == "none" else threading.Lock()
+        if compiler:
+            for network in (self.pipe.unet, self.pipe.controlnet):
+                network.compile_repeated_blocks(backend=compiler)
         if engine != "torch":
             use_engine(self.pipe, folder, engine, dtype=kind)
         self.pipe.set_progress_bar_config(disable=True)
@@ -95,6 +134,7 @@ class Restorer:
             "device": str(place),
             "dtype": kind,
             "engine": engine,
+            "weights_dtype": stored,
             "model": {"name": str(model), "sha256": checksums(folder)},
             "versions": {
                 "xpsr": __version__,
@@ -177,7 +217,7 @@ class Restorer:
 
         # noise is drawn on the CPU, so that a seed means the same on every device
         generator = torch.Generator().manual_seed(seed)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+        with self._turn, torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
             planes = self.pipe(
                 picture,
                 size=target,
@@ -214,12 +254,33 @@ class Restorer:
             "prior": prior.as_dict(),
             "seed": seed,
             **target.asked,
-            "settings": dataclasses.asdict(resolved),
+            "settings": as_dict(resolved),
             "fidelity": fidelity,
             **self._facts,
             "seconds": round(time.perf_counter() - start, 3),
         }
         return Restored(picture=restored, map=shown, record=record)
+
+
+def _with_stored_weights(folder: Path, dtype: torch.dtype, weights_dtype: torch.dtype) -> XPSRPipeline:
+    """A pipeline that computes in `dtype`, with weights that lie in memory in `weights_dtype`."""
+    name = XPSRPipeline.__name__
+    parts = load_parts(folder, given=(), pipeline=name, dtype=dtype, variant=None, weights_dtype=weights_dtype)
+    pipe = XPSRPipeline.from_pretrained(folder, **parts, dtype=dtype)
+    check_parts(pipe, folder)
+    return pipe
+
+
+def _cost_of(offload: Offload, pipe: XPSRPipeline) -> str:
+    """What an offload moves, in words."""
+
+    def size(*names: str) -> float:
+        parameters = (parameter for name in names for parameter in getattr(pipe, name).parameters())
+        return sum(parameter.nbytes for parameter in parameters) / 1e9
+
+    if offload == "model":
+        return f"{size('text_encoder', 'unet', 'vae'):.1f} GB go to the device for every picture"
+    return f"{size('unet', 'controlnet'):.1f} GB go to the device in every pass, a tile of a step"
 
 
 def _is_auto(protect: object) -> bool:

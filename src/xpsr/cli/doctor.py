@@ -1,6 +1,7 @@
 """`xpsr doctor`."""
 
 import contextlib
+import dataclasses
 import json
 import platform
 import re
@@ -31,7 +32,13 @@ def run(arguments: Sequence[str]) -> int:
         rows = {
             "versions": {name: version or "missing" for name, version in facts["versions"].items()},
             f"devices ({facts['threads']} threads)": {
-                name: f"fast: {', '.join(device['fast_dtypes'])}; auto: {device['auto_dtype']}"
+                name: "; ".join(
+                    [
+                        f"fast: {', '.join(device['fast_dtypes'])}",
+                        f"auto: {device['auto_dtype']}",
+                        *(_verdict(dtype, check) for dtype, check in device["self_checks"].items()),
+                    ]
+                )
                 for name, device in facts["devices"].items()
             },
             "models": {
@@ -50,6 +57,11 @@ def run(arguments: Sequence[str]) -> int:
         for problem in facts["problems"]:
             complain(problem)
     return 1 if facts["problems"] else 0
+
+
+def _verdict(dtype: str, check: dict[str, Any]) -> str:
+    kind = "right" if check["is_right"] else "wrong"
+    return f"{dtype} is {kind} (error {check['error']:.1%}) and {check['ratio']:.2g} times as fast as fp32"
 
 
 def _examine() -> dict[str, Any]:
@@ -86,7 +98,7 @@ def _examine() -> dict[str, Any]:
         import torch
 
         quiet_libraries()
-        from xpsr.devices import devices, fast_dtypes, resolve_dtype
+        from xpsr.devices import devices, fast_dtypes, resolve_dtype, self_check
         from xpsr.errors import ModelError
         from xpsr.model_files import CHECKSUMS, bundled_models, checksums, read_json
         from xpsr.pipeline import XPSRPipeline  # with all that a picture needs
@@ -101,7 +113,15 @@ def _examine() -> dict[str, Any]:
     facts["threads"] = torch.get_num_threads()
     for name in devices():
         device = torch.device(name)
-        facts["devices"][name] = {"fast_dtypes": fast_dtypes(device), "auto_dtype": resolve_dtype("auto", device)}
+        checks = {dtype: self_check(device, dtype) for dtype in ("bf16", "fp16") if name != "cpu" or dtype == "bf16"}
+        facts["devices"][name] = {
+            "fast_dtypes": fast_dtypes(device),
+            "auto_dtype": resolve_dtype("auto", device),
+            "self_checks": {
+                dtype: {**dataclasses.asdict(check), "is_right": check.is_right, "is_fast": check.is_fast}
+                for dtype, check in checks.items()
+            },
+        }
     for name, folder in bundled_models().items():
         state, found = f"no {CHECKSUMS}", checksums(folder)
         try:

@@ -145,6 +145,19 @@ def _upscale_parser() -> Parser:
         metavar="G",
         help="weight of the texts; above 1 is slower (default: the model's)",
     )
+    add(
+        "--guidance-interval",
+        nargs=2,
+        type=float,
+        metavar=("FROM", "TO"),
+        help="fractions of the steps between which texts are so followed; others take half the time (default: 0 1)",
+    )
+    add(
+        "--cache-interval",
+        type=int,
+        metavar="N",
+        help="compute the deep levels of the networks in every Nth step alone; faster, and less exact (default: 1)",
+    )
     add("--strength", type=float, metavar="S", help="where to start, 1 is pure noise (default: the model's)")
     add(
         "--shifts",
@@ -179,6 +192,14 @@ def _upscale_parser() -> Parser:
         choices=("torch", "openvino", "onnx"),
         help=f"what computes; all but torch: on the CPU, a --model that xpsr export wrote (default: {default.engine})",
     )
+    add(
+        "--weights-dtype",
+        choices=("auto", "fp32", "bf16", "fp16", "fp8"),
+        help="in which weights lie in memory; bf16 and fp16 halve it and fp8 quarters it, a little slower (default: as"
+        " --dtype)",
+    )
+    add("--offload", choices=("none", "model", "group"), help="of a graphics card: keep networks, or layers, in RAM")
+    add("--compile", action="store_true", help="compile the networks first; for many pictures, or a large one")
     add("--tile-size", type=int, metavar="N", help="in latent pixels; less takes less memory (default: the model's)")
     add("--tile-overlap", type=int, metavar="N", help="in latent pixels (default: the model's)")
     add = parser.add_argument_group("running").add_argument
@@ -215,11 +236,17 @@ def run(arguments: Sequence[str]) -> int:
     from xpsr.prior import QUESTIONS, PriorFile, PriorLookup, is_asked
 
     device, looks_here = config.device, is_asked(config.describer) and not is_remote(config.describer)
+    usual = {"engine": "torch", "weights_dtype": "auto", "offload": "none"}
+    is_usual = all(getattr(config, name) == value for name, value in usual.items())
     # every other choice is on all machines, so that torch need not tell
-    if config.engine != "torch" or device not in ("auto", "cpu") or config.dtype == "fp16" or looks_here:
+    if not is_usual or device not in ("auto", "cpu") or config.dtype not in ("auto", "fp32") or looks_here:
         with loading(quiet=report.quiet):
+            from xpsr.devices import resolve_offload, resolve_weights_dtype
             from xpsr.engines import resolve_place
-        device = str(resolve_place(config.engine, device, config.dtype)[0])
+        found, dtype = resolve_place(config.engine, device, config.dtype)
+        resolve_weights_dtype(config.weights_dtype, dtype)
+        resolve_offload(config.offload, found)
+        device = str(found)
     if config.protect not in (None, "auto"):
         with loading(quiet=report.quiet):
             from xpsr.image import picture_size
@@ -280,7 +307,15 @@ def run(arguments: Sequence[str]) -> int:
         prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
-            restorer = Restorer(config.model, device=device, dtype=config.dtype, engine=config.engine)
+            restorer = Restorer(
+                config.model,
+                device=device,
+                dtype=config.dtype,
+                engine=config.engine,
+                weights_dtype=config.weights_dtype,
+                compile=config.compile,
+                offload=config.offload,
+            )
         restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
         folder = out.parent if out is not None and is_alone else out
         try:

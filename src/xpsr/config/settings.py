@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from xpsr.config.checks import Checked, check_argument, fault, option, said, within
+from xpsr.config.checks import Checked, Span, check_argument, fault, option, said, within
 from xpsr.config.loading import override
 from xpsr.config.names import renamed
 from xpsr.errors import InputError
@@ -39,6 +39,17 @@ class Settings(Checked):
         20, "Denoising steps; 1 is the one step, of a model that has learned it.", within(1, _MAX_STEPS, "1 to 50")
     )
     guidance_scale: float = option(4.5, "How strongly texts are followed; above 1 every step costs twice.", _FACTOR)
+    guidance_interval: tuple[float, float] = option(
+        (0.0, 1.0),
+        "Fractions of the steps between which there is guidance (Kynkäänniemi et al. 2024); others cost half.",
+        Span(0, 1),
+    )
+    cache_interval: int = option(
+        1,
+        "Every so many steps the deep levels of the networks are computed, and kept for the steps between (DeepCache,"
+        " Ma et al. 2023); 1: in every step.",
+        within(1, _MAX_STEPS, "1 to 5"),
+    )
     controlnet_conditioning_scale: float = option(1.0, "Factor of the ControlNet's residuals.", _FACTOR)
     strength: float = option(
         1.0,
@@ -106,6 +117,21 @@ class Settings(Checked):
     negative_quality: str = option(
         "high resolution, best quality, clear", "What guidance leads away from, of the quality text."
     )
+
+    def is_guided(self, index: int, num_steps: int) -> bool:
+        """Returns whether the step of that index, from 0, lies in the guidance interval; the first lies at 0."""
+        low, high = self.guidance_interval
+        return low <= index / num_steps < high
+
+    def renews_cache(self, index: int, num_steps: int) -> bool:
+        """Returns whether the step of that index computes the deep levels and keeps them for the steps after it.
+
+        So does every `cache_interval`-th, where it is above 1, and the first of as many texts.
+        """
+        if self.cache_interval == 1:
+            return False
+        is_other = self.is_guided(index, num_steps) != self.is_guided(max(index - 1, 0), num_steps)
+        return is_other or index % self.cache_interval == 0
 
 
 PresetName: TypeAlias = Literal["default", "paper", "reference"]
@@ -178,7 +204,7 @@ def resolve_settings(base: Settings, overrides: Mapping[str, Any], facts: ModelF
     - noise that a channel shares is for a start from noise, and that for strength 1; any other strength starts from the
       LR latents;
     - tiles overlap by at most a half, and their side is a multiple that the model takes;
-    - more than one grid is for one step and fit="pad".
+    - more than one grid is for one step and fit="pad", and deep levels are kept for several steps.
 
     Raises:
         InputError: an unknown setting, one that no model can do, or one that this model cannot do.
@@ -198,7 +224,7 @@ def resolve_settings(base: Settings, overrides: Mapping[str, Any], facts: ModelF
     elif settings.num_inference_steps == 1 and facts.has_one_step:
         follow(strength=0.0)
     if settings.strength == 0:
-        follow(num_inference_steps=1)
+        follow(num_inference_steps=1, cache_interval=1)
     if settings.strength < 1:
         follow(start="lr")
     if settings.start != "noise":
@@ -236,6 +262,8 @@ def _faults(settings: Settings, facts: ModelFacts, given: Collection[str]) -> It
             yield "num_inference_steps", message, f"use at most {most}, or a strength of {least:g} or more"
         fewer = f", or at most {most} steps" if most else ""
         yield "strength", f"leaves fewer than {steps} of {limit} timesteps", f"use {least:g} or more{fewer}"
+    if settings.cache_interval > 1 and strength == 0:
+        yield "cache_interval", "is for several steps, and this is the one step", "use 1"
     if settings.fidelity and not (facts.has_fidelity and strength == 0):
         what = "is of the one step" if facts.has_fidelity else "is of a model that knows a faithful way, too"
         yield "fidelity", what, "use 0"

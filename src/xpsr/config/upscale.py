@@ -24,6 +24,8 @@ class UpscaleConfig(Checked):
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    cache_interval: int | None = None
     controlnet_conditioning_scale: float | None = None
     strength: float | None = None
     start: Literal["lr", "noise"] | None = None
@@ -60,6 +62,9 @@ class UpscaleConfig(Checked):
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     engine: Literal["torch", "openvino", "onnx"] = "torch"  # what computes; all but torch: of a folder of `xpsr export`
+    weights_dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"  # `Restorer` says what these three do
+    compile: bool = False
+    offload: Literal["none", "model", "group"] = "none"
     format: ResultFormat = "same"
     file_quality: int | None = option(None, "1 to 100, of JPEG, WebP, AVIF and JPEG XL.", within(1, 100, "95"))
     keep_cmyk: bool = False  # CMYK becomes CMYK again, where it has a profile
@@ -85,9 +90,10 @@ class UpscaleConfig(Checked):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The `Settings` that are given here."""
+        """The `Settings` that are given here, as JSON has them."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Settings)}
-        return {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
     def __post_init__(self) -> None:
         """Refuses what no model can do; what a certain model cannot do, its pipeline refuses."""

@@ -19,7 +19,7 @@ from xpsr.engines.networks import example_inputs, networks_of
 from xpsr.engines.opening import Engine, Run, open_onnx, open_openvino
 from xpsr.errors import InputError, XPSRError
 from xpsr.files import write_text
-from xpsr.models import DeepHaarAutoencoder, Denoiser, XPSRControlNet, XPSRUNet
+from xpsr.models import DeepHaarAutoencoder, Denoiser, DenoiserCache, XPSRControlNet, XPSRUNet
 from xpsr.models.autoencoder import in_strips
 from xpsr.pipeline import XPSRPipeline
 
@@ -63,12 +63,19 @@ class ExportedDenoiser(Denoiser):
         *,
         guidance_scale: float = 1.0,
         conditioning_scale: float = 1.0,
+        cache: DenoiserCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Denoiser`'s, of float32 tensors on the CPU.
 
         Raises:
-            InputError: there is no graph for latents of this size.
+            InputError: there is no graph for latents of this size, or there is a cache, which no graph fills.
         """
+        if cache is not None:
+            message, remedy = (
+                "is above 1, and exported networks keep nothing from step to step",
+                "use 1 or engine torch",
+            )
+            raise InputError(message, code="conflict", field="cache_interval", remedy=remedy)
         size = (latents.shape[-2], latents.shape[-1])
         if size not in self._denoisers:
             message = f"latents of {tile_name(size)} have no exported network, but {_listed(self._denoisers)}"

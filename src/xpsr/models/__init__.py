@@ -1,7 +1,8 @@
 """The two networks of XPSR and the small networks around them. Blocks are diffusers' own; nothing of them is copied.
 
 `attention`, `controlnet` and `unet` are the method (arXiv 2403.05049; the mapping to the reference's checkpoints is in
-`xpsr.checkpoint`), `denoiser` puts them together. `autoencoder` belongs to the bundled miniature.
+`xpsr.checkpoint`), `denoiser` puts them together, `storage` keeps
+their weights in fewer bits. `autoencoder` belongs to the bundled miniature.
 """
 
 from diffusers import ModelMixin  # noqa: F401  # diffusers looks for it in the module that model_index.json names
@@ -15,15 +16,17 @@ from xpsr.models.autoencoder import (
     ResidualDecoder,
 )
 from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
-from xpsr.models.denoiser import Denoiser
+from xpsr.models.denoiser import Denoiser, DenoiserCache
 from xpsr.models.scheduling import predict_one_step, predict_original_sample, start_at
-from xpsr.models.unet import ConditionalUpBlock, XPSRUNet
+from xpsr.models.storage import store_weights
+from xpsr.models.unet import ConditionalUpBlock, XPSRUNet, XPSRUNetOutput
 
 __all__ = [
     "HAAR_AUTOENCODERS",
     "ConditionalUpBlock",
     "DeepHaarAutoencoder",
     "Denoiser",
+    "DenoiserCache",
     "HaarAutoencoder",
     "HaarPackets",
     "ImageEncoder",
@@ -34,9 +37,11 @@ __all__ = [
     "XPSRControlNet",
     "XPSRControlNetOutput",
     "XPSRUNet",
+    "XPSRUNetOutput",
     "predict_one_step",
     "predict_original_sample",
     "start_at",
+    "store_weights",
 ]
 
 # What model_index.json calls them must not depend on which file they live in

@@ -88,21 +88,24 @@ class WindowAttnProcessor:
         """Maps (B, height*width, C) to the same shape; masks do not exist on a grid."""
         assert attention_mask is None
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        queries, keys, values = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         (rows, top, tall), (columns, left, wide) = (self._lines(n, context.device) for n in (height, width))
-        counts = len(rows) // tall, len(columns) // wide
+        across, size = len(columns) // wide, tall * wide
+        # One gather into the order of windows and one out of it: views and permutations would each copy once more
+        seen = rows.view(-1, 1, tall, 1) * width + columns.view(1, -1, 1, wide)
+        row, column = (torch.arange(n, device=context.device) for n in (height, width))
+        row, column = (row + top)[:, None], column + left
+        places = (row // tall * across + column // wide) * size + row % tall * wide + column % wide
 
         def split(tokens: torch.Tensor) -> torch.Tensor:  # (B, H*W, C) -> (B*windows, heads, tall*wide, C/heads)
-            grid = tokens.unflatten(1, (height, width))[:, rows][:, :, columns]
-            grid = grid.unflatten(2, (counts[1], wide)).unflatten(1, (counts[0], tall))
-            windows = grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(0, 2)
+            windows = tokens.index_select(1, seen.flatten()).unflatten(1, (-1, size)).flatten(0, 1)
             return windows.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
-        windows = F.scaled_dot_product_attention(split(queries), split(keys), split(values))
+        windows = F.scaled_dot_product_attention(
+            split(attn.to_q(hidden_states)), split(attn.to_k(context)), split(attn.to_v(context))
+        )
         windows = windows.transpose(1, 2).flatten(-2)  # (B*windows, tall*wide, C)
-        grid = windows.unflatten(0, (-1, *counts)).unflatten(3, (tall, wide)).permute(0, 1, 3, 2, 4, 5)
-        grid = grid.flatten(3, 4).flatten(1, 2)[:, top : top + height, left : left + width]
-        return attn.to_out[1](attn.to_out[0](grid.flatten(1, 2)))
+        tokens = windows.unflatten(0, (len(hidden_states), -1)).flatten(1, 2).index_select(1, places.flatten())
+        return attn.to_out[1](attn.to_out[0](tokens))
 
     def _lines(self, length: int, device: torch.device) -> tuple[torch.Tensor, int, int]:
         """Which rows (or columns) the windows hold, how many of them stand before the first, and a window's size."""

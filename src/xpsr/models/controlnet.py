@@ -59,10 +59,11 @@ class XPSRControlNetOutput(ControlNetOutput):
     `images`: predicted pictures (B, 3, H/2^i, W/2^i) in [-1, 1]. `latents`: predicted clean latents (B, C, H_i, W_i),
     one per residual, the middle last; neither depends on the scale, and without `predict_clean` both are empty.
     `image_features`: (B, C_0, H, W), what the image encoder saw; it depends on the picture alone.
+    Of a call with `outermost_only`, the skip connections are those of the outermost level, and there is no middle.
     """
 
     down_block_res_samples: tuple[torch.Tensor, ...] = _GIVEN
-    mid_block_res_sample: torch.Tensor = _GIVEN
+    mid_block_res_sample: torch.Tensor | None = _GIVEN
     images: list[torch.Tensor] = _GIVEN
     latents: list[torch.Tensor] = _GIVEN
     image_features: torch.Tensor = _GIVEN
@@ -77,6 +78,10 @@ class XPSRControlNet(Refusals, ControlNetModel):
     _repeated_blocks = UNet2DConditionModel._repeated_blocks  # for compile_repeated_blocks
     fuse_qkv_projections = UNet2DConditionModel.fuse_qkv_projections  # a ControlNet's own does nothing
     unfuse_qkv_projections = UNet2DConditionModel.unfuse_qkv_projections
+    # A ControlNet has the same embeddings, but no methods of its own for them
+    get_time_embed = UNet2DConditionModel.get_time_embed
+    get_class_embed = UNet2DConditionModel.get_class_embed
+    get_aug_embed = UNet2DConditionModel.get_aug_embed
 
     @register_to_config
     @shows_signature_of(ControlNetModel.__init__, semantic_fusion=True)
@@ -134,6 +139,7 @@ class XPSRControlNet(Refusals, ControlNetModel):
         quality_hidden_states: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         predict_clean: bool = True,
+        outermost_only: bool = False,
         class_labels: torch.Tensor | None = None,
         added_cond_kwargs: dict[str, torch.Tensor] | None = None,
         guess_mode: bool = False,
@@ -146,46 +152,88 @@ class XPSRControlNet(Refusals, ControlNetModel):
             timestep: one for all, or (B,).
             encoder_hidden_states: content embeddings (B, N, D).
             controlnet_cond: pixels (B, 3, H*f, W*f) in [0, 1], f being 2 to the number of the image encoder's halvings.
-                None where `image_features` are given. One row serves all.
+                None where `image_features` are given. One row serves all, and B rows serve 2B samples in turn.
             conditioning_scale: factor of every residual.
             quality_hidden_states: quality embeddings (B, M, D); None skips that branch and the fusion.
             image_features: what an earlier call on the same picture gave under that name.
             predict_clean: whether to make the predictions that the Degradation-Free Constraint is about.
+            outermost_only: whether the levels below the first, and the middle, are left out; without `predict_clean`.
             class_labels, added_cond_kwargs: what configs with class embeddings and SDXL-like ones want.
             guess_mode: shallow residuals count less, from 0.1 to 1 (the reference has it).
             fg_mask: (1 or B, 1, h, w); residuals count 1.5 where it is above 0.5 and 0.6 elsewhere,
                 `conditioning_scale` is then ignored (the reference has it and never uses it).
         """
+        assert not (predict_clean and outermost_only)
         images: list[torch.Tensor] = []
         if image_features is None:
             image_features, images = self.image_encoder(controlnet_cond, predict_clean=predict_clean)
+        seen = image_features  # pixels that serve several rows of texts are encoded once
+        if 1 < len(seen) < len(sample):
+            seen = seen.repeat(len(sample) // len(seen), 1, 1, 1)
         fused = {"quality_hidden_states": quality_hidden_states} if self.config.semantic_fusion else {}
         if not fused and quality_hidden_states is not None:
             encoder_hidden_states = torch.cat([encoder_hidden_states, quality_hidden_states], 1)
-        residuals, mid = super().forward(
-            sample,
-            timestep,
-            encoder_hidden_states,
-            image_features,
-            class_labels=class_labels,
-            added_cond_kwargs=added_cond_kwargs,
-            cross_attention_kwargs=fused,
-            return_dict=False,
-        )
-        residuals = [*residuals, mid]
+        if outermost_only:
+            temb = self._embedding(sample, timestep, encoder_hidden_states, class_labels, added_cond_kwargs)
+            residuals, mid = self._outermost(sample, temb, encoder_hidden_states, seen, fused), []
+        else:
+            residuals, *mid = super().forward(
+                sample,
+                timestep,
+                encoder_hidden_states,
+                seen,
+                class_labels=class_labels,
+                added_cond_kwargs=added_cond_kwargs,
+                cross_attention_kwargs=fused,
+                return_dict=False,
+            )
+        residuals = [*residuals, *mid]
         heads = zip(self.to_latents, residuals, strict=True) if predict_clean else ()
         latents = [to_latent(residual) for to_latent, residual in heads]
         if fg_mask is not None:
             weight = torch.where(fg_mask > 0.5, 1.5, 0.6).to(sample)
             residuals = [r * F.interpolate(weight, size=r.shape[-2:], mode="nearest") for r in residuals]
         else:
-            count = len(residuals)
+            count = len(self.to_latents)
             weights: Any = torch.logspace(-1, 0, count, device=sample.device) if guess_mode else [1.0] * count
-            residuals = [r * (w * conditioning_scale) for r, w in zip(residuals, weights, strict=True)]
+            residuals = [r * (w * conditioning_scale) for r, w in zip(residuals, weights, strict=not outermost_only)]
         return XPSRControlNetOutput(
-            down_block_res_samples=tuple(residuals[:-1]),
-            mid_block_res_sample=residuals[-1],
+            down_block_res_samples=tuple(residuals if outermost_only else residuals[:-1]),
+            mid_block_res_sample=None if outermost_only else residuals[-1],
             images=images,
             latents=latents,
             image_features=image_features,
         )
+
+    def _embedding(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        text: torch.Tensor,
+        class_labels: torch.Tensor | None,
+        added_cond_kwargs: dict[str, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """The embedding of the timestep, and of what else some configs want, (B, D)."""
+        temb = self.time_embedding(self.get_time_embed(sample, timestep))
+        others = self.get_class_embed(sample, class_labels), self.get_aug_embed(temb, text, added_cond_kwargs)
+        for other in others:
+            temb = temb if other is None else temb + other
+        return temb
+
+    def _outermost(
+        self,
+        sample: torch.Tensor,
+        temb: torch.Tensor,
+        text: torch.Tensor,
+        image_features: torch.Tensor,
+        fused: dict[str, Any],
+    ) -> list[torch.Tensor]:
+        """The residuals of the skip connections at the size of the latents, one more than the level has ResNets."""
+        block = self.down_blocks[0]
+        texts: dict[str, Any] = {}
+        if getattr(block, "has_cross_attention", False):
+            texts = {"encoder_hidden_states": text, "cross_attention_kwargs": fused}
+        hidden = self.conv_in(sample) + image_features
+        _, outputs = block(hidden, temb, **texts)
+        skips = [hidden, *outputs][: len(block.resnets) + 1]  # what is halved belongs to the next level
+        return [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=False)]

@@ -1,12 +1,25 @@
 """ControlNet, UNet and guidance as one network: what the pipeline, its tiles, compilation and export call."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from xpsr.models.controlnet import XPSRControlNet
 from xpsr.models.unet import XPSRUNet
 
-__all__ = ["Denoiser"]
+__all__ = ["Denoiser", "DenoiserCache"]
+
+
+@dataclass
+class DenoiserCache:
+    """What the steps of a run share of one tile: made by the run, filled by the first step that is handed it.
+
+    Attributes:
+        deep_features: what the levels below the outermost one have said in that step.
+    """
+
+    deep_features: torch.Tensor | None = None
 
 
 class Denoiser(nn.Module):
@@ -30,6 +43,7 @@ class Denoiser(nn.Module):
         *,
         guidance_scale: float = 1.0,
         conditioning_scale: float = 1.0,
+        cache: DenoiserCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predicts noise, velocity or sample, whichever the UNet has learned.
 
@@ -42,6 +56,8 @@ class Denoiser(nn.Module):
             image_features: what the call before gave for the same pixels; None: they are computed.
             guidance_scale: how far the output is led away from the negative texts, where there are any.
             conditioning_scale: how much the ControlNet's residuals count.
+            cache: of the same tile and as many texts; an empty one is filled, and with a full one only the outermost
+                level of both networks is computed.
 
         Returns:
             float32 (B, C, h, w), and the image features, which hold for every timestep.
@@ -49,7 +65,7 @@ class Denoiser(nn.Module):
         copies = len(content) // len(latents)
         if copies > 1:
             latents = latents.repeat(copies, 1, 1, 1)
-            pixels = pixels if len(pixels) == 1 else pixels.repeat(copies, 1, 1, 1)
+        deep_features = None if cache is None else cache.deep_features
         control = self.controlnet(
             latents,
             timestep,
@@ -59,10 +75,19 @@ class Denoiser(nn.Module):
             quality_hidden_states=quality,
             image_features=image_features,
             predict_clean=False,
+            outermost_only=deep_features is not None,
         )
-        output = self.unet(
-            latents, timestep, content, control.down_block_res_samples, control.mid_block_res_sample
-        ).sample.float()
+        made = self.unet(
+            latents,
+            timestep,
+            content,
+            control.down_block_res_samples,
+            control.mid_block_res_sample,
+            deep_features=deep_features,
+        )
+        if cache is not None:
+            cache.deep_features = made.deep_features
+        output = made.sample.float()
         if copies > 1:
             negative, positive = output.chunk(2)
             output = negative + guidance_scale * (positive - negative)

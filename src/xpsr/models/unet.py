@@ -4,6 +4,7 @@ Source: XPSR, arXiv 2403.05049.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,17 @@ from torch import nn
 from xpsr.models.attention import WindowAttention, WindowAttnProcessor, as_tokens
 from xpsr.models.signature import Refusals, shows_signature_of
 
-__all__ = ["ConditionalUpBlock", "XPSRUNet"]
+__all__ = ["ConditionalUpBlock", "XPSRUNet", "XPSRUNetOutput"]
+
+
+@dataclass
+class XPSRUNetOutput(UNet2DConditionOutput):
+    """What the UNet predicts, and what a later step may take instead of computing it.
+
+    `sample`: (B, C, H, W). `deep_features`: (B, C', H, W), what the outermost decoder block is given by those below it.
+    """
+
+    deep_features: torch.Tensor | None = None
 
 
 class ConditionalUpBlock(UpBlock2D):
@@ -139,16 +150,18 @@ class XPSRUNet(Refusals, UNet2DConditionModel):
         timestep: torch.Tensor | float | int,
         encoder_hidden_states: torch.Tensor,
         down_block_additional_residuals: Sequence[torch.Tensor],
-        mid_block_additional_residual: torch.Tensor,
+        mid_block_additional_residual: torch.Tensor | None,
         *,
+        deep_features: torch.Tensor | None = None,
         class_labels: torch.Tensor | None = None,
         timestep_cond: torch.Tensor | None = None,
         added_cond_kwargs: dict[str, torch.Tensor] | None = None,
         return_dict: bool = True,
-    ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
+    ) -> XPSRUNetOutput | tuple[torch.Tensor]:
         """Predicts noise, velocity or sample (B, C, H, W) from latents, content text and the ControlNet's residuals.
 
-        Each residual is both added to its skip connection and attended to.
+        Each residual is both added to its skip connection and attended to. With the `deep_features` of an earlier step
+        only the outermost level is computed (DeepCache, Ma et al. 2023); then its residuals are enough.
         """
         if self.config.center_input_sample:
             sample = 2 * sample - 1
@@ -163,28 +176,33 @@ class XPSRUNet(Refusals, UNet2DConditionModel):
 
         hidden = self.conv_in(sample)
         skips = [hidden]
-        for block in self.down_blocks:
+        for block in self.down_blocks if deep_features is None else self.down_blocks[:1]:
             text_of_block = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
             hidden, outputs = block(hidden, temb, **text_of_block)
             skips.extend(outputs)
 
-        if self.mid_block is not None:
-            text_of_block = (
-                {"encoder_hidden_states": text} if getattr(self.mid_block, "has_cross_attention", False) else {}
-            )
-            hidden = self.mid_block(hidden, temb, **text_of_block)
-        hidden = hidden + mid_block_additional_residual
+        outermost, residuals = self.up_blocks[-1], list(down_block_additional_residuals)
+        if deep_features is None:
+            if self.mid_block is not None:
+                text_of_block = (
+                    {"encoder_hidden_states": text} if getattr(self.mid_block, "has_cross_attention", False) else {}
+                )
+                hidden = self.mid_block(hidden, temb, **text_of_block)
+            hidden = hidden + mid_block_additional_residual
+            for block in self.up_blocks[:-1]:
+                seen = [(skips.pop(), residuals.pop()) for _ in block.resnets]
+                hidden = block(hidden, temb, text, *zip(*seen, strict=True), skips[-1].shape[-2:])
+            deep_features = hidden
 
-        residuals = list(down_block_additional_residuals)
-        for block in self.up_blocks:
-            seen = [(skips.pop(), residuals.pop()) for _ in block.resnets]
-            upsample_size = skips[-1].shape[-2:] if skips else None  # the last block is of the output's size
-            hidden = block(hidden, temb, text, *zip(*seen, strict=True), upsample_size)
+        # With deep features the halved ones, and whatever lies below, are left over
+        count = len(outermost.resnets)
+        skips, residuals = skips[:count][::-1], residuals[:count][::-1]
+        hidden = outermost(deep_features, temb, text, skips, residuals, None)
 
         if self.conv_norm_out is not None:
             hidden = self.conv_act(self.conv_norm_out(hidden))
         output = self.conv_out(hidden)
-        return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+        return XPSRUNetOutput(sample=output, deep_features=deep_features) if return_dict else (output,)
 
 
 def _skip_channels(unet: UNet2DConditionModel) -> list[int]:

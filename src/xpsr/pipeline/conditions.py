@@ -29,6 +29,10 @@ class Conditions:
     multiple: int  # of which the padded one's sides are multiples
     size: tuple[int, int]  # height and width of the result
 
+    def texts(self, *, is_guided: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the rows of content and quality that a step looks at: without guidance the positive ones alone."""
+        return (self.content, self.quality) if is_guided else (self.content[-1:], self.quality[-1:])
+
     def shifted(self, offset: int) -> "Conditions":
         """Moves the picture `offset` pixels further down and to the right, on another grid of latent pixels."""
         if offset == 0:

@@ -15,6 +15,7 @@ from xpsr.errors import InputError, ModelError
 from xpsr.image import Picture
 from xpsr.model_files import HUB_OPTIONS, INDEX, damaged, verify_checksums
 from xpsr.model_folder import loading, read_index, variant_there, weight_files
+from xpsr.models import store_weights
 from xpsr.pipeline.latents import decode_latents, encode_pixels
 from xpsr.prior import Prior
 
@@ -57,9 +58,17 @@ def take_dtype(keywords: dict[str, Any]) -> torch.dtype:
 
 
 def load_parts(
-    folder: Path, *, given: Collection[str], pipeline: str, dtype: torch.dtype, variant: str | None
+    folder: Path,
+    *,
+    given: Collection[str],
+    pipeline: str,
+    dtype: torch.dtype,
+    variant: str | None,
+    weights_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """Loads the components of a model's folder that are not `given`; `pipeline` is the class that asks for them.
+
+    With a `weights_dtype`, weights of all but the autoencoder lie in memory in that number type; see `store_weights`.
 
     Raises:
         ModelError: a file is missing, damaged, of something else, or not what the folder's checksums say.
@@ -87,8 +96,12 @@ def load_parts(
             parts[name] = load_tokenizer(folder / name)
         elif name == "scheduler":
             parts[name] = load_scheduler(kind, folder / name)
-        else:
+        elif weights_dtype is None or name == "vae":
             parts[name] = load_strict(kind, folder, subfolder=name, dtype=dtype, variant=variant)
+        else:  # no network is ever in memory in more bits than it stays in, or than files usually have
+            read = torch.float16 if weights_dtype.itemsize == 1 else weights_dtype
+            parts[name] = load_strict(kind, folder, subfolder=name, dtype=read, variant=variant)
+            store_weights(parts[name], weights_dtype, compute_dtype=dtype)
     if {"tokenizer", "text_encoder"} <= parts.keys():
         words, known = len(parts["tokenizer"]), parts["text_encoder"].config.vocab_size
         if words != known:

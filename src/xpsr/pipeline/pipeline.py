@@ -34,7 +34,7 @@ from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
 from xpsr.model_files import HUB_OPTIONS, fetch_model
 from xpsr.model_folder import finish_saving
-from xpsr.models import Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, predict_one_step, start_at
+from xpsr.models import Denoiser, DenoiserCache, HaarPackets, XPSRControlNet, XPSRUNet, predict_one_step, start_at
 from xpsr.pipeline.arguments import (
     OutputType,
     PassCallback,
@@ -427,8 +427,9 @@ class XPSRPipeline(DiffusionPipeline):
         one_step, done = settings.strength == 0, 0
         num_passes = len(tiles) * (1 if one_step else settings.num_inference_steps)
         features: list[torch.Tensor | None] = [None] * len(tiles)
+        caches: list[DenoiserCache | None] = [None] * len(tiles)
 
-        def predict(latents: torch.Tensor, timestep: torch.Tensor, bar: Any) -> torch.Tensor:
+        def predict(latents: torch.Tensor, timestep: torch.Tensor, bar: Any, is_guided: bool) -> torch.Tensor:
             def predictions() -> Iterator[tuple[Tile, torch.Tensor]]:
                 nonlocal done
                 for number, tile in enumerate(tiles):
@@ -436,11 +437,11 @@ class XPSRPipeline(DiffusionPipeline):
                         tile.crop(latents),
                         timestep,
                         tile.scaled(self.vae_scale_factor).crop(conditions.pixels),
-                        conditions.content,
-                        conditions.quality,
+                        *conditions.texts(is_guided=is_guided),
                         features[number],
                         guidance_scale=settings.guidance_scale,
                         conditioning_scale=settings.controlnet_conditioning_scale,
+                        cache=caches[number],
                     )
                     if not one_step and seen.nbytes * len(tiles) <= _KEPT_FEATURES:
                         features[number] = seen
@@ -458,7 +459,7 @@ class XPSRPipeline(DiffusionPipeline):
             latents = encode_pixels(self.vae, conditions.pixels, generator).to(self.unet.dtype)
             timestep = torch.tensor(self.config.one_step_timestep, device=latents.device)
             with self.progress_bar(total=num_passes) as bar:
-                output = predict(latents, timestep, bar) * (1 - settings.fidelity)
+                output = predict(latents, timestep, bar, settings.is_guided(0, 1)) * (1 - settings.fidelity)
             residual = self.config.one_step_residual
             return predict_one_step(self.scheduler, output, timestep, latents, vae=self.vae, residual=residual)
 
@@ -477,7 +478,10 @@ class XPSRPipeline(DiffusionPipeline):
         options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
         with self.progress_bar(total=num_passes) as bar:
             for index, timestep in enumerate(timesteps):
-                output = predict(scheduler.scale_model_input(latents, timestep), timestep, bar)
+                if settings.renews_cache(index, len(timesteps)):
+                    caches[:] = [DenoiserCache() for _ in tiles]
+                scaled = scheduler.scale_model_input(latents, timestep)
+                output = predict(scaled, timestep, bar, settings.is_guided(index, len(timesteps)))
                 latents = scheduler.step(output, timestep, latents, **options).prev_sample.to(latents.dtype)
                 if on_step_end is not None:
                     latents = on_step_end(index, timestep, {"latents": latents, "noise_pred": output})
