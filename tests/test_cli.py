@@ -137,7 +137,7 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
 
 def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, parts in (
-        (["upscale", "--help"], ["(default: mini)", "(default: 4)", "(default: outputs)", "restoration:"]),
+        (["upscale", "--help"], ["(default: mini)", "(default: 4, or 2 or 1", "(default: outputs)", "restoration:"]),
         (["train", "--help"], ["--train.max_steps=1000", "--data.degradation", "--loss.content_dropout=0.15"]),
         (["--version"], [f"xpsr {xpsr.__version__}"]),
     ):
@@ -159,7 +159,7 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (
             ["a"],
             "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, evaluate, compare,"
-            " benchmark, convert, doctor.",
+            " benchmark, convert, export, doctor.",
         ),
         (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),
         (["."], "xpsr: unknown command .; to restore it: xpsr upscale ."),
@@ -434,6 +434,7 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
         "settings": as_dict(XPSRPipeline.from_pretrained(tiny_model).settings()),
         "device": str(device),
         "dtype": resolve_dtype("auto", device),
+        "engine": "torch",
         "weights_dtype": "fp16" if device.type == "cuda" else "fp32",
         "fidelity": sidecar["fidelity"],
         "model": {"name": str(tiny_model), "sha256": checksums(tiny_model)},
