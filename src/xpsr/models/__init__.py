@@ -8,6 +8,7 @@ from diffusers import ModelMixin  # noqa: F401  # diffusers looks for it in the 
 
 from xpsr.models.attention import SemanticFusionAttention, WindowAttention, WindowAttnProcessor
 from xpsr.models.autoencoder import (
+    GRID_HALO,
     HAAR_AUTOENCODERS,
     DeepHaarAutoencoder,
     HaarAutoencoder,
@@ -17,9 +18,11 @@ from xpsr.models.autoencoder import (
 from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
 from xpsr.models.denoiser import Denoiser
 from xpsr.models.scheduling import predict_one_step, predict_original_sample, start_at
+from xpsr.models.strips import Rows, joined, streamed
 from xpsr.models.unet import ConditionalUpBlock, XPSRUNet
 
 __all__ = [
+    "GRID_HALO",
     "HAAR_AUTOENCODERS",
     "ConditionalUpBlock",
     "DeepHaarAutoencoder",
@@ -28,15 +31,18 @@ __all__ = [
     "HaarPackets",
     "ImageEncoder",
     "ResidualDecoder",
+    "Rows",
     "SemanticFusionAttention",
     "WindowAttention",
     "WindowAttnProcessor",
     "XPSRControlNet",
     "XPSRControlNetOutput",
     "XPSRUNet",
+    "joined",
     "predict_one_step",
     "predict_original_sample",
     "start_at",
+    "streamed",
 ]
 
 # What model_index.json calls them must not depend on which file they live in

@@ -1,0 +1,75 @@
+"""Pictures and features that pass by as strips of rows, from the top on: the same as the whole, in less memory."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+__all__ = ["Rows", "joined", "streamed"]
+
+
+class Rows:
+    """Rows (..., rows, W) that have come and are still needed: a window that moves down a picture.
+
+    Attributes:
+        top, bottom: the first row that is here, and the one after the last.
+    """
+
+    def __init__(self) -> None:
+        self.top = self.bottom = 0
+        self._held: torch.Tensor | None = None
+
+    def append(self, strip: torch.Tensor) -> None:
+        """Takes the rows below those that are here."""
+        self._held = strip if self._held is None else torch.cat([self._held, strip], -2)
+        self.bottom += strip.shape[-2]
+
+    def between(self, top: int, bottom: int) -> torch.Tensor:
+        """Returns those rows of the picture, as a view."""
+        assert self._held is not None and self.top <= top <= bottom <= self.bottom
+        return self._held[..., top - self.top : bottom - self.top, :]
+
+    def drop_above(self, row: int) -> None:
+        """Forgets the rows above one."""
+        if self._held is not None and row > self.top:
+            # a view would keep what is above
+            self._held = None if row == self.bottom else self.between(row, self.bottom).clone()
+            self.top = row
+
+    def take(self, count: int) -> torch.Tensor:
+        """Returns the first so many rows, and forgets them."""
+        taken = self.between(self.top, self.top + count)
+        self.drop_above(self.top + count)
+        return taken
+
+
+def streamed(
+    strips: Iterable[torch.Tensor], layers: Callable[[torch.Tensor], torch.Tensor], *, halo: int, height: int
+) -> Iterator[torch.Tensor]:
+    """Applies layers that look `halo` rows beyond each, to strips of rows as they come; each row is made once.
+
+    Args:
+        strips: (..., rows, W), together `height` rows.
+        layers: gives as many rows as it is given, or a whole number of times as many.
+        halo: rows.
+        height: of the whole.
+
+    Yields:
+        Strips of what the layers make of the whole, later by `halo` rows.
+    """
+    rows, done = Rows(), 0
+    for strip in strips:
+        rows.append(strip)
+        ready = height if rows.bottom == height else rows.bottom - halo
+        if ready <= done:
+            continue
+        result = layers(rows.between(rows.top, rows.bottom))
+        scale = result.shape[-2] // (rows.bottom - rows.top)
+        yield result[..., (done - rows.top) * scale : (ready - rows.top) * scale, :]
+        done = ready
+        rows.drop_above(max(ready - halo, 0) if ready < height else height)
+
+
+def joined(strips: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Returns the whole (..., H, W) that strips of rows make up."""
+    parts = list(strips)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
