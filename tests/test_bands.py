@@ -16,11 +16,14 @@ from PIL import Image
 
 from xpsr import Prior, Restorer, XPSRPipeline
 from xpsr.errors import Cancelled, InputError
+from xpsr.evaluation.detail import seam_energy
 from xpsr.image import Resized, drop_from_memory, new_planes, planes, resize, to_picture
 from xpsr.models import Rows, streamed
-from xpsr.pipeline import bands
+from xpsr.pipeline import bands, denoising
 from xpsr.planning import TilePlan
 from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr
+
+LUMA = np.array([0.299, 0.587, 0.114])
 
 BOUND = 3e-5
 """Of what float32 rounds differently in strips: a position in a resize is off by a few millionths of a pixel."""
@@ -174,6 +177,18 @@ def test_a_call_ends_between_tiles_and_the_next_is_whole(tiny_model: Path) -> No
             picture, Prior(), progress=lambda *now: told.append(now), is_cancelled=lambda: len(told) == 3, **options
         )
     assert len(told) == 3 and torch.equal(whole, restorer.restore(picture, Prior(), **options).picture.pixels)
+
+
+def seam_energy_of(pipe: XPSRPipeline, *, overlap: int) -> float:
+    """Of what tiles change, beside the picture in one piece: the norms of each see its own statistics."""
+    whole, tiled = (restore(pipe, noise(40, 24), plan=plan(tile_size=size, tile_overlap=overlap)) for size in (64, 16))
+    return seam_energy((tiled - whole) @ LUMA * 25500, tile_size=64, overlap=4 * overlap)
+
+
+def test_tiles_leave_no_seam(pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seam_energy_of(pipe, overlap=8) < 1.15
+    monkeypatch.setattr(denoising, "gaussian_weights", lambda height, width, **_: torch.ones(height, width))
+    assert seam_energy_of(pipe, overlap=0) > 1.3  # a mutant with hard edges
 
 
 def test_colours_are_matched_once_for_the_whole(pipe: XPSRPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,14 +59,21 @@ def streamed(
     rows, done = Rows(), 0
     for strip in strips:
         rows.append(strip)
+        del strip  # of many stages, each would hold one while those after it are at work
         ready = height if rows.bottom == height else rows.bottom - halo
         if ready <= done:
             continue
-        result = layers(rows.between(rows.top, rows.bottom))
-        scale = result.shape[-2] // (rows.bottom - rows.top)
-        yield result[..., (done - rows.top) * scale : (ready - rows.top) * scale, :]
+        results = [_made(layers, rows, done, ready)]
         done = ready
         rows.drop_above(max(ready - halo, 0) if ready < height else height)
+        yield results.pop()
+
+
+def _made(layers: Callable[[torch.Tensor], torch.Tensor], rows: Rows, first: int, last: int) -> torch.Tensor:
+    """Returns what layers make of the rows from one to another, of all that are here."""
+    result = layers(rows.between(rows.top, rows.bottom))
+    scale = result.shape[-2] // (rows.bottom - rows.top)
+    return result[..., (first - rows.top) * scale : (last - rows.top) * scale, :]
 
 
 def joined(strips: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -16,10 +16,10 @@ from xpsr.tiling import Tile
 
 __all__ = ["BAND_PIXELS", "add_strips", "cropped", "finished", "matched", "rows_of_band", "sized", "split"]
 
-BAND_PIXELS = 2**20
+BAND_PIXELS = 2**19
 """Of what is decoded at once unless a plan says so: the mini's widest layers take 0.2 kB for each of them."""
 
-_FEWEST_ROWS = 64
+_FEWEST_ROWS = 96
 """Of a band of a wide picture, or layers would look at more rows beyond it than are in it."""
 
 

@@ -419,8 +419,9 @@ class XPSRPipeline(StoredPipeline):
         shape, device = (1, self.unet.config.in_channels, height, width), conditions.device
         tiles, one_step, done = self.tiles(height, width, settings), settings.strength == 0, 0
         scheduler = copy.deepcopy(self.scheduler)  # it keeps the run's timesteps and its past
-        timesteps = torch.tensor([self.config.one_step_timestep], device=device)
-        if not one_step:
+        if one_step:
+            timesteps = torch.tensor([self.config.one_step_timestep], device=device)
+        else:
             timesteps = start_at(scheduler, settings.strength, settings.num_inference_steps, device=device)
         num_passes = len(tiles) * len(timesteps)  # schedulers of a higher order pass more often
 
