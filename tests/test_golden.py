@@ -25,7 +25,7 @@ from torch import nn
 from verify_golden import load, sections
 
 from xpsr.models import SemanticFusionAttention
-from xpsr.pipeline import pipeline
+from xpsr.pipeline import denoising, pipeline
 from xpsr.tiling import gaussian_weights
 
 ROWS = {
@@ -358,7 +358,7 @@ def condition_one_half(system: System, undo: ExitStack) -> None:
 
 
 def weigh(weights: Callable[..., torch.Tensor], system: System, undo: ExitStack) -> None:
-    undo.enter_context(mock.patch.object(pipeline, "gaussian_weights", weights))
+    undo.enter_context(mock.patch.object(denoising, "gaussian_weights", weights))
 
 
 def symmetric(height: int, width: int, *, symmetric: bool, dtype: torch.dtype, device: Any) -> torch.Tensor:

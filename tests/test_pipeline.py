@@ -19,7 +19,7 @@ from xpsr.config import RenamedWarning
 from xpsr.errors import InputError, ModelError, XPSRError
 from xpsr.image import resize, to_picture
 from xpsr.models import start_at
-from xpsr.tiling import blend_tiles
+from xpsr.tiling import blend_rows
 from xpsr.training import Components
 
 
@@ -168,7 +168,7 @@ def test_image_features_are_computed_once_for_a_tile_unless_they_are_too_large(
     image = noise_picture(24, 8)
     kept = restore(pipe, image, generator=seeded(), **options)
     num_tiles = len(calls)
-    monkeypatch.setattr("xpsr.pipeline.pipeline._KEPT_FEATURES", 0)
+    monkeypatch.setattr("xpsr.pipeline.denoising._KEPT_FEATURES", 0)
     again = restore(pipe, image, generator=seeded(), **options)
     handle.remove()
     assert len(calls) == num_tiles + 3 * num_tiles
@@ -352,7 +352,8 @@ def test_each_tile_sees_its_own_part_of_the_picture_and_the_results_are_blended(
         return (alpha.sqrt() * latents - seen) / (1 - alpha).sqrt(), latents[:0]
 
     monkeypatch.setattr(XPSRPipeline, "denoiser", staticmethod(look))
-    monkeypatch.setattr(type(pipe.vae), "residual", lambda vae, z, pixels: torch.zeros_like(pixels))
+    nothing = lambda vae, strips, height, **_: (torch.zeros_like(pixels) for _, pixels in strips)  # noqa: E731
+    monkeypatch.setattr(type(pipe.vae), "residual_strips", nothing)
     image = noise_picture(40, 24)
     enlarged = resize(to_picture(image).pixels, (96, 160)).permute(1, 2, 0).numpy()
     for num_shifts in (1, 2, 4):
@@ -400,10 +401,10 @@ def test_the_reference_s_weights_are_of_a_type_that_the_device_has(
 
     def blend(*arguments: Any, weights: torch.Tensor) -> torch.Tensor:
         types.append(weights.dtype)
-        return blend_tiles(*arguments, weights=weights)
+        return blend_rows(*arguments, weights=weights)
 
-    monkeypatch.setattr("xpsr.pipeline.pipeline.has_float64", lambda device: has_float64)  # as a Mac's GPU has not
-    monkeypatch.setattr("xpsr.pipeline.pipeline.blend_tiles", blend)
+    monkeypatch.setattr("xpsr.pipeline.denoising.has_float64", lambda device: has_float64)  # as a Mac's GPU has not
+    monkeypatch.setattr("xpsr.pipeline.denoising.blend_rows", blend)
     settings = {"tile_weights": "reference", "tile_size": 16, "tile_overlap": 4}
     restore(pipe, noise_picture(24, 20), settings=settings)
     assert types == [torch.float64 if has_float64 else torch.float32]
@@ -556,17 +557,20 @@ def test_arguments_that_cannot_be_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("size", "options", "message"),
     [
-        ((3000, 4000), {}, "scale=4 makes 192 megapixels of 4000 x 3000, more than 134; use 3.3 or less."),
-        ((1500, 2000), {"scale": 10}, "scale=10 makes 300 megapixels of 2000 x 1500, more than 134; use 6.6 or less."),
         (
-            (12000, 12000),
-            {"scale": 1},
-            "scale=1 makes 144 megapixels of 12000 x 12000, more than 134; use 0.96 or less.",
+            (2000, 2500),
+            {"scale": 16},
+            "scale=16 makes 1280 megapixels of 2500 x 2000, more than 1074; use 14 or less.",
+        ),
+        (
+            (2100, 2100),
+            {"scale": 15.9},
+            "scale=15.9 makes 1115 megapixels of 2100 x 2100, more than 1074; use 15 or less.",
         ),
         (
             (2, 2000),
-            {"settings": {"min_working_size": 512}},
-            "min_working_size=512 makes 262 megapixels of 2000 x 2, more than 134; use 366 or less.",
+            {"settings": {"min_working_size": 2048}},
+            "min_working_size=2048 makes 4194 megapixels of 2000 x 2, more than 1074; use 1036 or less.",
         ),
     ],
 )

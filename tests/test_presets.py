@@ -273,9 +273,9 @@ def test_the_references_weights_are_double_only_where_there_is_double(
         asked.append(dtype)
         return gaussian_weights(*size, dtype=dtype, **options)
 
-    monkeypatch.setattr("xpsr.pipeline.pipeline.gaussian_weights", weights)
+    monkeypatch.setattr("xpsr.pipeline.denoising.gaussian_weights", weights)
     for double in (True, False):
-        monkeypatch.setattr("xpsr.pipeline.pipeline.has_float64", lambda device, double=double: double)
+        monkeypatch.setattr("xpsr.pipeline.denoising.has_float64", lambda device, double=double: double)
         pipe(
             torch.rand(3, 8, 8),
             describer="none",

@@ -215,18 +215,18 @@ def test_too_large_a_result_is_refused_from_the_header(
     Path("a.png").write_bytes(kept.getvalue()[:64])  # no pixels: who decodes it says that it is damaged
     command = ["upscale", "a.png", "--model", str(tiny_model), "--debug"]
     for flags, message in (
-        (["--scale", "4"], "--scale 4 makes 1074 megapixels of 8192 x 8192, more than 134; use 1.4 or less."),
+        (["--scale", "5"], "--scale 5 makes 1678 megapixels of 8192 x 8192, more than 1074; use 4 or less."),
         (
-            ["--size", "20000x9000"],
-            "--size 20000x9000 makes 180 megapixels of 8192 x 8192, more than 134; use 17000x7700",
+            ["--size", "50000x30000"],
+            "--size 50000x30000 makes 1500 megapixels of 8192 x 8192, more than 1074; use 42000x25000",
         ),
         (
-            ["--longest", "20000"],
-            "--longest 20000 makes 400 megapixels of 8192 x 8192, more than 134; use 11000 or less",
+            ["--longest", "40000"],
+            "--longest 40000 makes 1600 megapixels of 8192 x 8192, more than 1074; use 32000 or less",
         ),
         (
-            ["--megapixels", "200"],
-            "--megapixels 200 makes 200 megapixels of 8192 x 8192, more than 134; use 130 or less",
+            ["--megapixels", "2000"],
+            "--megapixels 2000 makes 2000 megapixels of 8192 x 8192, more than 1074; use 1000 or less",
         ),
     ):
         assert main([*command, *flags]) == 1

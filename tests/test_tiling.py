@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from xpsr.errors import InputError
-from xpsr.tiling import Tile, blend_tiles, gaussian_weights, pad_to_multiple, tile_grid
+from xpsr.tiling import Tile, blend_rows, gaussian_weights, reflection, row_by_row, tile_grid
 
 GOLDEN = Path(__file__).parent / "golden/A"
 quick = settings(deadline=None, max_examples=40, derandomize=True)
@@ -20,6 +21,17 @@ def grids(draw: st.DrawFn) -> tuple[int, int, int, int]:
     """Height, width, tile_size, overlap."""
     tile_size = draw(st.integers(1, 24))
     return draw(sizes), draw(sizes), tile_size, draw(st.integers(0, tile_size - 1))
+
+
+def blended(pixels: torch.Tensor, tiles: list[Tile], weights: torch.Tensor) -> torch.Tensor:
+    outputs = ((tile, tile.crop(pixels)) for row in row_by_row(tiles) for tile in row)
+    return torch.cat(list(blend_rows(outputs, pixels.shape, weights=weights)), -2)
+
+
+def pad_to_multiple(pixels: torch.Tensor, multiple: int, *, offset: int = 0) -> tuple[torch.Tensor, Tile]:
+    height, width = pixels.shape[-2:]
+    lines, columns = reflection(height, multiple, offset=offset), reflection(width, multiple, offset=offset)
+    return pixels[..., lines, :][..., columns], Tile(top=offset, left=offset, height=height, width=width)
 
 
 @pytest.mark.parametrize(("name", "size"), [("tiled", 8), ("tiled2", 10)])
@@ -71,17 +83,15 @@ def test_blending_the_tiles_of_a_picture_gives_the_picture(grid: tuple[int, int,
     tiles = tile_grid(height, width, tile_size=tile_size, overlap=overlap)
     for symmetric in (True, False):
         weights = gaussian_weights(tiles[0].height, tiles[0].width, symmetric=symmetric, dtype=dtype)
-        outputs = ((tile, tile.crop(pixels)) for tile in tiles)
-        blended = blend_tiles(outputs, pixels.shape, weights=weights)
-        assert blended.dtype == dtype
-        torch.testing.assert_close(blended, pixels, rtol=0, atol=1e-6)
+        found = blended(pixels, tiles, weights)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, pixels, rtol=0, atol=1e-6)
 
 
 def test_blending_low_precision_tiles_works_in_float32() -> None:
     pixels = torch.ones(1, 4, 20, 20, dtype=torch.bfloat16)
     tiles = tile_grid(20, 20, tile_size=8, overlap=2)
-    blended = blend_tiles(((tile, tile.crop(pixels)) for tile in tiles), pixels.shape, weights=gaussian_weights(8, 8))
-    torch.testing.assert_close(blended, torch.ones(1, 4, 20, 20))
+    torch.testing.assert_close(blended(pixels, tiles, gaussian_weights(8, 8)), torch.ones(1, 4, 20, 20))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -122,6 +132,19 @@ def test_empty_tiles_and_pictures_are_refused() -> None:
         tile_grid(32, 32, tile_size=0, overlap=0)
     with pytest.raises(InputError, match=r"^5 x 0 has no pixels; use at least 1 x 1\.$"):
         tile_grid(0, 5, tile_size=8, overlap=0)
+
+
+def test_rows_are_blended_as_soon_as_no_other_tile_touches_them() -> None:
+    pixels, given = torch.rand(2, 20, 30), []
+    tiles = [tile for row in row_by_row(tile_grid(20, 30, tile_size=8, overlap=3)) for tile in row]
+
+    def outputs() -> Iterator[tuple[Tile, torch.Tensor]]:
+        for tile in tiles:
+            given.append(tile.top)
+            yield tile, tile.crop(pixels)
+
+    strips = blend_rows(outputs(), pixels.shape, weights=gaussian_weights(8, 8))
+    assert [(strip.shape[-2], given[-1]) for strip in strips] == [(5, 5), (5, 10), (2, 12), (8, 12)]
 
 
 @quick

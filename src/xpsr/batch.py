@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 
 from xpsr import __version__
@@ -16,12 +18,14 @@ from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, real_path, refusal, sha256, write_text
 from xpsr.image import (
+    IN_MEMORY,
     ImageLike,
     Limits,
     Picture,
     Provenance,
     WriteOptions,
     decode_image,
+    drop_from_memory,
     image_bytes,
     picture_size,
     read_image,
@@ -36,6 +40,9 @@ from xpsr.restore import Restored, Restorer
 from xpsr.sources import Job, Source, read_sidecar, result_suffix
 
 __all__ = ["refuse_too_large", "restore_file", "write_options"]
+
+_ROWS = 64
+"""Of a map that is drawn at once."""
 
 
 def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
@@ -101,15 +108,13 @@ def restore_file(
         protect=config.protect,
         lr_consistency=config.lr_consistency,
         progress=progress,
+        workspace=_workspace(job, size),
     )
-    drawn = None if job.map is None else image_bytes(job.map, Image.fromarray(to_uint8(restored.map[0]).numpy()))
+    drawn = None if job.map is None else image_bytes(job.map, _as_image(restored.map))
     if job.target is None:
         _draw(job.map, drawn)
         return restored
-    try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refusal(job.target.parent, "cannot be made a folder", error) from error
+    _make_folder(job.target.parent)
     names = {"input": named, "input_sha256": digest, "output": job.target.name}
     options = write_options(config, restored.record)
     of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
@@ -125,14 +130,35 @@ def _limits_of(config: UpscaleConfig) -> Limits:
     return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
+def _workspace(job: Job, size: tuple[int, int]) -> Path | None:
+    """Returns where a result that is too large for memory lies meanwhile: on the disk that it will be on."""
+    if job.target is None or size[0] * size[1] <= IN_MEMORY:
+        return None
+    _make_folder(job.target.parent)
+    return job.target.parent
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(folder, "cannot be made a folder", error) from error
+
+
+def _as_image(shown: torch.Tensor) -> Image.Image:
+    """A map (1, H, W) in [0, 1] as an image of 8 bits, by some rows at a time."""
+    rows = []
+    for strip in shown.split(_ROWS, -2):
+        rows.append(to_uint8(strip[0]).numpy())
+        drop_from_memory(strip)
+    return Image.fromarray(np.concatenate(rows))
+
+
 def _draw(place: Path | None, content: bytes | None) -> None:
     """Writes a map, of which the record knows already."""
     if place is None or content is None:
         return
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refusal(place.parent, "cannot be made a folder", error) from error
+    _make_folder(place.parent)
     with atomic_write(place) as part:
         part.write_bytes(content)
 

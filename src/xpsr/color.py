@@ -11,7 +11,16 @@ import torch.nn.functional as F
 
 from xpsr.errors import InputError
 
-__all__ = ["ColorMatch", "binomial_blur", "match_adain", "match_color", "match_wavelet"]
+__all__ = [
+    "WAVELET_HALO",
+    "ColorMatch",
+    "ColorStatistics",
+    "binomial_blur",
+    "match_adain",
+    "match_color",
+    "match_statistics",
+    "match_wavelet",
+]
 
 ColorMatch: TypeAlias = Literal["none", "adain", "wavelet"]
 
@@ -45,13 +54,63 @@ def match_adain(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, 3, H, W) in the dtype of `target`, a little beyond [0, 1] in places; statistics are float32.
     """
-    target_mean, target_std = _statistics(target)
-    source_mean, source_std = _statistics(source)
-    matched = (target.float() - target_mean) / target_std * source_std + source_mean
+    statistics = ColorStatistics(), ColorStatistics()
+    for gathered, pixels in zip(statistics, (target, source), strict=True):
+        gathered.add(pixels)
+    return match_statistics(target, *statistics)
+
+
+class ColorStatistics:
+    """Mean and standard deviation of each channel of pictures that are known by parts, as of the whole."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = self._squares = torch.zeros(())  # of all that was added; squares of distances from the mean
+
+    def add(self, pixels: torch.Tensor) -> None:
+        """Takes in a part (B, C, h, w), floats."""
+        count = pixels.shape[-2] * pixels.shape[-1]
+        variance, mean = torch.var_mean(pixels.float(), dim=(-2, -1), correction=0, keepdim=True)
+        squares = variance * count
+        if self._count:  # Chan's formula, which forgets no digits
+            share, distance = count / (self._count + count), mean - self._mean
+            squares = self._squares + squares + distance.square() * self._count * share
+            mean = self._mean + distance * share
+        self._count, self._mean, self._squares = self._count + count, mean, squares
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """(B, C, 1, 1) float32."""
+        return self._mean
+
+    @property
+    def std(self) -> torch.Tensor:
+        """(B, C, 1, 1) float32, above 0."""
+        return (self._squares / max(self._count - 1, 1) + 1e-5).sqrt()  # a single pixel has no unbiased variance
+
+
+def match_statistics(target: torch.Tensor, ours: ColorStatistics, theirs: ColorStatistics) -> torch.Tensor:
+    """Gives a part of a picture of some statistics others: `match_adain`, where the whole is not known at once.
+
+    Args:
+        target: (B, C, h, w) floats in [0, 1].
+        ours: of all of the target.
+        theirs: that it is to have.
+
+    Returns:
+        (B, C, h, w) in the dtype of `target`, a little beyond [0, 1] in places.
+    """
+    matched = (target.float() - ours.mean) / ours.std * theirs.std + theirs.mean
     return matched.to(target.dtype)
 
 
-def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = 5) -> torch.Tensor:
+_LEVELS = 5
+
+WAVELET_HALO = 2**_LEVELS - 1
+"""Pixels beyond each that `match_wavelet` looks at."""
+
+
+def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = _LEVELS) -> torch.Tensor:
     """Returns the high frequencies of `target` on the low frequencies of `source`.
 
     Args:
@@ -77,13 +136,6 @@ def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = 5
     for level in range(levels):
         low = binomial_blur(low, 2**level)
     return (target.float() + low).to(target.dtype)
-
-
-def _statistics(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation per picture and channel, (B, 3, 1, 1) float32 each."""
-    correction = int(pixels.shape[-2] * pixels.shape[-1] > 1)  # a single pixel has no unbiased variance
-    variance, mean = torch.var_mean(pixels.float(), dim=(-2, -1), correction=correction, keepdim=True)
-    return mean, (variance + 1e-5).sqrt()
 
 
 def binomial_blur(pixels: torch.Tensor, radius: int) -> torch.Tensor:

@@ -4,15 +4,28 @@ A picture and what a model made of it are compared at the picture's own size, wh
 noise: `agree` makes them so, `contradictions` finds where they are not.
 """
 
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
 from xpsr.color import binomial_blur
-from xpsr.image import resize
+from xpsr.image import Resized, drop_from_memory, new_planes
 
 __all__ = ["agree", "blend_back", "contradictions", "invented", "lr_psnr"]
 
 _LUMA = (0.299, 0.587, 0.114)
+
+_UNBOUNDED = -math.inf, math.inf
+
+_STRIP = 2**20
+"""Pixels that are looked at at once."""
+
+_BLUR_HALO = 3
+_CONTRADICTION_HALO = 12
+"""Rows beyond each that `_blur` and `_contradiction` look at: 7 of a low pass, then 2 of a maximum and 3 of a blur."""
 
 _NUM_PROJECTIONS = 4
 """How often `agree` corrects: each time about a tenth of the difference is left."""
@@ -25,43 +38,60 @@ _CONTRADICTION = 10 / 255
 
 
 def agree(pixels: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """Returns a result whose reduction is the picture that it was made from (back-projection, Irani and Peleg 1991).
+    """Makes a result whose reduction is the picture that it was made from (back-projection, Irani and Peleg 1991).
 
     Args:
-        pixels: (3, H, W) floats in [0, 1].
+        pixels: (3, H, W) floats in [0, 1], which are changed.
         source: (3, h, w) floats in [0, 1]; where it is larger, only its own reduction can agree.
 
     Returns:
-        (3, H, W) in [0, 1]. Clipping to that leaves small differences.
+        `pixels`, in [0, 1]. Clipping to that leaves small differences.
     """
-    reduced = _reduce(source, _common(pixels, source))
+    size = _common(pixels, source)
+    reduced = _resampled(source, size)
     for _ in range(_NUM_PROJECTIONS):
-        missing = reduced - _reduce(pixels, reduced.shape[-2:])
-        pixels = (pixels + _enlarge(missing, pixels.shape[-2:])).clamp(0, 1)
+        missing = Resized(reduced - _resampled(pixels, size), _size(pixels), bounds=_UNBOUNDED)
+        for top, strip in _strips(pixels):
+            strip.add_(missing.rows(top, top + strip.shape[-2])).clamp_(0, 1)
     return pixels
 
 
 def lr_psnr(pixels: torch.Tensor, source: torch.Tensor) -> float:
     """Returns how well a result (3, H, W), reduced, agrees with its picture (3, h, w): PSNR in dB, at most 100."""
     size = _common(pixels, source)
-    error = (_reduce(pixels, size) - _reduce(source, size)).square().mean()
-    return float(-10 * error.clamp_min(1e-10).log10())
+    made, seen = (Resized(planes, size, bounds=_UNBOUNDED) for planes in (pixels, source))
+    total = 0.0
+    for top, bottom in _ranges(size):
+        total += float((made.rows(top, bottom) - seen.rows(top, bottom)).square().sum(dtype=torch.float64))
+        drop_from_memory(pixels)
+    return -10 * math.log10(max(total / (3 * size[0] * size[1]), 1e-10))
 
 
-def invented(pixels: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, float]:
+def invented(pixels: torch.Tensor, source: torch.Tensor, *, folder: Path | None = None) -> tuple[torch.Tensor, float]:
     """Returns where a result shows what a plain enlargement of its picture does not, and in how much of it.
 
     Args:
         pixels: (3, H, W) floats in [0, 1].
         source: (3, h, w) floats in [0, 1].
+        folder: where there is room for what is returned; see `xpsr.image.new_planes`.
 
     Returns:
         (1, H, W) in [0, 1], 1 for a difference of luma of 32 levels of 255 or more, averaged over a few pixels; and the
         share of the picture, in [0, 1], where it is more than 8.
     """
-    plain = resize(_luma(source), (pixels.shape[-2], pixels.shape[-1]), method="bicubic")
-    difference = _blur((_luma(pixels) - plain).abs())
-    return (difference / _STRONG).clamp(0, 1), float((difference > _VISIBLE).float().mean())
+    height, width = _size(pixels)
+    plain = Resized(_luma(source), (height, width))
+    shown, count = new_planes((1, height, width), folder), 0
+
+    def difference(first: int, last: int) -> torch.Tensor:
+        return _blur((_luma(pixels[:, first:last]) - plain.rows(first, last)).abs())
+
+    for top, strip in _strips(shown):
+        found = _with_halo(difference, top, strip.shape[-2], height, halo=_BLUR_HALO)
+        strip.copy_((found / _STRONG).clamp(0, 1))
+        count += int((found > _VISIBLE).sum())
+        drop_from_memory(pixels[:, top : top + strip.shape[-2]])
+    return shown, count / (height * width)
 
 
 def contradictions(pixels: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -75,7 +105,20 @@ def contradictions(pixels: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         source: (3, h, w) floats in [0, 1].
     """
     size = _common(pixels, source)
-    made, seen = _reduce(pixels, size), _reduce(source, size)
+    made, seen = (Resized(planes, size, bounds=_UNBOUNDED) for planes in (pixels, source))
+    weights = torch.empty(1, *size)
+
+    def differing(first: int, last: int) -> torch.Tensor:
+        return _contradiction(made.rows(first, last), seen.rows(first, last))
+
+    for top, strip in _strips(weights):
+        strip.copy_(_with_halo(differing, top, strip.shape[-2], size[0], halo=_CONTRADICTION_HALO))
+        drop_from_memory(pixels)
+    return weights
+
+
+def _contradiction(made: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Weights (1, h, w) of what lies over each other, both (3, h, w)."""
     luma = _luma(made) - _luma(seen)
     color = (made - seen) - luma
     coarse = torch.cat([_low(luma), _low(color) / 2]).abs().amax(0, keepdim=True) / _CONTRADICTION
@@ -86,13 +129,42 @@ def contradictions(pixels: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 
 
 def blend_back(pixels: torch.Tensor, source: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Returns a result (3, H, W) with the plain enlargement of `source` (3, h, w) in its place where `weights` are 1.
+    """Puts the plain enlargement of `source` (3, h, w) in the place of a result (3, H, W) where `weights` are 1.
 
-    `weights` are (1, h', w') in [0, 1], of any size.
+    `weights` are (1, h', w') in [0, 1], of any size. Returns `pixels`, which are changed.
     """
-    size = (pixels.shape[-2], pixels.shape[-1])
-    mask = resize(weights, size, method="bilinear")
-    return torch.lerp(pixels, resize(source, size, method="bicubic"), mask)
+    mask, plain = Resized(weights, _size(pixels), method="bilinear"), Resized(source, _size(pixels))
+    for top, strip in _strips(pixels):
+        rows = top, top + strip.shape[-2]
+        strip.lerp_(plain.rows(*rows), mask.rows(*rows))
+    return pixels
+
+
+def _ranges(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Yields the first and the last but one of the rows of strips of a picture."""
+    height, width = size
+    rows = max(_STRIP // width, 1)
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
+
+
+def _strips(planes: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields strips (C, rows, W) of planes as views, each with its first row; what has been looked at is put away."""
+    for top, bottom in _ranges(_size(planes)):
+        yield top, planes[:, top:bottom]
+        drop_from_memory(planes[:, top:bottom])
+
+
+def _with_halo(
+    make: Callable[[int, int], torch.Tensor], top: int, rows: int, height: int, *, halo: int
+) -> torch.Tensor:
+    """Returns rows of what `make` makes of the rows from one to another, of which each depends on `halo` beyond it."""
+    first, last = max(top - halo, 0), min(top + rows + halo, height)
+    return make(first, last)[:, top - first : top - first + rows]
+
+
+def _size(planes: torch.Tensor) -> tuple[int, int]:
+    return planes.shape[-2], planes.shape[-1]
 
 
 def _common(pixels: torch.Tensor, source: torch.Tensor) -> tuple[int, int]:
@@ -100,14 +172,13 @@ def _common(pixels: torch.Tensor, source: torch.Tensor) -> tuple[int, int]:
     return min(pixels.shape[-2], source.shape[-2]), min(pixels.shape[-1], source.shape[-1])
 
 
-def _reduce(pixels: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
+def _resampled(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """As cameras and programs reduce: bicubic, antialiased, (C, H, W) to (C, height, width), a little beyond [0, 1]."""
-    if pixels.shape[-2:] == tuple(size):
-        return pixels
-    return F.interpolate(pixels[None], tuple(size), mode="bicubic", antialias=True)[0]
-
-
-_enlarge = _reduce
+    whole, result = Resized(planes, size, bounds=_UNBOUNDED), torch.empty(len(planes), *size)
+    for top, strip in _strips(result):
+        strip.copy_(whole.rows(top, top + strip.shape[-2]))
+        drop_from_memory(planes)
+    return result
 
 
 def _luma(pixels: torch.Tensor) -> torch.Tensor:

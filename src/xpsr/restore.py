@@ -25,10 +25,11 @@ from xpsr.config.checks import SEED, check_argument
 from xpsr.devices import Dtype, Offload, WeightsDtype, resolve_offload, resolve_weights_dtype, torch_dtype
 from xpsr.engines import Engine, check_engine, resolve_place, use_engine
 from xpsr.errors import Cancelled, InputError
-from xpsr.image import ImageLike, Picture, bleed, resize, to_picture
+from xpsr.image import ImageLike, Picture, Resized, bleed, drop_from_memory, new_planes, to_picture
 from xpsr.model_files import checksums, fetch_model
 from xpsr.pipeline import MAX_OUTPUT_PIXELS, XPSRPipeline
 from xpsr.pipeline.loading import check_parts, load_parts
+from xpsr.planning import TilePlan
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr
 
@@ -36,6 +37,9 @@ __all__ = ["Restored", "Restorer"]
 
 
 logger = logging.getLogger(__name__)
+
+_ROWS = 64
+"""Of what is enlarged at once."""
 
 # The libraries' bars are switched for the whole process
 _LOADING = threading.Lock()
@@ -160,6 +164,8 @@ class Restorer:
         lr_consistency: bool = False,
         progress: Callable[[int, int], None] | None = None,
         is_cancelled: Callable[[], bool] | None = None,
+        plan: TilePlan | None = None,
+        workspace: str | os.PathLike[str] | None = None,
     ) -> Restored:
         """Restores one picture.
 
@@ -182,6 +188,9 @@ class Restorer:
                 as noise comes back, too.
             progress: is told after every tile of every step how many passes of how many are done.
             is_cancelled: is asked as often, at the start and after the describer; where it says so, the call ends.
+            plan: how much is computed at once; its tiles go before those of the settings.
+            workspace: a folder in which the planes of results of more than 2**26 pixels lie, in files without a name
+                that go with the last tensor of them; None: they are in memory.
 
         Raises:
             InputError: a picture or an argument that cannot be used.
@@ -196,9 +205,11 @@ class Restorer:
         start = time.perf_counter()
         for name, value in (("progress", progress), ("is_cancelled", is_cancelled)):
             check_argument(name, value, Callable | None)
+        check_argument("workspace", workspace, str | os.PathLike | None)
         check_argument("lr_consistency", lr_consistency, bool)
         stop_if_cancelled()
-        resolved = self.pipe.settings(preset, settings)
+        resolved = self.pipe.settings(preset, settings, plan=plan)
+        folder = None if workspace is None else Path(workspace)
         target = as_size(scale, size)
         seed = check_argument("seed", seed, int | None, SEED)
         questions = QUESTIONS[preset or "default"]
@@ -217,36 +228,36 @@ class Restorer:
 
         # noise is drawn on the CPU, so that a seed means the same on every device
         generator = torch.Generator().manual_seed(seed)
+        source = bleed(picture.pixels, picture.alpha).cpu()
         with self._turn, torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            planes = self.pipe(
-                picture,
+            pixels = self.pipe(
+                dataclasses.replace(picture, pixels=source, alpha=None),
                 size=target,
                 prior=prior,
                 settings=resolved,
                 generator=generator,
                 output_type="pt",
                 callback_on_pass_end=on_pass_end,
+                plan=plan,
+                workspace=folder,
             ).images[0]
-        pixels, source = planes[:3].float().cpu(), bleed(picture.pixels, picture.alpha).cpu()
         weights = contradictions(pixels, source)
         fidelity: dict[str, Any] = {"contradicted": round(float(weights.mean()), 4)}
         if lr_consistency:
             fidelity["lr_psnr_before"] = round(lr_psnr(pixels, source), 2)
-            pixels = agree(pixels, source)
+            agree(pixels, source)
         if protect is not None:
             weights = weights if mask is None else mask
             fidelity["protected"] = round(float(weights.mean()), 4)
-            pixels = blend_back(pixels, source, weights)
-        shown, share = invented(pixels, source)
+            blend_back(pixels, source, weights)
+        shown, share = invented(pixels, source, folder=folder)
         fidelity |= {"lr_psnr": round(lr_psnr(pixels, source), 2), "invented": round(share, 4)}
-        excess = picture.excess
-        if excess is not None:
-            excess = resize(bleed(excess, picture.alpha), (planes.shape[-2], planes.shape[-1]))
+        size_made, alpha, excess = (pixels.shape[-2], pixels.shape[-1]), picture.alpha, picture.excess
         restored = dataclasses.replace(
             picture,
             pixels=pixels,
-            alpha=None if picture.alpha is None else planes[3:].cpu(),
-            excess=excess,
+            alpha=None if alpha is None else _enlarged(alpha, size_made, folder),
+            excess=None if excess is None else _enlarged(bleed(excess, alpha), size_made, folder),
         )
         record = {
             "input_size": [picture.width, picture.height],
@@ -281,6 +292,16 @@ def _cost_of(offload: Offload, pipe: XPSRPipeline) -> str:
     if offload == "model":
         return f"{size('text_encoder', 'unet', 'vae'):.1f} GB go to the device for every picture"
     return f"{size('unet', 'controlnet'):.1f} GB go to the device in every pass, a tile of a step"
+
+
+def _enlarged(planes: torch.Tensor, size: tuple[int, int], folder: Path | None) -> torch.Tensor:
+    """(C, h, w) brought to the size of the result, its height and width."""
+    enlarged, result = Resized(planes.cpu(), size), new_planes((len(planes), *size), folder)
+    for top in range(0, size[0], _ROWS):
+        strip = result[:, top : top + _ROWS]
+        strip.copy_(enlarged.rows(top, top + strip.shape[-2]))
+        drop_from_memory(strip)
+    return result
 
 
 def _is_auto(protect: object) -> bool:

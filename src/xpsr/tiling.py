@@ -4,19 +4,21 @@ In use:
 
     tiles = tile_grid(height, width, tile_size=64, overlap=8)
     weights = gaussian_weights(tiles[0].height, tiles[0].width)
-    outputs = ((tile, model(tile.crop(latents))) for tile in tiles)
-    blended = blend_tiles(outputs, latents.shape, weights=weights)
+    outputs = ((tile, model(tile.crop(latents))) for row in row_by_row(tiles) for tile in row)
+    blended = torch.cat(list(blend_rows(outputs, latents.shape, weights=weights)), -2)
 """
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from xpsr.errors import InputError
 
-__all__ = ["Tile", "blend_tiles", "gaussian_weights", "pad_to_multiple", "tile_grid"]
+__all__ = ["Tile", "blend_rows", "gaussian_weights", "reflection", "row_by_row", "tile_grid"]
 
 _VARIANCE = 0.01  # of the Gaussian weights, in units of the tile's side
 
@@ -85,43 +87,54 @@ def gaussian_weights(
     return weights.clamp_min(torch.finfo(dtype).tiny)
 
 
-def blend_tiles(
+def row_by_row(tiles: Iterable[Tile]) -> list[list[Tile]]:
+    """Returns the tiles of a grid as its rows, from the top on, each from the left on."""
+    ordered = sorted(tiles, key=lambda tile: (tile.top, tile.left))
+    return [list(row) for _, row in itertools.groupby(ordered, key=lambda tile: tile.top)]
+
+
+def blend_rows(
     outputs: Iterable[tuple[Tile, torch.Tensor]], shape: tuple[int, ...], *, weights: torch.Tensor
-) -> torch.Tensor:
-    """Returns the weighted average of overlapping tiles.
+) -> Iterator[torch.Tensor]:
+    """Yields the weighted average of overlapping tiles: a strip of rows as soon as no other tile touches it.
 
     Args:
-        outputs: tiles that together cover `shape`, each with its values (..., h, w); a generator holds one at a time.
+        outputs: tiles that together cover `shape`, row by row from the top, each with its values (..., h, w); a
+            generator holds one at a time.
         shape: (..., H, W) of the whole.
-        weights: (h, w), positive.
+        weights: (h, w), positive, of every tile.
 
-    Returns:
-        `shape`, in the dtype and on the device of `weights`, in which it is also summed.
+    Yields:
+        (..., rows, W), together `shape`, in the dtype and on the device of `weights`, in which they are also summed.
     """
-    total, norm = weights.new_zeros(shape), weights.new_zeros(shape[-2:])
+    height, top = len(weights), 0
+    total, norm = weights.new_zeros(*shape[:-2], height, shape[-1]), weights.new_zeros(height, shape[-1])
     for tile, values in outputs:
-        tile.crop(total).add_(weights * values)
-        tile.crop(norm).add_(weights)
-    return total / norm
+        if (done := tile.top - top) > 0:
+            yield total[..., :done, :] / norm[:done]
+            total, norm = (F.pad(sums[..., done:, :], (0, 0, 0, done)) for sums in (total, norm))
+            top = tile.top
+        columns = slice(tile.left, tile.left + tile.width)
+        total[..., columns].add_(weights * values)
+        norm[..., columns].add_(weights)
+    yield total / norm
 
 
-def pad_to_multiple(pixels: torch.Tensor, multiple: int, *, offset: int = 0) -> tuple[torch.Tensor, Tile]:
-    """Pads by reflection until both sides are multiples of `multiple`; nothing is stretched.
+def reflection(length: int, multiple: int, *, offset: int = 0, device: torch.device | None = None) -> torch.Tensor:
+    """Returns the lines of a picture, by their numbers, that together with its reflections make up a multiple.
 
-    Where a picture is smaller than its padding, the reflection's last line is repeated.
+    Those are offset, ..., 1, 0, 1, ..., length - 1, length - 2, ...; nothing is stretched. Where a picture is smaller
+    than its padding, the reflection's last line is repeated.
 
     Args:
-        pixels: (..., H, W) of any dtype.
+        length: of its height or width.
         multiple: at least 1.
-        offset: lines added at the top and at the left; the rest is added at the bottom and at the right.
-
-    Returns:
-        (..., H', W') and the tile that crops it, or anything of its size, back to (..., H, W).
+        offset: lines added before the first; the rest is added after the last.
+        device: where the numbers are wanted.
     """
-    height, width = pixels.shape[-2:]
-    padded = pixels.index_select(-2, _reflection(height, multiple, offset, pixels.device))
-    padded = padded.index_select(-1, _reflection(width, multiple, offset, pixels.device))
-    return padded, Tile(top=offset, left=offset, height=height, width=width)
+    last = length - 1
+    lines = torch.arange(-(-(offset + length) // multiple) * multiple, device=device) - offset
+    return (last - (lines.abs() - last).abs()).clamp(0, last)
 
 
 def _starts(length: int, tile_size: int, overlap: int) -> list[int]:
@@ -132,10 +145,3 @@ def _starts(length: int, tile_size: int, overlap: int) -> list[int]:
 def _gaussian(length: int, middle: float) -> torch.Tensor:
     distances = (torch.arange(length, dtype=torch.float64) - middle) / length
     return torch.exp(-(distances**2) / (2 * _VARIANCE)) / math.sqrt(2 * math.pi * _VARIANCE)
-
-
-def _reflection(length: int, multiple: int, offset: int, device: torch.device) -> torch.Tensor:
-    """Indices offset, ..., 1, 0, 1, ..., length - 1, length - 2, ... of pixels that make up a multiple."""
-    last = length - 1
-    indices = torch.arange(-(-(offset + length) // multiple) * multiple, device=device) - offset
-    return (last - (indices.abs() - last).abs()).clamp(0, last)

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,7 @@ from xpsr.engines.networks import example_inputs, networks_of
 from xpsr.engines.opening import Engine, Run, open_onnx, open_openvino
 from xpsr.errors import InputError, XPSRError
 from xpsr.files import write_text
-from xpsr.models import DeepHaarAutoencoder, Denoiser, DenoiserCache, XPSRControlNet, XPSRUNet
-from xpsr.models.autoencoder import in_strips
+from xpsr.models import DeepHaarAutoencoder, Denoiser, DenoiserCache, XPSRControlNet, XPSRUNet, joined, streamed
 from xpsr.pipeline import XPSRPipeline
 
 __all__ = ["ExportedAutoencoder", "ExportedDenoiser", "check_engine", "resolve_place", "use_engine"]
@@ -114,15 +113,34 @@ class ExportedAutoencoder(DeepHaarAutoencoder):
         assert isinstance(made, ExportedAutoencoder)
         return made
 
-    def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    def residual(self, z: torch.Tensor, pixels: torch.Tensor, *, fidelity: float = 0.0) -> torch.Tensor:
         """Returns (B, 3, 4h, 4w), of the latents alone."""
+        return joined(self.residual_strips([(z, pixels)], z.shape[-2], fidelity=fidelity))
+
+    def residual_strips(
+        self, strips: Iterable[tuple[torch.Tensor, torch.Tensor]], height: int, *, fidelity: float = 0.0
+    ) -> Iterator[torch.Tensor]:
+        """Yields strips (B, 3, rows, 4w) likewise."""
+        if fidelity:
+            return super().residual_strips(strips, height, fidelity=fidelity)
         # a block looks two latents far; those around the blocks and the grid's windows no more than 16 together
         halo = 2 * self.config.decoder_layers + 16
-        rows = max(halo, _STRIP_LATENTS // z.shape[-1])
-        graph = self._decoder_graph
-        return in_strips(
-            lambda strip: torch.cat([graph({"latents": one[None]}) for one in strip]), z, rows=rows, halo=halo
-        )
+        return streamed(_higher((z for z, _ in strips), halo), self._decode, halo=halo, height=height)
+
+    def _decode(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self._decoder_graph({"latents": row[None]}) for row in z])
+
+
+def _higher(strips: Iterable[torch.Tensor], halo: int) -> Iterator[torch.Tensor]:
+    """Joins strips of latents until they are worth the rows around them that are computed twice."""
+    waiting: list[torch.Tensor] = []
+    for strip in strips:
+        waiting.append(strip)
+        if sum(one.shape[-2] for one in waiting) >= max(2 * halo, _STRIP_LATENTS // strip.shape[-1]):
+            yield joined(waiting)
+            waiting = []
+    if waiting:
+        yield joined(waiting)
 
 
 def resolve_place(engine: Engine, device: str, dtype: Dtype | Literal["auto"]) -> tuple[torch.device, Dtype]:

@@ -5,6 +5,7 @@ from xpsr.image.isolation import decode_in_process
 from xpsr.image.limits import MAX_PIXELS, Limits
 from xpsr.image.origin import Origin
 from xpsr.image.picture import Picture, to_pil, to_uint8
+from xpsr.image.planes import IN_MEMORY, drop_from_memory, new_planes
 from xpsr.image.profiles import to_gray
 from xpsr.image.reading import (
     ImageLike,
@@ -15,27 +16,33 @@ from xpsr.image.reading import (
     to_picture,
     unbatched,
 )
-from xpsr.image.resizing import resize, stretched_sizes
+from xpsr.image.resizing import Resized, resize, resized_rows, rows_seen, stretched_sizes
 from xpsr.image.writing import WriteOptions, image_bytes, refuse_unwritable, write_image, write_into, write_strips
 from xpsr.image.xmp import Provenance
 
 __all__ = [
+    "IN_MEMORY",
     "MAX_PIXELS",
     "ImageLike",
     "Limits",
     "Origin",
     "Picture",
     "Provenance",
+    "Resized",
     "WriteOptions",
     "bleed",
     "decode_image",
     "decode_in_process",
     "decode_rgb",
+    "drop_from_memory",
     "image_bytes",
+    "new_planes",
     "picture_size",
     "read_image",
     "refuse_unwritable",
     "resize",
+    "resized_rows",
+    "rows_seen",
     "stretched_sizes",
     "to_gray",
     "to_picture",

@@ -21,6 +21,7 @@ from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
 from xpsr.image.metadata import of_result, tells_resolution
 from xpsr.image.origin import Metadata
 from xpsr.image.picture import Picture, upright
+from xpsr.image.planes import drop_from_memory
 from xpsr.image.profiles import from_srgb, to_gray
 from xpsr.image.reading import ImageLike, to_picture
 from xpsr.image.scanlines import write_scanlines
@@ -239,6 +240,9 @@ def _strips(picture: Picture) -> Iterator[Picture]:
         pixels, alpha, excess = (None if part is None else part[:, top : top + rows] for part in parts)
         assert pixels is not None
         yield Picture(pixels=pixels, alpha=alpha, excess=excess, origin=picture.origin)
+        for part in (pixels, alpha, excess):
+            if part is not None:
+                drop_from_memory(part)
 
 
 def _write(

@@ -9,6 +9,7 @@ from diffusers import ModelMixin  # noqa: F401  # diffusers looks for it in the 
 
 from xpsr.models.attention import SemanticFusionAttention, WindowAttention, WindowAttnProcessor
 from xpsr.models.autoencoder import (
+    GRID_HALO,
     HAAR_AUTOENCODERS,
     DeepHaarAutoencoder,
     HaarAutoencoder,
@@ -19,9 +20,11 @@ from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetO
 from xpsr.models.denoiser import Denoiser, DenoiserCache
 from xpsr.models.scheduling import predict_one_step, predict_original_sample, start_at
 from xpsr.models.storage import store_weights
+from xpsr.models.strips import Rows, joined, streamed
 from xpsr.models.unet import ConditionalUpBlock, XPSRUNet, XPSRUNetOutput
 
 __all__ = [
+    "GRID_HALO",
     "HAAR_AUTOENCODERS",
     "ConditionalUpBlock",
     "DeepHaarAutoencoder",
@@ -31,6 +34,7 @@ __all__ = [
     "HaarPackets",
     "ImageEncoder",
     "ResidualDecoder",
+    "Rows",
     "SemanticFusionAttention",
     "WindowAttention",
     "WindowAttnProcessor",
@@ -38,10 +42,12 @@ __all__ = [
     "XPSRControlNetOutput",
     "XPSRUNet",
     "XPSRUNetOutput",
+    "joined",
     "predict_one_step",
     "predict_original_sample",
     "start_at",
     "store_weights",
+    "streamed",
 ]
 
 # What model_index.json calls them must not depend on which file they live in

@@ -2,7 +2,8 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKLOutput
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
-from torch.func import functional_call
 
-__all__ = ["HAAR_AUTOENCODERS", "DeepHaarAutoencoder", "HaarAutoencoder", "HaarPackets", "ResidualDecoder", "in_strips"]
+from xpsr.models.strips import Rows, joined, split_rows, streamed
 
-_GRID_WINDOW = 9  # latent pixels, an odd number
+__all__ = ["GRID_HALO", "HAAR_AUTOENCODERS", "DeepHaarAutoencoder", "HaarAutoencoder", "HaarPackets", "ResidualDecoder"]
+
+GRID_HALO = 4  # latent pixels on either side of one that `HaarPackets.without_grid` looks at
 _STRIP_ROWS = 512  # pixels, of what the refiner is given at once
 _STRIP_LATENTS = 2**16  # of what the decoder is given at once: its widest layers take 3 kB for each of them
 
@@ -48,24 +50,39 @@ class HaarPackets(ModelMixin, ConfigMixin, ABC):
 
         `fidelity`, 0 to 1, is for one that `has_fidelity`: at 0 it adds what looks best, at 1 what is safest.
         """
-        with torch.autocast(z.device.type, enabled=False):
-            mean, std = self._statistics(z.device)
-            coefficients = (z.float() * std + mean).unflatten(1, (3, 16))
-            packets = torch.einsum("kp,bckhw->bcphw", _walsh_patterns().to(z.device), coefficients).flatten(1, 2)
-            pixels = F.pixel_shuffle(packets, 4)
-        if not refine:
-            return DecoderOutput(sample=pixels)
-        added = self.residual(z, pixels) if fidelity == 0 else self.faithful_residual(z, fidelity)
-        return DecoderOutput(sample=pixels + added.float())
+        pixels = self._inverse(z)
+        if refine:
+            pixels = pixels + self.residual(z, pixels, fidelity=fidelity).float()
+        return DecoderOutput(sample=pixels)
+
+    def decode_strips(
+        self, strips: Iterable[torch.Tensor], height: int, *, fidelity: float = 0.0
+    ) -> Iterator[torch.Tensor]:
+        """Does what `decode` does with latents of which only a strip is known at a time.
+
+        Args:
+            strips: (B, 48, rows, w), from the top on, together `height` rows.
+            height: of the whole, in latents.
+            fidelity: as of `decode`.
+
+        Yields:
+            Strips (B, 3, rows, 4w) of the pixels; their rows are not those of the strips that come.
+        """
+        waiting = Rows()  # what is added comes some rows later
+
+        def inverted() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for z in strips:
+                pixels = self._inverse(z)
+                waiting.append(pixels)
+                yield z, pixels
+
+        for added in self.residual_strips(inverted(), height, fidelity=fidelity):
+            yield waiting.take(added.shape[-2]) + added.float()
 
     @property
     def has_fidelity(self) -> bool:
         """Whether it knows more than one way to decode."""
         return False
-
-    def faithful_residual(self, z: torch.Tensor, fidelity: float) -> torch.Tensor:
-        """Returns what `residual` does, at a fidelity above 0."""
-        raise ValueError(f"{type(self).__name__} has no weights for fidelity={fidelity:g}; use 0.")
 
     def without_grid(self, latents: torch.Tensor) -> torch.Tensor:
         """Returns what latents (B, 48, h, w), or a change of them, say without what repeats from one to the next.
@@ -78,8 +95,21 @@ class HaarPackets(ModelMixin, ConfigMixin, ABC):
         return latents - _average(latents) * patterns.view(-1, 1, 1)
 
     @abstractmethod
-    def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    def residual(self, z: torch.Tensor, pixels: torch.Tensor, *, fidelity: float = 0.0) -> torch.Tensor:
         """Returns what is added to `pixels` (B, 3, 4h, 4w), the exact inverse of `z` (B, 48, h, w)."""
+
+    @abstractmethod
+    def residual_strips(
+        self, strips: Iterable[tuple[torch.Tensor, torch.Tensor]], height: int, *, fidelity: float = 0.0
+    ) -> Iterator[torch.Tensor]:
+        """Yields strips of what `residual` returns for the whole of strips of latents and pixels, `height` latents."""
+
+    def _inverse(self, z: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            mean, std = self._statistics(z.device)
+            coefficients = (z.float() * std + mean).unflatten(1, (3, 16))
+            packets = torch.einsum("kp,bckhw->bcphw", _walsh_patterns().to(z.device), coefficients).flatten(1, 2)
+            return F.pixel_shuffle(packets, 4)
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         # from the config, not from buffers: those would be rounded with the weights in half precision
@@ -116,10 +146,20 @@ class HaarAutoencoder(HaarPackets):
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.refiner = nn.Sequential(*layers, last)
 
-    def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    def residual(self, z: torch.Tensor, pixels: torch.Tensor, *, fidelity: float = 0.0) -> torch.Tensor:
         """Returns (B, 3, 4h, 4w), of the exact inverse alone."""
+        pairs = ((z, strip) for strip in pixels.split(_STRIP_ROWS, -2))
+        return joined(self.residual_strips(pairs, z.shape[-2], fidelity=fidelity))
+
+    def residual_strips(
+        self, strips: Iterable[tuple[torch.Tensor, torch.Tensor]], height: int, *, fidelity: float = 0.0
+    ) -> Iterator[torch.Tensor]:
+        """Yields strips (B, 3, rows, 4w), of the exact inverse alone."""
+        if fidelity:
+            raise ValueError(f"{type(self).__name__} has no weights for fidelity={fidelity:g}; use 0.")
         halo = sum(isinstance(layer, nn.Conv2d) for layer in self.refiner)  # rows that 3x3 convolutions look beyond
-        return in_strips(self.refiner, pixels.to(self.dtype), rows=_STRIP_ROWS, halo=halo)
+        pixels = (strip.to(self.dtype) for _, strip in strips)
+        return streamed(pixels, self.refiner, halo=halo, height=4 * height)
 
 
 class DeepHaarAutoencoder(HaarPackets):
@@ -166,22 +206,35 @@ class DeepHaarAutoencoder(HaarPackets):
             decoder_layers=decoder_layers,
         )
 
-    def residual(self, z: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """Returns (B, 3, 4h, 4w), of the latents alone."""
-        return _unrepeated(self.decoder(z.to(self.dtype)))
+    def residual(self, z: torch.Tensor, pixels: torch.Tensor, *, fidelity: float = 0.0) -> torch.Tensor:
+        """Returns (B, 3, 4h, 4w), of the latents alone; with the share `fidelity` of `faithful` on the weights."""
+        added = self._decoder_of(fidelity)(z.to(self.dtype))
+        return joined(_unrepeated(split_rows(added, _STRIP_ROWS), added.shape[-2]))
+
+    def residual_strips(
+        self, strips: Iterable[tuple[torch.Tensor, torch.Tensor]], height: int, *, fidelity: float = 0.0
+    ) -> Iterator[torch.Tensor]:
+        """Yields strips (B, 3, rows, 4w) likewise."""
+        latents = (z.to(self.dtype) for z, _ in strips)
+        return _unrepeated(self._decoder_of(fidelity).streamed(latents, height), 4 * height)
 
     @property
     def has_fidelity(self) -> bool:
         """Whether it has `faithful`."""
         return self.faithful is not None
 
-    def faithful_residual(self, z: torch.Tensor, fidelity: float) -> torch.Tensor:
-        """Returns (B, 3, 4h, 4w), with the share `fidelity` of `faithful` on the decoder's weights."""
+    def _decoder_of(self, fidelity: float) -> "ResidualDecoder":
+        if fidelity == 0:
+            return self.decoder
         if self.faithful is None:
-            return super().faithful_residual(z, fidelity)
-        differences = dict(self.faithful.named_parameters())
-        weights = {name: value + fidelity * differences[name] for name, value in self.decoder.named_parameters()}
-        return _unrepeated(functional_call(self.decoder, weights, (z.to(self.dtype),)))
+            raise ValueError(f"{type(self).__name__} has no weights for fidelity={fidelity:g}; use 0.")
+        differences = self.faithful.state_dict()
+        weights = {name: value + fidelity * differences[name] for name, value in self.decoder.state_dict().items()}
+        channels, layers = self.config.decoder_channels, self.config.decoder_layers
+        with torch.device("meta"):
+            mixed = ResidualDecoder(channels, layers, latent_channels=self.latent_channels)
+        mixed.load_state_dict(weights, assign=True)
+        return mixed
 
 
 HAAR_AUTOENCODERS: dict[str, type[HaarPackets]] = {
@@ -208,10 +261,18 @@ class ResidualDecoder(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Returns what is added to the exact inverse of `z`."""
         rows = max(1, _STRIP_LATENTS // z.shape[-1])
-        h = in_strips(self.conv_in, z.contiguous(memory_format=torch.channels_last), rows=rows, halo=1)
+        return joined(self.streamed(split_rows(z, rows), z.shape[-2]))
+
+    def streamed(self, strips: Iterable[torch.Tensor], height: int) -> Iterator[torch.Tensor]:
+        """Yields strips (B, 3, rows, 4w) of what `forward` returns for the whole of strips of latents.
+
+        Each layer keeps the last rows that it has seen, so that nothing is made twice but within a block.
+        """
+        strips = (strip.contiguous(memory_format=torch.channels_last) for strip in strips)
+        strips = streamed(strips, self.conv_in, halo=1, height=height)
         for block in self.blocks:
-            h = h + in_strips(block, h, rows=rows, halo=2)
-        return in_strips(self._enlarge, h, rows=rows, halo=3)
+            strips = streamed(strips, partial(_added, block), halo=2, height=height)
+        return streamed(strips, self._enlarge, halo=3, height=height)
 
     def _enlarge(self, h: torch.Tensor) -> torch.Tensor:
         h = F.pixel_shuffle(self.up1(F.silu(h)), 2)  # (B, C, h, w) -> (B, C/2, 2h, 2w)
@@ -239,29 +300,16 @@ def _conv(width_in: int, width_out: int) -> nn.Conv2d:
     return nn.Conv2d(width_in, width_out, 3, padding=1)
 
 
-def in_strips(layers: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, *, rows: int, halo: int) -> torch.Tensor:
-    """Applies layers that look `halo` rows beyond each to so many rows of `x` at a time: the same, in less memory.
-
-    What is returned is as large as `x`, or larger by a whole number. An exported graph has no strips: it holds for
-    every height.
-    """
-    if torch.compiler.is_exporting():
-        return layers(x)
-    height, strips = x.shape[-2], []
-    for top in range(0, height, rows):
-        first, last = max(top - halo, 0), min(top + rows + halo, height)
-        strip = layers(x[..., first:last, :])
-        scale = strip.shape[-2] // (last - first)
-        strips.append(strip[..., (top - first) * scale : (top - first + rows) * scale, :])
-    return strips[0] if len(strips) == 1 else torch.cat(strips, -2)
+def _added(block: nn.Module, h: torch.Tensor) -> torch.Tensor:
+    return h + block(h)
 
 
-def _unrepeated(pixels: torch.Tensor) -> torch.Tensor:
-    """Returns pixels (B, C, H, W) without what repeats from latent to latent, as `HaarPackets.without_grid`.
+def _unrepeated(strips: Iterable[torch.Tensor], height: int) -> Iterator[torch.Tensor]:
+    """Yields pixels (B, C, rows, W) without what repeats from latent to latent, as `HaarPackets.without_grid`.
 
     Ramps, which are patterns as well, stay: what is smoothed over a latent's width is not looked at.
     """
-    return in_strips(_without_repeats, pixels, rows=_STRIP_ROWS, halo=4 * (_GRID_WINDOW // 2 + 1))
+    return streamed(strips, _without_repeats, halo=4 * (GRID_HALO + 1), height=height)
 
 
 def _without_repeats(pixels: torch.Tensor) -> torch.Tensor:
@@ -273,7 +321,7 @@ def _without_repeats(pixels: torch.Tensor) -> torch.Tensor:
 
 def _average(latents: torch.Tensor) -> torch.Tensor:
     """Returns the averages over the windows around latents (B, C, h, w)."""
-    side, half = _GRID_WINDOW, _GRID_WINDOW // 2
+    side, half = 2 * GRID_HALO + 1, GRID_HALO
     rows = F.avg_pool2d(latents, (side, 1), 1, (half, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, side), 1, (0, half), count_include_pad=False)
 

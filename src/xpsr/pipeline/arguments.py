@@ -11,7 +11,7 @@ from PIL import Image
 
 from xpsr.config.checks import said
 from xpsr.errors import InputError
-from xpsr.image import Picture, resize, to_gray, to_pil
+from xpsr.image import Picture, drop_from_memory, resize, to_gray, to_pil
 from xpsr.prior import Prior
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "one_each",
     "one_generator_each",
 ]
+
+_GRAY_ROWS = 64
 
 OutputType: TypeAlias = Literal["pil", "np", "pt", "latent"]
 PassCallback: TypeAlias = Callable[[int, int], None]
@@ -88,10 +90,12 @@ def counted(callback: PassCallback | None, tiles: Sequence[int], index: int) -> 
 def as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:
     """Returns restored pixels (3, H, W), with the picture's alpha where it has one, as they are asked for.
 
-    What the model made of a picture without colour has none.
+    What the model made of a picture without colour loses it, in place.
     """
     if picture.is_gray:
-        pixels = to_gray(pixels).repeat(3, 1, 1)
+        for strip in pixels.split(_GRAY_ROWS, -2):
+            strip.copy_(to_gray(strip).expand_as(strip))
+            drop_from_memory(strip)
     # Lanczos has a second lobe, which would be a ring around what is cut out
     alpha = None if picture.alpha is None else resize(picture.alpha, (pixels.shape[-2], pixels.shape[-1]))
     if output_type == "pil":

@@ -2,32 +2,83 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from xpsr.config import ModelFacts, Settings
 from xpsr.errors import InputError
-from xpsr.image import Picture, bleed, resize, stretched_sizes
-from xpsr.tiling import Tile, pad_to_multiple, tile_grid
+from xpsr.image import Picture, Resized, bleed, resize, stretched_sizes
+from xpsr.tiling import Tile, reflection, tile_grid
 
 __all__ = ["MAX_OUTPUT_PIXELS", "Conditions", "Passes", "fit_picture", "lay_tiles"]
 
 
-MAX_OUTPUT_PIXELS = 2**27
-"""Largest picture, 134 megapixels; at about 90 bytes each (measured with the mini) that takes 12 GB."""
+MAX_OUTPUT_PIXELS = 2**30
+"""Largest picture, 1074 megapixels (32768 x 32768); kept are 12 bytes of each, and 4 of a map of what is invented."""
+
+
+_WORKING_PIXELS = 2**27
+"""To which a picture is enlarged at most beyond its result: the model's time grows with what it works on."""
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the networks look at. The two rows of the texts are the negative and the positive one under guidance."""
+    """What the networks look at: a picture, enlarged and fitted to the model by bands of rows, and its texts.
 
-    pixels: torch.Tensor  # (1, 3, H, W) in [0, 1], enlarged and fitted
-    content: torch.Tensor  # (1 or 2, N, D), empty before the texts are embedded
-    quality: torch.Tensor
-    crop: Tile  # where the picture lies in the padded one
-    multiple: int  # of which the padded one's sides are multiples
-    size: tuple[int, int]  # height and width of the result
+    The two rows of the texts are the negative and the positive one under guidance.
+
+    Attributes:
+        enlarged: the picture (3, height, width) in [0, 1] as large as the model works on it.
+        offset: pixels that are added at the top and at the left, by reflection; the rest at the bottom and the right.
+        multiple: of which the sides of the padded picture are multiples.
+        size: height and width of the result.
+        content, quality: (1 or 2, N, D), empty before the texts are embedded.
+        device: where the pixels are wanted.
+        dtype: of the pixels.
+    """
+
+    enlarged: Resized
+    offset: int = 0
+    multiple: int
+    size: tuple[int, int]
+    content: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    quality: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    device: torch.device = _CPU
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def crop(self) -> Tile:
+        """Where the picture lies in the padded one."""
+        height, width = self.enlarged.size
+        return Tile(top=self.offset, left=self.offset, height=height, width=width)
+
+    @property
+    def height(self) -> int:
+        """Rows of the padded picture."""
+        return self._padded(self.enlarged.size[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the padded picture."""
+        return self._padded(self.enlarged.size[1])
+
+    @cached_property
+    def pixels(self) -> torch.Tensor:
+        """The whole padded picture (1, 3, H, W) in [0, 1]."""
+        return self.rows(0, self.height)
+
+    def rows(self, top: int, bottom: int) -> torch.Tensor:
+        """Returns rows (1, 3, bottom - top, W) of the padded picture, in [0, 1]."""
+        lines = reflection(self.enlarged.size[0], self.multiple, offset=self.offset)[top:bottom]
+        columns = reflection(self.enlarged.size[1], self.multiple, offset=self.offset)
+        first = int(lines.min())
+        seen = self.enlarged.rows(first, int(lines.max()) + 1)
+        padded = seen.index_select(-2, lines - first).index_select(-1, columns)
+        return padded[None].to(self.device, self.dtype)
 
     def texts(self, *, is_guided: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the rows of content and quality that a step looks at: without guidance the positive ones alone."""
@@ -35,10 +86,10 @@ class Conditions:
 
     def shifted(self, offset: int) -> "Conditions":
         """Moves the picture `offset` pixels further down and to the right, on another grid of latent pixels."""
-        if offset == 0:
-            return self
-        pixels, crop = pad_to_multiple(self.crop.crop(self.pixels), self.multiple, offset=offset)
-        return dataclasses.replace(self, pixels=pixels, crop=crop)
+        return dataclasses.replace(self, offset=self.offset + offset)
+
+    def _padded(self, side: int) -> int:
+        return math.ceil((side + self.offset) / self.multiple) * self.multiple
 
 
 def fit_picture(picture: Picture, settings: Settings, facts: ModelFacts, *, size: tuple[int, int]) -> Conditions:
@@ -53,17 +104,13 @@ def fit_picture(picture: Picture, settings: Settings, facts: ModelFacts, *, size
     Raises:
         InputError: what the model would work on is too large.
     """
-    multiple = _multiple(settings, facts)
     seen = bleed(picture.pixels, picture.alpha)
     working = _working_size((picture.height, picture.width), size, settings, facts)
     if settings.fit == "stretch":
-        pixels = _stretched(seen, size, settings.min_working_size, multiple)[None]
-        crop = Tile(top=0, left=0, height=pixels.shape[-2], width=pixels.shape[-1])
+        seen = _stretched(seen, size, settings.min_working_size, _multiple(settings, facts))
     else:
-        reduced = resize(seen, _no_larger((picture.height, picture.width), size))
-        pixels, crop = pad_to_multiple(resize(reduced, working)[None], multiple)
-    nothing = pixels[:0]
-    return Conditions(pixels=pixels, content=nothing, quality=nothing, crop=crop, multiple=multiple, size=size)
+        seen = resize(seen, _no_larger((picture.height, picture.width), size))
+    return Conditions(enlarged=Resized(seen, working), multiple=_multiple(settings, facts), size=size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +173,7 @@ def _working_size(
 ) -> tuple[int, int]:
     """Returns height and width of what the model works on before it is padded, at least those of the result.
 
-    They are as many times those of the source as the model has learned, or as `MAX_OUTPUT_PIXELS` allows; the smaller
+    They are as many times those of the source as the model has learned, or as `_WORKING_PIXELS` allow; the smaller
     one is at least `min_working_size`.
     """
     least = _at_least(size, settings.min_working_size)
@@ -141,7 +188,7 @@ def _working_size(
         return stretched_sizes(size, min_size=settings.min_working_size, multiple=multiple)[-1]
     height, width = (round(side * facts.scale) for side in _no_larger(source, size))
     height, width = _at_least((max(height, size[0]), max(width, size[1])), settings.min_working_size)
-    too_long = math.sqrt(height * width / MAX_OUTPUT_PIXELS)
+    too_long = math.sqrt(height * width / _WORKING_PIXELS)
     if too_long > 1:
         height, width = max(math.floor(height / too_long), least[0]), max(math.floor(width / too_long), least[1])
     return height, width

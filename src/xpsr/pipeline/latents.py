@@ -1,21 +1,24 @@
-"""Pixels to latents and back, in tiles where Stable Diffusion's autoencoder would need more memory than there is."""
+"""Pixels to latents and back, by strips of rows where the whole would need more memory than there is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from xpsr.models import DeepHaarAutoencoder, HaarAutoencoder, HaarPackets
-from xpsr.tiling import Tile, blend_tiles, gaussian_weights, tile_grid
+from xpsr.models import DeepHaarAutoencoder, HaarAutoencoder, HaarPackets, joined
+from xpsr.pipeline.bands import rows_of_band, split
+from xpsr.pipeline.conditions import Conditions
+from xpsr.pipeline.tiled_vae import decode_in_strips, encode_in_strips
+from xpsr.planning import TilePlan
 
-__all__ = ["Autoencoder", "decode_latents", "encode_pixels", "pixels_per_latent"]
+__all__ = ["Autoencoder", "decode_latents", "decode_strips", "encode_pixels", "encode_strips", "pixels_per_latent"]
 
 Autoencoder: TypeAlias = AutoencoderKL | DeepHaarAutoencoder | HaarAutoencoder
 
-TILE_SIZE, TILE_OVERLAP = 1024, 128
-"""Pixels, of what an `AutoencoderKL` is given at once: its widest level takes a kilobyte for each of them."""
+VAE_TILE = 1024
+"""Side of a square of pixels as large as what an `AutoencoderKL` is given at once: its widest level takes a kilobyte
+for each of them."""
 
 
 def pixels_per_latent(vae: Autoencoder) -> int:
@@ -25,46 +28,80 @@ def pixels_per_latent(vae: Autoencoder) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def encode_pixels(vae: Autoencoder, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+def encode_pixels(
+    vae: Autoencoder, pixels: torch.Tensor, generator: torch.Generator | None, *, vae_tile: int = VAE_TILE
+) -> torch.Tensor:
     """Samples the latents (1, C, H/f, W/f), scaled, of pixels (1, 3, H, W) in [0, 1]."""
-    pixels, factor = (pixels * 2 - 1).to(vae.dtype), pixels_per_latent(vae)
-    tiles = _tiles(vae, *pixels.shape[-2:])
-    if len(tiles) == 1:
-        distribution = vae.encode(pixels).latent_dist
+    pixels = (pixels * 2 - 1).to(vae.dtype)
+    if rows := _rows_at_once(vae, pixels.shape[-2], pixels.shape[-1], vae_tile):
+        distribution = encode_in_strips(vae, pixels, rows=rows)
     else:
-        encoded = ((tile, vae.encode(tile.crop(pixels)).latent_dist.parameters) for tile in tiles)
-        size = pixels.shape[-2] // factor, pixels.shape[-1] // factor
-        moments = _blend(
-            ((tile.scaled(1 / factor), values) for tile, values in encoded),
-            (1, 2 * vae.config.latent_channels, *size),
-            tiles[0].scaled(1 / factor),
-            pixels.device,
-        )
-        distribution = DiagonalGaussianDistribution(moments)
+        distribution = vae.encode(pixels).latent_dist
     latents: torch.Tensor = distribution.sample(generator) * vae.config.scaling_factor
     return latents
 
 
-def decode_latents(vae: Autoencoder, latents: torch.Tensor, *, fidelity: float = 0.0) -> torch.Tensor:
+def encode_strips(
+    vae: Autoencoder, conditions: Conditions, generator: torch.Generator | None, plan: TilePlan | None
+) -> Iterator[torch.Tensor]:
+    """Yields what `encode_pixels` returns, of a fitted picture, as strips (1, C, rows, W/f) in its dtype.
+
+    The mini's kind of autoencoder sees a band at a time; others see all.
+    """
+    if not isinstance(vae, HaarPackets):
+        vae_tile = VAE_TILE if plan is None else plan.vae_tile
+        yield encode_pixels(vae, conditions.pixels, generator, vae_tile=vae_tile).to(conditions.dtype)
+        return
+    factor = pixels_per_latent(vae)
+    rows = max(rows_of_band(conditions.width, plan) // factor, 1) * factor
+    for top in range(0, conditions.height, rows):
+        pixels = conditions.rows(top, min(top + rows, conditions.height))
+        latents = vae.encode((pixels * 2 - 1).to(vae.dtype)).latent_dist.mode()  # without spread: nothing is drawn
+        yield (latents * vae.config.scaling_factor).to(conditions.dtype)
+
+
+def decode_strips(
+    vae: Autoencoder,
+    strips: Iterable[torch.Tensor],
+    height: int,
+    *,
+    rows: int,
+    vae_tile: int = VAE_TILE,
+    fidelity: float = 0.0,
+) -> Iterator[torch.Tensor]:
+    """Yields strips (1, 3, rows, W) of pixels, float32 in about [-1, 1], of strips (1, C, rows, w) of scaled latents.
+
+    Args:
+        vae: of the mini's kind no more is in memory than is needed for `rows` of pixels; others need all latents.
+        strips: from the top on.
+        height: of the whole, in latents.
+        rows: of pixels that are decoded at once.
+        vae_tile: side of a square as large as what others decode at once.
+        fidelity: of the mini's kind alone.
+    """
+    unscaled = ((strip / vae.config.scaling_factor).to(vae.dtype) for strip in strips)
+    if isinstance(vae, HaarPackets):
+        bands = split(unscaled, max(rows // vae.spatial_compression_ratio, 1))
+        yield from vae.decode_strips(bands, height, fidelity=fidelity)
+        return
+    latents, factor = joined(unscaled), pixels_per_latent(vae)
+    if at_once := _rows_at_once(vae, height * factor, latents.shape[-1] * factor, vae_tile):
+        decoded = decode_in_strips(vae, latents, rows=at_once)
+    else:
+        decoded = iter([vae.decode(latents).sample])
+    for pixels in decoded:
+        yield pixels.float()
+
+
+def decode_latents(vae: Autoencoder, latents: torch.Tensor, *, vae_tile: int = VAE_TILE) -> torch.Tensor:
     """Returns the pixels, float32 (1, 3, H, W) in about [-1, 1], of scaled latents (1, C, H/f, W/f)."""
-    latents, factor = (latents / vae.config.scaling_factor).to(vae.dtype), pixels_per_latent(vae)
-    height, width = (side * factor for side in latents.shape[-2:])
-    tiles = _tiles(vae, height, width)
-    if len(tiles) == 1:
-        options = {"fidelity": fidelity} if fidelity else {}
-        pixels: torch.Tensor = vae.decode(latents, **options).sample.float()
-        return pixels
-    decoded = ((tile, vae.decode(tile.scaled(1 / factor).crop(latents)).sample) for tile in tiles)
-    return _blend(decoded, (1, 3, height, width), tiles[0], latents.device)
+    height = latents.shape[-2]
+    return joined(decode_strips(vae, [latents], height, rows=height * pixels_per_latent(vae), vae_tile=vae_tile))
 
 
-def _tiles(vae: Autoencoder, height: int, width: int) -> list[Tile]:
-    if isinstance(vae, HaarPackets) or height * width <= TILE_SIZE**2:  # the mini's sees to itself
-        return [Tile(top=0, left=0, height=height, width=width)]
-    return tile_grid(height, width, tile_size=TILE_SIZE, overlap=TILE_OVERLAP)
-
-
-def _blend(
-    outputs: Iterator[tuple[Tile, torch.Tensor]], shape: tuple[int, ...], tile: Tile, device: torch.device
-) -> torch.Tensor:
-    return blend_tiles(outputs, shape, weights=gaussian_weights(tile.height, tile.width, device=device))
+def _rows_at_once(vae: Autoencoder, height: int, width: int, vae_tile: int) -> int | None:
+    """Returns how many rows of pixels an `AutoencoderKL` is given at once; None: all of them."""
+    if isinstance(vae, HaarPackets) or height * width <= vae_tile**2:
+        return None
+    factor = pixels_per_latent(vae)
+    return max(vae_tile**2 // (width * factor), 1) * factor

@@ -1,11 +1,14 @@
 """A pipeline's parts from a model's folder, and a look at whether they work together."""
 
 import dataclasses
+import inspect
+import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from diffusers import DiffusionPipeline
 
 from xpsr.checkpoint import load_scheduler, load_strict, load_tokenizer
 from xpsr.config import MAX_SCALE, Settings, override
@@ -13,8 +16,8 @@ from xpsr.config.checks import said
 from xpsr.config.names import unknown
 from xpsr.errors import InputError, ModelError
 from xpsr.image import Picture
-from xpsr.model_files import HUB_OPTIONS, INDEX, damaged, verify_checksums
-from xpsr.model_folder import loading, read_index, variant_there, weight_files
+from xpsr.model_files import HUB_OPTIONS, INDEX, damaged, fetch_model, verify_checksums
+from xpsr.model_folder import finish_saving, loading, read_index, variant_there, weight_files
 from xpsr.models import store_weights
 from xpsr.pipeline.latents import decode_latents, encode_pixels
 from xpsr.prior import Prior
@@ -22,7 +25,7 @@ from xpsr.prior import Prior
 if TYPE_CHECKING:
     from xpsr.pipeline.pipeline import XPSRPipeline
 
-__all__ = ["check_keywords", "check_parts", "load_parts", "take_dtype"]
+__all__ = ["StoredPipeline"]
 
 
 # What `DiffusionPipeline.from_pretrained` knows beside a pipeline's own
@@ -32,7 +35,44 @@ _UPSTREAM = (
 )
 
 
-def check_keywords(keywords: Collection[str], own: Collection[str]) -> None:
+class StoredPipeline(DiffusionPipeline):
+    """A pipeline that is read and written with a look at every file."""
+
+    @classmethod
+    def from_pretrained(  # upstream's signature needs **kwargs
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] = "mini", **kwargs: Any
+    ) -> Self:
+        """Loads a model: `"mini"`, which comes with xpsr, a folder, or a name on the Hugging Face hub.
+
+        Everything is loaded as float32 unless `dtype` says otherwise, however it is stored: float16, which halves the
+        files, is unusably slow on a CPU. Other keywords are upstream's (`revision`, `token`, components to use instead
+        of the stored ones, …).
+
+        Raises:
+            InputError: there is no such model or keyword.
+            ModelError: a file of it is missing, damaged or does not fit the others.
+        """
+        dtype, variant = _take_dtype(kwargs), kwargs.pop("variant", None)
+        _check_keywords(kwargs, inspect.signature(cls.__init__).parameters)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        folder = fetch_model(pretrained_model_name_or_path, variant=variant, **hub)
+        parts = load_parts(folder, given=kwargs, pipeline=cls.__name__, dtype=dtype, variant=variant)
+        pipe: Any = super().from_pretrained(str(folder), **parts, **kwargs, dtype=dtype)
+        if len(parts) == len(pipe.components):  # what the caller brings is the caller's
+            check_parts(pipe, folder)
+        return pipe
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As upstream, and writes the digests of the weights, with which they are compared when they are loaded."""
+        super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
+        finish_saving(Path(save_directory))
+
+    def _upload_folder(self, working_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        finish_saving(Path(working_dir))  # upstream uploads before it comes back
+        return super()._upload_folder(working_dir, *args, **kwargs)
+
+
+def _check_keywords(keywords: Collection[str], own: Collection[str]) -> None:
     """Raises `InputError` for a keyword of `from_pretrained` that would be passed over; `own` are the pipeline's."""
     known = [*own, *HUB_OPTIONS, *_UPSTREAM, "dtype", "variant"]
     for name in keywords:
@@ -46,7 +86,7 @@ def check_keywords(keywords: Collection[str], own: Collection[str]) -> None:
             raise unknown(name, known)
 
 
-def take_dtype(keywords: dict[str, Any]) -> torch.dtype:
+def _take_dtype(keywords: dict[str, Any]) -> torch.dtype:
     """Takes `torch_dtype` or `dtype` out of the keywords of `from_pretrained`; float32 where there is none."""
     given = [(name, value) for name in ("torch_dtype", "dtype") if (value := keywords.pop(name, None)) is not None]
     for name, value in given:

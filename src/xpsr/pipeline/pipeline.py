@@ -5,18 +5,16 @@
 
 import copy
 import dataclasses
-import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from xpsr.color import match_color
 from xpsr.config import (
     ModelFacts,
     PresetName,
@@ -29,12 +27,9 @@ from xpsr.config import (
     resolve_settings,
 )
 from xpsr.config.checks import check_argument, fault, said
-from xpsr.devices import has_float64
-from xpsr.errors import InputError, ModelError, XPSRError
-from xpsr.image import ImageLike, Picture, resize, to_picture, unbatched
-from xpsr.model_files import HUB_OPTIONS, fetch_model
-from xpsr.model_folder import finish_saving
-from xpsr.models import Denoiser, DenoiserCache, HaarPackets, XPSRControlNet, XPSRUNet, predict_one_step, start_at
+from xpsr.errors import InputError, ModelError
+from xpsr.image import ImageLike, Picture, new_planes, to_picture, unbatched
+from xpsr.models import Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, joined, start_at
 from xpsr.pipeline.arguments import (
     OutputType,
     PassCallback,
@@ -45,22 +40,28 @@ from xpsr.pipeline.arguments import (
     one_each,
     one_generator_each,
 )
+from xpsr.pipeline.bands import add_strips, finished, rows_of_band
 from xpsr.pipeline.conditions import MAX_OUTPUT_PIXELS, Conditions, Passes, fit_picture, lay_tiles
-from xpsr.pipeline.latents import Autoencoder, decode_latents, encode_pixels, pixels_per_latent
-from xpsr.pipeline.loading import check_keywords, check_parts, load_parts, take_dtype
+from xpsr.pipeline.denoising import StepEnd, TiledDenoiser, take_one_step, take_steps
+from xpsr.pipeline.latents import (
+    VAE_TILE,
+    Autoencoder,
+    decode_strips,
+    encode_pixels,
+    encode_strips,
+    pixels_per_latent,
+)
+from xpsr.pipeline.loading import StoredPipeline
 from xpsr.pipeline.texts import embed_texts
+from xpsr.planning import TilePlan
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
-from xpsr.tiling import Tile, blend_tiles, gaussian_weights
 
 __all__ = ["XPSRPipeline"]
-
-_KEPT_FEATURES = 2**28
-"""Bytes of image features that are kept from step to step; those of larger pictures are computed again."""
 
 StepCallback = Callable[["XPSRPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
 
-class XPSRPipeline(DiffusionPipeline):
+class XPSRPipeline(StoredPipeline):
     """Restores and enlarges photographs.
 
     What is no component is the model's own and stored in `model_index.json`, so that a model needs no flags.
@@ -118,39 +119,6 @@ class XPSRPipeline(DiffusionPipeline):
             settings=complete,
         )
         self.set_progress_bar_config(leave=False)  # a loop over pictures leaves the screen as it was
-
-    @classmethod
-    def from_pretrained(  # upstream's signature needs **kwargs
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] = "mini", **kwargs: Any
-    ) -> "XPSRPipeline":
-        """Loads a model: `"mini"`, which comes with xpsr, a folder, or a name on the Hugging Face hub.
-
-        Everything is loaded as float32 unless `dtype` says otherwise, however it is stored: float16, which halves the
-        files, is unusably slow on a CPU. Other keywords are upstream's (`revision`, `token`, components to use instead
-        of the stored ones, …).
-
-        Raises:
-            InputError: there is no such model or keyword.
-            ModelError: a file of it is missing, damaged or does not fit the others.
-        """
-        dtype, variant = take_dtype(kwargs), kwargs.pop("variant", None)
-        check_keywords(kwargs, inspect.signature(cls.__init__).parameters)
-        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        folder = fetch_model(pretrained_model_name_or_path, variant=variant, **hub)
-        parts = load_parts(folder, given=kwargs, pipeline=cls.__name__, dtype=dtype, variant=variant)
-        pipe = super().from_pretrained(str(folder), **parts, **kwargs, dtype=dtype)
-        if len(parts) == len(pipe.components):  # what the caller brings is the caller's
-            check_parts(pipe, folder)
-        return pipe
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As upstream, and writes the digests of the weights, with which they are compared when they are loaded."""
-        super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
-        finish_saving(Path(save_directory))
-
-    def _upload_folder(self, working_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        finish_saving(Path(working_dir))  # upstream uploads before it comes back
-        return super()._upload_folder(working_dir, *args, **kwargs)
 
     @property
     def vae_scale_factor(self) -> int:
@@ -211,6 +179,8 @@ class XPSRPipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         callback_on_pass_end: PassCallback | None = None,
+        plan: TilePlan | None = None,
+        workspace: str | os.PathLike[str] | None = None,
     ) -> XPSRPipelineOutput:
         """Restores one picture or several. What is left out is the model's own default.
 
@@ -231,14 +201,18 @@ class XPSRPipeline(DiffusionPipeline):
             generator: one for all, which each picture uses from its present state on, or one each. None: a random one.
             latents: what to start from, in the last pass, instead of latents drawn here, (1, C, h, w) of the fitted
                 picture, as noisy as the scheduler's first timestep.
-            output_type: "pil", "np", "pt" or "latent".
+            output_type: "pil", "np", "pt" (on the CPU, where large results have room) or "latent".
             return_dict: False gives the tuple (images, priors) instead.
             callback_on_step_end: called after every step with the pipeline, the step's index, its timestep and the
                 tensors that `callback_on_step_end_tensor_inputs` names, of "latents" (1, C, h, w) and "noise_pred", the
                 guided output of that step; "latents" in what it returns go on. The one step has no scheduler and no
                 callback.
-            callback_on_pass_end: called after every pass through the networks, which is one tile of one step, with how
-                many of how many are done for the picture. What it raises ends the call; the pipeline stays usable.
+            callback_on_pass_end: called after every pass through the networks, which is one tile of one step, or a
+                plan's `batch_size` of them, with how many tiles of how many are done for the picture. What it raises
+                ends the call; the pipeline stays usable.
+            plan: how much is computed at once; its tiles go before those of the settings.
+            workspace: a folder in which what a result of more than 2**26 pixels is made of lies meanwhile; None: in
+                memory.
 
         Any number of threads may call one pipeline at once, each with a generator of its own: a call changes nothing of
         the pipeline. Not so one whose models are offloaded (`enable_model_cpu_offload` and the like), which moves them.
@@ -253,8 +227,9 @@ class XPSRPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             strength=strength,
+            plan=plan,
         )
-        target = as_size(scale, size)
+        target, folder = as_size(scale, size), None if workspace is None else Path(workspace)
         for name, value, kind in (
             ("output_type", output_type, OutputType),
             ("return_dict", return_dict, bool),
@@ -262,6 +237,7 @@ class XPSRPipeline(DiffusionPipeline):
             ("callback_on_step_end", callback_on_step_end, Callable | None),
             ("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, StepTensors),
             ("callback_on_pass_end", callback_on_pass_end, Callable | None),
+            ("workspace", workspace, str | os.PathLike | None),
         ):
             check_argument(name, value, kind)
         if output_type == "latent" and resolved.num_shifts > 1:
@@ -293,28 +269,29 @@ class XPSRPipeline(DiffusionPipeline):
                     passes = Passes.plan((picture.height, picture.width), (height, width), resolved, self._facts)
                     priors.append(find_prior(item, picture, item_prior))
                     seen = picture
-                    for number, made in enumerate(passes.sizes):
-                        conditions, shares = self.encode(seen, priors[-1], resolved, size=made), []
+                    for number, size_made in enumerate(passes.sizes):
+                        conditions = self.encode(seen, priors[-1], resolved, size=size_made)
                         is_last = number == len(passes.sizes) - 1
+                        made = new_planes((3, *size_made), folder)
                         for shift, offset in enumerate(passes.offsets):
                             moved, run = conditions.shifted(offset), number * len(passes.offsets) + shift
-                            clean = self.denoise(
+                            clean = self.denoise_strips(
                                 moved,
                                 resolved,
                                 generator=item_generator,
                                 latents=latents if is_last else None,
                                 on_step_end=on_step_end,
                                 on_pass_end=counted(callback_on_pass_end, passes.tiles, run),
+                                plan=plan,
                             )
                             if is_last and output_type == "latent":
+                                results.append(joined(clean))
                                 break
-                            shares.append(self.decode(clean, moved, resolved) / len(passes.offsets))
-                        if shares:
-                            seen = Picture(pixels=sum(shares[1:], shares[0]))
-                    if output_type == "latent":
-                        results.append(clean)
-                    else:
-                        results.append(as_output(seen.pixels, picture, output_type))
+                            pixels = self.decode_strips(clean, moved, resolved, plan=plan, workspace=folder)
+                            add_strips(made, pixels, share=1 / len(passes.offsets))
+                        seen = Picture(pixels=made)
+                    if output_type != "latent":
+                        results.append(as_output(made, picture, output_type))
         finally:  # after an error or a cancellation, too
             self.maybe_free_model_hooks()
         output = XPSRPipelineOutput(images=results, priors=priors)
@@ -328,6 +305,7 @@ class XPSRPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         strength: float | None = None,
+        plan: TilePlan | None = None,
     ) -> Settings:
         """Returns what a call with these arguments does: `overrides` over those of the preset, or the model's own.
 
@@ -335,6 +313,7 @@ class XPSRPipeline(DiffusionPipeline):
             preset: None: the model's own.
             overrides: fields of a `Settings`, or a whole one, which goes without a preset.
             num_inference_steps, guidance_scale, strength: these go before `overrides`; None: not given.
+            plan: its `tile_size` and `tile_overlap` go before everything.
 
         Raises:
             InputError: an unknown preset or setting, or one out of its range.
@@ -345,6 +324,9 @@ class XPSRPipeline(DiffusionPipeline):
         base = Settings(**self.config.settings) if preset is None else preset_settings(preset)
         named = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "strength": strength}
         given = {name: value for name, value in named.items() if value is not None}
+        check_argument("plan", plan, TilePlan | None)
+        if plan is not None:
+            given |= {"tile_size": plan.tile_size, "tile_overlap": plan.tile_overlap}
         return resolve_settings(base, {**given_settings(overrides), **given}, self._facts)
 
     def encode(self, picture: Picture, prior: Prior, settings: Settings, *, size: tuple[int, int]) -> Conditions:
@@ -361,9 +343,10 @@ class XPSRPipeline(DiffusionPipeline):
 
         return dataclasses.replace(
             fitted,
-            pixels=fitted.pixels.to(self._execution_device, self.unet.dtype),
             content=embed(content),
             quality=embed(quality),
+            device=self._execution_device,
+            dtype=self.unet.dtype,
         )
 
     def prepare_latents(
@@ -410,95 +393,102 @@ class XPSRPipeline(DiffusionPipeline):
         *,
         generator: torch.Generator | None = None,
         latents: torch.Tensor | None = None,
-        on_step_end: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor] | None = None,
+        on_step_end: StepEnd | None = None,
         on_pass_end: PassCallback | None = None,
     ) -> torch.Tensor:
         """Returns clean latents (1, C, H/f, W/f) of the fitted picture."""
-        height, width = (side // self.vae_scale_factor for side in conditions.pixels.shape[-2:])
-        tiles, denoiser = self.tiles(height, width, settings), self.denoiser
-        symmetric, device = settings.tile_weights == "symmetric", conditions.pixels.device
-        weights = gaussian_weights(
-            tiles[0].height,
-            tiles[0].width,
-            symmetric=symmetric,
-            dtype=torch.float32 if symmetric or not has_float64(device) else torch.float64,
-            device=device,
+        strips = self.denoise_strips(
+            conditions,
+            settings,
+            generator=generator,
+            latents=latents,
+            on_step_end=on_step_end,
+            on_pass_end=on_pass_end,
         )
-        one_step, done = settings.strength == 0, 0
-        num_passes = len(tiles) * (1 if one_step else settings.num_inference_steps)
-        features: list[torch.Tensor | None] = [None] * len(tiles)
-        caches: list[DenoiserCache | None] = [None] * len(tiles)
+        return joined(strips)
 
-        def predict(latents: torch.Tensor, timestep: torch.Tensor, bar: Any, is_guided: bool) -> torch.Tensor:
-            def predictions() -> Iterator[tuple[Tile, torch.Tensor]]:
-                nonlocal done
-                for number, tile in enumerate(tiles):
-                    output, seen = denoiser(
-                        tile.crop(latents),
-                        timestep,
-                        tile.scaled(self.vae_scale_factor).crop(conditions.pixels),
-                        *conditions.texts(is_guided=is_guided),
-                        features[number],
-                        guidance_scale=settings.guidance_scale,
-                        conditioning_scale=settings.controlnet_conditioning_scale,
-                        cache=caches[number],
-                    )
-                    if not one_step and seen.nbytes * len(tiles) <= _KEPT_FEATURES:
-                        features[number] = seen
-                    done += 1
-                    bar.update()
-                    if on_pass_end is not None:
-                        on_pass_end(done, num_passes)
-                    yield tile, output
-
-            if len(tiles) == 1:
-                return next(predictions())[1].to(latents.dtype)
-            return blend_tiles(predictions(), latents.shape, weights=weights).to(latents.dtype)
-
-        if one_step:
-            latents = encode_pixels(self.vae, conditions.pixels, generator).to(self.unet.dtype)
-            timestep = torch.tensor(self.config.one_step_timestep, device=latents.device)
-            with self.progress_bar(total=num_passes) as bar:
-                output = predict(latents, timestep, bar, settings.is_guided(0, 1)) * (1 - settings.fidelity)
-            residual = self.config.one_step_residual
-            return predict_one_step(self.scheduler, output, timestep, latents, vae=self.vae, residual=residual)
-
+    def denoise_strips(
+        self,
+        conditions: Conditions,
+        settings: Settings,
+        *,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        on_step_end: StepEnd | None = None,
+        on_pass_end: PassCallback | None = None,
+        plan: TilePlan | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Yields strips (1, C, rows, W/f) of what `denoise` returns; in the one step, as soon as they are known."""
+        height, width = (side // self.vae_scale_factor for side in (conditions.height, conditions.width))
+        shape, device = (1, self.unet.config.in_channels, height, width), conditions.device
+        tiles, one_step, done = self.tiles(height, width, settings), settings.strength == 0, 0
         scheduler = copy.deepcopy(self.scheduler)  # it keeps the run's timesteps and its past
-        timesteps = start_at(scheduler, settings.strength, settings.num_inference_steps, device=device)
+        if one_step:
+            timesteps = torch.tensor([self.config.one_step_timestep], device=device)
+        else:
+            timesteps = start_at(scheduler, settings.strength, settings.num_inference_steps, device=device)
         num_passes = len(tiles) * len(timesteps)  # schedulers of a higher order pass more often
-        if latents is None:
-            latents = self.prepare_latents(
-                conditions.pixels, timesteps[:1], settings, generator=generator, scheduler=scheduler
-            )
-        shape = (1, self.unet.config.in_channels, height, width)
-        if latents.shape != shape:
-            message = f"are of shape {tuple(latents.shape)}, and this picture needs {shape}"
-            raise InputError(message, code="wrong_size", field="latents", remedy="make them anew or leave them out")
-        latents = latents.to(conditions.pixels)
-        options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+
+        def on_tiles(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.update(count)
+            if on_pass_end is not None:
+                on_pass_end(done, num_passes)
+
+        tiled = TiledDenoiser(
+            self.denoiser,
+            conditions,
+            settings,
+            tiles,
+            factor=self.vae_scale_factor,
+            batch_size=1 if plan is None else plan.batch_size,
+            is_repeated=not one_step,
+            on_tiles=on_tiles,
+        )
         with self.progress_bar(total=num_passes) as bar:
-            for index, timestep in enumerate(timesteps):
-                if settings.renews_cache(index, len(timesteps)):
-                    caches[:] = [DenoiserCache() for _ in tiles]
-                scaled = scheduler.scale_model_input(latents, timestep)
-                output = predict(scaled, timestep, bar, settings.is_guided(index, len(timesteps)))
-                latents = scheduler.step(output, timestep, latents, **options).prev_sample.to(latents.dtype)
-                if on_step_end is not None:
-                    latents = on_step_end(index, timestep, {"latents": latents, "noise_pred": output})
-        return latents
+            if one_step:
+                strips = encode_strips(self.vae, conditions, generator, plan)
+                step = {"scheduler": scheduler, "vae": self.vae, "residual": self.config.one_step_residual}
+                yield from take_one_step(tiled, strips, shape, timesteps[0], settings, **step)
+                return
+            if latents is None:
+                latents = self.prepare_latents(
+                    conditions.pixels, timesteps[:1], settings, generator=generator, scheduler=scheduler
+                )
+            if latents.shape != shape:
+                message = f"are of shape {tuple(latents.shape)}, and this picture needs {shape}"
+                raise InputError(message, code="wrong_size", field="latents", remedy="make them anew or leave them out")
+            latents = latents.to(device, conditions.dtype)
+            yield take_steps(
+                tiled, latents, timesteps, scheduler=scheduler, generator=generator, on_step_end=on_step_end
+            )
 
     def decode(self, latents: torch.Tensor, conditions: Conditions, settings: Settings) -> torch.Tensor:
         """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""
-        decoded = decode_latents(self.vae, latents, fidelity=settings.fidelity)
-        pixels = conditions.crop.crop(decoded / 2 + 0.5)
-        if not torch.isfinite(pixels).all():
-            half = self.unet.dtype == torch.float16
-            remedy = "use float32 or bfloat16" if half else "use a guidance_scale nearer to 1, or another model"
-            raise XPSRError(f"the result is not finite in {self.unet.dtype}", code="not_finite", remedy=remedy)
-        source = conditions.crop.crop(conditions.pixels.float())
-        matched = match_color(pixels.clamp(0, 1), source, settings.color_match)[0].clamp(0, 1)
-        if matched.shape[-2:] == conditions.size:
-            return matched
-        return resize(matched, conditions.size, method="bicubic", eight_bit=settings.fit == "stretch")
+        return joined(self.decode_strips([latents], conditions, settings))
+
+    def decode_strips(
+        self,
+        strips: Iterable[torch.Tensor],
+        conditions: Conditions,
+        settings: Settings,
+        *,
+        plan: TilePlan | None = None,
+        workspace: Path | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Yields strips (3, rows, W) of what `decode` returns, of strips (1, C, rows, W/f) of the latents.
+
+        `workspace` is a folder for what of a large picture must be known as a whole; None: that is in memory.
+        """
+        decoded = decode_strips(
+            self.vae,
+            strips,
+            conditions.height // self.vae_scale_factor,
+            rows=rows_of_band(conditions.width, plan),
+            vae_tile=VAE_TILE if plan is None else plan.vae_tile,
+            fidelity=settings.fidelity,
+        )
+        return finished(decoded, conditions, settings, workspace)
 
     tiles = staticmethod(lay_tiles)
