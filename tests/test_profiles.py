@@ -307,6 +307,7 @@ def _bad(curve: bytes) -> bytes:
         ),
         (CMYK[:2000], "cmyk", "cannot be used"),
     ],
+    ids=lambda value: "profile" if isinstance(value, bytes) else None,  # whose bytes hold the second they were made in
 )
 def test_a_broken_profile_is_told_and_passed_over(icc, model, reason):
     planes = colors(channels=4 if model == "cmyk" else 1 if model == "gray" else 3)
