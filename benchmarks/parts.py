@@ -14,7 +14,7 @@ from benchmarks.peak import matrix_peak
 from benchmarks.processes import answer_request
 from benchmarks.timing import measure
 from xpsr.config import Settings
-from xpsr.config.sizes import as_size
+from xpsr.config.sizes import as_size, usual_size
 from xpsr.devices import torch_dtype
 from xpsr.models import start_at
 from xpsr.pipeline.conditions import Conditions
@@ -71,7 +71,8 @@ def _parts(subject: Subject, combination: Combination) -> Iterator[tuple[str, Ca
     if not {"encode", "denoise", "decode"} & set(wanted):
         return
     settings = pipe.settings(num_inference_steps=combination.steps)
-    width, height = as_size(combination.scale, None).of(picture.width, picture.height)
+    target = as_size(combination.scale, None) or usual_size(picture.width, picture.height)
+    width, height = target.of(picture.width, picture.height)
     prior: Prior = describer.describe([picture])[0]
 
     def encode() -> tuple[Conditions, torch.Tensor]:

@@ -35,11 +35,12 @@ from xpsr.image import (
 )
 from xpsr.ledger import Recipe, Seen, is_own, look, occupied, refuse_folders
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
+from xpsr.planning import TilePlan, parse_memory
 from xpsr.prior import Prior
 from xpsr.restore import Restored, Restorer
 from xpsr.sources import Job, Source, read_sidecar, result_suffix
 
-__all__ = ["refuse_too_large", "restore_file", "write_options"]
+__all__ = ["plan_of", "refuse_too_large", "restore_file", "write_options"]
 
 _ROWS = 64
 """Of a map that is drawn at once."""
@@ -50,6 +51,25 @@ def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
     if source.content is None:
         width, height = picture_size(source.path, limits=_limits_of(config))
         config.target(width, height).refuse_above(MAX_OUTPUT_PIXELS, width, height)
+
+
+def plan_of(
+    restorer: Restorer, width: int, height: int, config: UpscaleConfig, *, has_workspace: bool = True
+) -> TilePlan:
+    """Returns how a picture of that size would be restored.
+
+    Raises:
+        InputError: the result would be too large, or takes more memory than `config.memory`.
+    """
+    return restorer.plan(
+        width,
+        height,
+        size=config.target(width, height),
+        preset=config.preset,
+        settings=config.overrides,
+        memory=None if config.memory is None else parse_memory(config.memory),
+        has_workspace=has_workspace,
+    )
 
 
 def restore_file(
@@ -98,6 +118,8 @@ def restore_file(
     place = job.target or Path(f"result{result_suffix(source, config.format)}")
     size = target.of(picture.width, picture.height)
     refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
+    workspace = _workspace(job, size)
+    plan = plan_of(restorer, picture.width, picture.height, config, has_workspace=workspace is not None)
     restored = restorer.restore(
         picture,
         prior_of(source.path if source.content is None else picture, picture),
@@ -108,7 +130,8 @@ def restore_file(
         protect=config.protect,
         lr_consistency=config.lr_consistency,
         progress=progress,
-        workspace=_workspace(job, size),
+        plan=plan,
+        workspace=workspace,
     )
     drawn = None if job.map is None else image_bytes(job.map, _as_image(restored.map))
     if job.target is None:

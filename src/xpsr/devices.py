@@ -26,6 +26,7 @@ __all__ = [
     "free_memory",
     "has_float64",
     "processor_name",
+    "ran_out_of_memory",
     "resolve_device",
     "resolve_dtype",
     "resolve_offload",
@@ -97,6 +98,14 @@ def free_memory(device: torch.device, *, root: Path = Path("/")) -> int | None:
         if most is not None and taken is not None:  # of which files that are only cached are given back
             found.append(max(most - taken + (_number(groups / counts, rf"{cached} (\d+)") or 0), 0))
     return min(found, default=None)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that there was no memory left, which torch says in several ways."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return "DefaultCPUAllocator" in said or "could not create a memory object" in said or "out of memory" in said
 
 
 def _number(path: Path, pattern: str) -> int | None:

@@ -9,12 +9,24 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from xpsr.caches import cache_folder, keep, kept
 from xpsr.devices import Dtype, Offload
 from xpsr.errors import InputError
 
-__all__ = ["Costs", "Offload", "TilePlan", "Work", "in_words", "parse_memory", "plan_tiles"]
+__all__ = [
+    "Costs",
+    "Offload",
+    "TilePlan",
+    "Work",
+    "in_words",
+    "keep_rate",
+    "known_rate",
+    "parse_memory",
+    "plan_tiles",
+    "time_in_words",
+]
 
-_LEAST_BAND = 256  # rows of pixels; the rows beyond a band's edges that are computed twice get more than the band's
+_LEAST_BAND = 96  # rows of pixels, or layers would look at more rows beyond a band than are in it
 _LEAST_TILE = 32  # latent pixels, of which less shows too little of a picture
 _LEAST_VAE_TILE = 256  # pixels
 
@@ -58,7 +70,7 @@ class TilePlan:
         if self.batch_size > 1:
             return replace(self, batch_size=self.batch_size // 2)
         if self.band_rows is None or self.band_rows > _LEAST_BAND:
-            rows = 4 * _LEAST_BAND if self.band_rows is None else self.band_rows // 2
+            rows = 1024 if self.band_rows is None else self.band_rows // 2
             return replace(self, band_rows=max(rows, _LEAST_BAND))
         if self.vae_tile > _LEAST_VAE_TILE:
             return replace(self, vae_tile=max(self.vae_tile // 2, _LEAST_VAE_TILE))
@@ -170,3 +182,28 @@ def in_words(size: int) -> str:
     if size < 10**9:
         return f"{math.ceil(size / 10**6)} MB"
     return f"{math.ceil(size / 10**8) / 10:.1f} GB"
+
+
+def known_rate(key: str) -> float | None:
+    """Returns the rate of that name that was kept on this machine, in any unit; None: there is none."""
+    rate: float | None = kept(cache_folder("rates.json"), _is_rate).get(key)
+    return rate
+
+
+def keep_rate(key: str, rate: float) -> None:
+    """Keeps a rate, so that one run that was slow by chance counts half and is forgotten soon."""
+    before = known_rate(key)
+    rate = rate if before is None else (before + rate) / 2
+    if _is_rate(rate):
+        keep(cache_folder("rates.json"), key, rate, _is_rate)
+
+
+def _is_rate(entry: object) -> bool:
+    return isinstance(entry, float) and 0 < entry < math.inf
+
+
+def time_in_words(seconds: float) -> str:
+    """Returns a time as people say it: "8 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{math.ceil(seconds / 360) / 10:g} h"

@@ -1,7 +1,10 @@
 """One way from a picture to a picture: what command line, batch, page and API call. Touches no disk but to load."""
 
 import dataclasses
+import hashlib
+import json
 import logging
+import math
 import os
 import platform
 import secrets
@@ -20,16 +23,28 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
-from xpsr.config import PresetName, Settings, Size, as_dict, as_size
+from xpsr.config import PresetName, Settings, Size, as_dict, as_size, usual_size
 from xpsr.config.checks import SEED, check_argument
-from xpsr.devices import Dtype, Offload, WeightsDtype, resolve_offload, resolve_weights_dtype, torch_dtype
+from xpsr.devices import (
+    Dtype,
+    Offload,
+    WeightsDtype,
+    free_memory,
+    processor_name,
+    ran_out_of_memory,
+    resolve_offload,
+    resolve_weights_dtype,
+    torch_dtype,
+)
 from xpsr.engines import Engine, check_engine, resolve_place, use_engine
-from xpsr.errors import Cancelled, InputError
+from xpsr.errors import Cancelled, InputError, XPSRError
 from xpsr.image import ImageLike, Picture, Resized, bleed, drop_from_memory, new_planes, to_picture
 from xpsr.model_files import checksums, fetch_model
 from xpsr.pipeline import MAX_OUTPUT_PIXELS, XPSRPipeline
+from xpsr.pipeline.conditions import Passes
+from xpsr.pipeline.costs import costs_of, first_plan, resident_memory, work_of
 from xpsr.pipeline.loading import check_parts, load_parts
-from xpsr.planning import TilePlan
+from xpsr.planning import TilePlan, keep_rate, known_rate, plan_tiles
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr
 
@@ -40,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 _ROWS = 64
 """Of what is enlarged at once."""
+
+_TELLING = 2**18
+"""Pixels from which on the time that a picture takes tells of others: 512 x 512."""
 
 # The libraries' bars are switched for the whole process
 _LOADING = threading.Lock()
@@ -134,7 +152,7 @@ class Restorer:
         if engine != "torch":
             use_engine(self.pipe, folder, engine, dtype=kind)
         self.pipe.set_progress_bar_config(disable=True)
-        self._facts = {
+        self._facts: dict[str, Any] = {
             "device": str(place),
             "dtype": kind,
             "engine": engine,
@@ -148,6 +166,65 @@ class Restorer:
                 "python": platform.python_version(),
             },
         }
+
+    def plan(
+        self,
+        width: int,
+        height: int,
+        *,
+        scale: float | None = None,
+        size: Size | str | None = None,
+        preset: PresetName | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
+        memory: int | None = None,
+        has_workspace: bool = False,
+    ) -> TilePlan:
+        """Returns how a picture would be restored: how much of it at once, in how much memory, in what time.
+
+        Args:
+            width, height: of the picture.
+            scale, size, preset, settings: as of `restore`.
+            memory: bytes that the process, or on a graphics card the model, may take. None: what is free, but for a
+                tenth; where that is too little for the smallest plan, it is the plan all the same.
+            has_workspace: whether `restore` gets a folder for large results.
+
+        Raises:
+            InputError: an argument that cannot be used, or too little memory for the smallest plan.
+        """
+        resolved, target = self.pipe.settings(preset, settings), as_size(scale, size)
+        passes = self.pipe.passes(width, height, target, resolved)
+        work = work_of(passes, (height, width), self.pipe.vae_scale_factor)
+        first = dataclasses.replace(first_plan(self.pipe, resolved, work), dtype=self._facts["dtype"])
+        rate = known_rate(self._rate_key(resolved))
+        if rate is not None:
+            first = dataclasses.replace(first, seconds=rate * _passed_pixels(passes, resolved))
+        if self._device.type != "cpu":  # whose memory is asked when it runs out
+            return first
+        taken = resident_memory(self.pipe)
+        costs = costs_of(self.pipe, resolved, work, fixed=taken, has_workspace=has_workspace)
+        budget = memory
+        if budget is None and (free := free_memory(self._device)) is not None:
+            budget = taken + free * 9 // 10
+        try:
+            return plan_tiles(first, work, costs, budget=budget, multiple=self._tile_multiple)
+        except InputError:
+            if memory is not None:
+                raise
+        smallest = first
+        while (smaller := smallest.smaller(self._tile_multiple)) is not None:
+            smallest = smaller
+        return dataclasses.replace(smallest, peak_bytes=costs.peak(smallest, work))
+
+    def measure(self, preset: PresetName | None = None, settings: Settings | Mapping[str, Any] | None = None) -> bool:
+        """Restores noise, so that plans know how long pictures take, and returns whether it did.
+
+        In seconds that tells of the one step alone; how long several steps take is known after the first picture.
+        """
+        is_quick = self.pipe.settings(preset, settings).strength == 0
+        if is_quick:
+            noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
+            self.restore(noise, Prior(), scale=4.0, preset=preset, settings=settings, seed=0)
+        return is_quick
 
     def restore(
         self,
@@ -188,7 +265,8 @@ class Restorer:
                 as noise comes back, too.
             progress: is told after every tile of every step how many passes of how many are done.
             is_cancelled: is asked as often, at the start and after the describer; where it says so, the call ends.
-            plan: how much is computed at once; its tiles go before those of the settings.
+            plan: how much is computed at once; its tiles go before those of the settings. None: what `plan` says.
+                Where memory runs out all the same, the next smaller one is tried, and the record's `notices` tell.
             workspace: a folder in which the planes of results of more than 2**26 pixels lie, in files without a name
                 that go with the last tensor of them; None: they are in memory.
 
@@ -209,12 +287,14 @@ class Restorer:
         check_argument("lr_consistency", lr_consistency, bool)
         stop_if_cancelled()
         resolved = self.pipe.settings(preset, settings, plan=plan)
+        check_argument("plan", plan, TilePlan | None)
         folder = None if workspace is None else Path(workspace)
         target = as_size(scale, size)
         seed = check_argument("seed", seed, int | None, SEED)
         questions = QUESTIONS[preset or "default"]
         with looking(describer, [prior], questions=questions, device=str(self._facts["device"])) as find_prior:
             picture = to_picture(image)
+            target = target or usual_size(picture.width, picture.height)
             target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)
             mask = None if protect is None or _is_auto(protect) else _mask(protect, picture)
             prior = find_prior(image, picture, prior)
@@ -226,21 +306,28 @@ class Restorer:
                 progress(done, total)
             stop_if_cancelled()
 
-        # noise is drawn on the CPU, so that a seed means the same on every device
-        generator = torch.Generator().manual_seed(seed)
         source = bleed(picture.pixels, picture.alpha).cpu()
-        with self._turn, torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            pixels = self.pipe(
-                dataclasses.replace(picture, pixels=source, alpha=None),
-                size=target,
-                prior=prior,
-                settings=resolved,
-                generator=generator,
-                output_type="pt",
-                callback_on_pass_end=on_pass_end,
-                plan=plan,
-                workspace=folder,
-            ).images[0]
+        seen, notices = dataclasses.replace(picture, pixels=source, alpha=None), []
+        if plan is None:
+            plan = self.plan(
+                picture.width, picture.height, size=target, settings=resolved, has_workspace=folder is not None
+            )
+            resolved = self.pipe.settings(None, resolved, plan=plan)
+        while True:
+            begun = time.perf_counter()
+            try:
+                pixels = self._paint(seen, target, prior, resolved, plan, seed, on_pass_end, folder)
+                break
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                # what the traceback holds of the picture is let go with it
+                plan = self._smaller(plan)
+            resolved = self.pipe.settings(None, resolved, plan=plan)
+            notices = [f"memory ran out, so it was made in smaller parts (tiles of {plan.tile_size})"]
+        passes = self.pipe.passes(picture.width, picture.height, target, resolved)
+        if math.prod(passes.working[-1]) >= _TELLING:
+            keep_rate(self._rate_key(resolved), (time.perf_counter() - begun) / _passed_pixels(passes, resolved))
         weights = contradictions(pixels, source)
         fidelity: dict[str, Any] = {"contradicted": round(float(weights.mean()), 4)}
         if lr_consistency:
@@ -267,10 +354,76 @@ class Restorer:
             **target.asked,
             "settings": as_dict(resolved),
             "fidelity": fidelity,
+            **({"notices": notices} if notices else {}),
             **self._facts,
             "seconds": round(time.perf_counter() - start, 3),
         }
         return Restored(picture=restored, map=shown, record=record)
+
+    def _paint(
+        self,
+        picture: Picture,
+        target: Size,
+        prior: Prior,
+        settings: Settings,
+        plan: TilePlan,
+        seed: int,
+        on_pass_end: Callable[[int, int], None],
+        folder: Path | None,
+    ) -> torch.Tensor:
+        """Returns pixels (3, H, W) on the CPU."""
+        # noise is drawn on the CPU, so that a seed means the same on every device
+        generator = torch.Generator().manual_seed(seed)
+        with self._turn, torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            pixels: torch.Tensor = self.pipe(
+                picture,
+                size=target,
+                prior=prior,
+                settings=settings,
+                generator=generator,
+                output_type="pt",
+                callback_on_pass_end=on_pass_end,
+                plan=plan,
+                workspace=folder,
+            ).images[0]
+        return pixels
+
+    def _smaller(self, plan: TilePlan) -> TilePlan:
+        """Returns the plan to try after memory ran out with another.
+
+        Raises:
+            XPSRError: there is none.
+        """
+        smaller = plan.smaller(self._tile_multiple)
+        if smaller is None:
+            message, remedy = "memory ran out with the smallest parts, too", "use a smaller scale, or free some"
+            raise XPSRError(message, code="out_of_memory", remedy=remedy)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning("Memory ran out; trying tiles of %d, %d at once.", smaller.tile_size, smaller.batch_size)
+        return smaller
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(self._facts["device"])
+
+    @property
+    def _tile_multiple(self) -> int:
+        levels: int = len(self.pipe.unet.config.block_out_channels)
+        return 2 ** (levels - 1)
+
+    def _rate_key(self, settings: Settings) -> str:
+        """What the time that a pixel takes depends on."""
+        weights = sorted(self._facts["model"]["sha256"].items())
+        facts = [self._facts[name] for name in ("device", "dtype", "engine", "weights_dtype")]
+        kind = [processor_name(), torch.get_num_threads(), settings.strength == 0, settings.cache_interval]
+        return hashlib.sha256(json.dumps([weights, facts, kind]).encode()).hexdigest()
+
+
+def _passed_pixels(passes: Passes, settings: Settings) -> float:
+    """Pixels that go through the networks, each as often as it does."""
+    rows = 2 if settings.guidance_scale > 1 else 1
+    return sum(map(math.prod, passes.working)) * len(passes.offsets) * settings.num_inference_steps * rows
 
 
 def _with_stored_weights(folder: Path, dtype: torch.dtype, weights_dtype: torch.dtype) -> XPSRPipeline:

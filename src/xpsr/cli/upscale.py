@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,9 +29,14 @@ from xpsr.sources import Job, Source, find_sources, name_jobs, name_maps, read_s
 
 if TYPE_CHECKING:  # what help does without
     from xpsr.ledger import Recipe, Seen
+    from xpsr.planning import TilePlan
     from xpsr.prior import PriorFile, PriorLookup
+    from xpsr.restore import Restorer
 
 __all__ = ["run"]
+
+_LARGE = 2**24
+"""Pixels of a result that takes so long that one wants to know before."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -127,7 +133,8 @@ def run(arguments: Sequence[str]) -> int:
         quiet_libraries()
     ahead = [job.source.path for job, _ in waiting if job.source.content is None] if prior_of.is_asked else []
     with picture_bar(len(waiting), looks_ahead=bool(ahead), quiet=report.quiet) as bar:
-        prior_of.describe_ahead(ahead, kept, progress=bar.looked)
+        if not args.dry_run:
+            prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
             restorer = Restorer(
@@ -142,13 +149,19 @@ def run(arguments: Sequence[str]) -> int:
         restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
         folder = out.parent if out is not None and is_alone else out
         try:
-            if folder is not None:
+            if folder is not None and not args.dry_run:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
                 f"{folder}: cannot be made a folder ({error.strerror}); choose another with -o."
             ) from error
+        if args.dry_run:
+            for job, _ in waiting:
+                report.planned(job, restorer, config)
+            report.end(len(sources))
+            return report.code
         for number, (job, seen) in enumerate(waiting, 1):
+            report.begins(job, restorer, config)
             bar.start(job.source.path.name)
             try:
                 restored = restore_file(restorer, job, prior_of, recipe, seen=seen, progress=bar.passed)
@@ -276,6 +289,37 @@ class _Report:
             told = {name: value for name, value in facts.items() if value is not None}
             _print_json({"input": str(source), "status": "failed", "error": message, **told})
 
+    def planned(self, job: Job, restorer: "Restorer", config: UpscaleConfig) -> None:
+        """Tells how a result would be made."""
+        from xpsr.batch import plan_of
+
+        try:
+            width, height = job.source.size() or (0, 0)
+            plan = plan_of(restorer, width, height, config, has_workspace=job.target is not None)
+            if plan.seconds is None and restorer.measure(config.preset, config.overrides):
+                plan = plan_of(restorer, width, height, config, has_workspace=job.target is not None)
+        except Exception as error:  # every picture is planned; the exit code tells
+            self.failed(job.source.path, error)
+            return
+        wide, high = config.target(width, height).of(width, height)
+        if self._json:
+            named = {"input": str(job.source.path), "output": str(job.target), "status": "planned"}
+            sizes = {"input_size": [width, height], "output_size": [wide, high]}
+            _print_json({**named, **sizes, "plan": dataclasses.asdict(plan)})
+        elif not self.quiet:
+            answer(f"{job.target}  {wide} x {high}  {_plan_in_words(plan)}")
+
+    def begins(self, job: Job, restorer: "Restorer", config: UpscaleConfig) -> None:
+        """Tells how a large result is made, which takes a while."""
+        from xpsr.batch import plan_of
+
+        width, height = job.source.size() or (1, 1)
+        with suppress(InputError):  # of which it is told when it is tried
+            wide, high = config.target(width, height).of(width, height)
+            if wide * high >= _LARGE and not self.quiet:
+                plan = plan_of(restorer, width, height, config, has_workspace=job.target is not None)
+                complain(f"{job.source.path}: making {wide} x {high}: {_plan_in_words(plan)}.")
+
     def restored(self, job: Job, record: dict[str, Any]) -> None:
         """Tells of a result that has been made."""
         if self._json:
@@ -326,6 +370,15 @@ class _Report:
                 complain(
                     f"{subject} {what} already; --on-existing overwrite makes {'it' if total == 1 else 'them'} again."
                 )
+
+
+def _plan_in_words(plan: "TilePlan") -> str:
+    from xpsr.planning import in_words, time_in_words
+
+    parts = [f"tiles of {plan.tile_size}", *([f"bands of {plan.band_rows} rows"] if plan.band_rows else []), plan.dtype]
+    memory = [in_words(plan.peak_bytes)] if plan.peak_bytes else []
+    known = "time unknown yet" if plan.seconds is None else f"about {time_in_words(plan.seconds)}"
+    return ", ".join([*parts, *memory, known])
 
 
 def _print_json(told: dict[str, Any]) -> None:

@@ -177,9 +177,20 @@ def upscale_parser() -> Parser:
     )
     add("--offload", choices=("none", "model", "group"), help="of a graphics card: keep networks, or layers, in RAM")
     add("--compile", action="store_true", help="compile the networks first; for many pictures, or a large one")
+    add(
+        "--memory",
+        metavar="4GB",
+        help="that it may take; smaller parts of a picture are made at once, or it is refused (default: what is free)",
+    )
     add("--tile-size", type=int, metavar="N", help="in latent pixels; less takes less memory (default: the model's)")
     add("--tile-overlap", type=int, metavar="N", help="in latent pixels (default: the model's)")
     add = parser.add_argument_group("running").add_argument
+    add(
+        "--dry-run",
+        action="store_true",
+        default=False,
+        help="say what would be made, how, in how much memory and about how long, and make nothing",
+    )
     add("--config", type=Path, metavar="FILE", help="YAML of settings; options given here go before it")
     add("--json", action="store_true", default=False, help="one JSON object a picture on stdout")
     add("--quiet", action="store_true", default=False, help="neither progress nor result lines")

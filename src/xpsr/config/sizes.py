@@ -135,7 +135,7 @@ class Size(Checked):
 
 
 def usual_size(width: int, height: int) -> Size:
-    """Returns how large the result of a picture is where nobody says it: 4 times, or 2 or 1 times if it is large.
+    """Returns how large the result of a picture is where nobody says it: 4 times, or 2 or 1 if that is too large.
 
     A photograph of 12 megapixels becomes one of 48; times 4 it would have 192, which few programs open.
     """
@@ -143,8 +143,8 @@ def usual_size(width: int, height: int) -> Size:
     return Size(scale=next(fits, 1.0))
 
 
-def as_size(scale: Any, size: Any) -> Size:
-    """Returns what a call with these arguments asks for; 4 times as large where it gives neither.
+def as_size(scale: Any, size: Any) -> Size | None:
+    """Returns what a call with these arguments asks for; None: it gives neither, and `usual_size` holds.
 
     Args:
         scale: how much larger, along a side.
@@ -163,7 +163,7 @@ def as_size(scale: Any, size: Any) -> Size:
         raise InputError(message, code="wrong_type", field="size", value=said(size), remedy=remedy)
     if scale is not None:
         scale = check_argument("scale", scale, float, SCALE)
-    return Size(scale=4.0 if scale is None and size is None else scale, size=size)
+    return None if scale is None and size is None else Size(scale=scale, size=size)
 
 
 def _rounded(product: int, divisor: int) -> int:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import SEED, Checked, option, within
+from xpsr.config.checks import SEED, Checked, Pattern, option, within
 from xpsr.config.settings import PresetName, Settings
 from xpsr.config.sizes import PIXELS, Size, usual_size
 from xpsr.sources import ResultFormat
 
 __all__ = ["UpscaleConfig"]
+
+MEMORY = Pattern(r"[0-9]+(\.[0-9]+)?\s*([kKmMgGtT]i?)?[bB]?", "an amount of memory", "4GB, for example")
 
 _COUNT = within(1, 2**40, "67108864, for example")
 
@@ -63,6 +65,7 @@ class UpscaleConfig(Checked):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     engine: Literal["torch", "openvino", "onnx"] = "torch"  # what computes; all but torch: of a folder of `xpsr export`
     weights_dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"  # `Restorer` says what these three do
+    memory: str | None = option(None, "Of the process; null: what is free.", MEMORY)
     compile: bool = False
     offload: Literal["none", "model", "group"] = "none"
     format: ResultFormat = "same"

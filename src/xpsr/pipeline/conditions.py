@@ -125,9 +125,11 @@ class Passes:
         sizes: height and width of what each pass makes.
         offsets: in pixels, of the grids on which each is taken.
         tiles: how many there are of each pass on each grid.
+        working: height and width of what the model works on in each pass.
     """
 
     sizes: list[tuple[int, int]]
+    working: list[tuple[int, int]]
     offsets: list[int]
     tiles: list[int]
 
@@ -141,15 +143,14 @@ class Passes:
                 height, width = (max(math.ceil(made / facts.scale), min(made, side)) for made, side in sides)
                 sizes.insert(0, (height, width))
         offsets = [shift * facts.vae_scale_factor // settings.num_shifts for shift in range(settings.num_shifts)]
-        tiles = []
-        for before, made in zip([source, *sizes], sizes, strict=False):
-            working = _working_size(before, made, settings, facts)
+        pairs = zip([source, *sizes], sizes, strict=False)
+        working = [_working_size(before, made, settings, facts) for before, made in pairs]
+        tiles: list[int] = []
+        for worked in working:
             for offset in offsets:
-                fitted = [
-                    math.ceil((side + offset) / multiple) * multiple // facts.vae_scale_factor for side in working
-                ]
+                fitted = [math.ceil((side + offset) / multiple) * multiple // facts.vae_scale_factor for side in worked]
                 tiles.append(len(lay_tiles(fitted[0], fitted[1], settings)))
-        return cls(sizes=sizes, offsets=offsets, tiles=tiles)
+        return cls(sizes=sizes, working=working, offsets=offsets, tiles=tiles)
 
 
 def lay_tiles(height: int, width: int, settings: Settings) -> list[Tile]:

@@ -67,6 +67,15 @@ class StoredPipeline(DiffusionPipeline):
         super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
         finish_saving(Path(save_directory))
 
+    def enable_group_offload(self, *args: Any, offload_to_disk_path: str | None = None, **kwargs: Any) -> None:
+        """As upstream, but not to disk: diffusers 0.42 would give layers of the same name in two networks one file."""
+        if offload_to_disk_path is not None:
+            raise NotImplementedError(
+                "offload_to_disk_path mixes up the networks' layers here; offload each network to a folder of its own:"
+                " pipe.unet.enable_group_offload(..., offload_to_disk_path=...), and so on."
+            )
+        super().enable_group_offload(*args, **kwargs)
+
     def _upload_folder(self, working_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         finish_saving(Path(working_dir))  # upstream uploads before it comes back
         return super()._upload_folder(working_dir, *args, **kwargs)

@@ -25,6 +25,7 @@ from xpsr.config import (
     override,
     preset_settings,
     resolve_settings,
+    usual_size,
 )
 from xpsr.config.checks import check_argument, fault, said
 from xpsr.errors import InputError, ModelError
@@ -149,15 +150,6 @@ class XPSRPipeline(StoredPipeline):
     def denoiser(self, denoiser: Denoiser) -> None:  # of the same two networks, such as one that an engine computes
         self.__dict__["_denoiser"] = denoiser
 
-    def enable_group_offload(self, *args: Any, offload_to_disk_path: str | None = None, **kwargs: Any) -> None:
-        """As upstream, but not to disk: diffusers 0.42 would give layers of the same name in two networks one file."""
-        if offload_to_disk_path is not None:
-            raise NotImplementedError(
-                "offload_to_disk_path mixes up the networks' layers here; offload each network to a folder of its own:"
-                " pipe.unet.enable_group_offload(..., offload_to_disk_path=...), and so on."
-            )
-        super().enable_group_offload(*args, **kwargs)
-
     @torch.no_grad()
     def __call__(
         self,
@@ -188,7 +180,8 @@ class XPSRPipeline(StoredPipeline):
             image: a path, the bytes of a file, an open file, a PIL image, an array (H, W, C), a tensor (C, H, W) in
                 [0, 1], or a `Picture`; or a list of them, an array (B, H, W, C) or a tensor (B, C, H, W). Each picture
                 is restored by itself, so several give what each gives alone.
-            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional. None: 4.
+            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional. None: 4,
+                or 2 or 1 where the result would have more than 2**26 pixels.
             size: the size instead of a scale: "3000x2000", or a `Size`, such as `Size(longest=3000)`.
             prior: what is in the picture and what is wrong with it; one for all or one each. A text is what is in it,
                 and the describer says what is wrong; None: it says both; `Prior()`: nothing is said.
@@ -264,9 +257,7 @@ class XPSRPipeline(StoredPipeline):
             with looking(describer, asked, questions=questions, device=device) as find_prior:
                 for item, item_prior, item_generator in zip(images, asked, generators, strict=True):
                     picture = to_picture(item)
-                    target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)
-                    width, height = target.of(picture.width, picture.height)
-                    passes = Passes.plan((picture.height, picture.width), (height, width), resolved, self._facts)
+                    passes = self.passes(picture.width, picture.height, target, resolved)
                     priors.append(find_prior(item, picture, item_prior))
                     seen = picture
                     for number, size_made in enumerate(passes.sizes):
@@ -328,6 +319,17 @@ class XPSRPipeline(StoredPipeline):
         if plan is not None:
             given |= {"tile_size": plan.tile_size, "tile_overlap": plan.tile_overlap}
         return resolve_settings(base, {**given_settings(overrides), **given}, self._facts)
+
+    def passes(self, width: int, height: int, target: Size | None, settings: Settings) -> Passes:
+        """Returns the way of a picture of that size through the model; `target` None: what makes sense for it.
+
+        Raises:
+            InputError: the result would be too large.
+        """
+        target = target or usual_size(width, height)
+        target.refuse_above(MAX_OUTPUT_PIXELS, width, height)
+        wide, high = target.of(width, height)
+        return Passes.plan((height, width), (high, wide), settings, self._facts)
 
     def encode(self, picture: Picture, prior: Prior, settings: Settings, *, size: tuple[int, int]) -> Conditions:
         """Enlarges the picture for a result of that height and width, fits it to the model and embeds the texts."""
