@@ -28,7 +28,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def keep_verdict(place: Path, **verdict: float) -> None:
     self_check.cache_clear()
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps({f"Quick 9000, torch {torch.__version__}, bf16": verdict}))
+    place.write_text(
+        json.dumps({f"Quick 9000, {torch.get_num_threads()} threads, torch {torch.__version__}, bf16": verdict})
+    )
 
 
 def test_bfloat16_is_measured_once_and_kept(place: Path) -> None:
@@ -46,7 +48,9 @@ def test_a_damaged_file_is_as_none(place: Path, content: str, monkeypatch: pytes
     measured = SelfCheck(error=0.02, ratio=3.0)
     monkeypatch.setattr(devices, "_checked", lambda *_: measured)
     place.parent.mkdir(parents=True)
-    place.write_text(content.replace("KEY", f"Quick 9000, torch {torch.__version__}, bf16"))
+    place.write_text(
+        content.replace("KEY", f"Quick 9000, {torch.get_num_threads()} threads, torch {torch.__version__}, bf16")
+    )
     assert self_check(CPU, "bf16") == measured
     self_check.cache_clear()
     monkeypatch.setattr(devices, "_checked", lambda *_: None)

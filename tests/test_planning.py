@@ -1,13 +1,15 @@
 """Plans: how much is computed at once for a budget of memory."""
 
 import dataclasses
+import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xpsr.errors import InputError
-from xpsr.planning import Costs, TilePlan, Work, in_words, parse_memory, plan_tiles
+from xpsr.planning import Costs, TilePlan, Work, in_words, parse_memory, plan_tiles, smaller_plan
 
 FIRST = TilePlan(tile_size=128, tile_overlap=16, batch_size=4, band_rows=1024)
 COSTS = Costs(fixed=6 * 10**8, tile=4000, band=90, vae_tile=1000, whole=0, source=15, result=24)
@@ -50,26 +52,36 @@ def test_a_larger_budget_gives_no_smaller_plan(height, width, budget, more):
         assert getattr(larger, name) >= getattr(plan, name)
 
 
-def test_what_changes_the_result_is_given_up_last():
+def chain(wanted: Work, costs: Costs, **limits: Any) -> list[TilePlan]:
     plans, plan = [], FIRST
     while plan is not None:
         plans.append(plan)
-        plan = plan.smaller(4)
+        plan = smaller_plan(plan, wanted, costs, multiple=4, **limits)
+    return plans
+
+
+def test_what_changes_the_result_is_given_up_last():
+    costs = dataclasses.replace(COSTS, vae_tile=0)
+    plans = chain(work(12_000, 16_000), costs)
     changed = [plan.tile_size < FIRST.tile_size for plan in plans]
     assert changed == sorted(changed)
     assert True in changed
     before = plans[changed.index(True) - 1]
-    assert (before.batch_size, before.band_rows, before.vae_tile) == (1, 256, 256)
+    assert (before.batch_size, before.band_rows) == (1, 96)
+    assert chain(work(12_000, 16_000), costs, keeps_tiles=True) == plans[: changed.index(True)]
 
 
-def test_each_smaller_plan_takes_no_more_than_the_one_before_and_the_last_takes_less():
-    wanted = work(12_000, 16_000)
-    plan, peaks = FIRST, []
-    while plan is not None:
-        peaks.append(COSTS.peak(plan, wanted))
-        plan = plan.smaller(8)
-    assert peaks == sorted(peaks, reverse=True)
-    assert peaks[-1] < 0.9 * peaks[0]
+@given(height=sides, width=sides)
+def test_each_smaller_plan_takes_less_than_the_one_before(height, width):
+    wanted = work(height, width)
+    peaks = [COSTS.peak(plan, wanted) for plan in chain(wanted, COSTS)]
+    assert all(more > less for more, less in itertools.pairwise(peaks))
+
+
+def test_a_step_that_saves_nothing_is_passed_over():
+    in_whole = dataclasses.replace(FIRST, batch_size=1, band_rows=None)
+    plan = smaller_plan(in_whole, work(12_000, 16_000), dataclasses.replace(COSTS, vae_tile=0), multiple=4)
+    assert plan is not None and (plan.tile_size, plan.vae_tile) == (64, 256)
 
 
 def test_a_budget_that_is_too_small_says_how_much_is_enough():

@@ -28,21 +28,25 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "xpsr", name).expanduser()
 
 
-def kept(place: Path, is_whole: Callable[[Any], bool]) -> dict[str, Any]:
-    """Returns the entries of a JSON file of the cache, by name, without what is damaged; none where it is missing."""
+def kept(file: str, is_whole: Callable[[Any], bool]) -> dict[str, Any]:
+    """Returns the entries of a JSON file of the cache, by name, without what is damaged.
+
+    There are none where it is missing, or the user has no home.
+    """
     try:
-        with place.open("rb") as file:
-            content = json.loads(file.read(_MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
+        with cache_folder(file).open("rb") as opened:
+            content = json.loads(opened.read(_MOST_BYTES))
+    except (OSError, ValueError, RuntimeError):
         return {}
     entries = content.items() if isinstance(content, dict) else ()
     return {name: entry for name, entry in entries if is_whole(entry)}
 
 
-def keep(place: Path, name: str, entry: Any, is_whole: Callable[[Any], bool]) -> None:
+def keep(file: str, name: str, entry: Any, is_whole: Callable[[Any], bool]) -> None:
     """Adds an entry to a JSON file of the cache, in the place of the oldest where there are many, if that can be."""
-    others = {key: value for key, value in kept(place, is_whole).items() if key != name}
-    with suppress(OSError, InputError):  # without a cache it is found out again next time
+    others = {key: value for key, value in kept(file, is_whole).items() if key != name}
+    with suppress(OSError, InputError, RuntimeError):  # without a cache it is found out again next time
+        place = cache_folder(file)
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(place) as part:
             entries = {**dict(list(others.items())[1 - _MOST_KEPT :]), name: entry}
@@ -65,16 +69,12 @@ def _digest(path: Path, state: tuple[int, ...]) -> str:
     if state[0] < _LARGE:
         return sha256(path)
     name = str(path.resolve())
-    try:
-        place = cache_folder("digests.json")
-    except RuntimeError:  # a user without a home
-        return sha256(path)
-    found, *known = kept(place, _is_digest).get(name) or [""]
+    found, *known = kept("digests.json", _is_digest).get(name) or [""]
     if tuple(known) == state:
         return str(found)
     logger.info("Checking %s (%.1f GB).", path, state[0] / 1e9)
     made = sha256(path)
-    keep(place, name, [made, *state], _is_digest)
+    keep("digests.json", name, [made, *state], _is_digest)
     return made
 
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from xpsr.caches import cache_folder, keep, kept
+from xpsr.caches import keep, kept
 from xpsr.errors import InputError
 
 __all__ = [
@@ -46,6 +46,17 @@ _TORCH_DTYPES = {
     "fp16": torch.float16,
     "fp8": torch.float8_e4m3fn,
 }
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "out of memory",
+    # oneDNN's, which does not say why
+    "could not create a memory object",
+    "could not create a primitive",
+    "could not execute a primitive",
+    # of CUDA's libraries, for their own room
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # as Linux calls them: x86, x86, ARM
 _CPUINFO = Path("/proc/cpuinfo")  # of Linux; elsewhere nothing public tells
 
@@ -104,8 +115,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Returns whether an error says that there was no memory left, which torch says in several ways."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    said = str(error)
-    return "DefaultCPUAllocator" in said or "could not create a memory object" in said or "out of memory" in said
+    return any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def _number(path: Path, pattern: str) -> int | None:
@@ -236,16 +246,12 @@ def self_check(device: torch.device, dtype: Dtype) -> SelfCheck:
     """Returns how a device does in a number type; measured once, and kept in the user's cache for this processor and
     version of torch."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    key = f"{name}, torch {torch.__version__}, {dtype}"
-    try:
-        place = cache_folder("number_types.json")
-    except RuntimeError:  # a user without a home
-        return _checked(device, torch_dtype(dtype))
-    found = kept(place, _is_check).get(key)
+    key = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}"
+    found = kept("number_types.json", _is_check).get(key)
     if found is not None:
         return SelfCheck(**found)
     check = _checked(device, torch_dtype(dtype))
-    keep(place, key, asdict(check), _is_check)
+    keep("number_types.json", key, asdict(check), _is_check)
     return check
 
 

@@ -6,16 +6,14 @@ smaller tiles of the autoencoder; what changes the result, the size of the denoi
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from xpsr.caches import cache_folder, keep, kept
+from xpsr.caches import keep, kept
 from xpsr.devices import Dtype, Offload
 from xpsr.errors import InputError
 
 __all__ = [
     "Costs",
-    "Offload",
     "TilePlan",
     "Work",
     "in_words",
@@ -23,6 +21,7 @@ __all__ = [
     "known_rate",
     "parse_memory",
     "plan_tiles",
+    "smaller_plan",
     "time_in_words",
 ]
 
@@ -44,7 +43,7 @@ class TilePlan:
         tile_overlap: by which they overlap, in latent pixels.
         batch_size: tiles that go through the networks together.
         band_rows: rows of pixels, of what the model works on, that are made at once; None: all of them.
-        vae_tile: side of what an `AutoencoderKL` is given at once, in pixels.
+        vae_tile: side of a square as large as what an `AutoencoderKL` is given at once, in pixels.
         dtype: of the networks.
         offload: what waits outside of the device.
         peak_bytes: memory that it takes at most, of the process on a CPU, else of the device; an estimate.
@@ -60,25 +59,6 @@ class TilePlan:
     offload: Offload = "none"
     peak_bytes: int = 0
     seconds: float | None = None
-
-    def smaller(self, multiple: int) -> "TilePlan | None":
-        """Returns the next plan that takes less memory; None: there is none.
-
-        Args:
-            multiple: of which sides of tiles are multiples, in latent pixels.
-        """
-        if self.batch_size > 1:
-            return replace(self, batch_size=self.batch_size // 2)
-        if self.band_rows is None or self.band_rows > _LEAST_BAND:
-            rows = 1024 if self.band_rows is None else self.band_rows // 2
-            return replace(self, band_rows=max(rows, _LEAST_BAND))
-        if self.vae_tile > _LEAST_VAE_TILE:
-            return replace(self, vae_tile=max(self.vae_tile // 2, _LEAST_VAE_TILE))
-        side = max(self.tile_size // 2, _LEAST_TILE)
-        side = math.ceil(side / multiple) * multiple
-        if side >= self.tile_size:
-            return None
-        return replace(self, tile_size=side, tile_overlap=min(self.tile_overlap, side // 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +108,15 @@ class Costs:
         height, width = work.working
         tile = math.prod(min(plan.tile_size, math.ceil(side / work.pixels_per_latent)) for side in (height, width))
         band = width * min(height, plan.band_rows or height)
-        vae_tile = math.prod(min(plan.vae_tile, side) for side in (height, width))
+        vae_tile = min(plan.vae_tile**2, height * width)
         kept = self.source * work.source + self.result * work.result + self.whole * height * width + self.band * band
         at_once = max(self.tile * tile * plan.batch_size, self.vae_tile * vae_tile)
         return math.ceil(self.fixed + kept + at_once)
 
 
-def plan_tiles(first: TilePlan, work: Work, costs: Costs, *, budget: int | None, multiple: int) -> TilePlan:
+def plan_tiles(
+    first: TilePlan, work: Work, costs: Costs, *, budget: int | None, multiple: int, keeps_tiles: bool = False
+) -> TilePlan:
     """Returns the plan that takes most of a budget without going beyond it.
 
     Args:
@@ -143,25 +125,43 @@ def plan_tiles(first: TilePlan, work: Work, costs: Costs, *, budget: int | None,
         costs: of the model.
         budget: bytes; None: memory is no object.
         multiple: of which sides of tiles are multiples, in latent pixels.
+        keeps_tiles: whether the tiles of the denoiser stay, which are part of what the result looks like.
 
     Raises:
         InputError: the smallest plan takes more than the budget.
     """
-    peak = 0
-    for plan in _smaller_and_smaller(first, multiple):
-        peak = costs.peak(plan, work)
-        if budget is None or peak <= budget:
-            return replace(plan, peak_bytes=peak)
-    message = f"is too little: this picture and this model take {in_words(peak)} at least"
-    remedy = f"use {math.ceil(peak / 10**8) / 10:g}GB or more, or a smaller scale"
-    raise InputError(message, code="too_small", field="memory", value=in_words(budget or 0), remedy=remedy)
+    plan = smallest = replace(first, peak_bytes=costs.peak(first, work))
+    while budget is not None and plan.peak_bytes > budget:
+        smaller = smaller_plan(plan, work, costs, multiple=multiple, keeps_tiles=keeps_tiles)
+        if smaller is None:
+            message = f"is too little: this picture and this model take {in_words(smallest.peak_bytes)} at least"
+            remedy = f"use {math.ceil(smallest.peak_bytes / 10**8) / 10:g}GB or more, or a smaller scale"
+            raise InputError(message, code="too_small", field="memory", value=in_words(budget), remedy=remedy)
+        plan = smallest = smaller
+    return plan
 
 
-def _smaller_and_smaller(plan: TilePlan, multiple: int) -> Iterator[TilePlan]:
-    smaller: TilePlan | None = plan
-    while smaller is not None:
-        yield smaller
-        smaller = smaller.smaller(multiple)
+def smaller_plan(
+    plan: TilePlan, work: Work, costs: Costs, *, multiple: int, keeps_tiles: bool = False
+) -> TilePlan | None:
+    """Returns the next plan that takes less memory; None: there is none. Arguments are those of `plan_tiles`."""
+    peak, smaller = costs.peak(plan, work), _step(plan, multiple, keeps_tiles=keeps_tiles)
+    while smaller is not None and costs.peak(smaller, work) >= peak:  # of what this picture or model has no use for
+        smaller = _step(smaller, multiple, keeps_tiles=keeps_tiles)
+    return None if smaller is None else replace(smaller, peak_bytes=costs.peak(smaller, work))
+
+
+def _step(plan: TilePlan, multiple: int, *, keeps_tiles: bool) -> TilePlan | None:
+    if plan.batch_size > 1:
+        return replace(plan, batch_size=plan.batch_size // 2)
+    if plan.band_rows is not None and plan.band_rows > _LEAST_BAND:
+        return replace(plan, band_rows=max(plan.band_rows // 2, _LEAST_BAND))
+    if plan.vae_tile > _LEAST_VAE_TILE:
+        return replace(plan, vae_tile=max(plan.vae_tile // 2, _LEAST_VAE_TILE))
+    side = math.ceil(max(plan.tile_size // 2, _LEAST_TILE) / multiple) * multiple
+    if keeps_tiles or side >= plan.tile_size:
+        return None
+    return replace(plan, tile_size=side, tile_overlap=min(plan.tile_overlap, side // 2))
 
 
 def parse_memory(text: str) -> int:
@@ -186,7 +186,7 @@ def in_words(size: int) -> str:
 
 def known_rate(key: str) -> float | None:
     """Returns the rate of that name that was kept on this machine, in any unit; None: there is none."""
-    rate: float | None = kept(cache_folder("rates.json"), _is_rate).get(key)
+    rate: float | None = kept("rates.json", _is_rate).get(key)
     return rate
 
 
@@ -195,7 +195,7 @@ def keep_rate(key: str, rate: float) -> None:
     before = known_rate(key)
     rate = rate if before is None else (before + rate) / 2
     if _is_rate(rate):
-        keep(cache_folder("rates.json"), key, rate, _is_rate)
+        keep("rates.json", key, rate, _is_rate)
 
 
 def _is_rate(entry: object) -> bool:

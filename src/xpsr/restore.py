@@ -1,6 +1,7 @@
 """One way from a picture to a picture: what command line, batch, page and API call. Touches no disk but to load."""
 
 import dataclasses
+import gc
 import hashlib
 import json
 import logging
@@ -41,10 +42,9 @@ from xpsr.errors import Cancelled, InputError, XPSRError
 from xpsr.image import ImageLike, Picture, Resized, bleed, drop_from_memory, new_planes, to_picture
 from xpsr.model_files import checksums, fetch_model
 from xpsr.pipeline import MAX_OUTPUT_PIXELS, XPSRPipeline
-from xpsr.pipeline.conditions import Passes
 from xpsr.pipeline.costs import costs_of, first_plan, resident_memory, work_of
 from xpsr.pipeline.loading import check_parts, load_parts
-from xpsr.planning import TilePlan, keep_rate, known_rate, plan_tiles
+from xpsr.planning import TilePlan, keep_rate, known_rate, plan_tiles, smaller_plan
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr
 
@@ -152,6 +152,8 @@ class Restorer:
         if engine != "torch":
             use_engine(self.pipe, folder, engine, dtype=kind)
         self.pipe.set_progress_bar_config(disable=True)
+        self._offload, self._compiles = waiting, bool(compiler)
+        self._resident = resident_memory(self.pipe)
         self._facts: dict[str, Any] = {
             "device": str(place),
             "dtype": kind,
@@ -185,7 +187,7 @@ class Restorer:
             width, height: of the picture.
             scale, size, preset, settings: as of `restore`.
             memory: bytes that the process, or on a graphics card the model, may take. None: what is free, but for a
-                tenth; where that is too little for the smallest plan, it is the plan all the same.
+                tenth, as far as that changes nothing of the result.
             has_workspace: whether `restore` gets a folder for large results.
 
         Raises:
@@ -194,26 +196,25 @@ class Restorer:
         resolved, target = self.pipe.settings(preset, settings), as_size(scale, size)
         passes = self.pipe.passes(width, height, target, resolved)
         work = work_of(passes, (height, width), self.pipe.vae_scale_factor)
-        first = dataclasses.replace(first_plan(self.pipe, resolved, work), dtype=self._facts["dtype"])
-        rate = known_rate(self._rate_key(resolved))
-        if rate is not None:
-            first = dataclasses.replace(first, seconds=rate * _passed_pixels(passes, resolved))
-        if self._device.type != "cpu":  # whose memory is asked when it runs out
-            return first
-        taken = resident_memory(self.pipe)
-        costs = costs_of(self.pipe, resolved, work, fixed=taken, has_workspace=has_workspace)
-        budget = memory
-        if budget is None and (free := free_memory(self._device)) is not None:
-            budget = taken + free * 9 // 10
-        try:
-            return plan_tiles(first, work, costs, budget=budget, multiple=self._tile_multiple)
-        except InputError:
-            if memory is not None:
-                raise
-        smallest = first
-        while (smaller := smallest.smaller(self._tile_multiple)) is not None:
-            smallest = smaller
-        return dataclasses.replace(smallest, peak_bytes=costs.peak(smallest, work))
+        facts, rate = self._facts, known_rate(self._rate_key(resolved))
+        first = dataclasses.replace(
+            first_plan(self.pipe, resolved, work),
+            dtype=facts["dtype"],
+            offload=self._offload,
+            seconds=None if rate is None else rate * passes.network_pixels(resolved),
+        )
+        costs = costs_of(self.pipe, resolved, work, fixed=self._resident, has_workspace=has_workspace)
+        if memory is not None:
+            limits = {"multiple": self._tile_multiple, "keeps_tiles": facts["engine"] != "torch"}
+            return plan_tiles(first, work, costs, budget=memory, **limits)
+        # what is free just now decides nothing of the result
+        plan, free = plan_tiles(first, work, costs, budget=None, multiple=1), free_memory(self._device)
+        while free is not None and plan.peak_bytes - self._resident > free * 9 // 10:
+            smaller = smaller_plan(plan, work, costs, multiple=1, keeps_tiles=True)
+            if smaller is None:
+                break
+            plan = smaller
+        return plan
 
     def measure(self, preset: PresetName | None = None, settings: Settings | Mapping[str, Any] | None = None) -> bool:
         """Restores noise, so that plans know how long pictures take, and returns whether it did.
@@ -253,7 +254,8 @@ class Restorer:
                 what is wrong; None: it says both; `Prior()`: nothing is said.
             describer: who looks: "mini", which comes with xpsr, "none", or what else `xpsr.open_describer` takes, which
                 is opened for this call; or one that is open.
-            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional. None: 4.
+            scale: how much larger the result is, along a side, 1/16 to 16; may be fractional. None: 4, or 2 or 1 where
+                the result would have more than 2**26 pixels.
             size: the size instead of a scale: "3000x2000", or a `Size`, such as `Size(longest=3000)`.
             preset: "default", "paper" or "reference" instead of the model's own settings.
             settings: a whole `xpsr.Settings`, which goes without a preset; or some of its fields, over those of the
@@ -307,27 +309,28 @@ class Restorer:
             stop_if_cancelled()
 
         source = bleed(picture.pixels, picture.alpha).cpu()
-        seen, notices = dataclasses.replace(picture, pixels=source, alpha=None), []
+        seen, wanted = dataclasses.replace(picture, pixels=source, alpha=None), resolved.tile_size
+        notices = []
         if plan is None:
             plan = self.plan(
                 picture.width, picture.height, size=target, settings=resolved, has_workspace=folder is not None
             )
-            resolved = self.pipe.settings(None, resolved, plan=plan)
         while True:
-            begun = time.perf_counter()
+            resolved = self.pipe.settings(None, resolved, plan=plan)
             try:
-                pixels = self._paint(seen, target, prior, resolved, plan, seed, on_pass_end, folder)
+                pixels, seconds = self._paint(seen, target, prior, resolved, plan, seed, on_pass_end, folder)
                 break
             except (MemoryError, RuntimeError) as error:
                 if not ran_out_of_memory(error):
                     raise
-                # what the traceback holds of the picture is let go with it
-                plan = self._smaller(plan)
-            resolved = self.pipe.settings(None, resolved, plan=plan)
-            notices = [f"memory ran out, so it was made in smaller parts (tiles of {plan.tile_size})"]
+            # here, where what the error held of the picture is let go
+            plan = self._smaller(plan, picture, target, resolved, has_workspace=folder is not None)
+            notices = ["memory ran out, so that smaller parts of it were made at once"]
+        if resolved.tile_size != wanted:
+            notices.append(f"it was made in tiles of {resolved.tile_size} instead of {wanted}, for want of memory")
         passes = self.pipe.passes(picture.width, picture.height, target, resolved)
-        if math.prod(passes.working[-1]) >= _TELLING:
-            keep_rate(self._rate_key(resolved), (time.perf_counter() - begun) / _passed_pixels(passes, resolved))
+        if math.prod(passes.working[-1]) >= _TELLING and not self._compiles:  # which takes minutes, once
+            keep_rate(self._rate_key(resolved), seconds / passes.network_pixels(resolved))
         weights = contradictions(pixels, source)
         fidelity: dict[str, Any] = {"contradicted": round(float(weights.mean()), 4)}
         if lr_consistency:
@@ -370,11 +373,12 @@ class Restorer:
         seed: int,
         on_pass_end: Callable[[int, int], None],
         folder: Path | None,
-    ) -> torch.Tensor:
-        """Returns pixels (3, H, W) on the CPU."""
+    ) -> tuple[torch.Tensor, float]:
+        """Returns pixels (3, H, W) on the CPU, and how many seconds they took."""
         # noise is drawn on the CPU, so that a seed means the same on every device
         generator = torch.Generator().manual_seed(seed)
         with self._turn, torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            start = time.perf_counter()
             pixels: torch.Tensor = self.pipe(
                 picture,
                 size=target,
@@ -386,21 +390,28 @@ class Restorer:
                 plan=plan,
                 workspace=folder,
             ).images[0]
-        return pixels
+            return pixels, time.perf_counter() - start
 
-    def _smaller(self, plan: TilePlan) -> TilePlan:
+    def _smaller(
+        self, plan: TilePlan, picture: Picture, target: Size, settings: Settings, *, has_workspace: bool
+    ) -> TilePlan:
         """Returns the plan to try after memory ran out with another.
 
         Raises:
             XPSRError: there is none.
         """
-        smaller = plan.smaller(self._tile_multiple)
+        passes = self.pipe.passes(picture.width, picture.height, target, settings)
+        work = work_of(passes, (picture.height, picture.width), self.pipe.vae_scale_factor)
+        costs = costs_of(self.pipe, settings, work, fixed=self._resident, has_workspace=has_workspace)
+        limits = {"multiple": self._tile_multiple, "keeps_tiles": self._facts["engine"] != "torch"}
+        smaller = smaller_plan(plan, work, costs, **limits)
         if smaller is None:
             message, remedy = "memory ran out with the smallest parts, too", "use a smaller scale, or free some"
             raise XPSRError(message, code="out_of_memory", remedy=remedy)
+        gc.collect()  # the strips of a stream that an error ended hold each other
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        logger.warning("Memory ran out; trying tiles of %d, %d at once.", smaller.tile_size, smaller.batch_size)
+        logger.warning("Memory ran out; tiles of %d, %s rows at once.", smaller.tile_size, smaller.band_rows or "all")
         return smaller
 
     @property
@@ -416,14 +427,10 @@ class Restorer:
         """What the time that a pixel takes depends on."""
         weights = sorted(self._facts["model"]["sha256"].items())
         facts = [self._facts[name] for name in ("device", "dtype", "engine", "weights_dtype")]
-        kind = [processor_name(), torch.get_num_threads(), settings.strength == 0, settings.cache_interval]
+        is_cuda = self._device.type == "cuda"
+        machine = torch.cuda.get_device_name(self._device) if is_cuda else processor_name()
+        kind = [machine, torch.get_num_threads(), self._offload, settings.strength == 0, settings.cache_interval]
         return hashlib.sha256(json.dumps([weights, facts, kind]).encode()).hexdigest()
-
-
-def _passed_pixels(passes: Passes, settings: Settings) -> float:
-    """Pixels that go through the networks, each as often as it does."""
-    rows = 2 if settings.guidance_scale > 1 else 1
-    return sum(map(math.prod, passes.working)) * len(passes.offsets) * settings.num_inference_steps * rows
 
 
 def _with_stored_weights(folder: Path, dtype: torch.dtype, weights_dtype: torch.dtype) -> XPSRPipeline:

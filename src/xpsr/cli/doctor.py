@@ -113,7 +113,12 @@ def _examine() -> dict[str, Any]:
     facts["threads"] = torch.get_num_threads()
     for name in devices():
         device = torch.device(name)
-        checks = {dtype: self_check(device, dtype) for dtype in ("bf16", "fp16") if name != "cpu" or dtype == "bf16"}
+        checks = {}
+        for dtype in ("bf16",) if name == "cpu" else ("bf16", "fp16"):
+            try:
+                checks[dtype] = self_check(device, dtype)
+            except Exception as error:  # of a device that does not know it, or has no memory left
+                problems.append(f"{name}: {dtype} cannot be tried ({type(error).__name__}: {one_line(error)}).")
         facts["devices"][name] = {
             "fast_dtypes": fast_dtypes(device),
             "auto_dtype": resolve_dtype("auto", device),

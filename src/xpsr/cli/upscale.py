@@ -56,6 +56,8 @@ def run(arguments: Sequence[str]) -> int:
     out, is_alone = _output(vars(args).get("output", "outputs"), inputs)
     if "format" in args and out is not None and is_alone:
         raise InputError(f"--format {args.format} does nothing beside -o {out}, whose name says it; leave one out.")
+    if out is None and args.dry_run:
+        raise InputError("--dry-run writes no picture to standard output; leave -o - out, or name a folder with -o.")
     if out is None and args.json:
         raise InputError("--json and -o - both write on standard output; leave one of them out.")
     report = _Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
@@ -73,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
             from xpsr.devices import resolve_offload, resolve_weights_dtype
             from xpsr.engines import resolve_place
         found, dtype = resolve_place(config.engine, device, config.dtype)
-        resolve_weights_dtype(config.weights_dtype, dtype)
+        resolve_weights_dtype(config.weights_dtype, "fp32" if found.type == "cpu" else dtype)
         resolve_offload(config.offload, found)
         device = str(found)
     if config.protect not in (None, "auto"):
@@ -185,7 +187,18 @@ def _target_of(source: Source, config: UpscaleConfig) -> Size:
     """How large the result of a picture is to be."""
     if config.size_asked is not None:
         return config.size_asked
-    return config.target(*(source.size() or (1, 1)))  # what cannot be read is refused later
+    return config.target(*_size_of(source))
+
+
+def _size_of(source: Source) -> tuple[int, int]:
+    """Width and height of a picture, upright; those of one that cannot be read, which is refused later, are 1."""
+    size = source.size()
+    if size is None and source.content is None:
+        from xpsr.image import picture_size
+
+        with suppress(InputError):
+            size = picture_size(source.path)
+    return size or (1, 1)
 
 
 def _undone(
@@ -294,7 +307,7 @@ class _Report:
         from xpsr.batch import plan_of
 
         try:
-            width, height = job.source.size() or (0, 0)
+            width, height = _size_of(job.source)
             plan = plan_of(restorer, width, height, config, has_workspace=job.target is not None)
             if plan.seconds is None and restorer.measure(config.preset, config.overrides):
                 plan = plan_of(restorer, width, height, config, has_workspace=job.target is not None)
@@ -313,7 +326,7 @@ class _Report:
         """Tells how a large result is made, which takes a while."""
         from xpsr.batch import plan_of
 
-        width, height = job.source.size() or (1, 1)
+        width, height = _size_of(job.source)
         with suppress(InputError):  # of which it is told when it is tried
             wide, high = config.target(width, height).of(width, height)
             if wide * high >= _LARGE and not self.quiet:

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from xpsr.config.checks import SEED, Checked, Pattern, option, within
+from xpsr.config.checks import SEED, Checked, Pattern, fault, option, within
 from xpsr.config.settings import PresetName, Settings
 from xpsr.config.sizes import PIXELS, Size, usual_size
 from xpsr.sources import ResultFormat
 
 __all__ = ["UpscaleConfig"]
 
-MEMORY = Pattern(r"[0-9]+(\.[0-9]+)?\s*([kKmMgGtT]i?)?[bB]?", "an amount of memory", "4GB, for example")
+_MEMORY = Pattern(
+    r"(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]*(\.[0-9]+)?)\s*([kKmMgGtT]i?)?[bB]?", "an amount of memory", "4GB, for example"
+)
 
 _COUNT = within(1, 2**40, "67108864, for example")
 
@@ -65,7 +67,7 @@ class UpscaleConfig(Checked):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     engine: Literal["torch", "openvino", "onnx"] = "torch"  # what computes; all but torch: of a folder of `xpsr export`
     weights_dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"  # `Restorer` says what these three do
-    memory: str | None = option(None, "Of the process; null: what is free.", MEMORY)
+    memory: str | None = option(None, "Of the process; null: what is free.", _MEMORY)
     compile: bool = False
     offload: Literal["none", "model", "group"] = "none"
     format: ResultFormat = "same"
@@ -103,3 +105,6 @@ class UpscaleConfig(Checked):
         super().__post_init__()
         Settings(**self.overrides)
         _ = self.size_asked
+        for name, usual in (("compile", False), ("weights_dtype", "auto")):
+            if self.engine != "torch" and getattr(self, name) != usual:
+                raise fault(self, name, f"does nothing beside engine {self.engine}", "leave one of them out")

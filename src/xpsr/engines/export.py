@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _OPSET = 18
 _MOST_TOKENS = 2**16
-_MOST_LATENTS = 2**13  # of a side that is decoded; `MAX_OUTPUT_PIXELS` allows no square as large
+_MOST_LATENTS = 2**18  # of a side that is decoded; no result has sides as long
 
 
 def export_engine_model(

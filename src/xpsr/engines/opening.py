@@ -45,7 +45,7 @@ def open_openvino(path: Path, *, dtype: Dtype) -> Run:
         {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[dtype],
-            "CACHE_DIR": str(cache_folder("openvino")),
+            **_cache(),
         },
     )
     requests = threading.local()  # one holds the memory of a run, and serves one thread at a time
@@ -57,3 +57,10 @@ def open_openvino(path: Path, *, dtype: Dtype) -> Run:
         return torch.from_numpy(requests.own.infer(given, share_inputs=True)[0])
 
     return run
+
+
+def _cache() -> dict[str, str]:
+    try:
+        return {"CACHE_DIR": str(cache_folder("openvino"))}
+    except RuntimeError:  # a user without a home
+        return {}

@@ -5,20 +5,18 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from xpsr.caches import cache_folder
+from xpsr.caches import keep, kept
 from xpsr.config.checks import check_argument
 from xpsr.devices import Dtype, fast_dtypes, processor_name, resolve_device, resolve_dtype
 from xpsr.engines.manifest import FOLDER, LIMITS, Graph, error_of, read_manifest, require, tile_name
 from xpsr.engines.networks import example_inputs, networks_of
 from xpsr.engines.opening import Engine, Run, open_onnx, open_openvino
 from xpsr.errors import InputError, XPSRError
-from xpsr.files import write_text
 from xpsr.models import DeepHaarAutoencoder, Denoiser, DenoiserCache, XPSRControlNet, XPSRUNet, joined, streamed
 from xpsr.pipeline import XPSRPipeline
 
@@ -228,8 +226,7 @@ def _check(run: Run, pipe: XPSRPipeline, name: str, graph: Graph, engine: str, d
     package = {"onnx": "onnxruntime"}.get(engine, engine)
     facts = [graph.sha256, package, importlib.metadata.version(package), dtype, processor_name()]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    place = cache_folder(f"engine-checks/{key}.json")
-    if place.exists():
+    if key in kept("engine_checks.json", _is_error):
         return
     inputs = example_inputs(pipe, graph.part, graph.tile)
     error = error_of(run(inputs), networks_of(pipe)[graph.part](**inputs))
@@ -237,9 +234,11 @@ def _check(run: Run, pipe: XPSRPipeline, name: str, graph: Graph, engine: str, d
         message = f"{name} differs from torch by {error:.2g} in {engine}'s {dtype}, more than {LIMITS[dtype]:g}"
         remedy = "use fp32" if dtype == "bf16" else "use engine torch"
         raise XPSRError(message, code="wrong_numbers", remedy=f"{remedy}; this engine computes wrongly here")
-    with suppress(OSError, InputError):  # without a cache it is compared again next time
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(place, json.dumps({"error": error, "of": facts}) + "\n")
+    keep("engine_checks.json", key, error, _is_error)
+
+
+def _is_error(entry: object) -> bool:
+    return isinstance(entry, float) and 0 <= entry <= max(LIMITS.values())
 
 
 def _listed(tiles: Mapping[Tile, Run]) -> str:

@@ -109,7 +109,8 @@ def fit_picture(picture: Picture, settings: Settings, facts: ModelFacts, *, size
     if settings.fit == "stretch":
         seen = _stretched(seen, size, settings.min_working_size, _multiple(settings, facts))
     else:
-        seen = resize(seen, _no_larger((picture.height, picture.width), size))
+        reduced = _no_larger((picture.height, picture.width), size)
+        seen = seen if reduced == (picture.height, picture.width) else resize(seen, reduced)
     return Conditions(enlarged=Resized(seen, working), multiple=_multiple(settings, facts), size=size)
 
 
@@ -126,12 +127,14 @@ class Passes:
         offsets: in pixels, of the grids on which each is taken.
         tiles: how many there are of each pass on each grid.
         working: height and width of what the model works on in each pass.
+        factor: pixels per latent pixel, along a side.
     """
 
     sizes: list[tuple[int, int]]
     working: list[tuple[int, int]]
     offsets: list[int]
     tiles: list[int]
+    factor: int
 
     @classmethod
     def plan(cls, source: tuple[int, int], size: tuple[int, int], settings: Settings, facts: ModelFacts) -> "Passes":
@@ -141,6 +144,8 @@ class Passes:
             while any(made > side * facts.scale for made, side in zip(sizes[0], source, strict=True)):
                 sides = zip(sizes[0], source, strict=True)
                 height, width = (max(math.ceil(made / facts.scale), min(made, side)) for made, side in sides)
+                if (height, width) == sizes[0]:  # of few pixels and a small scale: rounded up, it never gets there
+                    break
                 sizes.insert(0, (height, width))
         offsets = [shift * facts.vae_scale_factor // settings.num_shifts for shift in range(settings.num_shifts)]
         pairs = zip([source, *sizes], sizes, strict=False)
@@ -150,7 +155,17 @@ class Passes:
             for offset in offsets:
                 fitted = [math.ceil((side + offset) / multiple) * multiple // facts.vae_scale_factor for side in worked]
                 tiles.append(len(lay_tiles(fitted[0], fitted[1], settings)))
-        return cls(sizes=sizes, working=working, offsets=offsets, tiles=tiles)
+        factor = facts.vae_scale_factor
+        return cls(sizes=sizes, working=working, offsets=offsets, tiles=tiles, factor=factor)
+
+    def network_pixels(self, settings: Settings) -> int:
+        """Returns how many pixels go through the networks, each as often as it does: in tiles that overlap, steps and
+        rows of texts."""
+        num_steps = settings.num_inference_steps
+        guided = settings.guidance_scale > 1
+        rows = sum(2 if guided and settings.is_guided(step, num_steps) else 1 for step in range(num_steps))
+        areas = [math.prod(min(side, settings.tile_size * self.factor) for side in sides) for sides in self.working]
+        return rows * sum(count * areas[number // len(self.offsets)] for number, count in enumerate(self.tiles))
 
 
 def lay_tiles(height: int, width: int, settings: Settings) -> list[Tile]:

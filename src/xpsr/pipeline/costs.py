@@ -1,6 +1,7 @@
 """What a picture's way through a pipeline takes: how much there is to do, and how much memory."""
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ each latent pixel of a tile of 128 x 128 through the mini, whose outermost level
 _BAND = 500
 """Bytes for a pixel of a band of the mini's kind: 0.2 kB in its decoder's widest layers, and rows kept for the next."""
 
-_VAE_TILE, _VAE_KEPT = 1500, 1100
+_VAE_TILE, _VAE_KEPT = 1500, 1600
 """Bytes for a pixel that an `AutoencoderKL` of Stable Diffusion is given at once, and for one of a picture that it is
 given in strips, whose features wait for the statistics of their norms."""
 
@@ -36,6 +37,9 @@ _STREAMED = 8
 
 _SOURCE = 40
 """Bytes for a pixel of the picture: decoded, as planes, and what is compared at its size."""
+
+_STEPS = 100
+"""Bytes for a pixel that the mini's kind works on in several steps, which see all of it: pixels, latents, noise."""
 
 _LIBRARIES = 6 * 10**8
 """Bytes of a process that has loaded its libraries, where the system does not tell."""
@@ -69,33 +73,41 @@ def first_plan(pipe: "XPSRPipeline", settings: Settings, work: Work) -> TilePlan
 
 
 def costs_of(pipe: "XPSRPipeline", settings: Settings, work: Work, *, fixed: int, has_workspace: bool) -> Costs:
-    """Returns what memory a pipeline takes on a CPU.
+    """Returns what memory a pipeline takes, on a CPU of the process, else on its device.
 
     Args:
         pipe: loaded.
         settings: of the restoration; guidance sends two rows through the networks.
         work: how much there is to do.
-        fixed: bytes that the process takes already.
+        fixed: bytes that are taken whatever the picture.
         has_workspace: whether there is a folder for planes of large results.
     """
     is_mini, rows = isinstance(pipe.vae, HaarPackets), 2 if settings.guidance_scale > 1 else 1
     is_streamed = has_workspace and work.result > IN_MEMORY
     in_strips = not is_mini and math.prod(work.working) > VAE_TILE**2
+    is_cpu, size = pipe.device.type == "cpu", pipe.unet.dtype.itemsize
+    whole = (_STEPS if settings.strength > 0 else 0) if is_mini else 12 + (_VAE_KEPT if in_strips and is_cpu else 0)
     return Costs(
         fixed=fixed,
-        tile=_PER_CHANNEL * pipe.unet.config.block_out_channels[0] * pipe.unet.dtype.itemsize * rows,
+        tile=_PER_CHANNEL * pipe.unet.config.block_out_channels[0] * size * rows,
         band=_BAND if is_mini else 0,
         vae_tile=0 if is_mini else _VAE_TILE,
-        whole=0 if is_mini else 12 + (_VAE_KEPT if in_strips else 0),
-        source=_SOURCE,
-        result=_STREAMED if is_streamed else _KEPT + _WRITTEN,
+        whole=whole,
+        source=_SOURCE if is_cpu else 0,
+        result=0 if not is_cpu else _STREAMED if is_streamed else _KEPT + _WRITTEN,
     )
 
 
 def resident_memory(pipe: "XPSRPipeline", *, statm: Path = Path("/proc/self/statm")) -> int:
-    """Returns the bytes that this process takes, or about so many where the system does not tell."""
+    """Returns the bytes that a loaded pipeline takes: on a CPU those of this process, else the weights on its device.
+
+    Where the system does not tell, they are about so many.
+    """
+    networks = (pipe.unet, pipe.controlnet, pipe.vae, pipe.text_encoder)
+    weights = sum(weight.nbytes for network in networks for weight in network.parameters())
+    if pipe.device.type != "cpu":
+        return weights
     try:
-        return int(statm.read_text().split()[1]) * 4096
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
-        networks = (pipe.unet, pipe.controlnet, pipe.vae, pipe.text_encoder)
-        return _LIBRARIES + sum(weight.nbytes for network in networks for weight in network.parameters())
+        return _LIBRARIES + weights
