@@ -3,8 +3,8 @@
 A norm looks at all of a picture, so what lies between two of them is made strip by strip and kept: one resnet's input,
 its output in strips and, for a moment, these joined, in the computer's memory. At the widest level of Stable
 Diffusion's autoencoder, whose first and last resnets have 128 channels at the size of the pixels, that is 1.5 kB a
-pixel in float32 and half of that in half precision; what a device holds depends on the strip alone. The middle block, with its attention over the whole picture,
-is at the latents' size and sees all of them at once.
+pixel in float32 and half of that in half precision; what a device holds depends on the strip alone. The middle block,
+with its attention over the whole picture, is at the latents' size and sees all of them at once.
 """
 
 import dataclasses
