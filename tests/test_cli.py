@@ -320,10 +320,10 @@ def test_limits_of_what_is_read_are_flags(upscale: Run) -> None:
 
 
 def test_result_too_large_for_memory_is_refused(upscale: Run) -> None:
-    save_photo("wide.png", "L", (5000, 300))
+    save_photo("wide.png", "L", (9000, 600))
     result = upscale("wide.png", "--scale", "16")
     assert result.code == 1
-    one_line(result, "wide.png: ", "--scale 16 makes 384 megapixels of 5000 x 300, more than 134; use 9.4 or less.")
+    one_line(result, "wide.png: ", "--scale 16 makes 1382 megapixels of 9000 x 600, more than 1074; use 14 or less.")
     assert files() == []
 
 
