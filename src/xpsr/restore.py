@@ -118,8 +118,9 @@ class Restorer:
     ) -> None:
         place, kind = resolve_place(engine, device, dtype)
         compiler = {True: "inductor", False: ""}.get(check_argument("compile", compile, bool | str), str(compile))
-        if compiler and compiler not in (known := torch.compiler.list_backends(())):
-            message, remedy = "is no compiler of torch's", f"use one of {', '.join(known)}"
+        if compiler and compiler not in torch.compiler.list_backends(()):
+            message = "is no compiler of torch's"
+            remedy = f"use one of {', '.join(torch.compiler.list_backends())}"
             raise InputError(message, code="unknown_value", field="compile", value=compiler, remedy=remedy)
         if engine != "torch":
             for name, value, usual in (("compile", compiler, ""), ("weights_dtype", weights_dtype, "auto")):
