@@ -14,7 +14,6 @@ import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from xpsr import checkpoint
 from xpsr.checkpoint import (
     controlnet_from_reference,
     controlnet_to_reference,
@@ -308,7 +307,7 @@ def test_name_on_the_hub_is_taken_as_it_is() -> None:
 def test_bundled_model_is_found_by_name_and_near_misses_are_suggested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "bundled_models", lambda: {"mini": tmp_path})
+    monkeypatch.setattr("xpsr.model_files.bundled_models", lambda: {"mini": tmp_path})
     assert resolve_model("mini") == str(tmp_path)
     message = refusal(lambda: resolve_model("minni"))
     assert message == "model=minni is no model; did you mean 'mini'?"
