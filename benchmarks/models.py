@@ -1,6 +1,5 @@
 """Models as they are timed: the mini, a folder, or Stable Diffusion 1.5's size with random weights."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.weights import with_random_weights
 from xpsr import Restorer, XPSRPipeline
-from xpsr.devices import Dtype, resolve_device, resolve_dtype, torch_dtype
+from xpsr.devices import Dtype, torch_dtype
+from xpsr.engines import resolve_place
 from xpsr.errors import InputError
 from xpsr.image import Picture
 from xpsr.models import XPSRControlNet, XPSRUNet
+from xpsr.pipeline.placing import compile_blocks
 from xpsr.prior import Describer
 from xpsr.training import build_tokenizer
 from xpsr.training.planning import STABLE_DIFFUSION_1_5
@@ -41,22 +42,23 @@ class Subject:
     restore: Callable[[Picture, Describer, float, int | None], object]
 
 
-def open_subject(model: str, *, device: str, dtype: str, engine: str | None = None) -> Subject:
+def open_subject(model: str, *, device: str, dtype: str, engine: str | None = None, compiled: bool = False) -> Subject:
     """Loads or builds a model.
 
     Raises:
         InputError: there is no such model, device, number type or engine.
         ModelError: the model cannot be loaded.
     """
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)  # type: ignore[arg-type]  # which it checks
-    autocast = place.type == "cpu" and kind == "bf16"
+    place, kind = resolve_place(engine or "torch", device, dtype)  # type: ignore[arg-type]  # which it checks
+    autocast = engine in (None, "torch") and place.type == "cpu" and kind == "bf16"
     if model == FULL:
         if engine is not None:
             message, remedy = "has no folder that an engine could open", "write one: python -m benchmarks.rehearse_full"
             raise InputError(message, code="conflict", field="model", value=FULL, remedy=remedy)
         pipe = random_pipeline().to(place, torch_dtype("fp32" if autocast else kind))
         pipe.set_progress_bar_config(disable=True)
+        if compiled:
+            compile_blocks(pipe, "inductor")
 
         def call(picture: Picture, describer: Describer, scale: float, steps: int | None) -> object:
             generator = torch.Generator().manual_seed(0)
@@ -66,13 +68,7 @@ def open_subject(model: str, *, device: str, dtype: str, engine: str | None = No
 
         return Subject(pipe=pipe, device=place, dtype=kind, autocast=autocast, restore=call)
 
-    options: dict[str, Any] = {}
-    if engine is not None:
-        if "engine" not in inspect.signature(Restorer).parameters:
-            message, remedy = "is not known: this xpsr has torch alone", "leave it out"
-            raise InputError(message, code="unknown_value", field="engine", value=engine, remedy=remedy)
-        options["engine"] = engine
-    restorer = Restorer(model, device=str(place), dtype=kind, **options)
+    restorer = Restorer(model, device=str(place), dtype=kind, engine=engine or "torch", compile=compiled)  # type: ignore[arg-type]
 
     def restore(picture: Picture, describer: Describer, scale: float, steps: int | None) -> object:
         settings = None if steps is None else {"num_inference_steps": steps}

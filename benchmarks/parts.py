@@ -27,10 +27,12 @@ def measure_combination(combination: Combination) -> dict[str, Any]:
     if combination.threads is not None:
         torch.set_num_threads(combination.threads)
     subject = open_subject(
-        combination.model, device=combination.device, dtype=combination.dtype, engine=combination.engine
+        combination.model,
+        device=combination.device,
+        dtype=combination.dtype,
+        engine=combination.engine,
+        compiled=combination.compiled,
     )
-    if combination.compiled:
-        subject.pipe.denoiser.compile()
     peak = matrix_peak(subject.device, torch_dtype(subject.dtype))
     results: dict[str, dict[str, Any]] = {}
     with torch.no_grad():

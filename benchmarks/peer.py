@@ -2,12 +2,13 @@
 
 import functools
 import json
-import os
 import shlex
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.combinations import picture_of
 from benchmarks.processes import BenchmarkError, Run, run_command
@@ -63,7 +64,7 @@ def measure_peer(
     with tempfile.TemporaryDirectory() as temporary:
         source, target = Path(temporary) / "input.png", Path(temporary) / "output.png"
         write_image(source, picture_of(picture, width, height))
-        places = {"{input}": str(source), "{output}": str(target), "{threads}": str(threads or os.cpu_count() or 1)}
+        places = {"{input}": str(source), "{output}": str(target), "{threads}": str(threads or torch.get_num_threads())}
         command = [functools.reduce(_fill, places.items(), word) for word in split_command(template)]
         taken: list[Run] = []
         while len(taken) < warm_up + runs:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xpsr.errors import InputError
-from xpsr.planning import Costs, TilePlan, Work, in_words, parse_memory, plan_tiles, smaller_plan
+from xpsr.planning import Costs, TilePlan, Work, in_words, parse_memory, plan_tiles, refuse_above, smaller_plan
 
 FIRST = TilePlan(tile_size=128, tile_overlap=16, batch_size=4, band_rows=1024)
 COSTS = Costs(fixed=6 * 10**8, tile=4000, band=90, vae_tile=1000, whole=0, source=15, result=24)
@@ -30,8 +30,9 @@ def test_where_memory_is_no_object_the_first_plan_is_taken():
 @given(height=sides, width=sides, budget=st.integers(1, 10**11), multiple=st.sampled_from((1, 4, 8)))
 def test_a_plan_fits_its_budget_or_there_is_none(height, width, budget, multiple):
     wanted = work(height, width)
+    plan = plan_tiles(FIRST, wanted, COSTS, budget=budget, multiple=multiple)
     try:
-        plan = plan_tiles(FIRST, wanted, COSTS, budget=budget, multiple=multiple)
+        refuse_above(plan, budget)
     except InputError as error:
         budget = parse_memory(error.remedy.split()[1])
         plan = plan_tiles(FIRST, wanted, COSTS, budget=budget, multiple=multiple)  # the remedy is one
@@ -42,10 +43,7 @@ def test_a_plan_fits_its_budget_or_there_is_none(height, width, budget, multiple
 
 @given(height=sides, width=sides, budget=st.integers(10**9, 10**11), more=st.integers(0, 10**11))
 def test_a_larger_budget_gives_no_smaller_plan(height, width, budget, more):
-    try:
-        plan = plan_tiles(FIRST, work(height, width), COSTS, budget=budget, multiple=4)
-    except InputError:
-        return
+    plan = plan_tiles(FIRST, work(height, width), COSTS, budget=budget, multiple=4)
     larger = plan_tiles(FIRST, work(height, width), COSTS, budget=budget + more, multiple=4)
     assert larger.peak_bytes >= plan.peak_bytes
     for name in ("tile_size", "batch_size", "band_rows", "vae_tile"):
@@ -85,8 +83,10 @@ def test_a_step_that_saves_nothing_is_passed_over():
 
 
 def test_a_budget_that_is_too_small_says_how_much_is_enough():
+    plan = plan_tiles(FIRST, work(512, 512), COSTS, budget=5 * 10**8, multiple=4)
+    assert smaller_plan(plan, work(512, 512), COSTS, multiple=4) is None
     with pytest.raises(InputError, match=r"memory=500 MB is too little: .* 6\d\d MB at least; use 0\.\dGB or more"):
-        plan_tiles(FIRST, work(512, 512), COSTS, budget=5 * 10**8, multiple=4)
+        refuse_above(plan, 5 * 10**8)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,17 @@ def test_a_plan_takes_more_memory_for_a_larger_picture_and_none_that_is_not_ther
     assert tight.tile_size == 128
 
 
+def test_tiles_that_are_smaller_for_want_of_memory_are_told(restorer: Restorer) -> None:
+    picture, tiles = torch.rand(3, 300, 300), {"tile_size": 256}
+    enough = restorer.plan(300, 300, scale=4, settings=tiles).peak_bytes
+    made = restorer.restore(picture, Prior(), settings=tiles, memory=enough - 1)
+    assert made.record["settings"]["tile_size"] == 128
+    assert made.record["notices"] == ["it was made in tiles of 128 instead of 256, for want of memory"]
+    assert "notices" not in restorer.restore(picture, Prior(), settings=tiles, memory=enough).record
+    with pytest.raises(InputError, match=r"^memory=5 does nothing beside a plan; leave one of them out\.$"):
+        restorer.restore(picture, Prior(), memory=5, plan=TilePlan(tile_size=16, tile_overlap=4))
+
+
 def test_what_is_free_decides_nothing_of_the_result(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xpsr.restore.free_memory", lambda _: 0)
     plan = restorer.plan(200, 200, settings={"tile_size": 128})

@@ -67,7 +67,7 @@ def plan_of(
         size=config.target(width, height),
         preset=config.preset,
         settings=config.overrides,
-        memory=None if config.memory is None else parse_memory(config.memory),
+        memory=_memory_of(config),
         has_workspace=has_workspace,
     )
 
@@ -118,8 +118,6 @@ def restore_file(
     place = job.target or Path(f"result{result_suffix(source, config.format)}")
     size = target.of(picture.width, picture.height)
     refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
-    workspace = _workspace(job, size)
-    plan = plan_of(restorer, picture.width, picture.height, config, has_workspace=workspace is not None)
     restored = restorer.restore(
         picture,
         prior_of(source.path if source.content is None else picture, picture),
@@ -130,8 +128,8 @@ def restore_file(
         protect=config.protect,
         lr_consistency=config.lr_consistency,
         progress=progress,
-        plan=plan,
-        workspace=workspace,
+        memory=_memory_of(config),
+        workspace=_workspace(job, size),
     )
     drawn = None if job.map is None else image_bytes(job.map, _as_image(restored.map))
     if job.target is None:
@@ -145,6 +143,10 @@ def restore_file(
     record = _write(job.target, restored.picture, options, names, facts, seen)
     _draw(job.map, drawn)
     return dataclasses.replace(restored, record=record)
+
+
+def _memory_of(config: UpscaleConfig) -> int | None:
+    return None if config.memory is None else parse_memory(config.memory)
 
 
 def _limits_of(config: UpscaleConfig) -> Limits:

@@ -39,6 +39,7 @@ from xpsr.checkpoint import (
 )
 from xpsr.config import PRESETS
 from xpsr.errors import InputError, ModelError, brief
+from xpsr.files import refuse_used, whole_folder
 from xpsr.model_files import check_file, damaged, download, fetch_model, read_config, read_json, write_checksums
 from xpsr.model_folder import loading, on_meta
 from xpsr.models import XPSRControlNet, XPSRUNet
@@ -140,7 +141,7 @@ def convert_reference(
     if not re.fullmatch(r"\d+(\.\d+)?[KMGT]B", max_shard_size):
         value, remedy = repr(max_shard_size), "use 2GB, for example"
         raise InputError("is not a size", code="wrong_type", field="max_shard_size", value=value, remedy=remedy)
-    _refuse_used(out)
+    refuse_used(out)
     if not reference.is_dir():
         fault = "is a file, not a folder" if reference.exists() else "no such folder"
         raise ModelError(f"{reference}: {fault}", code="not_found", remedy=_GIVE_REFERENCE)
@@ -180,7 +181,7 @@ def convert_reference(
         )
     parts += extra
     del extra
-    with _whole(out) as target:
+    with whole_folder(out) as target, _writing(out):
         while parts:  # what is written is let go, and its memory with it
             _write_part(target, parts.pop(0), dtype=dtype, max_shard_size=max_shard_size)
         sampler.save_config(target / "scheduler")
@@ -215,7 +216,7 @@ def convert_to_reference(model: str | Path, out: Path, *, dtype: torch.dtype | N
         InputError: `out` is in use.
         ModelError: the model cannot be read, or the reference has no such network.
     """
-    _refuse_used(out)
+    refuse_used(out)
     source = fetch_model(str(model))
     parts = []
     for name, layout in _LAYOUTS.items():
@@ -239,7 +240,7 @@ def convert_to_reference(model: str | Path, out: Path, *, dtype: torch.dtype | N
                 raise ModelError(message, code="mismatch")
         config = {**config, **layout.flags, "_class_name": layout.class_name}
         parts.append(_Part(name=name, config=config, state=layout.to_reference(state)))
-    with _whole(out) as target:
+    with whole_folder(out) as target, _writing(out):
         while parts:
             _write_part(target, parts.pop(0), dtype=dtype, max_shard_size=sys.maxsize)  # it knows no shards
 
@@ -420,28 +421,14 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(message, code="damaged", remedy="give it as .safetensors") from error
 
 
-def _refuse_used(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not empty", code="not_empty", remedy="remove it or choose another")
-
-
 @contextlib.contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when all is written."""
-    out = out.resolve()
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
+def _writing(out: Path) -> Iterator[None]:
+    """Says in our words what the library that writes weights says of a disk."""
     try:
-        yield part
-        if out.is_dir():
-            out.rmdir()
-        part.replace(out)
+        yield
     except SafetensorError as error:
         message = f"{out}: cannot be written: {brief(error)}"
         raise InputError(message, code="refused", remedy="make room or choose another") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_part(folder: Path, part: _Part, *, dtype: torch.dtype | None, max_shard_size: str | int) -> None:

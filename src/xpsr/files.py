@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import secrets
+import shutil
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,9 @@ __all__ = [
     "read_bytes",
     "real_path",
     "refusal",
+    "refuse_used",
     "sha256",
+    "whole_folder",
     "write_text",
 ]
 
@@ -267,6 +270,34 @@ def write_text(path: str | os.PathLike[str], text: str, *, is_new: bool = False)
     """
     with atomic_write(path, is_new=is_new) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def refuse_used(folder: Path) -> None:
+    """Raises `InputError` where a folder that is to be made is there already and not empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not empty", code="not_empty", remedy="remove it or choose another")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder beside the one that is wanted, which it becomes when all is written, and else is gone.
+
+    Raises:
+        InputError: the system refuses to write.
+    """
+    out = folder.resolve()
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if out.is_dir():
+            out.rmdir()
+        part.replace(out)
+    except OSError as error:
+        raise refusal(folder, "cannot be written", error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def refusal(path: Path, what: str, error: OSError) -> InputError:

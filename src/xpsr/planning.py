@@ -21,6 +21,7 @@ __all__ = [
     "known_rate",
     "parse_memory",
     "plan_tiles",
+    "refuse_above",
     "smaller_plan",
     "time_in_words",
 ]
@@ -103,7 +104,7 @@ class Costs:
     def peak(self, plan: TilePlan, work: Work) -> int:
         """Returns the memory that a plan takes, in bytes.
 
-        What stands for the whole picture is there all the time; a band, the networks and the autoencoder take turns.
+        What stands for the whole picture, and a band, are there all the time; networks and autoencoder take turns.
         """
         height, width = work.working
         tile = math.prod(min(plan.tile_size, math.ceil(side / work.pixels_per_latent)) for side in (height, width))
@@ -117,7 +118,7 @@ class Costs:
 def plan_tiles(
     first: TilePlan, work: Work, costs: Costs, *, budget: int | None, multiple: int, keeps_tiles: bool = False
 ) -> TilePlan:
-    """Returns the plan that takes most of a budget without going beyond it.
+    """Returns the plan that takes most of a budget without going beyond it, or else the smallest.
 
     Args:
         first: the plan where memory is no object.
@@ -126,19 +127,23 @@ def plan_tiles(
         budget: bytes; None: memory is no object.
         multiple: of which sides of tiles are multiples, in latent pixels.
         keeps_tiles: whether the tiles of the denoiser stay, which are part of what the result looks like.
-
-    Raises:
-        InputError: the smallest plan takes more than the budget.
     """
-    plan = smallest = replace(first, peak_bytes=costs.peak(first, work))
-    while budget is not None and plan.peak_bytes > budget:
-        smaller = smaller_plan(plan, work, costs, multiple=multiple, keeps_tiles=keeps_tiles)
-        if smaller is None:
-            message = f"is too little: this picture and this model take {in_words(smallest.peak_bytes)} at least"
-            remedy = f"use {math.ceil(smallest.peak_bytes / 10**8) / 10:g}GB or more, or a smaller scale"
-            raise InputError(message, code="too_small", field="memory", value=in_words(budget), remedy=remedy)
-        plan = smallest = smaller
-    return plan
+    plan: TilePlan | None = replace(first, peak_bytes=costs.peak(first, work))
+    smallest = first
+    while plan is not None:
+        smallest = plan
+        if budget is None or plan.peak_bytes <= budget:
+            break
+        plan = smaller_plan(plan, work, costs, multiple=multiple, keeps_tiles=keeps_tiles)
+    return smallest
+
+
+def refuse_above(plan: TilePlan, budget: int) -> None:
+    """Raises `InputError` where a plan, the smallest there is, takes more than a budget, in bytes."""
+    if plan.peak_bytes > budget:
+        message = f"is too little: this picture and this model take {in_words(plan.peak_bytes)} at least"
+        remedy = f"use {math.ceil(plan.peak_bytes / 10**8) / 10:g}GB or more, or a smaller scale"
+        raise InputError(message, code="too_small", field="memory", value=in_words(budget), remedy=remedy)
 
 
 def smaller_plan(

@@ -1,4 +1,7 @@
-"""One way from a picture to a picture: what command line, batch, page and API call. Touches no disk but to load."""
+"""One way from a picture to a picture: what command line, batch, page and API call.
+
+Touches no disk but to load, to keep in the user's cache how long pictures take, and in a folder that it is given.
+"""
 
 import dataclasses
 import gc
@@ -11,8 +14,8 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +23,6 @@ from typing import Any, Literal
 import diffusers
 import torch
 import transformers
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
 from xpsr import __version__
 from xpsr.config import PresetName, Settings, Size, as_dict, as_size, usual_size
@@ -41,10 +42,10 @@ from xpsr.engines import Engine, check_engine, resolve_place, use_engine
 from xpsr.errors import Cancelled, InputError, XPSRError
 from xpsr.image import ImageLike, Picture, Resized, bleed, drop_from_memory, new_planes, to_picture
 from xpsr.model_files import checksums, fetch_model
-from xpsr.pipeline import MAX_OUTPUT_PIXELS, XPSRPipeline
+from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.pipeline.costs import costs_of, first_plan, resident_memory, work_of
-from xpsr.pipeline.loading import check_parts, load_parts
-from xpsr.planning import TilePlan, keep_rate, known_rate, plan_tiles, smaller_plan
+from xpsr.pipeline.placing import compile_blocks, open_pipeline
+from xpsr.planning import TilePlan, keep_rate, known_rate, plan_tiles, refuse_above, smaller_plan
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr
 
@@ -58,9 +59,6 @@ _ROWS = 64
 
 _TELLING = 2**18
 """Pixels from which on the time that a picture takes tells of others: 512 x 512."""
-
-# The libraries' bars are switched for the whole process
-_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,23 +131,12 @@ class Restorer:
         computed: Dtype = "fp32" if place.type == "cpu" else kind
         self._autocast = engine == "torch" and place.type == "cpu" and kind == "bf16"
         stored, waiting = resolve_weights_dtype(weights_dtype, computed), resolve_offload(offload, place)
-        with _LOADING, _without_bars():
-            if stored == computed:
-                self.pipe = XPSRPipeline.from_pretrained(folder, dtype=torch_dtype(computed))
-            else:
-                self.pipe = _with_stored_weights(folder, torch_dtype(computed), torch_dtype(stored))
-        if waiting == "none":
-            self.pipe.to(place)
-        elif waiting == "model":
-            self.pipe.enable_model_cpu_offload(device=place)
-        else:
-            self.pipe.enable_group_offload(place, offload_type="leaf_level", use_stream=True)
-        if waiting != "none":
-            logger.info("offload=%s: %s", waiting, _cost_of(waiting, self.pipe))
+        self.pipe = open_pipeline(
+            folder, place, dtype=torch_dtype(computed), weights_dtype=torch_dtype(stored), offload=waiting
+        )
         self._turn = nullcontext() if waiting == "none" else threading.Lock()
         if compiler:
-            for network in (self.pipe.unet, self.pipe.controlnet):
-                network.compile_repeated_blocks(backend=compiler)
+            compile_blocks(self.pipe, compiler)
         if engine != "torch":
             use_engine(self.pipe, folder, engine, dtype=kind)
         self.pipe.set_progress_bar_config(disable=True)
@@ -197,36 +184,38 @@ class Restorer:
         resolved, target = self.pipe.settings(preset, settings), as_size(scale, size)
         passes = self.pipe.passes(width, height, target, resolved)
         work = work_of(passes, (height, width), self.pipe.vae_scale_factor)
-        facts, rate = self._facts, known_rate(self._rate_key(resolved))
+        rate, free = known_rate(self._rate_key(resolved)), free_memory(self._device)
         first = dataclasses.replace(
             first_plan(self.pipe, resolved, work),
-            dtype=facts["dtype"],
+            dtype=self._facts["dtype"],
             offload=self._offload,
             seconds=None if rate is None else rate * passes.network_pixels(resolved),
         )
         costs = costs_of(self.pipe, resolved, work, fixed=self._resident, has_workspace=has_workspace)
-        if memory is not None:
-            limits = {"multiple": self._tile_multiple, "keeps_tiles": facts["engine"] != "torch"}
-            return plan_tiles(first, work, costs, budget=memory, **limits)
+        budget = memory
+        if memory is None and free is not None:
+            budget = self._resident + free * 9 // 10
         # what is free just now decides nothing of the result
-        plan, free = plan_tiles(first, work, costs, budget=None, multiple=1), free_memory(self._device)
-        while free is not None and plan.peak_bytes - self._resident > free * 9 // 10:
-            smaller = smaller_plan(plan, work, costs, multiple=1, keeps_tiles=True)
-            if smaller is None:
-                break
-            plan = smaller
+        keeps_tiles = memory is None or self._has_fixed_tiles
+        plan = plan_tiles(first, work, costs, budget=budget, multiple=self._tile_multiple, keeps_tiles=keeps_tiles)
+        if memory is not None:
+            refuse_above(plan, memory)
         return plan
 
     def measure(self, preset: PresetName | None = None, settings: Settings | Mapping[str, Any] | None = None) -> bool:
         """Restores noise, so that plans know how long pictures take, and returns whether it did.
 
-        In seconds that tells of the one step alone; how long several steps take is known after the first picture.
+        In seconds that tells of the one step alone, and of networks that are not to be compiled first; how long others
+        take is known after the first picture.
         """
-        is_quick = self.pipe.settings(preset, settings).strength == 0
-        if is_quick:
-            noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
-            self.restore(noise, Prior(), scale=4.0, preset=preset, settings=settings, seed=0)
-        return is_quick
+        resolved = self.pipe.settings(preset, settings)
+        if resolved.strength > 0 or self._compiles:
+            return False
+        # no less than a tile, and no less than tells
+        side = max(resolved.tile_size * self.pipe.vae_scale_factor, math.isqrt(_TELLING)) / self.pipe.config.scale
+        noise = torch.rand(3, math.ceil(side), math.ceil(side), generator=torch.Generator().manual_seed(0))
+        self.restore(noise, Prior(), scale=self.pipe.config.scale, settings=resolved, seed=0)
+        return True
 
     def restore(
         self,
@@ -244,6 +233,7 @@ class Restorer:
         progress: Callable[[int, int], None] | None = None,
         is_cancelled: Callable[[], bool] | None = None,
         plan: TilePlan | None = None,
+        memory: int | None = None,
         workspace: str | os.PathLike[str] | None = None,
     ) -> Restored:
         """Restores one picture.
@@ -270,13 +260,14 @@ class Restorer:
             is_cancelled: is asked as often, at the start and after the describer; where it says so, the call ends.
             plan: how much is computed at once; its tiles go before those of the settings. None: what `plan` says.
                 Where memory runs out all the same, the next smaller one is tried, and the record's `notices` tell.
+            memory: bytes that it may take, as of `plan`; not beside a plan.
             workspace: a folder in which the planes of results of more than 2**26 pixels lie, in files without a name
                 that go with the last tensor of them; None: they are in memory.
 
         Raises:
             InputError: a picture or an argument that cannot be used.
             Cancelled: `is_cancelled` said so.
-            XPSRError: the result is not finite.
+            XPSRError: the result is not finite, or there is no memory for the smallest parts of it.
         """
 
         def stop_if_cancelled() -> None:
@@ -290,7 +281,9 @@ class Restorer:
         check_argument("lr_consistency", lr_consistency, bool)
         stop_if_cancelled()
         resolved = self.pipe.settings(preset, settings, plan=plan)
-        check_argument("plan", plan, TilePlan | None)
+        if plan is not None and memory is not None:
+            message, remedy = "does nothing beside a plan", "leave one of them out"
+            raise InputError(message, code="conflict", field="memory", value=str(memory), remedy=remedy)
         folder = None if workspace is None else Path(workspace)
         target = as_size(scale, size)
         seed = check_argument("seed", seed, int | None, SEED)
@@ -314,7 +307,12 @@ class Restorer:
         notices = []
         if plan is None:
             plan = self.plan(
-                picture.width, picture.height, size=target, settings=resolved, has_workspace=folder is not None
+                picture.width,
+                picture.height,
+                size=target,
+                settings=resolved,
+                memory=memory,
+                has_workspace=folder is not None,
             )
         while True:
             resolved = self.pipe.settings(None, resolved, plan=plan)
@@ -404,8 +402,7 @@ class Restorer:
         passes = self.pipe.passes(picture.width, picture.height, target, settings)
         work = work_of(passes, (picture.height, picture.width), self.pipe.vae_scale_factor)
         costs = costs_of(self.pipe, settings, work, fixed=self._resident, has_workspace=has_workspace)
-        limits = {"multiple": self._tile_multiple, "keeps_tiles": self._facts["engine"] != "torch"}
-        smaller = smaller_plan(plan, work, costs, **limits)
+        smaller = smaller_plan(plan, work, costs, multiple=self._tile_multiple, keeps_tiles=self._has_fixed_tiles)
         if smaller is None:
             message, remedy = "memory ran out with the smallest parts, too", "use a smaller scale, or free some"
             raise XPSRError(message, code="out_of_memory", remedy=remedy)
@@ -420,6 +417,10 @@ class Restorer:
         return torch.device(self._facts["device"])
 
     @property
+    def _has_fixed_tiles(self) -> bool:
+        return bool(self._facts["engine"] != "torch")  # what was exported is of one size
+
+    @property
     def _tile_multiple(self) -> int:
         levels: int = len(self.pipe.unet.config.block_out_channels)
         return 2 ** (levels - 1)
@@ -432,27 +433,6 @@ class Restorer:
         machine = torch.cuda.get_device_name(self._device) if is_cuda else processor_name()
         kind = [machine, torch.get_num_threads(), self._offload, settings.strength == 0, settings.cache_interval]
         return hashlib.sha256(json.dumps([weights, facts, kind]).encode()).hexdigest()
-
-
-def _with_stored_weights(folder: Path, dtype: torch.dtype, weights_dtype: torch.dtype) -> XPSRPipeline:
-    """A pipeline that computes in `dtype`, with weights that lie in memory in `weights_dtype`."""
-    name = XPSRPipeline.__name__
-    parts = load_parts(folder, given=(), pipeline=name, dtype=dtype, variant=None, weights_dtype=weights_dtype)
-    pipe = XPSRPipeline.from_pretrained(folder, **parts, dtype=dtype)
-    check_parts(pipe, folder)
-    return pipe
-
-
-def _cost_of(offload: Offload, pipe: XPSRPipeline) -> str:
-    """What an offload moves, in words."""
-
-    def size(*names: str) -> float:
-        parameters = (parameter for name in names for parameter in getattr(pipe, name).parameters())
-        return sum(parameter.nbytes for parameter in parameters) / 1e9
-
-    if offload == "model":
-        return f"{size('text_encoder', 'unet', 'vae'):.1f} GB go to the device for every picture"
-    return f"{size('unet', 'controlnet'):.1f} GB go to the device in every pass, a tile of a step"
 
 
 def _enlarged(planes: torch.Tensor, size: tuple[int, int], folder: Path | None) -> torch.Tensor:
@@ -478,16 +458,3 @@ def _mask(protect: ImageLike, picture: Picture) -> torch.Tensor:
         raise InputError(message, code="wrong_size", field="protect", remedy=remedy)
     white = mask.pixels.mean(0, keepdim=True)
     return (white if mask.alpha is None else white * mask.alpha).cpu()
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Loads without the libraries' bars over weights that are there at once."""
-    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in shown:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()

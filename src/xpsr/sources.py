@@ -12,6 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,8 +93,9 @@ class Source:
         """
         return sha256(self.path) if self.content is None else hashlib.sha256(self.content).hexdigest()
 
+    @cached_property
     def size(self) -> tuple[int, int] | None:
-        """Returns width and height, upright, as its header has them; None: Pillow alone cannot tell."""
+        """Width and height, upright, as its header has them; None: Pillow alone cannot tell."""
         from PIL import Image  # which most commands do without
 
         with warnings.catch_warnings():

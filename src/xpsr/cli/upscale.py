@@ -192,7 +192,7 @@ def _target_of(source: Source, config: UpscaleConfig) -> Size:
 
 def _size_of(source: Source) -> tuple[int, int]:
     """Width and height of a picture, upright; those of one that cannot be read, which is refused later, are 1."""
-    size = source.size()
+    size = source.size
     if size is None and source.content is None:
         from xpsr.image import picture_size
 

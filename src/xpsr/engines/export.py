@@ -18,7 +18,7 @@ from xpsr.engines.manifest import FOLDER, LIMITS, Graph, Manifest, error_of, req
 from xpsr.engines.networks import INPUTS, example_inputs, networks_of
 from xpsr.engines.opening import open_onnx
 from xpsr.errors import InputError, XPSRError, brief
-from xpsr.files import sha256
+from xpsr.files import refuse_used, sha256, whole_folder
 from xpsr.model_files import checksums, fetch_model
 from xpsr.pipeline import XPSRPipeline
 
@@ -51,8 +51,7 @@ def export_engine_model(
         XPSRError: the networks cannot be exported, or what was exported gives other numbers.
     """
     require("export")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not empty", code="not_empty", remedy="remove it or choose another")
+    refuse_used(out)
     source = fetch_model(model)
     pipe = XPSRPipeline.from_pretrained(source)
     sizes = [(pipe.settings().tile_size,) * 2] if tiles is None else list(dict.fromkeys(tiles))
@@ -63,10 +62,8 @@ def export_engine_model(
             nearest = tuple(max(round(side / multiple), 1) * multiple for side in size)
             remedy = f"use {tile_name(nearest)}"
             raise InputError(message, code="out_of_range", field="tile", value=tile_name(size), remedy=remedy)
-    part = out.resolve().with_name(f".{out.resolve().name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    try:
-        shutil.copytree(source, part, ignore=shutil.ignore_patterns("engines"))
+    with whole_folder(out) as part:
+        shutil.copytree(source, part, ignore=shutil.ignore_patterns("engines"), dirs_exist_ok=True)
         folder = part / FOLDER
         folder.mkdir(parents=True)
         graphs: dict[str, Graph] = {}
@@ -80,14 +77,6 @@ def export_engine_model(
             graphs=graphs, weights=checksums(part), opset=_OPSET, versions={"xpsr": __version__, **versions}
         )
         manifest.write(folder)
-        if out.is_dir():
-            out.rmdir()
-        part.replace(out)
-    except OSError as error:
-        message = f"{out}: cannot be written: {brief(error)}"
-        raise InputError(message, code="refused", remedy="make room or choose another") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return manifest
 
 

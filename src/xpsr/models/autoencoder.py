@@ -209,7 +209,7 @@ class DeepHaarAutoencoder(HaarPackets):
 
     def residual(self, z: torch.Tensor, pixels: torch.Tensor, *, fidelity: float = 0.0) -> torch.Tensor:
         """Returns (B, 3, 4h, 4w), of the latents alone; with the share `fidelity` of `faithful` on the weights."""
-        added = self._decoder_of(fidelity, z.device)(z.to(self.dtype))
+        added = self._decoder_of(fidelity)(z.to(self.dtype))
         return joined(_unrepeated(split_rows(added, _STRIP_ROWS), added.shape[-2]))
 
     def residual_strips(
@@ -217,18 +217,14 @@ class DeepHaarAutoencoder(HaarPackets):
     ) -> Iterator[torch.Tensor]:
         """Yields strips (B, 3, rows, 4w) likewise."""
         latents = (z.to(self.dtype) for z, _ in strips)
-        return _unrepeated(self._streamed(latents, height, fidelity), 4 * height)
-
-    def _streamed(self, latents: Iterable[torch.Tensor], height: int, fidelity: float) -> Iterator[torch.Tensor]:
-        first, *_ = ahead = list(itertools.islice(latents := iter(latents), 1))
-        return self._decoder_of(fidelity, first.device).streamed(itertools.chain(ahead, latents), height)
+        return _unrepeated(self._decoder_of(fidelity).streamed(latents, height), 4 * height)
 
     @property
     def has_fidelity(self) -> bool:
         """Whether it has `faithful`."""
         return self.faithful is not None
 
-    def _decoder_of(self, fidelity: float, device: torch.device) -> "ResidualDecoder":
+    def _decoder_of(self, fidelity: float) -> "ResidualDecoder":
         if fidelity == 0:
             return self.decoder
         if self.faithful is None:
@@ -239,7 +235,7 @@ class DeepHaarAutoencoder(HaarPackets):
         with torch.device("meta"):
             mixed = ResidualDecoder(channels, layers, latent_channels=self.latent_channels)
         mixed.load_state_dict(weights, assign=True)
-        return mixed.to(device)  # those of an offloaded one wait elsewhere
+        return mixed.to(self.device)  # weights of offloaded layers wait elsewhere
 
 
 HAAR_AUTOENCODERS: dict[str, type[HaarPackets]] = {

@@ -35,5 +35,5 @@ class Refusals:
         """Raises: a cache would hand one tile's features to the next."""
         raise NotImplementedError(
             f"{type(config).__name__}: diffusers' caches are made for transformers that see one picture at a time, not"
-            " for UNets and tiles; use fewer num_inference_steps."
+            " for UNets and tiles; use fewer num_inference_steps, or the setting cache_interval."
         )
