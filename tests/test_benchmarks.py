@@ -150,7 +150,7 @@ def test_unknown_models_types_and_engines_say_what_to_use_instead(tmp_path: Path
     with pytest.raises(InputError, match="engine"):
         open_subject(str(tiny_model), device="cpu", dtype="fp32", engine="steam")
     with pytest.raises(InputError, match="model=full has no folder"):
-        open_subject("full", device="cpu", dtype="fp32", engine="steam")
+        open_subject("full", device="cpu", dtype="fp32", engine="openvino")
 
 
 def test_flops_are_two_a_multiplication_with_its_addition() -> None:

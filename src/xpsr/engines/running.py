@@ -12,7 +12,7 @@ import torch
 
 from xpsr.caches import keep, kept
 from xpsr.config.checks import check_argument
-from xpsr.devices import Dtype, fast_dtypes, processor_name, resolve_device, resolve_dtype
+from xpsr.devices import Dtype, processor_name, resolve_device, resolve_dtype
 from xpsr.engines.manifest import FOLDER, LIMITS, Graph, error_of, read_manifest, require, tile_name
 from xpsr.engines.networks import example_inputs, networks_of
 from xpsr.engines.opening import Engine, Run, open_onnx, open_openvino
@@ -161,14 +161,10 @@ def resolve_place(engine: Engine, device: str, dtype: Dtype | Literal["auto"]) -
     if place.type != "cpu":
         message, remedy = f"is not for {place}, but for the CPU", "use device cpu or engine torch"
         raise InputError(message, code="conflict", field="engine", value=engine, remedy=remedy)
-    kind = "fp32" if dtype == "auto" else resolve_dtype(dtype, place)
-    if kind == "bf16" and engine == "onnx":
+    if dtype == "bf16" and engine == "onnx":
         message, remedy = "is not for engine onnx", "use fp32, or engine openvino"
-        raise InputError(message, code="conflict", field="dtype", value=kind, remedy=remedy)
-    if kind == "bf16" and kind not in fast_dtypes(place):  # OpenVINO would compute in float32 and not say so
-        message, remedy = "is nothing that this processor computes with", "use fp32"
-        raise InputError(message, code="conflict", field="dtype", value=kind, remedy=remedy)
-    return place, kind
+        raise InputError(message, code="conflict", field="dtype", value=dtype, remedy=remedy)
+    return place, "fp32" if dtype == "auto" else resolve_dtype(dtype, place)
 
 
 def check_engine(folder: Path, engine: Engine) -> None:
