@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 import yaml
 
@@ -27,24 +26,17 @@ from xpsr.errors import InputError, XPSRError, one_line
 from xpsr.evaluation import mean_scores, score
 from xpsr.files import list_images, no_pictures
 from xpsr.image import to_picture
+from xpsr.models.scheduling import SCHEDULERS
 from xpsr.prior import Prior
 
-SCHEDULERS = {
-    "ddpm": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "dpm": "DPMSolverMultistepScheduler",  # DPM-Solver++ by default
-}
 VARIANTS = ("ddim:50", "ddim:20", "unipc:8", "unipc:10", "dpm:8", "dpm:10")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A scheduler of `SCHEDULERS`, how often it steps, and fields of `Settings` beside that."""
+    """Fields of `Settings`: a scheduler, how often it steps, and others beside that."""
 
     name: str
-    scheduler: str
-    steps: int
     settings: Mapping[str, Any]
 
 
@@ -61,7 +53,7 @@ def parse_variant(text: str) -> Variant:
         remedy = f"write one of {', '.join(SCHEDULERS)}, and steps, such as unipc:8 or ddim:20:guidance_scale=3"
         raise InputError("is no variant", code="unknown_value", field="variants", value=text, remedy=remedy)
     settings = {name: yaml.safe_load(value) for name, _, value in pairs}
-    return Variant(name=text, scheduler=scheduler, steps=int(steps), settings=settings)
+    return Variant(name=text, settings={"scheduler": scheduler, "num_inference_steps": int(steps), **settings})
 
 
 def restore_all(subject: Subject, variant: Variant, pictures: Sequence[Path]) -> tuple[list[torch.Tensor], float]:
@@ -70,20 +62,17 @@ def restore_all(subject: Subject, variant: Variant, pictures: Sequence[Path]) ->
     Raises:
         InputError: the model cannot follow the variant.
     """
-    pipe, own = subject.pipe, subject.pipe.scheduler
-    settings: Settings = pipe.settings(None, {"num_inference_steps": variant.steps, **variant.settings})
-    pipe.scheduler = getattr(diffusers, SCHEDULERS[variant.scheduler]).from_config(own.config)
+    settings: Settings = subject.pipe.settings(None, variant.settings)
     results, seconds = [], []
-    try:
-        for path in pictures:
-            generator = torch.Generator().manual_seed(0)
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=subject.autocast):
-                output = pipe(to_picture(path), prior=Prior(), settings=settings, generator=generator, output_type="pt")
-            results.append(output.images[0][:3].float().cpu())
-            seconds.append(time.perf_counter() - start)
-    finally:
-        pipe.scheduler = own
+    for path in pictures:
+        generator = torch.Generator().manual_seed(0)
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=subject.autocast):
+            output = subject.pipe(
+                to_picture(path), prior=Prior(), settings=settings, generator=generator, output_type="pt"
+            )
+        results.append(output.images[0][:3].float().cpu())
+        seconds.append(time.perf_counter() - start)
     return results, statistics.median(seconds)
 
 

@@ -357,7 +357,6 @@ def subject(tiny_model: Path) -> Subject:
     return open_subject(str(tiny_model), device="cpu", dtype="fp32")
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of the libraries' solvers
 def test_variants_are_compared_with_many_steps(subject: Subject, tmp_path: Path) -> None:
     rows, against, picture = Rows(tmp_path / "rows.jsonl"), steps.parse_variant("ddim:4"), tmp_path / "picture.png"
     write_image(picture, picture_of(PICTURE, 16, 12))

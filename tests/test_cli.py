@@ -137,7 +137,7 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
 
 def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, parts in (
-        (["upscale", "--help"], ["(default: mini)", "(default: 4, or 2 or 1 where", "(default: outputs)", "restoration:"]),
+        (["upscale", "--help"], ["(default: mini)", "(default: 4, or 2 or 1 where", "(default: outputs)"]),
         (["train", "--help"], ["--train.max_steps=1000", "--data.degradation", "--loss.content_dropout=0.15"]),
         (["--version"], [f"xpsr {xpsr.__version__}"]),
     ):
@@ -872,6 +872,7 @@ def test_bf16_on_the_cpu_is_close_to_fp32(upscale: Run, monkeypatch: pytest.Monk
             "--offload group is for graphics cards: a CPU has no other memory to wait in; use",
         ),
         (["--cache-interval", "2"], "--cache-interval 2 is for several steps, and this is the one step; use 1."),
+        (["--scheduler", "dpm"], "--scheduler dpm is for several steps, and this is the one step; use model."),
         (["--guidance-interval", "0.8", "0.2"], "is not from low to high within [0, 1]; use [0, 1]."),
     ],
 )
@@ -885,11 +886,13 @@ def test_what_a_machine_or_a_model_cannot_do_is_one_line(upscale: Run, options: 
 def test_weights_may_lie_in_fewer_bits_and_guidance_end_early(upscale: Run) -> None:
     save_photo("a.png", size=(8, 8))
     options = ("--steps", "2", "--guidance-scale", "2", "--guidance-interval", "0", "0.5", "--cache-interval", "2")
+    options += ("--scheduler", "unipc")
     machine = ("--device", "cpu", "--dtype", "fp32", "--weights-dtype", "bf16")
     assert upscale("a.png", *options, *machine).code == 0
     record = read_json("outputs/a_x4.json")
     assert record["weights_dtype"] == "bf16"
     assert (record["settings"]["guidance_interval"], record["settings"]["cache_interval"]) == ([0, 0.5], 2)
+    assert record["settings"]["scheduler"] == "unipc"
     again = upscale("a.png", *options, *machine)
     assert again.code == 0 and "was done already" in again.err[0]
 

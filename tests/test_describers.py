@@ -301,7 +301,6 @@ def change_json(path: Path, **values: Any) -> None:
 # --- models of transformers ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # PaliGemma's
 @pytest.mark.parametrize("kind", SAVERS)
 def test_model_answers_the_same_in_batches_and_alone(kind: str, saved: Callable[[str], Path]) -> None:
     finished: list[int] = []

@@ -212,7 +212,7 @@ def test_engines_are_for_the_cpu_in_float32_unless_told_otherwise() -> None:
     if "bf16" in fast_dtypes(torch.device("cpu")):
         assert resolve_place("openvino", "cpu", "bf16") == (torch.device("cpu"), "bf16")
     else:
-        with pytest.raises(InputError, match="dtype=bf16 is (slow|wrong) on this processor.*; use auto or fp32"):
+        with pytest.raises(InputError, match=r"dtype=bf16 is (slow|wrong) on this processor.*; use auto or fp32"):
             resolve_place("openvino", "cpu", "bf16")
     with pytest.raises(InputError, match="dtype=bf16 is not for engine onnx; use fp32"):
         resolve_place("onnx", "cpu", "bf16")

@@ -270,6 +270,21 @@ def test_any_scheduler_carries_a_model_that_knows_the_answer_to_it(
     assert abs(float(first) - 999) <= 1 or strength < 1
 
 
+@pytest.mark.parametrize(("name", "kind"), [("ddpm", "DDPM"), ("ddim", "DDIM"), ("unipc", "UniPCMultistep")])
+def test_a_scheduler_of_the_settings_is_that_of_the_pipeline_for_one_run(
+    pipe: XPSRPipeline, name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, changes, picture = copy.copy(pipe), {"num_inference_steps": 3, "strength": 0.6}, noise_picture(9, 7)
+    other.scheduler = scheduler(kind, pipe)
+    expected = restore(other, picture, generator=seeded(), settings=changes)
+    caplog.clear()
+    made = restore(pipe, picture, generator=seeded(), settings={**changes, "scheduler": name})
+    assert np.array_equal(made, expected)
+    assert not caplog.records
+    usual = restore(pipe, picture, generator=seeded(), settings=changes)
+    assert np.array_equal(usual, made) == isinstance(other.scheduler, type(pipe.scheduler))
+
+
 def pipe_input(latents: torch.Tensor, pipe: XPSRPipeline) -> Image.Image:
     """Any picture whose latents have this size."""
     side = latents.shape[-1] * pipe.vae_scale_factor // 4

@@ -117,6 +117,11 @@ def upscale_parser() -> Parser:
     add("--preset", choices=tuple(PRESETS), help="settings that go before the model's own")
     add("--steps", dest="num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     add(
+        "--scheduler",
+        choices=("model", "ddpm", "ddim", "unipc", "dpm"),
+        help="of several steps; unipc and dpm (DPM-Solver++) need fewest (default: the model's)",
+    )
+    add(
         "--guidance-scale",
         type=float,
         metavar="G",

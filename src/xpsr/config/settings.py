@@ -38,6 +38,11 @@ class Settings(Checked):
     num_inference_steps: int = option(
         20, "Denoising steps; 1 is the one step, of a model that has learned it.", within(1, _MAX_STEPS, "1 to 50")
     )
+    scheduler: Literal["model", "ddpm", "ddim", "unipc", "dpm"] = option(
+        "model",
+        "Of several steps: the model's own, or DDPM, DDIM, UniPC or DPM-Solver++ with its noise levels; the last two"
+        " need fewest.",
+    )
     guidance_scale: float = option(4.5, "How strongly texts are followed; above 1 every step costs twice.", _FACTOR)
     guidance_interval: tuple[float, float] = option(
         (0.0, 1.0),
@@ -204,7 +209,7 @@ def resolve_settings(base: Settings, overrides: Mapping[str, Any], facts: ModelF
     - noise that a channel shares is for a start from noise, and that for strength 1; any other strength starts from the
       LR latents;
     - tiles overlap by at most a half, and their side is a multiple that the model takes;
-    - more than one grid is for one step and fit="pad", and deep levels are kept for several steps.
+    - more than one grid is for one step and fit="pad"; schedulers and kept deep levels are for several steps.
 
     Raises:
         InputError: an unknown setting, one that no model can do, or one that this model cannot do.
@@ -224,7 +229,7 @@ def resolve_settings(base: Settings, overrides: Mapping[str, Any], facts: ModelF
     elif settings.num_inference_steps == 1 and facts.has_one_step:
         follow(strength=0.0)
     if settings.strength == 0:
-        follow(num_inference_steps=1, cache_interval=1)
+        follow(num_inference_steps=1, cache_interval=1, scheduler="model")
     if settings.strength < 1:
         follow(start="lr")
     if settings.start != "noise":
@@ -262,8 +267,10 @@ def _faults(settings: Settings, facts: ModelFacts, given: Collection[str]) -> It
             yield "num_inference_steps", message, f"use at most {most}, or a strength of {least:g} or more"
         fewer = f", or at most {most} steps" if most else ""
         yield "strength", f"leaves fewer than {steps} of {limit} timesteps", f"use {least:g} or more{fewer}"
-    if settings.cache_interval > 1 and strength == 0:
-        yield "cache_interval", "is for several steps, and this is the one step", "use 1"
+    if strength == 0:
+        for name, usual in (("cache_interval", 1), ("scheduler", "model")):
+            if getattr(settings, name) != usual:
+                yield name, "is for several steps, and this is the one step", f"use {usual}"
     if settings.fidelity and not (facts.has_fidelity and strength == 0):
         what = "is of the one step" if facts.has_fidelity else "is of a model that knows a faithful way, too"
         yield "fidelity", what, "use 0"

@@ -27,6 +27,7 @@ class UpscaleConfig(Checked):
     """
 
     num_inference_steps: int | None = None
+    scheduler: Literal["model", "ddpm", "ddim", "unipc", "dpm"] | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     cache_interval: int | None = None

@@ -18,7 +18,7 @@ from xpsr.models.autoencoder import (
 )
 from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
 from xpsr.models.denoiser import Denoiser, DenoiserCache
-from xpsr.models.scheduling import predict_one_step, predict_original_sample, start_at
+from xpsr.models.scheduling import own_scheduler, predict_one_step, predict_original_sample, start_at
 from xpsr.models.storage import store_weights
 from xpsr.models.strips import Rows, joined, streamed
 from xpsr.models.unet import ConditionalUpBlock, XPSRUNet, XPSRUNetOutput
@@ -43,6 +43,7 @@ __all__ = [
     "XPSRUNet",
     "XPSRUNetOutput",
     "joined",
+    "own_scheduler",
     "predict_one_step",
     "predict_original_sample",
     "start_at",

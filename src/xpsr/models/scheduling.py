@@ -1,15 +1,37 @@
 """Timesteps of diffusers' schedulers: where a run starts, and what a network's output means there."""
 
+import copy
 import inspect
 import math
 from typing import Any
 
+import diffusers
 import torch
 
 from xpsr.errors import InputError
 from xpsr.models.autoencoder import HaarPackets
 
-__all__ = ["predict_one_step", "predict_original_sample", "start_at"]
+__all__ = ["SCHEDULERS", "own_scheduler", "predict_one_step", "predict_original_sample", "start_at"]
+
+SCHEDULERS = {
+    "ddpm": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "dpm": "DPMSolverMultistepScheduler",  # DPM-Solver++ by default
+}
+"""Those that settings name; a pipeline takes any other of diffusers' as its own."""
+
+
+def own_scheduler(name: str, scheduler: Any) -> Any:
+    """Returns a scheduler that is one run's alone, as it keeps timesteps and the past of that run.
+
+    Args:
+        name: of `SCHEDULERS`, or "model" for another `scheduler`.
+        scheduler: whose noise levels it has.
+    """
+    if name == "model":
+        return copy.deepcopy(scheduler)
+    return getattr(diffusers, SCHEDULERS[name]).from_config(scheduler.config)
 
 
 def predict_original_sample(

@@ -3,7 +3,6 @@
 `__call__` reads as the method does: look up the prior, encode pixels and texts, denoise, decode.
 """
 
-import copy
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from xpsr.config import (
 from xpsr.config.checks import check_argument, fault, said
 from xpsr.errors import InputError, ModelError
 from xpsr.image import ImageLike, Picture, new_planes, to_picture, unbatched
-from xpsr.models import Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, joined, start_at
+from xpsr.models import Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, joined, own_scheduler, start_at
 from xpsr.pipeline.arguments import (
     OutputType,
     PassCallback,
@@ -424,7 +423,7 @@ class XPSRPipeline(StoredPipeline):
         height, width = (side // self.vae_scale_factor for side in (conditions.height, conditions.width))
         shape, device = (1, self.unet.config.in_channels, height, width), conditions.device
         tiles, one_step, done = self.tiles(height, width, settings), settings.strength == 0, 0
-        scheduler = copy.deepcopy(self.scheduler)  # it keeps the run's timesteps and its past
+        scheduler = own_scheduler(settings.scheduler, self.scheduler)
         if one_step:
             timesteps = torch.tensor([self.config.one_step_timestep], device=device)
         else:
