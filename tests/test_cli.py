@@ -135,6 +135,19 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
     assert min(times) < 1, times
 
 
+@pytest.mark.parametrize(("given", "kept"), [(None, "passive"), ("active", "active")])
+def test_threads_of_torch_sleep_while_they_wait_unless_told_otherwise(given: str | None, kept: str) -> None:
+    code = (
+        "import os, sys, xpsr.cli; xpsr.cli.main(['help', 'nothing'])\n"
+        "assert 'torch' not in sys.modules  # which reads it when it is imported\n"
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == kept
+
+
 def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, parts in (
         (["upscale", "--help"], ["(default: mini)", "(default: 4, or 2 or 1 where", "(default: outputs)"]),

@@ -23,6 +23,9 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, by default that of `sys.argv`, and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before torch is imported: threads that wait for others by spinning take the processor from them, several times as
+    # long wherever another program is at work (docs/speed.md)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     mend_streams()
     try:
         with command_context():

@@ -42,6 +42,9 @@ def open_pipeline(
             pipe = XPSRPipeline.from_pretrained(folder, dtype=dtype)
         else:
             pipe = _with_stored_weights(folder, dtype, weights_dtype)
+    if device.type == "cuda":
+        for network in (pipe.unet, pipe.controlnet):  # as its convolutions in half precision read them
+            network.to(memory_format=torch.channels_last)
     if offload == "none":
         pipe.to(device)
     elif offload == "model":
