@@ -47,11 +47,10 @@ def _descendants(process: int) -> list[int]:
     found, front = [process], [process]
     while front:
         one = front.pop()
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
-                children = [int(number) for number in task.read_text().split()]
-            except OSError:  # it has just ended
-                continue
-            found += children
-            front += children
+        children: list[int] = []
+        with contextlib.suppress(OSError):  # it, or one of its threads, has just ended
+            for task in Path(f"/proc/{one}/task").glob("*/children"):
+                children += [int(number) for number in task.read_text().split()]
+        found += children
+        front += children
     return found
