@@ -81,7 +81,7 @@ def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         InputError: the file cannot be written, or its last line is none of a JSONL.
     """
-    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode(errors="backslashreplace")
     try:
         # unbuffered: what did not fit on the disk must not be written again by what takes it back
         with path.open("ab+", buffering=0) as file, _locked(file, path):
@@ -122,6 +122,8 @@ def damaged(path: Path, number: int, problem: str) -> InputError:
 
 def _mend(file: FileIO, path: Path) -> bytes:
     """Takes away a last line that was cut off; returns what has to come before the next line."""
+    if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) == b"\n":
+        return b""  # nothing was cut off, and to read a log of a million lines takes long
     file.seek(0)
     data = file.readall()
     start = data.rfind(b"\n") + 1

@@ -7,10 +7,13 @@ smaller tiles of the autoencoder; what changes the result, the size of the denoi
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from xpsr.caches import keep, kept
-from xpsr.devices import Dtype, Offload
 from xpsr.errors import InputError
+
+if TYPE_CHECKING:  # there is torch in it, and who only says times and sizes needs none
+    from xpsr.devices import Dtype, Offload
 
 __all__ = [
     "Costs",
@@ -56,8 +59,8 @@ class TilePlan:
     batch_size: int = 1
     band_rows: int | None = None
     vae_tile: int = 1024
-    dtype: Dtype = "fp32"
-    offload: Offload = "none"
+    dtype: "Dtype" = "fp32"
+    offload: "Offload" = "none"
     peak_bytes: int = 0
     seconds: float | None = None
 

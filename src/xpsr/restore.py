@@ -235,6 +235,7 @@ class Restorer:
         plan: TilePlan | None = None,
         memory: int | None = None,
         workspace: str | os.PathLike[str] | None = None,
+        keeps_tiles: bool = False,
     ) -> Restored:
         """Restores one picture.
 
@@ -263,6 +264,8 @@ class Restorer:
             memory: bytes that it may take, as of `plan`; not beside a plan.
             workspace: a folder in which the planes of results of more than 2**26 pixels lie, in files without a name
                 that go with the last tensor of them; None: they are in memory.
+            keeps_tiles: whether the denoiser's tiles, which are part of what the result looks like, stay as large as
+                they are where memory runs out.
 
         Raises:
             InputError: a picture or an argument that cannot be used.
@@ -323,7 +326,7 @@ class Restorer:
                 if not ran_out_of_memory(error):
                     raise
             # here, where what the error held of the picture is let go
-            plan = self._smaller(plan, picture, target, resolved, has_workspace=folder is not None)
+            plan = self._smaller(plan, picture, target, resolved, has_workspace=folder is not None, keeps=keeps_tiles)
             notices = ["memory ran out, so that smaller parts of it were made at once"]
         if resolved.tile_size != wanted:
             notices.append(f"it was made in tiles of {resolved.tile_size} instead of {wanted}, for want of memory")
@@ -392,7 +395,7 @@ class Restorer:
             return pixels, time.perf_counter() - start
 
     def _smaller(
-        self, plan: TilePlan, picture: Picture, target: Size, settings: Settings, *, has_workspace: bool
+        self, plan: TilePlan, picture: Picture, target: Size, settings: Settings, *, has_workspace: bool, keeps: bool
     ) -> TilePlan:
         """Returns the plan to try after memory ran out with another.
 
@@ -402,7 +405,8 @@ class Restorer:
         passes = self.pipe.passes(picture.width, picture.height, target, settings)
         work = work_of(passes, (picture.height, picture.width), self.pipe.vae_scale_factor)
         costs = costs_of(self.pipe, settings, work, fixed=self._resident, has_workspace=has_workspace)
-        smaller = smaller_plan(plan, work, costs, multiple=self._tile_multiple, keeps_tiles=self._has_fixed_tiles)
+        keeps = keeps or self._has_fixed_tiles
+        smaller = smaller_plan(plan, work, costs, multiple=self._tile_multiple, keeps_tiles=keeps)
         if smaller is None:
             message, remedy = "memory ran out with the smallest parts, too", "use a smaller scale, or free some"
             raise XPSRError(message, code="out_of_memory", remedy=remedy)

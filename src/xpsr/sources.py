@@ -35,8 +35,10 @@ __all__ = [
     "ResultFormat",
     "Source",
     "find_sources",
+    "folded",
     "name_jobs",
     "name_maps",
+    "named_suffix",
     "read_record",
     "read_sidecar",
     "result_suffix",
@@ -79,11 +81,13 @@ class Source:
         path: as it was named; "-" is standard input.
         below: where its result lies below the folder of all results.
         content: its bytes, if they can be read but once.
+        address: what records call it, where `path` is but a copy; None: records call it by its path.
     """
 
     path: Path
     below: Path = Path()
     content: bytes | None = None
+    address: str | None = None
 
     def sha256(self) -> str:
         """Returns the SHA-256 of its bytes, in hexadecimal.
@@ -270,7 +274,7 @@ def name_jobs(
         on_error: is told of pictures whose results have no place.
     """
     files = [source.path for source in sources if source.content is None]
-    inputs = {*map(_key, files), *(_folded(path_key(path)) for path in files)}  # a link, and what it leads to
+    inputs = {*map(_key, files), *(folded(path_key(path)) for path in files)}  # a link, and what it leads to
     taken: dict[str, tuple[Path, Path]] = {}  # by their records
     folders: dict[Path, dict[str, list[Path]]] = {}
     jobs = []
@@ -334,15 +338,26 @@ def result_suffix(source: Source, format: ResultFormat) -> str:  # noqa: A002 - 
     lies, as that of a PNG called .jpg, does not count.
     """
     if format != "same":
-        return {"tiff": ".tif"}.get(format, f".{format}")
+        return named_suffix("", format)
     start = _start_of(source)
     kind = next((suffix for begins, suffix in _BEGINNINGS.items() if re.match(begins, start, re.DOTALL)), None)
     if source.content is not None:
         return kind or ".png"
     suffix = source.path.suffix
-    suffix = _LIKE.get(suffix.lower(), suffix)
-    if kind is not None and {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix.lower(), suffix.lower()) != kind:
+    named = _LIKE.get(suffix.lower(), suffix).lower()
+    if kind is not None and {".jpeg": ".jpg", ".tiff": ".tif"}.get(named, named) != kind:
         return kind
+    return named_suffix(suffix, format)
+
+
+def named_suffix(suffix: str, format: ResultFormat) -> str:  # noqa: A002 - what it is
+    """Returns what the name of a result ends with, as `result_suffix`, for a picture whose name ends with `suffix`.
+
+    No file is opened, so that a name that lies counts.
+    """
+    if format != "same":
+        return {"tiff": ".tif"}.get(format, f".{format}")
+    suffix = _LIKE.get(suffix.lower(), suffix)
     return suffix if suffix.lower() in WRITTEN_SUFFIXES - {".bmp"} else ".png"
 
 
@@ -369,8 +384,8 @@ def _result_stem(source: Source, folders: dict[Path, dict[str, list[Path]]]) -> 
             found = []
         alike = folders[path.parent] = {}
         for stem, images in by_stem(found).items():
-            alike.setdefault(_folded(stem), []).extend(images)
-    beside = folders[path.parent].get(_folded(path.stem), [])
+            alike.setdefault(folded(stem), []).extend(images)
+    beside = folders[path.parent].get(folded(path.stem), [])
     return path.name if any(_is_another(path, image) for image in beside) else path.stem
 
 
@@ -381,13 +396,15 @@ def _is_another(path: Path, image: Path) -> bool:
         return False
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """A name as file systems compare it that know no upper case, and letters only composed or only taken apart."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _key(path: Path) -> str:
-    return _folded(str(real_path(path)))
+    return folded(str(real_path(path)))
 
 
 def read_sidecar(picture: Path) -> dict[str, Any] | None:

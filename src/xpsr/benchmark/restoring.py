@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from xpsr.batch import restore_file
+from xpsr.batch.restoring import restore_file
 from xpsr.benchmark.commands import Command, find_output
 from xpsr.benchmark.suite import Pair, link_all
 from xpsr.config import MethodConfig, Size, UpscaleConfig
 from xpsr.errors import InputError, XPSRError
 from xpsr.files import atomic_write, refusal, sha256, write_text
 from xpsr.image import Picture, image_bytes, picture_size, read_image, resize
-from xpsr.ledger import Recipe, what_to_do
 from xpsr.model_files import fetch_model
 from xpsr.prior import Prior
+from xpsr.records import Recipe, what_to_do
 from xpsr.restore import Restorer
 from xpsr.sources import Job, Source, read_sidecar
 

@@ -28,9 +28,9 @@ from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, is_remo
 from xpsr.sources import Job, Source, find_sources, name_jobs, name_maps, read_sidecar, result_suffix
 
 if TYPE_CHECKING:  # what help does without
-    from xpsr.ledger import Recipe, Seen
     from xpsr.planning import TilePlan
     from xpsr.prior import PriorFile, PriorLookup
+    from xpsr.records import Recipe, Seen
     from xpsr.restore import Restorer
 
 __all__ = ["run"]
@@ -62,9 +62,9 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("--json and -o - both write on standard output; leave one of them out.")
     report = _Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
 
-    from xpsr.ledger import Recipe
     from xpsr.model_files import fetch_model, resolve_model
     from xpsr.prior import QUESTIONS, PriorFile, PriorLookup, is_asked
+    from xpsr.records import Recipe
 
     device, looks_here = config.device, is_asked(config.describer) and not is_remote(config.describer)
     usual = {"engine": "torch", "weights_dtype": "auto", "offload": "none"}
@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
     waiting = _undone(jobs, recipe, prior_of, kept, report)
     if waiting:
         with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
-            from xpsr.batch import restore_file, write_options
+            from xpsr.batch.restoring import restore_file, write_options
             from xpsr.image import image_bytes
             from xpsr.restore import Restorer
 
@@ -205,7 +205,7 @@ def _undone(
     jobs: Sequence[Job], recipe: "Recipe", prior_of: "PriorLookup", kept: "PriorFile | None", report: "_Report"
 ) -> list[tuple[Job, "Seen | None"]]:
     """Returns the pictures that are to be restored, with what was seen at their targets; the others are told."""
-    from xpsr.ledger import look, what_to_do
+    from xpsr.records import look, what_to_do
 
     known, waiting = prior_of.known(kept), []
     with counting("checking", quiet=report.quiet) as count:
@@ -232,7 +232,7 @@ def _small_enough(
     waiting: Sequence[tuple[Job, "Seen | None"]], config: UpscaleConfig, report: "_Report"
 ) -> list[tuple[Job, "Seen | None"]]:
     """Returns the pictures that can be read and restored, as far as their files' headers tell; the others are told."""
-    from xpsr.batch import refuse_too_large
+    from xpsr.batch.restoring import refuse_too_large
 
     fit = []
     with counting("measuring", quiet=report.quiet) as count:
@@ -304,7 +304,7 @@ class _Report:
 
     def planned(self, job: Job, restorer: "Restorer", config: UpscaleConfig) -> None:
         """Tells how a result would be made."""
-        from xpsr.batch import plan_of
+        from xpsr.batch.restoring import plan_of
 
         try:
             width, height = _size_of(job.source)
@@ -324,7 +324,7 @@ class _Report:
 
     def begins(self, job: Job, restorer: "Restorer", config: UpscaleConfig) -> None:
         """Tells how a large result is made, which takes a while."""
-        from xpsr.batch import plan_of
+        from xpsr.batch.restoring import plan_of
 
         width, height = _size_of(job.source)
         with suppress(InputError):  # of which it is told when it is tried

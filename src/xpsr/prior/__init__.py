@@ -10,7 +10,7 @@ imported from its module, because it loads torch.
 from xpsr.prior.cache import describe_files
 from xpsr.prior.describers import describe, is_asked, open_describer
 from xpsr.prior.files import FileDescriber, PriorFile
-from xpsr.prior.lookup import PriorLookup, looking
+from xpsr.prior.lookup import PriorLookup, completed, looking
 from xpsr.prior.protocol import Describer
 from xpsr.prior.texts import MAX_CHARACTERS, QUESTIONS, Level, Levels, Prior, Questions, clean_answer, quality_text
 
@@ -23,6 +23,7 @@ __all__ = [
     "Prior",
     "PriorFile",
     "PriorLookup",
+    "completed",
     "QUESTIONS",
     "Questions",
     "clean_answer",

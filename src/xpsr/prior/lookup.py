@@ -18,7 +18,7 @@ from xpsr.prior.texts import Prior, Questions
 if TYPE_CHECKING:  # it loads torch
     from xpsr.image import ImageLike, Picture
 
-__all__ = ["PriorLookup", "looking"]
+__all__ = ["PriorLookup", "completed", "looking"]
 
 
 class PriorLookup:
@@ -130,6 +130,37 @@ class PriorLookup:
                 if progress is not None:
                     progress(1)
 
+    @contextmanager
+    def looking_on(self) -> "Iterator[Callable[[Sequence[Path]], dict[Path, Prior | Exception]]]":
+        """Yields what asks about some files after others, and frees a model at the end of the block.
+
+        It returns for each file what is said, or why nothing is.
+
+        Raises:
+            ModelError: the model cannot be loaded or reached.
+        """
+
+        def look(images: Sequence[Path]) -> dict[Path, Prior | Exception]:
+            found: dict[Path, Prior | Exception] = {}
+            for image, prior in describe_files(self._describer, images, None, on_error=found.__setitem__):
+                found[image] = self._completed(prior)
+            return found
+
+        def look_up(images: Sequence[Path]) -> dict[Path, Prior | Exception]:
+            found: dict[Path, Prior | Exception] = {}
+            for image in images:
+                try:
+                    found[image] = self(image)
+                except InputError as error:
+                    found[image] = error
+            return found
+
+        if self.needs_files:
+            yield look_up
+        else:
+            with released(self._describer):
+                yield look
+
     def __call__(self, image: "ImageLike", picture: "Picture | None" = None) -> Prior:
         """Returns the prior of a picture, which is whatever `to_picture` takes; written priors are found by its path.
 
@@ -147,11 +178,16 @@ class PriorLookup:
         return self._completed(found)
 
     def _completed(self, found: Prior) -> Prior:
-        return Prior(
-            found.content if self._content is None else self._content,
-            found.quality if self._quality is None else self._quality,
-            found.levels if self._quality is None else None,  # which the quality text was written from
-        )
+        return completed(found, self._content, self._quality)
+
+
+def completed(found: Prior, content: str | None, quality: str | None) -> Prior:
+    """Returns a prior with the texts that are given in the place of those that were found."""
+    return Prior(
+        found.content if content is None else content,
+        found.quality if quality is None else quality,
+        found.levels if quality is None else None,  # which the quality text was written from
+    )
 
 
 def _opened(name: str | os.PathLike[str], questions: Questions | None, device: str) -> Describer:

@@ -1,18 +1,20 @@
 """What of a run is done already, as the records beside its results tell. No torch, so that to look is quick."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from xpsr.config import Size, UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import path_key, refusal, sha256
 from xpsr.model_files import checksums
 from xpsr.prior import Prior
-from xpsr.sources import Job, read_record, read_sidecar
+from xpsr.sources import Job, Source, read_record, read_sidecar
 
 __all__ = ["Recipe", "Seen", "is_own", "look", "occupied", "refuse_folders", "what_to_do"]
 
@@ -45,6 +47,22 @@ class Recipe:
         return checksums(self.folder)
 
     @cached_property
+    def _model_index(self) -> str:
+        return sha256(self.folder / "model_index.json")
+
+    @property
+    def weights_key(self) -> str:
+        """SHA-256 of the model's weights and its own settings."""
+        facts = [self.weights, self._model_index]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def with_config(self, config: UpscaleConfig) -> Self:
+        """Returns what another config gives with the same model, whose files are not read again."""
+        other = dataclasses.replace(self, config=config)
+        vars(other).update(weights=self.weights, _model_index=self._model_index)
+        return other
+
+    @cached_property
     def asked(self) -> dict[str, Any]:
         """What was asked for and no other part of a record tells."""
         config = self.config
@@ -57,7 +75,7 @@ class Recipe:
             "protect": "auto" if config.protect == "auto" else config.protect and sha256(Path(config.protect)),
             "lr_consistency": config.lr_consistency or None,  # as in records of before there was any
             **{name: getattr(config, name) for name in _OF_FILES},
-            "model_index": sha256(self.folder / "model_index.json"),  # with the model's own settings
+            "model_index": self._model_index,  # with the model's own settings
         }
 
     def has_made(self, record: dict[str, Any], prior: Prior | None) -> bool:
@@ -135,14 +153,20 @@ def what_to_do(
     is_whole = record["output_sha256"] == there_sha256 and (job.map is None or _is_map_of(job.map, record))
     if same and is_whole and recipe.has_made(record, known(source.path, digest)):
         return "is_done"
-    origin = target.parent / record["input"]
-    if same or (source.content is None and path_key(origin) == path_key(source.path)):
+    if same or _is_of(source, target, record):
         return "restore"
     if record["input"] == "-":
         remedy = "name the result with -o FILE.png, or add --on-existing overwrite"
         message = f"{target}: is the result of another standard input"
         raise InputError(message, code="exists", remedy=remedy)
     raise occupied(target, f"is the result of another picture, {record['input']}")
+
+
+def _is_of(source: Source, target: Path, record: dict[str, Any]) -> bool:
+    """Returns whether a record names a source, whatever was in it then."""
+    if source.address is not None:
+        return bool(record["input"] == source.address)
+    return source.content is None and path_key(target.parent / record["input"]) == path_key(source.path)
 
 
 def look(target: Path) -> Seen:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from xpsr import __version__
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
-from xpsr.files import atomic_write, real_path, refusal, sha256, write_text
+from xpsr.files import atomic_write, read_bytes, real_path, refusal, sha256, write_text
 from xpsr.image import (
     IN_MEMORY,
     ImageLike,
@@ -33,14 +34,23 @@ from xpsr.image import (
     to_uint8,
     write_into,
 )
-from xpsr.ledger import Recipe, Seen, is_own, look, occupied, refuse_folders
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.planning import TilePlan, parse_memory
 from xpsr.prior import Prior
+from xpsr.records import Recipe, Seen, is_own, look, occupied, refuse_folders
 from xpsr.restore import Restored, Restorer
 from xpsr.sources import Job, Source, read_sidecar, result_suffix
 
-__all__ = ["plan_of", "refuse_too_large", "restore_file", "write_options"]
+__all__ = [
+    "Opened",
+    "open_job",
+    "plan_of",
+    "refuse_too_large",
+    "restore_file",
+    "restore_opened",
+    "write_options",
+    "write_restored",
+]
 
 _ROWS = 64
 """Of a map that is drawn at once."""
@@ -72,6 +82,122 @@ def plan_of(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A picture that has been read, and is known to have a result that can be written.
+
+    Attributes:
+        job: what it was read for.
+        named: how the record beside the result calls it.
+        picture: what was read.
+        sha256: of its file, in hexadecimal.
+        size: width and height of the result.
+    """
+
+    job: Job
+    named: str
+    picture: Picture
+    sha256: str
+    size: tuple[int, int]
+
+
+def open_job(job: Job, recipe: Recipe) -> Opened:
+    """Reads a picture, and refuses it where its result could not be made or written.
+
+    Args:
+        job: the picture.
+        recipe: how it is restored.
+
+    Raises:
+        InputError: the picture cannot be read, or its result would be too large or cannot be written.
+    """
+    source, config = job.source, recipe.config
+    named = source.address or str(source.path)
+    if job.target is not None and source.content is None and source.address is None:
+        named = _path_from(job.target, source.path)
+    try:
+        named.encode()  # the record has it
+    except UnicodeEncodeError as error:
+        message = f"{source.path}: the name is not UTF-8"
+        raise InputError(message, code="bad_name", remedy="rename it") from error
+    # the digest is of what was read, whatever comes while it is restored
+    limits, accepts = _limits_of(config), config.accept_truncated
+    if source.content is None and source.address is None:
+        picture = read_image(source.path, limits=limits, accept_truncated=accepts)
+    else:  # errors are about what a person knows, and not about a copy
+        content = read_bytes(source.path) if source.content is None else source.content
+        picture = decode_image(content, named, limits=limits, accept_truncated=accepts)
+    target = config.target(picture.width, picture.height)
+    target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
+    digest = source.sha256()
+    place = job.target or Path(f"result{result_suffix(source, config.format)}")
+    size = target.of(picture.width, picture.height)
+    refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
+    return Opened(job=job, named=named, picture=picture, sha256=digest, size=size)
+
+
+def restore_opened(
+    restorer: Restorer,
+    opened: Opened,
+    prior: Prior,
+    recipe: Recipe,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    keeps_tiles: bool = False,
+) -> Restored:
+    """Restores a picture that has been read, as the recipe says; `keeps_tiles` is that of `Restorer.restore`.
+
+    Raises:
+        InputError: a setting that this model cannot follow, or too little memory.
+        XPSRError: the result is not finite, or memory ran out.
+    """
+    config, picture = recipe.config, opened.picture
+    return restorer.restore(
+        picture,
+        prior,
+        size=config.target(picture.width, picture.height),
+        preset=config.preset,
+        settings=config.overrides,
+        seed=config.seed,
+        protect=config.protect,
+        lr_consistency=config.lr_consistency,
+        progress=progress,
+        memory=_memory_of(config),
+        workspace=_workspace(opened.job, opened.size),
+        keeps_tiles=keeps_tiles,
+    )
+
+
+def write_restored(opened: Opened, restored: Restored, recipe: Recipe, *, seen: Seen | None = None) -> Restored:
+    """Writes a result, and beside it, as JSON, the record, which what is returned has.
+
+    The record holds the SHA-256 of both pictures, so that it never passes for that of another. Without a target nothing
+    but a map is written.
+
+    Args:
+        opened: what was read.
+        restored: what was made of it.
+        recipe: how.
+        seen: what `look` saw at the target; nothing else is replaced. None: whatever is there is.
+
+    Raises:
+        InputError: the target cannot be written, or has another file than was seen.
+    """
+    job, config = opened.job, recipe.config
+    drawn = None if job.map is None else image_bytes(job.map, _as_image(restored.map))
+    if job.target is None:
+        _draw(job.map, drawn)
+        return restored
+    _make_folder(job.target.parent)
+    names = {"input": opened.named, "input_sha256": opened.sha256, "output": job.target.name}
+    options = write_options(config, restored.record)
+    of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
+    facts = {**restored.record, **of_map, "asked": recipe.asked}
+    record = _write(job.target, restored.picture, options, names, facts, seen)
+    _draw(job.map, drawn)
+    return dataclasses.replace(restored, record=record)
+
+
 def restore_file(
     restorer: Restorer,
     job: Job,
@@ -81,68 +207,24 @@ def restore_file(
     seen: Seen | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Restored:
-    """Restores a picture into its target, and writes beside that, as JSON, the record that is returned.
-
-    The record holds the SHA-256 of both pictures, so that it never passes for that of another. It calls the input by
-    its path from the record's own folder. Without a target nothing is written.
+    """Reads a picture, restores it and writes the result with its record: `open_job` to `write_restored`.
 
     Args:
         restorer: the model.
         job: the picture; what is at its target is replaced.
         prior_of: tells the prior of a picture, by its path if it has one, and by what was read.
         recipe: how it is restored.
-        seen: what `look` saw at the target; nothing else is replaced. None: whatever is there is.
+        seen: as of `write_restored`.
         progress: is told after every tile of every step how many passes of how many are done.
 
     Raises:
         InputError: the picture cannot be read, the result would be too large, the target cannot be written or has
             another file than was seen.
     """
-    source, config, named = job.source, recipe.config, str(job.source.path)
-    if job.target is not None and source.content is None:
-        named = _path_from(job.target, source.path)
-    try:
-        named.encode()  # the record has it
-    except UnicodeEncodeError as error:
-        message = f"{source.path}: the name is not UTF-8"
-        raise InputError(message, code="bad_name", remedy="rename it") from error
-    # the digest is of what was read, whatever comes while it is restored
-    limits, accepts = _limits_of(config), config.accept_truncated
-    if source.content is None:
-        picture = read_image(source.path, limits=limits, accept_truncated=accepts)
-    else:
-        picture = decode_image(source.content, named, limits=limits, accept_truncated=accepts)
-    target = config.target(picture.width, picture.height)
-    target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
-    digest = source.sha256()
-    place = job.target or Path(f"result{result_suffix(source, config.format)}")
-    size = target.of(picture.width, picture.height)
-    refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
-    restored = restorer.restore(
-        picture,
-        prior_of(source.path if source.content is None else picture, picture),
-        size=target,
-        preset=config.preset,
-        settings=config.overrides,
-        seed=config.seed,
-        protect=config.protect,
-        lr_consistency=config.lr_consistency,
-        progress=progress,
-        memory=_memory_of(config),
-        workspace=_workspace(job, size),
-    )
-    drawn = None if job.map is None else image_bytes(job.map, _as_image(restored.map))
-    if job.target is None:
-        _draw(job.map, drawn)
-        return restored
-    _make_folder(job.target.parent)
-    names = {"input": named, "input_sha256": digest, "output": job.target.name}
-    options = write_options(config, restored.record)
-    of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
-    facts = {**restored.record, **of_map, "asked": recipe.asked}
-    record = _write(job.target, restored.picture, options, names, facts, seen)
-    _draw(job.map, drawn)
-    return dataclasses.replace(restored, record=record)
+    opened, source = open_job(job, recipe), job.source
+    prior = prior_of(source.path if source.content is None else opened.picture, opened.picture)
+    restored = restore_opened(restorer, opened, prior, recipe, progress=progress)
+    return write_restored(opened, restored, recipe, seen=seen)
 
 
 def _memory_of(config: UpscaleConfig) -> int | None:
