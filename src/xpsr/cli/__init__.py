@@ -11,7 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xpsr import __version__
-from xpsr.cli import benchmark, compare, convert, data, degrade, describe, doctor, evaluate, export, train, upscale
+from xpsr.cli import (
+    batch,
+    benchmark,
+    compare,
+    convert,
+    data,
+    degrade,
+    describe,
+    doctor,
+    evaluate,
+    export,
+    train,
+    upscale,
+)
 from xpsr.cli.terminal import Parser, command_context, complain, explain, mend_streams, parse, print_traceback
 from xpsr.config import suggest
 from xpsr.errors import InputError
@@ -45,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 _COMMANDS = {
     "upscale": (upscale.run, "restore and enlarge photographs"),
+    "batch": (batch.run, "restore any number of photographs, on one machine or many"),
     "describe": (describe.run, "write what is in pictures and what is wrong with them"),
     "degrade": (degrade.run, "make training pairs of clean pictures"),
     "data": (data.run, "check a folder of pictures, pairs or shards"),

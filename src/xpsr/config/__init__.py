@@ -3,11 +3,12 @@
 Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `recipe`, `training`,
 `data`, `batch` and `benchmark`; everything else takes named arguments, or `Settings`.
 
-`settings` says how a picture is restored, `sizes` how large it becomes and `upscale` what is asked for; `degradation`
-and `data` say what training reads, `model` and `training` what it does, `benchmark` what is compared. `checks` refuses
-values, `names` knows what is meant by others, `loading` reads files and flags.
+`settings` says how a picture is restored, `sizes` how large it becomes, `upscale` what is asked for and `batch` how
+that is done to many; `degradation` and `data` say what training reads, `model` and `training` what it does, `benchmark`
+what is compared. `checks` refuses values, `names` knows what is meant by others, `loading` reads files and flags.
 """
 
+from xpsr.config.batch import BatchConfig
 from xpsr.config.benchmark import BenchmarkConfig, MatrixConfig, MethodConfig, SetConfig, TextsConfig, TextSource
 from xpsr.config.data import DataConfig, PairsConfig
 from xpsr.config.degradation import DEGRADATIONS, DegradationConfig, DegradationName, DegradationStage
@@ -38,6 +39,7 @@ from xpsr.config.upscale import UpscaleConfig
 
 __all__ = [
     "AblateConfig",
+    "BatchConfig",
     "BenchmarkConfig",
     "DEGRADATIONS",
     "DataConfig",

@@ -81,7 +81,7 @@ class UpscaleConfig(Checked):
     max_bytes: int | None = option(None, "Of a picture's file; null: 536,870,912.", _COUNT)
     accept_truncated: bool = False  # whether files that end too early are read as far as they go
     on_existing: Literal["update", "skip", "overwrite", "error"] = (
-        "update"  # of what is there already; see `xpsr.ledger`
+        "update"  # of what is there already; see `xpsr.records`
     )
 
     @property
