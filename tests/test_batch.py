@@ -14,11 +14,11 @@ from picture_files import chunk
 from PIL import Image
 
 from xpsr import Prior, Restorer
-from xpsr.batch import refuse_too_large, restore_file
+from xpsr.batch.restoring import refuse_too_large, restore_file
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import sha256, write_text
-from xpsr.ledger import Recipe, look, what_to_do
+from xpsr.records import Recipe, look, what_to_do
 from xpsr.sources import Job, Source
 
 
@@ -119,7 +119,7 @@ def test_what_came_while_a_picture_was_restored_is_not_replaced(
         target.write_text("mine")
 
     with monkeypatch.context() as patch:
-        patch.setattr("xpsr.batch.write_text", come)
+        patch.setattr("xpsr.batch.restoring.write_text", come)
         with pytest.raises(InputError, match=r"b\.png: is there already") as caught:
             restore()
     assert caught.value.code == "exists" and target.read_text() == "mine" and not sidecar.exists()
@@ -149,7 +149,7 @@ def test_a_record_that_cannot_be_written_leaves_what_was_there(
     recipe = recipe_of(tiny_model, seed=1)
     restore_file(restorer, job, lambda *_: Prior("a cat"), recipe)
     before = written(job)
-    monkeypatch.setattr("xpsr.batch.write_text", refuse)
+    monkeypatch.setattr("xpsr.batch.restoring.write_text", refuse)
     with pytest.raises(InputError, match="cannot be written"):
         restore_file(restorer, job, lambda *_: Prior("a dog"), recipe)
     assert job.target and sha256(job.target) == before["output_sha256"] and written(job) == before

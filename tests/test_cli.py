@@ -119,7 +119,18 @@ def one_line(result: Result, *parts: str) -> str:
         ["--help"],
         *(
             [name, "--help"]
-            for name in ("upscale", "degrade", "data", "train", "evaluate", "compare", "benchmark", "convert", "doctor")
+            for name in (
+                "upscale",
+                "batch",
+                "degrade",
+                "data",
+                "train",
+                "evaluate",
+                "compare",
+                "benchmark",
+                "convert",
+                "doctor",
+            )
         ),
     ],
 )
@@ -374,7 +385,7 @@ def test_unexpected_errors_are_one_line_a_picture(
         raise error
 
     save_photo("a.png"), save_photo("b.png")
-    monkeypatch.setattr("xpsr.batch.read_image", fail)
+    monkeypatch.setattr("xpsr.batch.restoring.read_image", fail)
     result = upscale("a.png", "b.png")
     assert result.code == 1 and result.out == []
     assert [text.split(":")[1] for text in result.err] == [" a.png", " b.png"]
@@ -406,7 +417,7 @@ def test_output_that_is_a_file_is_refused(upscale: Run) -> None:
 
 def test_interrupt_ends_without_traceback_or_half_a_picture(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     save_photo("a.png")
-    monkeypatch.setattr("xpsr.batch.write_text", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("xpsr.batch.restoring.write_text", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     # started in the background, a shell's child ignores Ctrl-C, and Python leaves it at that
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -728,7 +739,7 @@ def test_a_full_disk_ends_the_run(upscale: Run, monkeypatch: pytest.MonkeyPatch)
     for name in "abcd":
         save_photo(f"{name}.png")
     upscale("a.png")
-    monkeypatch.setattr("xpsr.batch.write_text", refuse)
+    monkeypatch.setattr("xpsr.batch.restoring.write_text", refuse)
     result = upscale("a.png", "b.png", "c.png", "d.png")
     assert result.code == 1 and result.out == []
     assert result.err == [
@@ -755,7 +766,7 @@ def test_what_comes_to_a_place_while_others_are_restored_is_not_replaced(
             Path("outputs/b_x4.png").write_text("mine")
         return read_image(path)
 
-    monkeypatch.setattr("xpsr.batch.read_image", come)
+    monkeypatch.setattr("xpsr.batch.restoring.read_image", come)
     result = upscale("a.png", "b.png")
     assert result.code == 1 and len(result.out) == 1
     assert result.err == [

@@ -43,7 +43,7 @@ ORDER = (
     "training",
     "evaluation",
     "recipe",
-    "ledger",
+    "records",
     "batch",
     "benchmark",
     "cli",
@@ -67,7 +67,7 @@ UNREACHABLE = {
 }
 OPTIONAL_LIBRARIES = [
     *("bitsandbytes", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino"),
-    *("peft", "pillow_heif", "scipy", "tensorboard", "torchao"),
+    *("peft", "pillow_heif", "pyarrow", "ray", "scipy", "tensorboard", "torchao"),
     "torchvision",
 ]
 MAX_LINES = 500

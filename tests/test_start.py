@@ -58,7 +58,7 @@ def test_no_picture_is_told_without_a_heavy_library(upscale, tmp_path):
     assert HEAVY.isdisjoint(upscale("empty", "missing.png", code=1))
 
 
-@pytest.mark.parametrize("module", ["ledger", "model_files", "prior", "sources", "config"])
+@pytest.mark.parametrize("module", ["records", "model_files", "prior", "sources", "config"])
 def test_what_decides_is_light(module, tmp_path):
     loaded = run_python(f"import sys, xpsr.{module}; print(*sys.modules)", tmp_path).split()
     assert HEAVY.isdisjoint(loaded)
@@ -77,5 +77,5 @@ print(*sys.modules)
 def test_restoring_imports_neither_metrics_nor_training_nor_optional_readers(tmp_path):
     unused = ("h5py", "matplotlib", "pandas", "pillow_heif", "pyiqa", "skimage", "tensorboard", "torchvision")
     rooms = ("xpsr.training", "xpsr.evaluation", "xpsr.data", "xpsr.degradation", "xpsr.convert", "xpsr.prior.mllm")
-    code = "import sys, xpsr.batch; print(*sys.modules)"
+    code = "import sys, xpsr.batch.restoring; print(*sys.modules)"
     assert {*unused, *rooms, "xpsr.prior.server"}.isdisjoint(run_python(code, tmp_path).split())
