@@ -182,7 +182,7 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
         (
             ["a"],
-            "xpsr: unknown command a; there are: upscale, describe, degrade, data, train, evaluate, compare,"
+            "xpsr: unknown command a; there are: upscale, batch, describe, degrade, data, train, evaluate, compare,"
             " benchmark, convert, export, doctor.",
         ),
         (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),

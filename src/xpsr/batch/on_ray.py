@@ -7,6 +7,7 @@ must therefore be reached by every machine under the same path, or lie behind ad
 
 import math
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -29,11 +30,17 @@ __all__ = ["RayCrew"]
 _PATIENCE = 60.0
 """Seconds without a single actor, after which a run ends rather than waits."""
 
+_GRACE = 30.0
+"""Seconds in which Ray tells that a machine has gone, by its checks of every 3 s."""
+
 _LOOK = 1.0
 """Seconds between two looks at what machines there are."""
 
 _CONNECT = 5.0
 """Seconds in which a cluster must answer."""
+
+_WAIT = "RAY_gcs_server_port_wait_time_s"
+"""Ray's name for seconds in which a cluster must answer, or a new one must be there."""
 
 _OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a cluster that is started here, next to Ray's least: nothing of a picture goes there."""
@@ -61,6 +68,7 @@ class RayCrew:
         self.depth = depth
         self._order, self._needs = order, {"CPU": num_cpus, "GPU": num_gpus}
         self._hands: list[_Actor] = []
+        self._died_early: list[tuple[_Actor, float]] = []  # and when
         self._started = 0
         _check(num_cpus, num_gpus)
         self._ray = _import_ray()
@@ -82,7 +90,7 @@ class RayCrew:
             num_gpus=num_gpus,
             max_restarts=0,  # the runner is to know who died
             max_task_retries=0,
-            max_concurrency=depth,
+            max_concurrency=depth + 1,  # and `stay`
             runtime_env={"env_vars": variables},
         )(_actor_class())
         self._next_look = self._placed_at = time.monotonic()
@@ -107,27 +115,35 @@ class RayCrew:
                 hand.wait()
             hand.kill()
         if self._is_ours:
+            _show_events(True)
             self._ray.shutdown()
             self._is_ours = False
 
     def _look(self, now: float) -> None:
+        machines = self._machines()
         for hand in self._hands:
             if hand.is_over:
                 hand.kill()  # Ray may only have lost sight of it, and another one gets what it held
+                if hand.has_died_early:
+                    self._died_early.append((hand, now))
         self._hands = [hand for hand in self._hands if not hand.is_over]
-        if any(hand.is_placed for hand in self._hands):
+        # whom a machine takes with it has not crashed; but that the machine has gone is known later
+        self._died_early = [(hand, since) for hand, since in self._died_early if hand.machine in ("", *machines)]
+        while self._died_early and now - self._died_early[0][1] > _GRACE:
+            self.news.put(Lost(hand=self._died_early.pop(0)[0].name))
+        if any(hand.machine for hand in self._hands):
             self._placed_at = now
         elif now - self._placed_at > _PATIENCE:
             message = f"no worker could be started on Ray for {_PATIENCE:.0f} s; {self._room()}"
             remedy = "are other jobs holding them, or have machines gone?"
             raise XPSRError(message, code="no_workers", remedy=remedy)
-        for _ in range(sum(map(self._num_fitting, self._machines())) - len(self._hands)):
+        for _ in range(sum(map(self._num_fitting, machines.values())) - len(self._hands)):
             self._started += 1
             self._hands.append(_Actor(f"ray-{self._started}", self._actors.remote(), self._order, self.news))
 
-    def _machines(self) -> list[dict[str, float]]:
+    def _machines(self) -> dict[str, dict[str, float]]:
         """Returns what each machine that is there has in all, whoever uses it now."""
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
 
     def _num_fitting(self, machine: dict[str, float]) -> int:
         # Ray counts in parts of 1/10000
@@ -135,7 +151,7 @@ class RayCrew:
         return math.floor(min(shares))
 
     def _refuse_too_small(self) -> None:
-        machines = self._machines()
+        machines = self._machines().values()
         if any(map(self._num_fitting, machines)):
             return
         remedy = "start its machines with `ray start --num-cpus N --num-gpus N`, or ask for less"
@@ -148,7 +164,7 @@ class RayCrew:
         raise InputError(message, code=code, field=field, value=value, remedy=remedy)
 
     def _room(self) -> str:
-        machines = self._machines()
+        machines = self._machines().values()
         have = {name: [machine.get(name, 0) for machine in machines] for name in self._needs}
         most = {name: max(shares, default=0) for name, shares in have.items()}
         total = _amount({name: sum(shares) for name, shares in have.items()})
@@ -156,18 +172,31 @@ class RayCrew:
 
 
 class _Actor:
-    """An actor as the runner sees it, from when it was asked for."""
+    """An actor as the runner sees it, from when it was asked for.
+
+    What it is asked for calls back, in a thread of Ray's that must not wait for Ray, so that nobody need go through all
+    that is open. It tells of its end where it held pictures or cannot load the model; of other ends nobody need know
+    but the crew.
+
+    Attributes:
+        machine: Ray's id of where it is; "": not placed yet.
+    """
 
     def __init__(self, name: str, actor: Any, order: Order, news: "SimpleQueue[News]"):
         from ray.exceptions import RayTaskError
 
-        self.name, self.is_placed, self.is_ready, self.is_over = name, False, False, False
+        self.name, self.machine, self.is_ready, self.is_over = name, "", False, False
         self._actor, self._news, self._raised = actor, news, RayTaskError
         self._error: XPSRError | None = None
-        self._is_told, self._lock = False, threading.Lock()
-        self._asked: set[Future[Any]] = set()
+        self._lock, self._asked, self._has_lost, self._is_told = threading.Lock(), set[Future[Any]](), False, False
         self._follow(actor.place.remote(), self._take_place, self._fail)
-        self._follow(actor.load.remote(order, __version__, str(Path.cwd())), self._begin, self._fail)
+        self._follow(actor.load.remote(pickle.dumps(order), __version__, str(Path.cwd())), self._begin, self._fail)
+        actor.stay.remote().future().add_done_callback(self._end)
+
+    @property
+    def has_died_early(self) -> bool:
+        """Whether it died before it was ready, of which nobody has told yet."""
+        return self.is_over and not self.is_ready and self._error is None
 
     def give(self, ticket: Ticket) -> None:
         def finish(outcome: Outcome) -> None:
@@ -186,8 +215,8 @@ class _Actor:
             asked = list(self._asked)
         wait(asked)
 
-    def _take_place(self, _: None) -> None:
-        self.is_placed = True
+    def _take_place(self, machine: str) -> None:
+        self.machine = machine
 
     def _begin(self, host: str) -> None:
         self.name = f"{self.name}@{host}"
@@ -195,32 +224,43 @@ class _Actor:
         self._news.put(Ready(hand=self.name))
 
     def _fail(self, error: Exception) -> None:
-        if not isinstance(error, XPSRError):
-            message = f"a worker on Ray cannot begin ({type(error).__name__}: {brief(error)})"
-            error = XPSRError(message, code="unexpected", remedy="is xpsr installed there as it is here?")
-        self._error, self.is_over = error, True
+        if isinstance(error, XPSRError):
+            self._error = error
+        elif isinstance(error, ImportError):
+            remedy = "install xpsr and what it needs on all machines"
+            self._error = XPSRError(f"a worker on Ray cannot begin ({brief(error)})", code="conflict", remedy=remedy)
+        else:
+            self._error = XPSRError(failure_of(error).line, code="unexpected")
+        self.is_over = True
+
+    def _end(self, _: "Future[Any]") -> None:
+        self.is_over = True
+        self._tell()
 
     def _follow(self, asked: Any, done: Callable[[Any], None], failed: Callable[[Exception], None]) -> None:
-        # Ray calls back, so that nobody need go through all that is asked for
         future = asked.future()
         with self._lock:
             self._asked.add(future)
         future.add_done_callback(partial(self._settle, done, failed))
 
     def _settle(self, done: Callable[[Any], None], failed: Callable[[Exception], None], future: "Future[Any]") -> None:
-        # in a thread of Ray's that must not wait for Ray
         error = future.exception()
         if error is None:
             done(future.result())
         elif isinstance(error, self._raised):
             failed(error.cause)
         else:
-            self.is_over = True
+            self.is_over, self._has_lost = True, self.is_ready
         with self._lock:
             self._asked.discard(future)
-            is_end = self.is_over and not self._asked and not self._is_told
-            self._is_told |= is_end
-        if is_end:  # what it had finished has been told by now
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            # what it had finished is told by now
+            is_end = self.is_over and not self._asked and (self._has_lost or self._error is not None)
+            is_news, self._is_told = is_end and not self._is_told, is_end or self._is_told
+        if is_news:
             self._news.put(Lost(hand=self.name, error=self._error))
 
 
@@ -236,11 +276,18 @@ def _actor_class() -> Any:
             # reading, painting, writing: a thread each, as `Worker` wants it
             self._stages = [ThreadPoolExecutor(1) for _ in range(3)]
 
-        def place(self) -> None:
-            """Is done when the actor is there."""
+        def place(self) -> str:
+            """Returns Ray's id of the machine, as soon as the actor is there."""
+            import ray
 
-        def load(self, order: "Order", version: str, folder: str) -> str:
-            """Loads the model and returns the machine's name."""
+            return ray.get_runtime_context().get_node_id()
+
+        def stay(self) -> None:
+            """Ends when the actor does, of which nobody else tells while it holds nothing."""
+            threading.Event().wait()
+
+        def load(self, order: bytes, version: str, folder: str) -> str:
+            """Loads the model and returns the machine's name; unpickles here, as Ray would hide why that fails."""
             from xpsr import __version__
             from xpsr.batch.worker import Worker
             from xpsr.errors import XPSRError
@@ -251,7 +298,7 @@ def _actor_class() -> Any:
                 raise XPSRError(message, code="conflict", remedy="install the same on all machines")
             with suppress(OSError):  # who names a relative path is told that it is not there
                 os.chdir(folder)
-            self._worker = self._stages[1].submit(Worker, order).result()
+            self._worker = self._stages[1].submit(Worker, pickle.loads(order)).result()
             return host
 
         def work(self, ticket: "Ticket") -> "Outcome":
@@ -307,9 +354,8 @@ def _connect(ray: Any, address: str) -> bool:
     elif address != "auto":  # in which case Ray finds it, with the token that it asks for
         _refuse_silent(address)
         options |= {"address": address}
-        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", f"{_CONNECT:.0f}")  # or it tries for many minutes
     try:
-        with _own_signals():
+        with _own_ways(is_new=address == "local"):
             ray.init(**options)
     except Exception as error:  # Ray raises whatever it meets with
         message, remedy = "Ray cannot be started here", "see the logs below /tmp/ray/session_latest"
@@ -317,7 +363,15 @@ def _connect(ray: Any, address: str) -> bool:
             message = f"{address}: this Ray cluster cannot be joined"
             remedy = "has it the same Ray and Python, and does it ask for a token (RAY_AUTH_MODE=token)?"
         raise XPSRError(f"{message} ({brief(error)})", code="no_cluster", remedy=remedy) from error
+    _show_events(False)
     return True
+
+
+def _show_events(is_shown: bool) -> None:
+    """Lets Ray print what happens to its machines, or not: it does so on standard output, whatever it is told."""
+    import ray
+
+    ray._private.worker._worker_logs_enabled = is_shown
 
 
 def _is_running_here() -> bool:
@@ -358,12 +412,16 @@ def _answers(host: str, port: int) -> bool:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Gives SIGTERM back to whoever had it, as Ray takes it."""
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM)
+def _own_ways(*, is_new: bool) -> Iterator[None]:
+    """Has Ray give up soon what it would try for many minutes, and gives back SIGTERM, which it takes."""
+    is_main, handler = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
+    is_hurried = not is_new and _WAIT not in os.environ
+    if is_hurried:
+        os.environ[_WAIT] = f"{_CONNECT:.0f}"
     try:
         yield
     finally:
         if is_main and handler is not None:
             signal.signal(signal.SIGTERM, handler)
+        if is_hurried:
+            del os.environ[_WAIT]
