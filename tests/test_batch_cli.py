@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,14 @@ def test_a_folder_becomes_a_folder_and_what_fails_stops_nothing(batch: Run, phot
     assert record["input"] == "../../photos/trip/p1.png" and record["output_sha256"] == results()["trip/p1.png"]
     for name in ("summary.html", "metrics.prom", "log.jsonl"):
         assert Path("out", name).stat().st_size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all names are texts")
+def test_a_name_that_is_no_text_is_told_and_stops_nothing(batch: Run, photos: list[Path]) -> None:
+    Path("photos/bad.png").replace(os.fsdecode(b"photos/na\xffme.png"))
+    done = batch("photos", "-o", "out")
+    assert done.code == 1 and "the name is not UTF-8; rename it." in done.err and states()["done"] == 6
+    assert "na\\udcffme.png" in Path("out/failures.csv").read_text(encoding="utf-8")
 
 
 def test_a_result_is_that_of_upscale(batch: Run, photos: list[Path], tiny_model: Path) -> None:

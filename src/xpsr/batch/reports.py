@@ -198,7 +198,7 @@ def write_failures(ledger: Ledger, path: Path, *, unplanned: Sequence[tuple[str,
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)
         writer.writerow(("source", "code", "line", "remedy"))
         for source, error in unplanned:
-            writer.writerow(map(_harmless, (source, error.code, str(error), error.remedy or "")))
+            writer.writerow(map(_harmless, (printable(source), error.code, str(error), error.remedy or "")))
         for row in ledger.rows("failed"):
             writer.writerow(map(_harmless, (shown(row.item.source), row.code, row.line, row.remedy)))
 
