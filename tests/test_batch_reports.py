@@ -478,7 +478,7 @@ def test_status_tells_how_a_run_stands(tmp_path: Path) -> None:
         assert found["next"] == []
         lines = status_in_words(found)
         assert lines[1] == "a run is at work, 0.706 pictures/s, 10 s left"
-        assert lines[2] == "results: 0.0 megapixels, 1 MB; 2 s of one worker for each picture"
+        assert lines[2] == "results: 0.0 megapixels, 3 kB; 2 s of one worker for each picture"
         assert lines[3:5] == ["in hand:", f"    {printable(HOSTILE)} (process-1, since 11 min ago)"]
         assert f"    2 damaged, as {printable(HOSTILE)} 9" in lines
         assert lines == list(map(printable, lines))

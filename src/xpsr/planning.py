@@ -186,7 +186,9 @@ def parse_memory(text: str) -> int:
 
 
 def in_words(size: int) -> str:
-    """Returns bytes as people say them: "640 MB", "1.9 GB"."""
+    """Returns bytes as people say them: "19 kB", "640 MB", "1.9 GB"."""
+    if size < 10**6:
+        return f"{math.ceil(size / 10**3)} kB"
     if size < 10**9:
         return f"{math.ceil(size / 10**6)} MB"
     return f"{math.ceil(size / 10**8) / 10:.1f} GB"
