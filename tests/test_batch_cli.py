@@ -1,13 +1,18 @@
 """`xpsr batch` from the outside, with a tiny model in this process; processes that are killed: test_batch_kills.py."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import signal
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import fsspec
@@ -16,6 +21,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
+from xpsr.batch import restoring
 from xpsr.batch.ledger import Ledger
 from xpsr.cli import main
 from xpsr.files import sha256
@@ -115,7 +121,7 @@ def test_the_same_command_again_does_nothing_and_loads_nothing(
 ) -> None:
     batch("photos", "-o", "out")
     before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.png")}
-    monkeypatch.setattr("xpsr.batch.worker.Restorer", None)
+    monkeypatch.setattr("xpsr.batch.restoring.Restorer", None)
     again = batch("photos", "-o", "out")
     assert (again.code, again.err.splitlines()[0]) == (1, "xpsr: 6 of 7 pictures were done already; nothing waits.")
     assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.png")} == before
@@ -310,6 +316,98 @@ def test_a_store_that_fails_every_third_write_loses_nothing(
     assert flaky.exists("bucket/out/p0.png")
 
 
+def test_a_full_disk_loses_nothing_and_says_so(batch: Run, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    count, write = 0, restoring.write_into
+
+    def fill(part: Path, *rest: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > 2:
+            part.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(part, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "write_into", fill)
+        full = batch("photos", "-o", "out")
+    assert full.code == 1 and "out: the disk is full; free some of it, and run the same command again." in full.err
+    assert len(results()) == states()["done"] == 2 and states()["running"] == 0 and states()["failed"] <= 1
+    assert not list(Path("out").rglob("*.part"))
+    batch("photos", "-o", "whole")
+    assert batch("photos", "-o", "out").code == 1 and results() == results("whole")
+
+
+def test_a_disk_that_will_not_hold_the_rest_ends_the_run_early(
+    batch: Run, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(".")
+    with monkeypatch.context() as patch:
+        patch.setattr("xpsr.batch.running._DISK_SECONDS", 0.0)
+        patch.setattr("xpsr.batch.running.shutil.disk_usage", lambda _: usage._replace(free=1))
+        short = batch("photos", "-o", "out")
+    assert short.code == 1 and "out: the disk is too small by about " in short.err
+    assert 1 <= states()["done"] < 6 and states()["running"] == 0
+    assert batch("photos", "-o", "out").code == 1 and states()["done"] == 6
+
+
+def test_what_a_killed_run_has_left_is_removed(batch: Run, photos: list[Path]) -> None:
+    batch("photos", "-o", "out")
+    with Ledger(Path("out/ledger.sqlite")) as ledger:
+        ledger.keep(started=[(row.number, "hand", 0.0) for row in ledger.rows("done", limit=1)])
+        (row,) = ledger.rows("running")
+    part, copy = Path("out", row.item.target).with_name(".xpsr-1234.part"), Path("out/.xpsr-scratch/xpsr-1/a.png")
+    copy.parent.mkdir(parents=True)
+    for path in (part, copy):
+        path.write_bytes(b"half")
+    batch("photos", "-o", "out")
+    assert not part.exists() and not Path("out/.xpsr-scratch").exists() and states()["done"] == 6
+
+
+def test_failures_of_tar_files_and_stores_name_what_a_person_knows(batch: Run, photos: list[Path]) -> None:
+    with tarfile.open("set.tar", "w") as tar:
+        tar.add("photos/bad.png", "a/bad.png")
+        tar.add("photos/p0.png", "a/p0.png")
+    fsspec.filesystem("memory").pipe_file("/in/worse.png", b"nothing")
+    ended = batch("set.tar", "memory://in/worse.png", "-o", "out")
+    assert states()["done"] == 1 and states()["failed"] == 2
+    assert "set.tar::a/bad.png: is not an image" in ended.err and "memory://in/worse.png: is not an" in ended.err
+    told = Path("out/failures.csv").read_text() + Path("out/summary.html").read_text()
+    assert "set.tar::a/bad.png" in told and ".xpsr-scratch" not in told + ended.err
+
+
+def test_a_describer_that_asks_a_model_is_asked_once_and_before_all_others(batch: Run, photos: list[Path]) -> None:
+    asked = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            nonlocal asked
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked += 1
+            assert not list(Path("out").rglob("*.png"))
+            body = json.dumps({"choices": [{"message": {"content": "a red panda"}, "finish_reason": "stop"}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        describer = f"http://127.0.0.1:{server.server_address[1]}/v1#a-model"
+        ended = batch("photos", "-o", "out", "--describer", describer)
+        first = asked
+        batch("photos", "-o", "out", "--describer", describer)
+        server.shutdown()
+    assert states()["done"] == 6 and first == asked == 2 * 6, (
+        ended.err
+    )  # content and quality; not of what is no picture
+    assert json.loads(Path("out/p0.json").read_text())["prior"]["content"] == "a red panda"
+    lines = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
+    assert [line["worker"] for line in lines if line["event"] == "failed"] == ["describer"]
+
+
 def test_status_tells_how_a_folder_stands(batch: Run, photos: list[Path]) -> None:
     batch("photos", "-o", "out")
     told = batch("--status", "out")
@@ -344,8 +442,8 @@ def test_one_json_object_a_picture(batch: Run, photos: list[Path]) -> None:
         (["photos", "-o", "out", "--protect", "mask.png"], "is the mask of one picture; use auto."),
         (["photos", "-o", ""], "no -o OUT; name the folder of all results"),
         (["photos", "-o", "out", "--timeout", "9"], "is for processes, which can be ended, and workers=0 has none"),
-        (["nowhere", "-o", "out"], "nowhere"),
-        (["photos", "-o", "photos"], "photos"),
+        (["nowhere", "-o", "out"], "nowhere: cannot be read (No such file or directory)"),
+        (["photos", "-o", "photos"], "photos: results would be among the pictures they are made of"),
         (["photos", "-o", "nothing://bucket"], "nothing://bucket: is no address that fsspec knows"),
         (["--status", "out", "other"], "--status is of one folder"),
     ],

@@ -1,6 +1,7 @@
 """Batches whose processes are killed at random moments: nothing is lost, half-written or mixed up."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -16,14 +17,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xpsr.batch.crew import Lost
 from xpsr.batch.items import Failure, Item, Made, Order, Outcome, Ticket
 from xpsr.batch.ledger import Ledger
 from xpsr.batch.process import work_on
+from xpsr.batch.processes import ProcessCrew
+from xpsr.batch.restoring import Opened, open_job
 from xpsr.batch.wire import order_line, read_news, read_order, ticket_line
 from xpsr.batch.worker import Worker
 from xpsr.config import UpscaleConfig
+from xpsr.errors import ModelError
 from xpsr.files import sha256
 from xpsr.prior import Prior
+from xpsr.records import Recipe
+from xpsr.sources import Job
 
 
 def save_noise(path: Path, seed: int) -> None:
@@ -58,6 +65,53 @@ def test_a_process_answers_every_ticket_and_overlaps_their_stages(tiny_model: Pa
             assert outcome.output_sha256 == sha256(target) and outcome.pixels == 28 * 36
             record = json.loads(target.with_suffix(".json").read_text())
             assert (record["seed"], record["prior"]["content"]) == (number, f"number {number}")
+
+
+def test_a_thread_that_fails_ends_its_process_and_does_not_hang(tmp_path: Path) -> None:
+    code = "from xpsr.batch.process import _or_end\nimport time\n_or_end(lambda: 1 / 0)\ntime.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("says", ["print('junk')", "print('{}')", "pass"])
+def test_a_process_that_does_not_speak_as_it_should_is_lost_and_its_successor_waits(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    code = f"import sys, time\nsys.stdin.readline(); {says}; sys.stdout.flush()"
+    code += "\ntime.sleep(60)" if says != "pass" else ""
+    monkeypatch.setattr("xpsr.batch.processes._COMMAND", (sys.executable, "-c", code))
+    crew = ProcessCrew([order_of(tiny_model, tmp_path)])
+    assert crew.tend() == []
+    news = crew.news.get(timeout=30)
+    assert isinstance(news, Lost) and news.error is None
+    assert crew.tend() == [] and crew._hands == [None]  # the next one is not started at once
+    crew.close()
+
+
+def test_a_worker_refuses_another_model_than_the_plan_is_for(tiny_model: Path, tmp_path: Path) -> None:
+    order = order_of(tiny_model, tmp_path / "out")
+    with pytest.raises(ModelError, match="is another model than the one that the plan was made for; run the same"):
+        Worker(dataclasses.replace(order, weights="of another"))
+
+
+def test_a_source_that_changes_while_it_is_read_makes_no_result(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "a.png"
+    save_noise(source, 0)
+
+    def read(job: Job, recipe: Recipe) -> Opened:
+        opened = open_job(job, recipe)
+        save_noise(source, 1)
+        os.utime(source, ns=(1, 1))
+        return opened
+
+    monkeypatch.setattr("xpsr.batch.worker.open_job", read)
+    item = Item(id="a.png", source=str(source), target="a.png", seed=0)
+    outcome = Worker(order_of(tiny_model, tmp_path / "out")).work(Ticket(number=1, item=item))
+    assert isinstance(outcome, Failure) and outcome.code == "changed"
+    assert "was changed while it was read; run the same command again" in outcome.line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_one_line(tiny_model: Path, tmp_path: Path) -> None:

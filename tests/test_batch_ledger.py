@@ -119,14 +119,15 @@ def test_another_plan_is_refused_with_what_differs(tmp_path: Path) -> None:
         ledger.keep(made=[(1, made())])
         ledger.bind(facts)
         assert ledger.facts == facts
-        ledger.bind({"device": "cpu"}, is_part=True)
-        ledger.bind(facts, keeps=["device"])
+        ledger.bind({"device": "cpu"}, kind="machine")
+        ledger.bind(facts)
+        assert ledger.facts == facts | {"device": "cpu"}
         with pytest.raises(InputError, match=r'another plan \(device "cpu", not "cuda"\)'):
-            ledger.bind({"device": "cuda"}, is_part=True)
+            ledger.bind({"device": "cuda"}, kind="machine")
         with pytest.raises(
             InputError, match=r"is the output of another plan \(scale 4\.0, not 2\.0\); use the same op"
         ):
-            ledger.bind(facts | {"scale": 2.0}, keeps=["device"])
+            ledger.bind(facts | {"scale": 2.0})
         assert states(ledger) == {"a": "done", "b": "waiting"}
         ledger.bind(facts | {"scale": 2.0}, replaces=True)
         assert states(ledger) == {"a": "waiting", "b": "waiting"} and ledger.facts["scale"] == 2

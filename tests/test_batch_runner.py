@@ -235,27 +235,54 @@ def test_a_store_that_is_away_is_waited_for_and_no_picture_is_blamed(
     monkeypatch.setattr("xpsr.batch.runner._LONGEST_PAUSE", 0.01)
     plan(ledger, 20)
     crew = Chance(deadly=set(), bad=set(map(str, range(20))), weak=set(), seed=0, num_hands=2, depth=2)
-    crew.death_rate, crew.news, away = 0, _Away(), _Away.until
-    assert run(ledger, crew) == "complete"
-    assert ledger.tally().done == 20 and crew.given > 20 and away > 3
-    _Away.until = 10**6
-    plan_of_more = [Item(id=f"more {n}", source=f"/in/{n}", target=f"more {n}.png", seed=0) for n in range(20)]
-    ledger.plan(plan_of_more)
-    crew.bad = {item.id for item in plan_of_more}
-    assert run(ledger, crew) == "trouble"
+    away = Away(until=8)
+    crew.death_rate, crew.news = 0, away
+    assert run(ledger, crew, is_reachable=lambda: not away.is_away) == "complete"
+    assert ledger.tally().done == 20 and not away.is_away
+    away.until = 10**6
+    more = [Item(id=f"more {n}", source=f"/in/{n}", target=f"more {n}.png", seed=0) for n in range(20)]
+    ledger.plan(more)
+    crew.bad = {item.id for item in more}
+    assert run(ledger, crew, is_reachable=lambda: not away.is_away) == "trouble"
     found = ended(ledger)
     assert not found["failed"] | found["running"] and len(found["waiting"]) == 20
 
 
-class _Away(SimpleQueue):  # type: ignore[type-arg]
-    until = 8
+@pytest.mark.parametrize("code", ["refused", "no_credentials", "store", "not_found"])
+def test_many_pictures_that_nobody_may_read_stop_no_others(ledger: Ledger, code: str) -> None:
+    plan(ledger, 60)
+    barred = {str(n) for n in range(40)}
+    crew = Chance(deadly=set(), bad=barred, weak=set(), seed=0, num_hands=2, depth=3)
+    crew.death_rate, crew.news = 0, Away(until=10**6, code=code)
+    assert run(ledger, crew, retries=1) == "complete"  # all else can be reached
+    assert ended(ledger)["failed"] == barred and ledger.tally().done == 20
+
+
+class Away(SimpleQueue):  # type: ignore[type-arg]
+    """News of a crew whose bad pictures fail with a code until so many have, and then are made."""
+
+    def __init__(self, *, until: int, code: str = "store"):
+        self.until, self.code = until, code
+
+    @property
+    def is_away(self) -> bool:
+        return self.until > 0
 
     def put(self, news: News) -> None:
         if isinstance(news, Finished) and isinstance(news.outcome, Failure):
-            _Away.until -= 1
-            gone = Failure(code="store", line="cannot be written", may_pass=True)
-            news = Finished(hand=news.hand, number=news.number, outcome=gone if _Away.until > 0 else MADE)
+            self.until -= 1
+            gone = Failure(code=self.code, line="cannot be used", may_pass=self.code != "not_found")
+            news = Finished(hand=news.hand, number=news.number, outcome=gone if self.is_away else MADE)
         super().put(news)
+
+
+def test_a_disk_that_was_full_for_some_is_tried_with_others_first_next_time(ledger: Ledger) -> None:
+    plan(ledger, 20)
+    crew = Chance(deadly=set(), bad={"0", "1", "2"}, weak=set(), seed=0, num_hands=1, depth=1)
+    crew.death_rate, crew.news = 0, _Full()
+    assert run(ledger, crew, retries=0) == "disk_full"
+    run(ledger, crew, retries=0)
+    assert ledger.tally().done == 17
 
 
 def test_a_replacement_that_cannot_begin_does_not_end_the_others_work(ledger: Ledger) -> None:

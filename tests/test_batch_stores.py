@@ -107,9 +107,6 @@ def test_what_is_sent_is_there_and_comes_back(tmp_path: Path, scheme: str, folde
     send(results, tmp_path / "3", b"second, longer", target)
     assert results.stamp(target) != stamp
     assert fetch(item_of(f"{scheme}://out/{target}"), tmp_path).path.read_bytes() == b"second, longer"
-    (tmp_path / "report.html").write_text("all is well")
-    results.send_file(tmp_path / "report.html")
-    assert fsspec.filesystem(scheme).cat_file("/out/report.html") == b"all is well"
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -120,8 +117,28 @@ def test_a_folder_of_this_machine_is_written_to_in_place(tmp_path: Path, scheme:
     place.parent.mkdir(parents=True)
     place.write_bytes(b"here")
     results.send(place, "trip/b.png")
-    results.send_file(place)
     assert results.stamp("trip/b.png") == f"4 {place.stat().st_mtime_ns}" == stamp_of(str(place))
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://", "try://"])
+def test_whether_results_can_be_written_is_found_out_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("xpsr.batch.stores._PAUSE", 0.001)
+    results = Results(f"{scheme}out/of/photos")
+    assert results.is_reachable()
+    assert not list(tmp_path.iterdir())
+    if scheme:
+        system = fsspec.filesystem(scheme.removesuffix("://"))
+        assert not system.exists("/out") or not system.find("/out")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("access denied")
+
+    monkeypatch.setattr("xpsr.batch.stores.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("xpsr.batch.stores._put_by_part", refuse)
+    assert not results.is_reachable()
 
 
 @pytest.mark.parametrize("out", ["try://out", "memory://out/", "out"])

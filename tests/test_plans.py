@@ -12,7 +12,7 @@ from PIL import Image
 
 from xpsr import Prior, Restorer
 from xpsr.cli import main
-from xpsr.errors import InputError
+from xpsr.errors import InputError, XPSRError
 from xpsr.pipeline.costs import resident_memory
 from xpsr.planning import TilePlan, keep_rate, known_rate, time_in_words
 
@@ -179,6 +179,21 @@ def test_where_there_is_no_memory_at_all_that_is_said(tiny_model: Path) -> None:
     assert done.returncode == 0, done.stderr
     remedy = "use a smaller scale, or free some"
     assert done.stdout == f"out_of_memory memory ran out with the smallest parts, too; {remedy}.\n"
+
+
+def test_tiles_that_have_to_stay_do_where_memory_runs_out(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[TilePlan] = []
+
+    def full(*_: object, plan: TilePlan, **__: object) -> None:
+        tried.append(plan)
+        raise MemoryError
+
+    monkeypatch.setattr(type(restorer.pipe), "__call__", full)
+    for keeps, least in ((False, 32), (True, 256)):
+        tried.clear()
+        with pytest.raises(XPSRError, match="memory ran out with the smallest parts, too"):
+            restorer.restore(torch.rand(3, 300, 300), Prior(), settings={"tile_size": 256}, keeps_tiles=keeps)
+        assert min(plan.tile_size for plan in tried) == least
 
 
 def test_other_errors_are_not_taken_for_it(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:

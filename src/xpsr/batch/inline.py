@@ -31,7 +31,8 @@ class Inline:
         self._inbox.put(ticket)
 
     def kill(self) -> None:
-        raise NotImplementedError("a thread cannot be ended from outside")
+        """Raises: nobody can end a thread from outside, and so `BatchConfig` takes no timeout without processes."""
+        raise NotImplementedError("a thread cannot be ended from outside; use a ProcessCrew where there is a timeout.")
 
     def close(self, *, now: bool = False) -> None:
         self._inbox.put(None)

@@ -1,8 +1,7 @@
 """What became of every picture of a plan: a row each in SQLite, so that a run that was killed goes on where it was.
 
-One process at a time writes, the runner; anybody may read meanwhile. What is written comes in
-transactions of many rows: a power cut loses the last second of them, not the results, which the next run finds in their
-places and adopts.
+One process at a time writes, the runner; anybody may read meanwhile. What is written comes in transactions of many
+rows: a power cut loses the last second of them, not the results, which the next run finds in their places and adopts.
 """
 
 import json
@@ -27,7 +26,9 @@ LEDGER = "ledger.sqlite"
 State = Literal["waiting", "running", "done", "skipped", "failed"]
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (
+    kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
@@ -185,41 +186,34 @@ class Ledger:
 
     # The plan
 
-    def bind(
-        self, facts: Mapping[str, Any], *, replaces: bool = False, is_part: bool = False, keeps: Sequence[str] = ()
-    ) -> None:
+    def bind(self, facts: Mapping[str, Any], *, kind: str = "plan", replaces: bool = False) -> None:
         """Says what all results depend on; it is kept, and compared with as soon as there are results.
 
         Args:
             facts: by name, what JSON can hold.
+            kind: what they are about; those of each kind are compared, and replaced, by themselves.
             replaces: whether other facts take the place of those that are there, and all pictures wait again.
-            is_part: whether there may be others.
-            keeps: names of others that stay.
 
         Raises:
             InputError: the ledger is of another plan; it says what differs.
         """
-        known = {name: value for name, value in self.facts.items() if name not in keeps}
-        wanted = json.loads(json.dumps(dict(facts)))
-        names = wanted.keys() if is_part else known.keys() | wanted.keys()
-        differing = [name for name in sorted(names) if known.get(name) != wanted.get(name)]
-        if is_part and not known.keys() & wanted.keys():
-            known = {}
+        rows = self._all("SELECT name, value FROM facts WHERE kind = ?", (kind,))
+        known, wanted = {name: json.loads(value) for name, value in rows}, json.loads(json.dumps(dict(facts)))
+        names = sorted(known.keys() | wanted.keys())
+        differing = [name for name in names if known.get(name) != wanted.get(name)]
         tally = self.tally()
         if known and differing and not replaces and tally.done + tally.skipped:
             parts = [f"{name} {_brief(known.get(name))}, not {_brief(wanted.get(name))}" for name in differing[:3]]
-            message = (
-                f"{self.path.parent}: is the output of another plan ({'; '.join(parts)}{', …' * (len(differing) > 3)})"
-            )
+            shown = "; ".join(parts) + ", …" * (len(differing) > 3)
+            message = f"{self.path.parent}: is the output of another plan ({shown})"
             remedy = "use the same options, choose another -o (and --ledger), or add --on-existing overwrite"
             raise InputError(message, code="conflict", remedy=remedy)
         if differing:
             with self._transaction():
-                if not is_part:
-                    self._db.execute("DELETE FROM facts")  # the others are those of what is made again
+                self._db.execute("DELETE FROM facts WHERE kind = ?", (kind,))
                 self._db.executemany(
-                    "INSERT OR REPLACE INTO facts VALUES (?, ?)",
-                    [(name, json.dumps(value)) for name, value in wanted.items()],
+                    "INSERT INTO facts VALUES (?, ?, ?)",
+                    [(kind, name, json.dumps(value)) for name, value in wanted.items()],
                 )
                 if known:
                     self._db.execute("UPDATE jobs SET state = 'waiting', attempts = 0, prior = NULL")

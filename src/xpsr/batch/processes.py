@@ -115,7 +115,7 @@ class _Process:
         return self._process.stdin
 
     def _send(self, line: str) -> None:
-        with suppress(OSError):  # it has died, of which the news tell
+        with suppress(OSError, ValueError):  # it has died, of which the news tell, and perhaps its pipe is closed
             self._pipe.write(line)
             self._pipe.flush()
 
@@ -123,15 +123,18 @@ class _Process:
         assert self._process.stdout is not None
         last = Lost(hand=self.name)
         try:
-            for line in self._process.stdout:
-                news = read_news(line, self.name)
-                if isinstance(news, Lost):
-                    last = news  # which is told when it has gone
-                else:
-                    self.is_ready = self.has_begun = True
-                    self._news.put(news)
+            with self._process.stdout as lines:
+                for line in lines:
+                    news = read_news(line, self.name)
+                    if isinstance(news, Lost):
+                        last = news  # which is told when it has gone
+                    else:
+                        self.is_ready = self.has_begun = True
+                        self._news.put(news)
         except (ValueError, KeyError, TypeError):  # it does not speak as it should
             self.kill()
         self._process.wait()
+        with suppress(OSError):  # what was not read any more
+            self._pipe.close()
         self.is_ready, self.is_over = False, True
         self._news.put(last)

@@ -17,7 +17,7 @@ from PIL import Image
 from xpsr import __version__
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
-from xpsr.files import atomic_write, read_bytes, real_path, refusal, sha256, write_text
+from xpsr.files import atomic_write, real_path, refusal, sha256, write_text
 from xpsr.image import (
     IN_MEMORY,
     ImageLike,
@@ -44,6 +44,7 @@ from xpsr.sources import Job, Source, read_sidecar, result_suffix
 __all__ = [
     "Opened",
     "open_job",
+    "open_restorer",
     "plan_of",
     "refuse_too_large",
     "restore_file",
@@ -61,6 +62,26 @@ def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
     if source.content is None:
         width, height = picture_size(source.path, limits=_limits_of(config))
         config.target(width, height).refuse_above(MAX_OUTPUT_PIXELS, width, height)
+
+
+def open_restorer(config: UpscaleConfig, *, device: str) -> Restorer:
+    """Loads the model of a config on a device.
+
+    Raises:
+        InputError: what this machine, or this model, cannot do, which is known before any picture.
+        ModelError: the model cannot be loaded.
+    """
+    restorer = Restorer(
+        config.model,
+        device=device,
+        dtype=config.dtype,
+        engine=config.engine,
+        weights_dtype=config.weights_dtype,
+        compile=config.compile,
+        offload=config.offload,
+    )
+    restorer.pipe.settings(config.preset, config.overrides)
+    return restorer
 
 
 def plan_of(
@@ -122,11 +143,10 @@ def open_job(job: Job, recipe: Recipe) -> Opened:
         raise InputError(message, code="bad_name", remedy="rename it") from error
     # the digest is of what was read, whatever comes while it is restored
     limits, accepts = _limits_of(config), config.accept_truncated
-    if source.content is None and source.address is None:
-        picture = read_image(source.path, limits=limits, accept_truncated=accepts)
-    else:  # errors are about what a person knows, and not about a copy
-        content = read_bytes(source.path) if source.content is None else source.content
-        picture = decode_image(content, named, limits=limits, accept_truncated=accepts)
+    if source.content is None:
+        picture = read_image(source.path, limits=limits, accept_truncated=accepts, named=source.address)
+    else:
+        picture = decode_image(source.content, named, limits=limits, accept_truncated=accepts)
     target = config.target(picture.width, picture.height)
     target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
     digest = source.sha256()

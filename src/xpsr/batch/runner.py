@@ -10,6 +10,7 @@ from typing import Literal
 from xpsr.batch.crew import Crew, Finished, Hand, Lost, News, Ready
 from xpsr.batch.items import Failure, Made, Outcome, Ticket
 from xpsr.batch.ledger import Ledger
+from xpsr.batch.stores import shown
 from xpsr.errors import XPSRError
 
 __all__ = ["End", "Event", "run"]
@@ -25,11 +26,14 @@ _BATCH = 500
 _FULL = 3
 """Pictures in a row for which there is no room, after which it is the disk's fault and not theirs."""
 
-_TROUBLE = ("store", "refused", "no_credentials")
-"""Codes of what many pictures in a row meet with when a store, or a disk, is away."""
+_OUTSIDE = ("store", "refused", "no_credentials", "not_found")
+"""Codes of what pictures meet with when a store, or a disk, is away; and some of them when it is not."""
 
-_PATIENCE = (3, 12)
-"""Such failures in a row after which the run pauses, twice as long each time, and after which it ends."""
+_SUSPICIOUS = 3
+"""Such failures in a row after which somebody looks whether it is."""
+
+_MOST_PAUSES = 10
+"""Looks in a row that find it away, before the run ends; after each it pauses, from 1 s on twice as long."""
 
 _LONGEST_PAUSE = 60.0  # seconds
 
@@ -55,6 +59,7 @@ class _Run:
     crew: Crew
     retries: int
     timeout: float | None
+    is_reachable: Callable[[], bool]
     on_event: Callable[[Event], None]
     queue: deque[Ticket] = field(default_factory=deque)
     suspects: deque[Ticket] = field(default_factory=deque)  # of hands that died while they held several
@@ -72,7 +77,8 @@ class _Run:
     is_read: bool = False  # whether the ledger has no more that wait
     has_worked: bool = False
     full: int = 0  # pictures in a row that a full disk did not take
-    trouble: int = 0  # failures in a row that are nobody's fault
+    trouble: int = 0  # failures in a row that may be nobody's fault
+    pauses: int = 0  # in a row
     resume_at: float = 0.0  # when pictures are handed out again
     end: End | None = None
 
@@ -129,6 +135,7 @@ class _Run:
 
     def _bury(self, hand: str, error: XPSRError | None) -> None:
         held = list(self.held.pop(hand, {}).values())
+        self.since.pop(hand, None)
         if error is not None and not self.has_worked:
             raise error  # which all others would meet with, too
         if not held:
@@ -152,13 +159,14 @@ class _Run:
         if is_late:
             what, code = f"took more than {self.timeout:g} s", "too_slow"
             remedy = "give it more with --timeout, or leave it out"
-        error = XPSRError(f"{ticket.item.source}: {what}", code=code, remedy=remedy)
+        error = XPSRError(f"{shown(ticket.item.source)}: {what}", code=code, remedy=remedy)
         return Failure(code=code, line=str(error), remedy=remedy, may_pass=True)
 
     def _enter(self, ticket: Ticket, outcome: Outcome, hand: str) -> None:
         number = ticket.number
         if isinstance(outcome, Made):
-            self.full = self.trouble = 0
+            self.full = self.trouble = self.pauses = 0
+            self.resume_at = 0.0
             self.made.append((number, outcome))
             self.on_event(Event(ticket=ticket, outcome=outcome, is_last=True, hand=hand))
             return
@@ -166,14 +174,10 @@ class _Run:
             self.full += 1
             if self.full >= _FULL:
                 self.end = "disk_full"
-        elif outcome.code in _TROUBLE:
-            self.trouble += 1
-            if self.trouble >= _PATIENCE[1]:
-                self.end = "trouble"
-            elif self.trouble >= _PATIENCE[0]:
-                pause = min(2.0 ** (self.trouble - _PATIENCE[0]), _LONGEST_PAUSE)
-                self.resume_at = time.monotonic() + pause
-        if self.end is not None or self.trouble >= _PATIENCE[0]:  # no picture is to blame
+            if self.end is not None:
+                self.failed.append((number, outcome, False))  # it comes last next time, in case it is too large alone
+                return
+        if outcome.code in _OUTSIDE and self._is_away():  # no picture is to blame
             self.returned.append(number)
             self.queue.append(ticket)
             return
@@ -184,6 +188,23 @@ class _Run:
             is_suspect = outcome.code in ("worker_died", "too_slow", "out_of_memory")
             (self.suspects if is_suspect else self.queue).append(ticket)
         self.on_event(Event(ticket=ticket, outcome=outcome, is_last=is_last, hand=hand))
+
+    def _is_away(self) -> bool:
+        """Returns whether a failure is that of a store or disk that cannot be reached, for which the run then waits."""
+        now = time.monotonic()
+        self.trouble += 1
+        if now < self.resume_at:  # of pictures that were in a hand already
+            return True
+        if self.trouble < _SUSPICIOUS:
+            return False
+        if self.is_reachable():
+            self.trouble = self.pauses = 0
+            return False
+        self.pauses += 1
+        if self.pauses > _MOST_PAUSES:
+            self.end = "trouble"
+        self.resume_at = now + min(2.0 ** (self.pauses - 1), _LONGEST_PAUSE)
+        return True
 
     def end_late(self, hands: dict[str, Hand]) -> None:
         """Ends hands that hold a picture for too long."""
@@ -216,6 +237,7 @@ def run(
     *,
     retries: int = 2,
     timeout: float | None = None,
+    is_reachable: Callable[[], bool] = lambda: True,
     is_stopping: Callable[[], bool] = lambda: False,
     on_event: Callable[[Event], None] = lambda event: None,
     on_tick: Callable[[], None] = lambda: None,
@@ -228,6 +250,7 @@ def run(
             one by one.
         retries: how often a picture is tried again that may have failed by chance.
         timeout: seconds that a picture may take; whoever works on it longer is ended. None: any time.
+        is_reachable: whether sources and results can be reached at all; asked where several pictures in a row fail.
         is_stopping: whether to hand out no more and to come to an end.
         on_event: is told what becomes of each picture.
         on_tick: is called several times a second.
@@ -236,7 +259,9 @@ def run(
         XPSRError: nobody can work: the model cannot be loaded, or process after process dies.
         InputError: the ledger cannot be written.
     """
-    work = _Run(ledger=ledger, crew=crew, retries=retries, timeout=timeout, on_event=on_event)
+    work = _Run(
+        ledger=ledger, crew=crew, retries=retries, timeout=timeout, is_reachable=is_reachable, on_event=on_event
+    )
     try:
         while True:
             is_ending = work.end is not None or is_stopping()

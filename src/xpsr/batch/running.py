@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from xpsr.batch.inputs import plan_items
 from xpsr.batch.items import Failure, Order, Ticket, failure_of
 from xpsr.batch.ledger import LEDGER, Ledger
-from xpsr.batch.stores import Results, fetch, is_address
+from xpsr.batch.stores import Results, fetch, is_address, plain, stamp_of
 from xpsr.config import BatchConfig, as_dict
-from xpsr.errors import InputError
+from xpsr.errors import InputError, XPSRError
 from xpsr.files import sha256
 from xpsr.model_files import fetch_model
 from xpsr.prior import QUESTIONS, Prior, PriorLookup
@@ -32,9 +32,6 @@ __all__ = ["Batch", "Outcome", "open_batch"]
 
 _MACHINE = frozenset({"device", "offload", "on_existing", "max_pixels", "max_bytes", "accept_truncated"})
 """Fields of `UpscaleConfig` that no result depends on."""
-
-_COMPUTED = ("device", "computed_in")
-"""Facts that are known when the work begins."""
 
 _DISK_SECONDS = 5.0
 """After which the disk is looked at again."""
@@ -65,6 +62,7 @@ class Batch:
     """A plan with its ledger, which nobody else can use meanwhile; `open_batch` makes one.
 
     Attributes:
+        inputs: what was named.
         out: the folder of all results, or its address.
         folder: where ledger and reports are, which is `out` where that is a folder of this machine.
         config: of the run.
@@ -73,6 +71,7 @@ class Batch:
         weights: `Recipe.weights_key` of the model.
     """
 
+    inputs: Sequence[str]
     out: str
     folder: Path
     config: BatchConfig
@@ -179,6 +178,7 @@ class Batch:
                 crew,
                 retries=config.retries,
                 timeout=config.timeout,
+                is_reachable=self._is_reachable,
                 is_stopping=lambda: missing > 0 or is_stopping(),
                 on_event=on_event,
                 on_tick=look_at_disk,
@@ -188,6 +188,15 @@ class Batch:
             crew.close(now=not is_whole)
         is_short = missing > 0 and end == "stopped"
         return Outcome(end="disk_short" if is_short else end, missing_bytes=missing if is_short else 0)
+
+    def _is_reachable(self) -> bool:
+        """Returns whether all inputs are there, and results can be written."""
+        try:
+            for name in self.inputs:
+                stamp_of(plain(name))
+        except XPSRError:
+            return False
+        return Results(self.out).is_reachable()
 
     def _free_bytes(self) -> int | None:
         """Room for results, where that can be known."""
@@ -213,7 +222,8 @@ class Batch:
         else:
             place, dtype = resolve_place(config.upscale.engine, devices[0], config.upscale.dtype)
             kind = place.type
-        self.ledger.bind({"device": kind, "computed_in": dtype}, is_part=True, replaces=self._replaces)
+        facts = {"device": kind, "computed_in": dtype}
+        self.ledger.bind(facts, kind="machine", replaces=config.upscale.on_existing == "overwrite")
         upscale = dataclasses.replace(config.upscale, dtype=dtype)
         # whoever asks a model, or reads what was written, has done so
         describer = self.lookup.name if self.lookup.name == "mini" else "none"
@@ -230,10 +240,6 @@ class Batch:
             )
             for device in devices
         ]
-
-    @property
-    def _replaces(self) -> bool:
-        return self.config.upscale.on_existing == "overwrite"
 
     @property
     def _scratch(self) -> Path:
@@ -288,14 +294,16 @@ def open_batch(
     )
     recipe = Recipe(config=upscale, describer=lookup.name, folder=fetch_model(upscale.model))
     asked = upscale.size_asked
+    # the ledger is for whoever comes from another folder, too
+    inputs = [name if not name or is_address(name) else str(Path(name).absolute()) for name in inputs]
     with Ledger(folder / LEDGER) as ledger:
         facts = _facts(out, config, recipe)
-        ledger.bind(facts, replaces=upscale.on_existing == "overwrite", keeps=_COMPUTED)
+        ledger.bind(facts, replaces=upscale.on_existing == "overwrite")
         results = Results(out)
         results.sweep(ledger.recover())
         ledger.plan(
             plan_items(
-                [name if not name or is_address(name) else str(Path(name).absolute()) for name in inputs],
+                inputs,
                 out=out,
                 include=config.include,
                 exclude=config.exclude,
@@ -317,6 +325,7 @@ def open_batch(
         scratch.mkdir(parents=True)
         try:
             yield Batch(
+                inputs=inputs,
                 out=out,
                 folder=folder,
                 config=config,

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -61,6 +62,9 @@ _WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", 
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "modify", "modificationTime", "created")
 _MARKS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "sha", *_TIMES)
 """What stores call that by which a file tells that it is another one; what comes first tells most."""
+
+_PROBE = ".xpsr-probe"
+"""The file that is written, and removed, to see whether a store can be written."""
 
 _FORMER = "former"
 """The file beside a result on its way to a store that has the SHA-256 of the one that it replaces there."""
@@ -361,10 +365,23 @@ class Results:
             self._put(record, _record_of(target))
             self._put(place, target)
 
-    def send_file(self, path: Path) -> None:
-        """Brings a file of this machine into the folder, under its name, where that is behind an address."""
-        if self._system is not None:
-            self._put(path, path.name)
+    def is_reachable(self) -> bool:
+        """Returns whether anything can be written there at all."""
+        try:
+            if self._system is None:
+                folder = Path(self.out).absolute()
+                while not folder.exists():  # it is made with the first result
+                    folder = folder.parent
+                with tempfile.TemporaryFile(dir=folder, prefix=".xpsr-"):
+                    return True
+            with tempfile.TemporaryDirectory(prefix="xpsr-") as here:
+                probe = Path(here, "probe")
+                probe.touch()
+                self._put(probe, _PROBE)
+            self._system.rm_file(f"{self._root.rstrip('/')}/{_PROBE}")
+        except Exception:  # whatever its package raises
+            return False
+        return True
 
     def stamp(self, target: str) -> str:
         """Returns the stamp of a result.

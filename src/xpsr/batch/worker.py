@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from xpsr.batch.items import Failure, Made, Order, Outcome, Ticket, failure_of
-from xpsr.batch.restoring import Opened, open_job, restore_opened, write_restored
+from xpsr.batch.restoring import Opened, open_job, open_restorer, restore_opened, write_restored
 from xpsr.batch.stores import Results, fetch, is_address, stamp_of
 from xpsr.errors import InputError, ModelError
 from xpsr.model_files import fetch_model
 from xpsr.prior import Prior, PriorLookup, completed
 from xpsr.records import Recipe, Seen, look, occupied, what_to_do
-from xpsr.restore import Restored, Restorer
+from xpsr.restore import Restored
 from xpsr.sources import Job, read_sidecar
 
 __all__ = ["Held", "Worker", "key_of"]
@@ -62,16 +62,7 @@ class Worker:
         if order.weights not in ("", self._recipe.weights_key):
             message = f"{config.model}: is another model than the one that the plan was made for"
             raise ModelError(message, remedy="run the same command again")
-        self._restorer = Restorer(
-            config.model,
-            device=order.device,
-            dtype=config.dtype,
-            engine=config.engine,
-            weights_dtype=config.weights_dtype,
-            compile=config.compile,
-            offload=config.offload,
-        )
-        self._restorer.pipe.settings(config.preset, config.overrides)
+        self._restorer = open_restorer(config, device=order.device)
 
     def work(self, ticket: Ticket) -> Outcome:
         """Restores a picture and returns what became of it; raises nothing that its picture can be blamed for."""

@@ -121,9 +121,8 @@ def run(arguments: Sequence[str]) -> int:
     waiting = _undone(jobs, recipe, prior_of, kept, report)
     if waiting:
         with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
-            from xpsr.batch.restoring import restore_file, write_options
+            from xpsr.batch.restoring import open_restorer, restore_file, write_options
             from xpsr.image import image_bytes
-            from xpsr.restore import Restorer
 
         waiting = _small_enough(waiting, config, report)
         report.made_less_large([job for job, _ in waiting], config)
@@ -139,16 +138,7 @@ def run(arguments: Sequence[str]) -> int:
             prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
-            restorer = Restorer(
-                config.model,
-                device=device,
-                dtype=config.dtype,
-                engine=config.engine,
-                weights_dtype=config.weights_dtype,
-                compile=config.compile,
-                offload=config.offload,
-            )
-        restorer.pipe.settings(config.preset, config.overrides)  # what this model cannot do is known before any picture
+            restorer = open_restorer(config, device=device)
         folder = out.parent if out is not None and is_alone else out
         try:
             if folder is not None and not args.dry_run:

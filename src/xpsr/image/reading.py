@@ -71,7 +71,9 @@ def unbatched(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     return list(images) if several else [images]  # type: ignore[arg-type, list-item]
 
 
-def read_image(path: ImageFile, *, limits: Limits = _USUAL, accept_truncated: bool = False) -> Picture:
+def read_image(
+    path: ImageFile, *, limits: Limits = _USUAL, accept_truncated: bool = False, named: str | None = None
+) -> Picture:
     """Reads a picture (of several frames or pages the first): (3, H, W) float32 in [0, 1], upright.
 
     The content decides which format it is, not the name. What is left out, or was accepted, stands in
@@ -82,6 +84,7 @@ def read_image(path: ImageFile, *, limits: Limits = _USUAL, accept_truncated: bo
             end from where it stands and stays open.
         limits: what is refused before it is decoded.
         accept_truncated: whether a file that ends too early is read as far as it goes, where the format allows it.
+        named: what errors call a file that is but a copy of what a person knows; None: by its path.
 
     Raises:
         InputError: the file is missing, a folder or device, not readable, empty, not an image, of a kind that is not
@@ -95,10 +98,10 @@ def read_image(path: ImageFile, *, limits: Limits = _USUAL, accept_truncated: bo
     place: Path = check_argument("path", path, Path)
     with _opened(place) as file:
         try:
-            content = _read(file, str(place), limits)
+            content = _read(file, named or str(place), limits)
         except OSError as error:
             raise refusal(place, "cannot be read", error) from error
-    return decode_image(content, str(place), limits=limits, accept_truncated=accept_truncated)
+    return decode_image(content, named or str(place), limits=limits, accept_truncated=accept_truncated)
 
 
 def _opened(place: Path) -> BinaryIO:
