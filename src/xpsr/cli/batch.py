@@ -166,7 +166,11 @@ def _parser() -> Parser:
         help=f"tries again of what may have failed by chance (default: {default.retries})",
     )
     add("--timeout", type=float, metavar="SECONDS", help="that a picture may take (default: any time)")
-    add("--ray", metavar="auto|ADDRESS", help="work on a Ray cluster instead of this machine")
+    add(
+        "--ray",
+        metavar="auto|local|HOST:PORT",
+        help="work on a Ray cluster; auto: the one that runs here, or a new one",
+    )
     add("--num-cpus", type=float, metavar="N", help="of a worker on Ray (default: 1)")
     add("--num-gpus", type=float, metavar="N", help="of a worker on Ray (default: 0)")
     add = parser.add_argument_group("running").add_argument

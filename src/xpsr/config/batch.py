@@ -31,7 +31,7 @@ class BatchConfig(Checked):
     timeout: float | None = option(
         None, "Seconds after which whoever works on a picture is ended; null: never.", within(1, 10**7, "600")
     )
-    ray: str | None = option(None, "Address of a Ray cluster to work on, or auto; null: this machine alone.")
+    ray: str | None = option(None, "HOST:PORT of a Ray cluster to work on, or auto or local; null: no Ray.")
     num_cpus: float = option(1.0, "Of a worker on Ray.", within(0, 1024, "1"))
     num_gpus: float = option(0.0, "Of a worker on Ray.", within(0, 64, "1"))
     upscale: UpscaleConfig = option(UpscaleConfig(), "How each picture is restored.")
