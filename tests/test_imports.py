@@ -46,6 +46,7 @@ ORDER = (
     "records",
     "batch",
     "benchmark",
+    "web",
     "cli",
 )
 DOORS = ("__init__", "__main__")

@@ -15,16 +15,32 @@ from xpsr.batch.crew import Hand, Lost, News
 from xpsr.batch.items import Order, Ticket
 from xpsr.batch.wire import order_line, read_news, ticket_line
 
-__all__ = ["ProcessCrew"]
-
-# -P: the folder it runs in may hold photographs, and a torch.py
-_COMMAND = (sys.executable, "-P", "-m", "xpsr.batch.process")
+__all__ = ["ProcessCrew", "start_process"]
 
 _LONGEST_PAUSE = 60.0
 """Seconds between a process that died before it had begun and the next one in its place; the first is 1 s."""
 
 _GOODBYE = 60.0
 """Seconds that a process without work has to go."""
+
+
+def start_process(module: str, **environment: str) -> subprocess.Popen[str]:
+    """Starts a module of this package in a process that speaks lines of text by its standard streams.
+
+    Its threads sleep while they wait, as those of the command line do. Ctrl-C does not reach it.
+    """
+    root = str(Path(__file__).parents[2])  # where this package is
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        # -P: the folder it runs in may hold photographs, and a torch.py
+        (sys.executable, "-P", "-m", module),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": paths} | environment,
+        start_new_session=True,
+        text=True,
+        encoding="utf-8",
+    )
 
 
 class ProcessCrew:
@@ -71,18 +87,7 @@ class _Process:
     def __init__(self, name: str, order: Order, news: "SimpleQueue[News]"):
         self.name, self.is_ready, self.has_begun, self.is_over = name, False, False, False
         self._news = news
-        root = str(Path(__file__).parents[2])  # where this package is
-        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        threads = {"OMP_NUM_THREADS": str(order.threads), "OMP_WAIT_POLICY": "passive"}
-        self._process = subprocess.Popen(
-            _COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | threads | {"PYTHONPATH": paths},
-            start_new_session=True,  # Ctrl-C is for the runner alone
-            text=True,
-            encoding="utf-8",
-        )
+        self._process = start_process("xpsr.batch.process", OMP_NUM_THREADS=str(order.threads))
         self._send(order_line(order))
         threading.Thread(target=self._listen, daemon=True).start()
 

@@ -44,6 +44,7 @@ from xpsr.sources import Job, Source, read_sidecar, result_suffix
 __all__ = [
     "Opened",
     "open_job",
+    "open_picture",
     "open_restorer",
     "plan_of",
     "refuse_too_large",
@@ -147,10 +148,25 @@ def open_job(job: Job, recipe: Recipe) -> Opened:
         picture = read_image(source.path, limits=limits, accept_truncated=accepts, named=source.address)
     else:
         picture = decode_image(source.content, named, limits=limits, accept_truncated=accepts)
-    target = config.target(picture.width, picture.height)
+    return open_picture(job, picture, recipe, named=named)
+
+
+def open_picture(job: Job, picture: Picture, recipe: Recipe, *, named: str) -> Opened:
+    """Returns a job whose picture has been read, and refuses it where its result could not be made or written.
+
+    Args:
+        job: what it was read for.
+        picture: what was read.
+        recipe: how it is restored.
+        named: how the record calls it.
+
+    Raises:
+        InputError: its result would be too large or cannot be written.
+    """
+    target = recipe.config.target(picture.width, picture.height)
     target.refuse_above(MAX_OUTPUT_PIXELS, picture.width, picture.height)  # before anybody looks at it
-    digest = source.sha256()
-    place = job.target or Path(f"result{result_suffix(source, config.format)}")
+    digest = job.source.sha256()
+    place = job.target or Path(f"result{result_suffix(job.source, recipe.config.format)}")
     size = target.of(picture.width, picture.height)
     refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
     return Opened(job=job, named=named, picture=picture, sha256=digest, size=size)
@@ -163,11 +179,13 @@ def restore_opened(
     recipe: Recipe,
     *,
     progress: Callable[[int, int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
     keeps_tiles: bool = False,
 ) -> Restored:
-    """Restores a picture that has been read, as the recipe says; `keeps_tiles` is that of `Restorer.restore`.
+    """Restores a picture that has been read, as the recipe says; the options are those of `Restorer.restore`.
 
     Raises:
+        Cancelled: `is_cancelled` said so.
         InputError: a setting that this model cannot follow, or too little memory.
         XPSRError: the result is not finite, or memory ran out.
     """
@@ -182,6 +200,7 @@ def restore_opened(
         protect=config.protect,
         lr_consistency=config.lr_consistency,
         progress=progress,
+        is_cancelled=is_cancelled,
         memory=_memory_of(config),
         workspace=_workspace(opened.job, opened.size),
         keeps_tiles=keeps_tiles,

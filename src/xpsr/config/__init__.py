@@ -1,11 +1,12 @@
 """Runs as values: frozen, keyword-only dataclasses, filled from defaults, then YAML, then dotted flags.
 
 Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `recipe`, `training`,
-`data`, `batch` and `benchmark`; everything else takes named arguments, or `Settings`.
+`data`, `batch`, `benchmark` and `web`; everything else takes named arguments, or `Settings`.
 
-`settings` says how a picture is restored, `sizes` how large it becomes, `upscale` what is asked for and `batch` how
-that is done to many; `degradation` and `data` say what training reads, `model` and `training` what it does, `benchmark`
-what is compared. `checks` refuses values, `names` knows what is meant by others, `loading` reads files and flags.
+`settings` says how a picture is restored, `sizes` how large it becomes, `upscale` what is asked for, `batch` how that
+is done to many and `serve` for others; `degradation` and `data` say what training reads, `model` and `training` what
+it does, `benchmark` what is compared. `checks` refuses values, `names` knows what is meant by others, `loading` reads
+files and flags.
 """
 
 from xpsr.config.batch import BatchConfig
@@ -15,6 +16,7 @@ from xpsr.config.degradation import DEGRADATIONS, DegradationConfig, Degradation
 from xpsr.config.loading import as_dict, load_config, override
 from xpsr.config.model import ModelConfig
 from xpsr.config.names import RenamedWarning, nearest, renamed, suggest
+from xpsr.config.serve import ServeConfig
 from xpsr.config.settings import (
     PRESETS,
     ModelFacts,
@@ -60,6 +62,7 @@ __all__ = [
     "PresetName",
     "RenamedWarning",
     "SIZE_SUFFIX",
+    "ServeConfig",
     "SetConfig",
     "Settings",
     "Size",

@@ -126,7 +126,8 @@ class XPSRPipeline(StoredPipeline):
         return pixels_per_latent(self.vae)
 
     @property
-    def _facts(self) -> ModelFacts:
+    def facts(self) -> ModelFacts:
+        """What decides which settings this model can follow."""
         return ModelFacts(
             num_train_timesteps=self.scheduler.config.num_train_timesteps,
             vae_scale_factor=self.vae_scale_factor,
@@ -317,7 +318,7 @@ class XPSRPipeline(StoredPipeline):
         check_argument("plan", plan, TilePlan | None)
         if plan is not None:
             given |= {"tile_size": plan.tile_size, "tile_overlap": plan.tile_overlap}
-        return resolve_settings(base, {**given_settings(overrides), **given}, self._facts)
+        return resolve_settings(base, {**given_settings(overrides), **given}, self.facts)
 
     def passes(self, width: int, height: int, target: Size | None, settings: Settings) -> Passes:
         """Returns the way of a picture of that size through the model; `target` None: what makes sense for it.
@@ -328,11 +329,11 @@ class XPSRPipeline(StoredPipeline):
         target = target or usual_size(width, height)
         target.refuse_above(MAX_OUTPUT_PIXELS, width, height)
         wide, high = target.of(width, height)
-        return Passes.plan((height, width), (high, wide), settings, self._facts)
+        return Passes.plan((height, width), (high, wide), settings, self.facts)
 
     def encode(self, picture: Picture, prior: Prior, settings: Settings, *, size: tuple[int, int]) -> Conditions:
         """Enlarges the picture for a result of that height and width, fits it to the model and embeds the texts."""
-        fitted = fit_picture(picture, settings, self._facts, size=size)
+        fitted = fit_picture(picture, settings, self.facts, size=size)
         content, quality = [(prior.content, settings.content_suffix)], [(prior.quality, "")]
         if settings.guidance_scale > 1:
             content.insert(0, (settings.negative_content, ""))

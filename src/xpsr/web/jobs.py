@@ -1,0 +1,139 @@
+"""What passes between API, scheduler and those who work: requests, and what became of them."""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from xpsr.config import UpscaleConfig
+from xpsr.errors import Cancelled, XPSRError
+from xpsr.prior import Prior
+
+__all__ = ["OVER", "Job", "JobState", "Kind", "Preview", "Request"]
+
+Kind: TypeAlias = Literal["upscale", "describe"]
+JobState: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
+
+OVER: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
+"""States that nothing follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What somebody asks for, of a picture that has been looked through and lies in a job's folder.
+
+    Attributes:
+        kind: "upscale", or "describe": texts alone.
+        name: what the client calls the picture, in printable characters and without folders; on no disk.
+        width, height: of the picture, upright.
+        format: Pillow's name of its file's format.
+        bytes: of its file.
+        suffix: what the result's name ends with.
+        config: how it is restored; its model and describer are names that the operator gave.
+        wants_map: whether a picture of what was invented is made, too.
+    """
+
+    kind: Kind
+    name: str
+    width: int
+    height: int
+    format: str
+    bytes: int
+    suffix: str
+    config: UpscaleConfig
+    wants_map: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a picture looks like after a step: a small WebP, after `step` of `steps`."""
+
+    image: bytes
+    step: int
+    steps: int
+
+
+@dataclass(kw_only=True, eq=False)
+class Job:
+    """A request from when it is taken on until it is forgotten.
+
+    Fields are changed by the scheduler alone; whoever reads them sees each as it was last. Times are in seconds:
+    `created`, `started`, `finished` and `expires` of the epoch, `deadline` of `time.monotonic`.
+
+    Attributes:
+        id: 128 random bits; who knows it may have the result, where nobody needs a token.
+        owner: the token's holder, or ""; nobody else finds the job.
+        client: among whom the queue is fair.
+        folder: of what was uploaded and of the result, under names that the server chose.
+        place: how many are before it while it waits, from 0.
+        progress: passes done, of how many.
+        prior: what is said of the picture, from when somebody has looked.
+        preview: the last one.
+        record: of a result that is made.
+        error: why there is none.
+        is_wanted: False from when somebody cancelled it.
+        is_fetched: whether somebody has had the result.
+    """
+
+    request: Request
+    owner: str
+    client: str
+    folder: Path
+    deadline: float
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    state: JobState = "waiting"
+    created: float = field(default_factory=time.time)
+    started: float | None = None
+    finished: float | None = None
+    expires: float | None = None
+    place: int = 0
+    progress: tuple[int, int] | None = None
+    prior: Prior | None = None
+    preview: Preview | None = None
+    record: dict[str, Any] | None = None
+    error: XPSRError | None = None
+    is_wanted: bool = True
+    is_fetched: bool = False
+    _watchers: set[Callable[[], None]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more becomes of it."""
+        return self.state in OVER
+
+    @property
+    def result(self) -> Path:
+        """The file of the result."""
+        return self.folder / f"result{self.request.suffix}"
+
+    @property
+    def result_name(self) -> str:
+        """What the result is called when it is saved, as `xpsr upscale` calls it."""
+        config, stem = self.request.config, Path(self.request.name).stem
+        return f"{stem}{config.target(self.request.width, self.request.height).suffix}{self.request.suffix}"
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Calls `watcher` after every change, from any thread; returns what ends that."""
+        with self._lock:
+            self._watchers.add(watcher)
+
+        def unwatch() -> None:
+            with self._lock:
+                self._watchers.discard(watcher)
+
+        return unwatch
+
+    def changed(self) -> None:
+        """Tells those who watch."""
+        with self._lock:
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher()
+
+    def cancelled_error(self) -> Cancelled:
+        """Returns the error of a job that somebody wants no more."""
+        return Cancelled("the job was cancelled")
