@@ -27,7 +27,7 @@ def refuse_no_folder(inputs: Sequence[str], *, recursive: bool) -> None:
     if len(inputs) > 1:
         raise InputError(f"--sequence takes one folder of frames, not {len(inputs)} inputs; name each alone.")
     if not Path(inputs[0]).is_dir():
-        remedy = "name one, as in: xpsr upscale frames/ --sequence (docs/video.md says how ffmpeg makes it)"
+        remedy = "make one of a video with ffmpeg, and name it: xpsr upscale frames/ --sequence"
         raise InputError(f"--sequence takes a folder of frames, which {inputs[0]} is not; {remedy}.")
 
 
@@ -79,10 +79,11 @@ def restore_sequence(
 
     if not report.debug:
         quiet_libraries()
-    described = {shot.number: shot.described.job.source.path for shot, _ in todo} if prior_of.is_asked else {}
-    with picture_bar(len(todo), looks_ahead=bool(described), quiet=report.quiet) as bar:
+    described = list(dict.fromkeys(shot.described.job.source.path for shot, _ in todo)) if prior_of.is_asked else []
+    with picture_bar(len(todo), quiet=report.quiet) as bar:
         if not is_dry:
-            prior_of.describe_ahead(list(described.values()), kept, progress=bar.looked)
+            bar.show(f"looking at {len(described)} shot{'s' * (len(described) != 1)}")
+            prior_of.describe_ahead(described, kept)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
             restorer = open_restorer(config, device=device)
