@@ -107,13 +107,15 @@ class Scheduler:
             self._coming.append(place)
         try:
             place.folder = self._spool.new_folder()
-            yield place
+            try:
+                yield place
+            finally:
+                if place.job is None:
+                    self._spool.remove(place.folder)
         finally:
             with self._changed:
                 self._coming.remove(place)
                 self._changed.notify_all()
-            if place.job is None:
-                self._spool.remove(place.folder)
 
     def submit(self, place: Place, request: Request) -> Job:
         """Puts a request in the queue, within the block that holds its place; the folder is the job's from now on."""

@@ -54,8 +54,9 @@ class Spool:
         return told if told.code == "disk_full" else InputError(told.message, code="refused", remedy="try again later")
 
     def remove(self, folder: Path) -> None:
-        """Removes the folder of a job, as far as it is there."""
-        shutil.rmtree(folder, ignore_errors=True)
+        """Removes the folder of a job, as far as it is there; no other folder."""
+        if folder.parent == self.folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """Removes all of it."""
