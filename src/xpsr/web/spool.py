@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import lock_descriptor
 
 from xpsr.errors import InputError
 from xpsr.files import refusal
@@ -64,7 +64,7 @@ class Spool:
         try:
             with self._making:
                 if not self.folder.is_dir():  # what cleans temporary files has taken that of an idle server
-                    self._lock.release()
+                    self._lock.close()
                     self._make()
                 return Path(tempfile.mkdtemp(dir=self.folder))
         except OSError as error:
@@ -95,30 +95,27 @@ class Spool:
     def close(self) -> None:
         """Removes all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._lock.release()
-        shutil.rmtree(self.folder, ignore_errors=True)  # a system may keep a file while it is locked
+        self._lock.close()
 
     def _make(self) -> None:
+        """Makes the folder, and locks it as long as this server lives."""
         while True:
             self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))  # for the user alone
-            self._lock = FileLock(self.folder / _LOCK, thread_local=False)
-            try:
-                self._lock.acquire()
-            except FileNotFoundError:
-                continue
-            if self.folder.is_dir():
-                return
-            self._lock.release()  # a server that began just then took it for what a killed one had left
+            with suppress(FileNotFoundError):
+                self._lock = (self.folder / _LOCK).open("xb")
+                if lock_descriptor(self._lock.fileno(), blocking=False) and os.fstat(self._lock.fileno()).st_nlink:
+                    return
+                self._lock.close()
+            # a server that began just then took it for what a killed one had left
 
     def _sweep(self) -> None:
         """Removes what servers left that were killed: folders of this user whose lock nobody holds."""
         for folder in self._parent.glob(f"{_PREFIX}*"):
-            with suppress(OSError, Timeout):
+            with suppress(OSError):
                 place = folder.lstat()
                 if folder.is_symlink() or (hasattr(os, "getuid") and place.st_uid != os.getuid()):
                     continue
-                if not (folder / _LOCK).is_file():  # not one of these, or one that is being made just now
-                    continue
-                with FileLock(folder / _LOCK, timeout=0):
-                    shutil.rmtree(folder, ignore_errors=True)
-                shutil.rmtree(folder, ignore_errors=True)
+                # one without a lock is none of these, or is being made just now
+                with (folder / _LOCK).open("rb+") as lock:
+                    if lock_descriptor(lock.fileno(), blocking=False):
+                        shutil.rmtree(folder, ignore_errors=True)
