@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -181,7 +181,8 @@ class Load:
             source, made = Path(name, f"{number}.png"), Path(name, "out.png")
             source.write_bytes(self.pictures[number])
             command = [sys.executable, "-m", "xpsr", "upscale", str(source), "-o", str(made), "--seed", str(number)]
-            command += ["--model", model, *(f"--{name}={value}" for name, value in self._options.items())]
+            told = {name: value for name, value in self._options.items() if name != "format"}
+            command += ["--model", model, *(f"--{name.replace('_', '-')}={value}" for name, value in told.items())]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode:
                 return f"xpsr upscale ended with {done.returncode}: {done.stderr.strip()[-200:]}"
@@ -221,9 +222,9 @@ async def soak(load: Load, *, seconds: float, requests: int, concurrency: int) -
         return answers, time.perf_counter() - start
 
 
-async def times_of(load: Load, answers: Sequence[Answer]) -> tuple[list[float], list[float]]:
-    """Returns how long each job waited for its turn and was worked on, in seconds, of those that the server knows."""
-    waits, works = [], []
+async def spans_of(load: Load, answers: Sequence[Answer]) -> dict[str, list[float]]:
+    """Returns the seconds of which good answers' are made, of those whose jobs the server still knows."""
+    spans: dict[str, list[float]] = {"until it was in the queue": [], "in the queue": [], "worked on": []}
     async with load.client(4) as client:
         for one in answers:
             if one.error or not one.job:
@@ -231,13 +232,13 @@ async def times_of(load: Load, answers: Sequence[Answer]) -> tuple[list[float], 
             response = await client.get(f"/v1/jobs/{one.job}")
             if response.status_code != 200:  # it is forgotten by now
                 continue
-            document = response.json()
             created, started, finished = (
-                datetime.fromisoformat(document[name]) for name in ("created", "started", "finished")
+                datetime.fromisoformat(response.json()[name]).timestamp() for name in ("created", "started", "finished")
             )
-            waits.append((started - created).total_seconds())
-            works.append((finished - started).total_seconds())
-    return waits, works
+            parts = (max(one.seconds - (finished - created), 0), started - created, finished - started)
+            for name, seconds in zip(spans, parts, strict=True):
+                spans[name].append(seconds)
+    return spans
 
 
 async def samples_of(load: Load, numbers: Sequence[int], *, model: str) -> list[Answer]:
@@ -309,9 +310,9 @@ async def _run(args: argparse.Namespace) -> int:
         else:
             asked = {"seconds": args.soak, "requests": requests, "concurrency": args.concurrency}
             answers, seconds = await soak(load, **asked)
-    waits, works = await times_of(load, [one for one in answers if one.kind == "good"][-1000:])
+    spans = await spans_of(load, [one for one in answers if one.kind == "good"][-1000:])
     sampled = await samples_of(load, range(args.sample), model=args.model)
-    for report in _reports(answers, seconds, waits, works, watch, markdown=args.markdown):
+    for report in _reports(answers, seconds, spans, watch, markdown=args.markdown):
         print(report, end="\n\n")
     if args.sample:
         same = sum(not one.error for one in sampled)
@@ -326,8 +327,7 @@ async def _run(args: argparse.Namespace) -> int:
             "options": options,
             "seconds": seconds,
             "latencies": [one.seconds for one in answers if one.kind == "good" and not one.error],
-            "waits": waits,
-            "works": works,
+            "spans": spans,
             "turned_away": sum(one.turned_away for one in answers),
             "wrong": [asdict(one) for one in wrong],
             "samples": [] if watch is None else [asdict(sample) for sample in watch.samples],
@@ -339,8 +339,7 @@ async def _run(args: argparse.Namespace) -> int:
 def _reports(
     answers: Sequence[Answer],
     seconds: float,
-    waits: Sequence[float],
-    works: Sequence[float],
+    spans: Mapping[str, Sequence[float]],
     watch: Watch | None,
     *,
     markdown: bool,
@@ -354,8 +353,7 @@ def _reports(
         f"{sum(bool(one.error) for one in answers)} answered wrongly",
         f"{sum(one.turned_away for one in answers)} times told to come later",
     ]
-    spans = {"from request to result": right, "of it in the queue": waits, "of it worked on": works}
-    rows = [{"seconds": name} | spread(values) for name, values in spans.items()]
+    rows = [{"seconds": name} | spread(values) for name, values in {"from request to result": right, **spans}.items()]
     reports = ["; ".join(told), table([row for row in rows if len(row) > 1], markdown=markdown)]
     if watch is not None and watch.samples:
         peaks = sorted(watch.process_peaks.values(), reverse=True)
