@@ -1,5 +1,6 @@
 """The server on sockets, without models: connections that misbehave, an end that loses nothing, page and numbers."""
 
+import asyncio
 import errno
 import json
 import signal
@@ -21,7 +22,7 @@ from starlette.routing import Route
 from xpsr.config import ServeConfig, UpscaleConfig
 from xpsr.errors import InputError, XPSRError
 from xpsr.web import app as app_module
-from xpsr.web import server
+from xpsr.web import guards, server
 from xpsr.web.app import build_app
 from xpsr.web.hands import Hand
 from xpsr.web.jobs import Job, Request
@@ -87,6 +88,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         app = build_app(config, scheduler, [Hand(config, "cpu", scheduler)], spool, metrics=metrics)
         app.router.routes.append(Route("/big", big))
         app.router.routes.append(Route("/who", who))
+        app.router.routes.append(Route("/wait", wait))
         sockets, listens = listen(config.host, config.port), threading.Event()
         serving = Server(app, config, scheduler, on_start=listens.set)
         thread = threading.Thread(target=serving.run, args=(sockets,))
@@ -109,6 +111,11 @@ def big(request: HTTPRequest) -> Response:
 
 def who(request: HTTPRequest) -> Response:
     return JSONResponse([request.state.client, request.url.scheme])
+
+
+async def wait(request: HTTPRequest) -> Response:
+    await asyncio.sleep(60)
+    return Response()
 
 
 def submit(scheduler: Scheduler, client: str = "192.0.2.1") -> Job:
@@ -229,7 +236,8 @@ def test_whoever_asks_before_sending_is_refused_without_a_byte(start: Start) -> 
         assert time.monotonic() - start_time < 10
 
 
-def test_a_slow_upload_is_told_so(start: Start, tmp_path: Path) -> None:
+def test_a_slow_upload_is_told_so(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "_LINGER", 0.1)
     running = start(upload_seconds=0.3)
     with socket.create_connection(running.address) as connection:
         head = "POST /v1/upscale HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"
@@ -311,25 +319,23 @@ def test_what_is_in_hand_is_finished_and_can_be_fetched(start: Start, caplog: py
     )
 
 
-def test_nobody_is_waited_for_longer_than_was_said(start: Start) -> None:
-    running = start(drain_seconds=0.3)
-    submit(running.scheduler)
-    watching = httpx.stream("GET", f"{running.url}/v1/jobs/{submit(running.scheduler).id}/events", trust_env=False)
-    with watching as events:
-        assert next(events.iter_text()).startswith("event: job")
-        running.signal()
-        assert running.ends_within(10) and not running.server.was_interrupted
-
-
-def test_a_second_signal_ends_it_at_once(start: Start) -> None:
-    running = start()
+@pytest.mark.parametrize("signals", [1, 2])
+def test_at_the_end_of_patience_all_are_told_to_come_again(start: Start, signals: int) -> None:
+    running = start(drain_seconds=0.3 if signals == 1 else 60)
     job = submit(running.scheduler)
-    with httpx.stream("GET", f"{running.url}/v1/jobs/{job.id}/events", trust_env=False) as events:
+    with (
+        httpx.stream("GET", f"{running.url}/v1/jobs/{job.id}/events", trust_env=False) as events,
+        socket.create_connection(running.address) as waiting,
+    ):
         assert next(events.iter_text()).startswith("event: job")
+        waiting.sendall(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
         running.signal()
-        assert not running.ends_within(0.3)
-        running.signal()
-        assert running.ends_within(5) and running.server.was_interrupted
+        assert not running.ends_within(0.2)
+        for _ in range(signals - 1):
+            running.signal()
+        assert running.ends_within(10) and running.server.was_interrupted == (signals == 2)
+        head, _, body = heard(waiting).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: 10" in head and json.loads(body)["code"] == "draining"
 
 
 # Addresses
