@@ -102,7 +102,7 @@ export class Controls {
 
   radios(name, legend, options, hint = "") {
     const inputs = options.map(([value]) => make("input", { type: "radio", name: `set-${name}`, value, id: `set-${name}-${value}`, onchange: () => this.change(name, value) }));
-    const segments = make("div", { class: "segments" }, ...options.flatMap(([, text], at) => [inputs[at], make("label", { for: inputs[at].id }, text)]));
+    const segments = make("div", { class: "segments" }, ...options.map(([, text], at) => make("span", {}, inputs[at], make("label", { for: inputs[at].id }, text))));
     const box = make("fieldset", { class: "row" }, make("legend", {}, legend), segments, this.hint(name, hint), this.fault(name));
     return this.register(name, box, inputs[0], (value) => { for (const input of inputs) input.checked = input.value === value; });
   }
