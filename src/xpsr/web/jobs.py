@@ -12,13 +12,19 @@ from xpsr.config import UpscaleConfig
 from xpsr.errors import Cancelled, XPSRError
 from xpsr.prior import Prior
 
-__all__ = ["OVER", "Job", "JobState", "Kind", "Preview", "Request"]
+__all__ = ["OVER", "SHOWN_FORMATS", "UPLOAD", "Job", "JobState", "Kind", "Preview", "Request"]
 
 Kind: TypeAlias = Literal["upscale", "describe"]
 JobState: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 OVER: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
 """States that nothing follows."""
+
+UPLOAD = "upload"
+"""The file of a job's folder that holds what was sent."""
+
+SHOWN_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "GIF", "BMP"})
+"""Of files that every browser shows; beside one of another format lies a PNG that it can show."""
 
 
 @dataclass(frozen=True, kw_only=True)

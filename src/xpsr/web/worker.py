@@ -16,15 +16,9 @@ from xpsr.records import Recipe
 from xpsr.restore import Restorer
 from xpsr.sources import Job as RestoringJob
 from xpsr.sources import Source
-from xpsr.web.jobs import Request
+from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Request
 
-__all__ = ["SHOWN_FORMATS", "UPLOAD", "Told", "Worker", "limits_of"]
-
-UPLOAD = "upload"
-"""The file of a job's folder that holds what was sent."""
-
-SHOWN_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "GIF", "BMP"})
-"""Of files that every browser shows; beside one of another format lies a PNG that it can show."""
+__all__ = ["Told", "Worker", "limits_of"]
 
 _MAX_SHOWN = 2**24
 """Pixels of such a PNG; more are reduced."""

@@ -1,0 +1,63 @@
+"""The command line that gives what a request gave, for whoever wants the same picture at home, or again."""
+
+import dataclasses
+import shlex
+from typing import Any
+
+from xpsr.config import UpscaleConfig
+from xpsr.prior import Prior
+from xpsr.web.jobs import Request
+
+__all__ = ["command_line"]
+
+_FLAGS = {
+    "num_inference_steps": "--steps",
+    "num_shifts": "--shifts",
+    "controlnet_conditioning_scale": "--conditioning-scale",
+}
+"""Where a flag of `xpsr upscale` is called otherwise than its option."""
+
+_NO_FLAGS = frozenset({"device", "priors", "max_pixels", "max_bytes", "on_existing"})
+"""Of the server, of its disk, or of what is there already."""
+
+
+def command_line(request: Request, *, prior: Prior | None, seed: int | None) -> str:
+    """Returns the `xpsr upscale` that gives the same picture, quoted for a shell.
+
+    Args:
+        request: what was asked for.
+        prior: what was said of the picture; None: nobody has looked yet.
+        seed: of its noise; None: the one that was asked for, if any.
+    """
+    config = request.config
+    if seed is not None:
+        config = dataclasses.replace(config, seed=seed)
+    usual = UpscaleConfig()
+    if prior is not None:  # with both texts nobody looks
+        config = dataclasses.replace(config, content=prior.content, quality=prior.quality, describer=usual.describer)
+    words = []
+    for name in (f.name for f in dataclasses.fields(config) if f.name not in _NO_FLAGS):
+        value = getattr(config, name)
+        if value != getattr(usual, name):
+            words += _words(name, value)
+    if request.wants_map:
+        words += ["--map", "maps"]
+    name = "./-" if request.name == "-" else request.name  # a lone - is standard input
+    words = [*words, "--", name] if name.startswith("-") else [name, *words]
+    return shlex.join(["xpsr", "upscale", *words])
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """The arguments that give an option its value."""
+    flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, tuple):
+        return [flag, *map(_text, value)]
+    text = _text(value)
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+
+
+def _text(value: Any) -> str:
+    """A value as the parser reads it back, to the last bit."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
