@@ -90,7 +90,7 @@ export class Server extends EventTarget {
 
   /** Follows a job until it is over; resolves to its last document. */
   async watch(id, { onJob, onPreview, signal }) {
-    for (;;) {
+    for (let seconds = 1; ; seconds = Math.min(2 * seconds, 15)) {
       const response = await this.ask(`/v1/jobs/${id}/events`, { headers: { Accept: "text/event-stream" }, signal });
       try {
         for await (const { event, data } of eventsOf(response.body)) {
@@ -100,9 +100,13 @@ export class Server extends EventTarget {
           if (OVER.has(data.state)) return data;
         }
       } catch (error) {
-        throw signal.aborted ? signal.reason : error instanceof TypeError ? gone() : error;
+        if (signal.aborted || !(error instanceof TypeError)) throw signal.reason ?? error;
       }
-      await pause(1000, signal); // a proxy may end what takes long
+      // it broke off, as proxies do with what takes long; where the server is away, this says so
+      const job = await (await this.ask(`/v1/jobs/${id}`, { signal })).json();
+      onJob(job);
+      if (OVER.has(job.state)) return job;
+      await pause(1000 * seconds, signal);
     }
   }
 

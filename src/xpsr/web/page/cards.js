@@ -10,7 +10,7 @@ export function statusOf(picture) {
     const fractions = active.map((task) => (task.state === "running" ? task.fraction ?? 0 : 0));
     const fraction = leading.state === "sending" && active.length === 1 ? leading.fraction : fractions.reduce((sum, one) => sum + one, 0) / active.length;
     const others = active.length > 1 ? ` · ${count(active.length, "result")}` : "";
-    return { text: leading.text + others, kind: "busy", fraction };
+    return { text: leading.brief + others, kind: "busy", fraction };
   }
   const failed = results.find((task) => task.state === "failed");
   if (picture.problem) return { text: picture.problem.heading, kind: "fault" };

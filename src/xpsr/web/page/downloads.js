@@ -2,6 +2,7 @@
 import { make } from "./base.js";
 import { pngOf } from "./pixels.js";
 
+const MOST_JOBS = 500; // that the server puts into an archive
 const KEPT = 60_000; // milliseconds that a browser has to begin with a download
 
 function follow(address, name) {
@@ -33,12 +34,16 @@ export async function downloadRecord(result) {
   save(await result.file("record"), `${result.output.name}.json`);
 }
 
-/** The chosen result of every picture, with records, as one file. */
+/** Results with their records, as one file, or as several where there are very many. */
 export async function downloadAll(server, results) {
-  const path = `v1/archive?${new URLSearchParams(results.map(({ job }) => ["job", job.id]))}`;
-  if (server.token) save(await server.blob(path), "xpsr.zip");
-  else follow(path, "xpsr.zip"); // straight to the disk, however large; a link can send no token
-  for (const result of results) result.isSaved = true;
+  for (let from = 0; from < results.length; from += MOST_JOBS) {
+    const some = results.slice(from, from + MOST_JOBS);
+    const name = from ? `xpsr-${1 + from / MOST_JOBS}.zip` : "xpsr.zip";
+    const path = `v1/archive?${new URLSearchParams(some.map(({ job }) => ["job", job.id]))}`;
+    if (server.token) save(await server.blob(path), name);
+    else follow(path, name); // straight to the disk, however large; a link can send no token
+    for (const result of some) result.isSaved = true;
+  }
 }
 
 /** Where a page is not served safely, as on another machine without TLS, browsers have the old way only. */

@@ -3,6 +3,9 @@
 import { isNumber, short } from "./words.js";
 
 const USUAL_PIXELS = 2 ** 26; // of a result, where nobody says how large it is to be
+/** A number as JSON has it, which the server reads; of any length, as seeds are. */
+const written = (text) => (/^\d+$/.test(text) ? text.replace(/^0+(?=\d)/, "") : String(Number(text)));
+
 const LOSSY = new Set(["same", "jpg", "webp", "avif", "jxl"]);
 
 export class Settings {
@@ -54,10 +57,10 @@ export class Settings {
     const fields = {};
     const { way } = values;
     if (way === "2" || way === "4") fields.scale = way;
-    else if (way !== "auto") fields[way] = values[way];
+    else if (way !== "auto") fields[way] = written(values[way]);
     for (const name of ["fidelity", "num_inference_steps", "guidance_scale", "seed", "file_quality"]) {
       const value = values[name].trim();
-      if (value !== "" && this.applies(name, values) && Number(value) !== this.usual(name, values)) fields[name] = value;
+      if (value !== "" && this.applies(name, values) && Number(value) !== this.usual(name, values)) fields[name] = written(value);
     }
     if (values.model !== this.told.default_model) fields.model = values.model;
     if (values.describer !== this.told.default_describer) fields.describer = values.describer;

@@ -35,7 +35,7 @@ export class Strip {
     const isChosen = this.picture.chosen === result;
     const text = this.visit.label(result);
     if (label.textContent !== text) label.textContent = text;
-    const told = result.state === "done" ? (result.isExpired ? "no longer on the server" : "") : result.text;
+    const told = result.state === "done" ? (result.isExpired ? "no longer on the server" : "") : result.brief;
     if (state.textContent !== told) state.textContent = told;
     pick.setAttribute("aria-checked", isChosen);
     pick.tabIndex = isChosen || (!this.picture.chosen && this.picture.results[0] === result) ? 0 : -1;

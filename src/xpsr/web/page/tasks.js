@@ -101,18 +101,21 @@ export class Task {
     return made > 0 && seconds > 1.5 ? (seconds / made) * (total - done) : null;
   }
 
-  /** What is going on, in a few words. */
+  /** What is going on, in a few words, and when it will be over where that can be told. */
   get text() {
-    const { place } = this.job ?? {};
     const left = this.secondsLeft;
+    return left === null ? this.brief : `${this.brief} · about ${durationText(Math.ceil(left))} left`;
+  }
+
+  get brief() {
+    const { place } = this.job ?? {};
     return {
       queued: () => "Waits for its turn",
       sending: () => (this.sent < 1 ? `Sending ${percentText(this.sent)}` : "Sent"),
       again: () => `${this.problem?.heading ?? "The server is full"}; again in ${durationText(Math.max(Math.ceil((this.until - performance.now()) / 1000), 1))}`,
       away: () => "Waits for the server",
       waiting: () => (place ? `${count(place, "picture")} before it` : "Next in the queue"),
-      running: () => (this.kind === "describe" ? "Looking at it"
-        : `Restoring${this.fraction === null ? "" : ` ${percentText(this.fraction)}`}${left === null ? "" : ` · about ${durationText(left)} left`}`),
+      running: () => (this.kind === "describe" ? "Looking at it" : `Restoring${this.fraction === null ? "" : ` ${percentText(this.fraction)}`}`),
       done: () => (this.kind === "describe" ? "Ready" : "Restored"),
       failed: () => this.problem.heading,
       cancelled: () => "Cancelled",

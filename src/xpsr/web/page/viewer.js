@@ -142,7 +142,7 @@ export class Viewer {
     find("tag-right").hidden = !right || flipped;
     find("handle").hidden = !right || layout !== "slide";
     find("blank").hidden = Boolean(left);
-    find("blank").textContent = this.blank ? this.blank.text : "";
+    find("blank").textContent = this.blank && !picture.problem ? this.blank.text : "";
     find("canvas").setAttribute("aria-label", right ? `${picture.name}: ${first} and ${second}` : `${picture.name}: ${first}`);
     const size = after ? sizeText(after.output.width, after.output.height) : picture.width ? sizeText(picture.width, picture.height) : "";
     this.size = size;

@@ -185,7 +185,7 @@ export class Visit extends EventTarget {
   vary(picture, kind) {
     const seeds = crypto.getRandomValues(new Uint32Array(4));
     const changes = kind === "fidelity" ? ["0", "0.5", "1"].map((fidelity) => ({ fidelity }))
-      : Array.from(seeds, (seed) => ({ seed: String(seed >>> 1) }));
+      : Array.from(seeds, (seed) => ({ seed: String(seed % 10_000) }));
     return changes.map((change) => this.restore(picture, change));
   }
 
