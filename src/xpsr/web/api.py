@@ -9,7 +9,6 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
-from fastapi.sse import EventSourceResponse
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response, StreamingResponse
 
@@ -116,7 +115,7 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
         "/v1/jobs/{id}/events",
         routes.events,
         operation_id="watch_job",
-        response_class=EventSourceResponse,
+        response_class=Response,
         responses=EVENTS | problems(404, 422, 500),
     )
     add(
@@ -214,9 +213,9 @@ class _Routes:
 
         The stream ends after the document of a job that is over.
         """
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nobody between keeps or gathers them
         stream = events_of(self._find(id, request))
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return EventSourceResponse(stream, headers=headers)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     async def result(self, id: str, request: HTTPRequest) -> Response:  # noqa: A002
         """Sends a result."""

@@ -1,6 +1,5 @@
 """The command line that gives what a request gave, for whoever wants the same picture at home, or again."""
 
-import dataclasses
 import shlex
 from typing import Any
 
@@ -20,6 +19,9 @@ _FLAGS = {
 _NO_FLAGS = frozenset({"device", "priors", "max_pixels", "max_bytes", "on_existing"})
 """Of the server, of its disk, or of what is there already."""
 
+_USUAL = {name: value for name, value in vars(UpscaleConfig()).items() if name not in _NO_FLAGS}
+"""What `xpsr upscale` does where nothing is said."""
+
 
 def command_line(request: Request, *, prior: Prior | None, seed: int | None) -> str:
     """Returns the `xpsr upscale` that gives the same picture, quoted for a shell.
@@ -29,20 +31,16 @@ def command_line(request: Request, *, prior: Prior | None, seed: int | None) -> 
         prior: what was said of the picture; None: nobody has looked yet.
         seed: of its noise; None: the one that was asked for, if any.
     """
-    config = request.config
+    values = {name: getattr(request.config, name) for name in _USUAL}
     if seed is not None:
-        config = dataclasses.replace(config, seed=seed)
-    usual = UpscaleConfig()
+        values["seed"] = seed
     if prior is not None:  # with both texts nobody looks
-        config = dataclasses.replace(config, content=prior.content, quality=prior.quality, describer=usual.describer)
-    words = []
-    for name in (f.name for f in dataclasses.fields(config) if f.name not in _NO_FLAGS):
-        value = getattr(config, name)
-        if value != getattr(usual, name):
-            words += _words(name, value)
+        values |= {"content": prior.content, "quality": prior.quality, "describer": _USUAL["describer"]}
+    words = [word for name, value in values.items() if value != _USUAL[name] for word in _words(name, value)]
     if request.wants_map:
         words += ["--map", "maps"]
-    name = "./-" if request.name == "-" else request.name  # a lone - is standard input
+    # a lone - is standard input, and a lone -- nothing
+    name = f"./{request.name}" if request.name in ("-", "--") else request.name
     words = [*words, "--", name] if name.startswith("-") else [name, *words]
     return shlex.join(["xpsr", "upscale", *words])
 
