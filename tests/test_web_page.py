@@ -83,8 +83,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def house(browser: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[House]:
-    """With the mini, and another model that draws noise."""
-    config = ServeConfig(models=("mini", f"noisy={tiny_model}"), devices=("cpu",))
+    """With the mini, and a tiny model that takes several steps, which draw noise."""
+    config = ServeConfig(models=("mini", f"steps={tiny_model}"), devices=("cpu",))
     with housed(tmp_path_factory.mktemp("spool"), config, works=True) as house:
         yield house
 
@@ -175,7 +175,7 @@ def test_texts_are_shown_and_what_somebody_writes_instead_is_followed(browser, s
         page.fill("#content", "patches of paint")
         restore(page)
         name, record = downloaded(page, "#download-record")
-        assert name == "a_x4.png.json"
+        assert name == "a_x4.json"
         assert json.loads(record)["prior"] == {"content": "patches of paint", "quality": seen[1]}
         assert page.inner_text(".variant .label") == "4 × · your texts"
 
@@ -206,7 +206,7 @@ def test_several_pictures_leave_in_one_archive_with_their_records(browser, serve
         name, content = downloaded(page, "#download-all")
         assert name == "xpsr.zip"
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            assert sorted(archive.namelist()) == ["a_x4.png", "a_x4.png.json", "c_x4.png", "c_x4.png.json"]
+            assert sorted(archive.namelist()) == ["a_x4.json", "a_x4.png", "c_x4.json", "c_x4.png"]
             assert Image.open(archive.open("c_x4.png")).size == (160, 128)
         page.click("#remove-all")
         assert "have results" not in page.inner_text("#sure-text")  # they are saved
@@ -234,11 +234,13 @@ def test_variants_are_compared_and_the_chosen_one_is_downloaded(browser, server,
         assert page.locator(".variant").count() == 3
 
 
-def test_models_that_draw_noise_give_four_seeds(browser, server, pictures):
+def test_steps_that_draw_noise_give_four_seeds(browser, server, pictures):
     with visiting(browser, server, pictures / "a.png") as page:
         assert page.is_hidden("#vary-seed")
-        page.select_option("#set-model", "noisy")
+        page.select_option("#set-model", "steps")
         assert page.is_hidden("#vary-fidelity")
+        page.click("#more > summary")
+        page.fill("#set-num_inference_steps", "2")
         page.click("#vary-seed")
         wait_for(page, "document.querySelectorAll('.variant[data-state=done]').length === 4", seconds=LONG)
         assert len(set(texts(page, ".variant .label"))) == 4
@@ -439,7 +441,7 @@ def test_hostile_names_are_text(browser, server, pictures, tmp_path):
 
 
 NAMELESS = """() => [...document.querySelectorAll('button, input, select, textarea, summary, canvas, [role], [tabindex="0"]')]
-  .filter((one) => one.checkVisibility() && !one.closest('[role=presentation]:not(span)'))
+  .filter((one) => one.checkVisibility() && !one.closest('[aria-hidden=true]'))
   .filter((one) => {
     const byId = (one.getAttribute('aria-labelledby') ?? '').split(' ').map((id) => document.getElementById(id)?.textContent ?? '').join('');
     const label = one.labels?.[0]?.textContent ?? '';

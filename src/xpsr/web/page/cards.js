@@ -26,12 +26,12 @@ export function statusOf(picture) {
 class Card {
   constructor(picture, cards) {
     this.picture = picture;
-    this.thumb = make("span", { class: "thumb" });
+    this.thumb = make("span", { class: "thumb", "aria-hidden": "true" });
     this.state = make("span", { class: "what small soft" });
     this.fill = make("span", { class: "fill" });
     this.own = make("span", { class: "own small", hidden: true }, "own settings");
     this.pick = make("button", { type: "button", class: "pick", tabindex: -1, onclick: () => cards.visit.select(picture) },
-      this.thumb, make("span", { class: "told" }, make("span", { class: "name", dir: "auto", title: picture.name }, picture.name), this.state, this.own),
+      this.thumb, make("span", { class: "told" }, make("span", { class: "name", dir: "auto", title: picture.path }, picture.name), this.state, this.own),
       make("span", { class: "track", "aria-hidden": "true" }, this.fill));
     this.remove = make("button", { type: "button", class: "plain away", tabindex: -1, onclick: () => cards.onRemove(picture) }, "✕");
     this.element = make("li", { class: "card" }, this.pick, this.remove);

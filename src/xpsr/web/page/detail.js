@@ -55,10 +55,9 @@ export class Detail {
       field.classList.toggle("looking", isLooking && picture.edits[aspect] === null);
     }
     this.last = picture;
-    const { describer } = this.visit.valuesOf(picture);
     const state = picture.hasEdits ? "Your words: the model follows them."
       : isLooking ? `${describing.text} …`
-        : picture.seen ? (picture.seenBy === "none" ? "Nobody looked; write what you like." : `As ${describer === "mini" ? "the model" : picture.seenBy} saw it; change what is wrong.`)
+        : picture.seen ? (picture.seenBy === "none" ? "Nobody looked; write what you like." : "As the model saw it; change what is wrong.")
           : "";
     if (find("texts-state").textContent !== state) find("texts-state").textContent = state;
     find("unedit").hidden = !(picture.hasEdits && picture.seen);
@@ -114,9 +113,13 @@ export class Detail {
     find("download-png").hidden = Boolean(result && result.output.format.toUpperCase() === "PNG");
     find("download-record").disabled = !result || (result.isExpired && !result.has("record"));
     find("copy-command").disabled = !result?.job.command;
-    find("about").hidden = !result;
-    if (!result) return;
-    const { output, seconds } = { output: result.output, seconds: result.output.seconds };
+    find("about").classList.toggle("is-empty", !result);
+    if (!result) {
+      find("about").open = false;
+      return;
+    }
+    const { output } = result;
+    const { seconds } = output;
     find("about-summary").textContent = ["About the result", sizeText(output.width, output.height), output.format, bytesText(output.bytes),
       isNumber(output.invented) ? `${percentText(output.invented)} invented` : "", isNumber(seconds) ? durationText(seconds) : ""].filter(Boolean).join(" · ");
     const { job } = result;
@@ -176,6 +179,7 @@ export class Detail {
       visit.describe(picture);
     }
     this.update();
+    find(find("working").hidden ? "canvas" : "cancel").focus(); // the button is gone
   }
 
   async attempt(action) {
@@ -195,9 +199,9 @@ export class Detail {
     on("restore", () => this.restore());
     on("vary-fidelity", () => this.vary("fidelity"));
     on("vary-seed", () => this.vary("seed"));
-    on("cancel", () => { if (this.task) this.visit.stop(this.task); });
+    on("cancel", () => { if (this.task) this.visit.stop(this.task); this.update(); find("restore").focus(); });
     on("again", () => this.again());
-    on("close-trouble", () => { if (this.trouble) this.closed.add(this.trouble); this.update(); });
+    on("close-trouble", () => { if (this.trouble) this.closed.add(this.trouble); this.update(); find("canvas").focus(); });
     on("download", () => this.download());
     on("download-png", chosen((result) => downloadPng(this.visit, result)));
     on("download-record", chosen((result) => downloadRecord(result)));

@@ -31,7 +31,7 @@ export async function downloadPng(visit, result) {
 }
 
 export async function downloadRecord(result) {
-  save(await result.file("record"), `${result.output.name}.json`);
+  save(await result.file("record"), `${stem(result.output.name)}.json`);
 }
 
 /** Results with their records, as one file, or as several where there are very many. */

@@ -19,9 +19,17 @@ export async function* eventsOf(stream) {
       }
     }
   } finally {
-    // the server ends what is over by itself, and the connection can be used again
-    setTimeout(() => reader.cancel().catch(() => {}), LINGER);
+    drain(reader);
   }
+}
+
+/** The server ends what is over by itself, and then the connection can be used again; but it is not waited for long. */
+async function drain(reader) {
+  const timer = setTimeout(() => reader.cancel().catch(() => {}), LINGER);
+  try {
+    while (!(await reader.read()).done);
+  } catch { /* it is over in any case */ }
+  clearTimeout(timer);
 }
 
 function parsed(block) {

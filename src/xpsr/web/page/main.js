@@ -86,11 +86,13 @@ async function saveAll() {
 }
 
 function tellOver(task) {
-  if (task.kind !== "upscale" || task.state === "cancelled") return;
+  const { picture, kind, state } = task;
+  if (kind === "describe" && state === "done" && picture === visit.selected && !picture.results.length) announce(`${picture.name} is described`);
+  if (kind === "describe" || state === "cancelled") return;
   const left = visit.pictures.reduce((sum, { active }) => sum + active.length, 0);
   if (left && visit.pictures.length > 3) return; // not one word for each of hundreds
   if (!left && visit.pictures.length > 3) announce(`All are through: ${visit.pictures.filter(({ done }) => done.length).length} of ${visit.pictures.length} restored`);
-  else announce(`${task.picture.name}: ${task.text}`);
+  else announce(`${picture.name}: ${task.text}`);
 }
 
 function listenForKeys(detail, controls, viewer) {
@@ -112,6 +114,16 @@ function listenForKeys(detail, controls, viewer) {
   });
 }
 
+/** Shows the bench where there are pictures and the start where there are none; the focus does not stay in the other. */
+function showRoom(isOpen) {
+  const [shown, other] = isOpen ? [find("bench"), find("start")] : [find("start"), find("bench")];
+  const hadFocus = other.contains(document.activeElement);
+  shown.hidden = false;
+  other.hidden = true;
+  document.body.classList.toggle("is-open", isOpen);
+  if (hadFocus) (isOpen ? find("restore") : shown.querySelector("button")).focus();
+}
+
 function open(told) {
   visit = new Visit(server, new Settings(told));
   const { limits } = told;
@@ -121,11 +133,7 @@ function open(told) {
   const viewer = new Viewer(visit);
   const detail = new Detail({ visit, viewer, strip: new Strip(visit), controls });
   new Cards(visit, remove);
-  visit.addEventListener("list", () => {
-    find("start").hidden = visit.pictures.length > 0;
-    find("bench").hidden = !visit.pictures.length;
-    document.body.classList.toggle("is-open", visit.pictures.length > 0);
-  });
+  visit.addEventListener("list", () => showRoom(visit.pictures.length > 0));
   visit.addEventListener("over", ({ detail: task }) => tellOver(task));
   find("restore-all").addEventListener("click", () => restoreAll(controls));
   find("cancel-all").addEventListener("click", () => {

@@ -10,7 +10,7 @@ export class Strip {
   show(picture) {
     this.picture = picture;
     const { results } = picture;
-    this.strip.hidden = results.length < 1;
+    find("strip-empty").hidden = results.length > 0;
     for (const [result, button] of this.buttons) {
       if (results.includes(result)) continue;
       button.element.remove();
@@ -25,7 +25,7 @@ export class Strip {
   }
 
   made(result) {
-    const [thumb, label, state] = [make("span", { class: "thumb" }), make("span", { class: "label" }), make("span", { class: "small soft" })];
+    const [thumb, label, state] = [make("span", { class: "thumb", "aria-hidden": "true" }), make("span", { class: "label" }), make("span", { class: "small soft" })];
     const pick = make("button", { type: "button", role: "radio", class: "pick", onclick: () => this.visit.choose(result.picture, result) }, thumb, label, state);
     const away = make("button", { type: "button", class: "plain away", onclick: () => this.onAway(result) }, "✕");
     return { element: make("span", { class: "variant", role: "presentation" }, pick, away), pick, away, thumb, label, state };

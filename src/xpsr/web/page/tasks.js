@@ -115,7 +115,7 @@ export class Task {
       again: () => `${this.problem?.heading ?? "The server is full"}; again in ${durationText(Math.max(Math.ceil((this.until - performance.now()) / 1000), 1))}`,
       away: () => "Waits for the server",
       waiting: () => (place ? `${count(place, "picture")} before it` : "Next in the queue"),
-      running: () => (this.kind === "describe" ? "Looking at it" : `Restoring${this.fraction === null ? "" : ` ${percentText(this.fraction)}`}`),
+      running: () => (this.kind === "describe" ? "Looking at it" : this.fraction === null ? "Restoring" : this.fraction < 1 ? `Restoring ${percentText(this.fraction)}` : "Nearly done"),
       done: () => (this.kind === "describe" ? "Ready" : "Restored"),
       failed: () => this.problem.heading,
       cancelled: () => "Cancelled",

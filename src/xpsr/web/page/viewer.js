@@ -1,6 +1,6 @@
 // Before and after on one canvas: with a border that moves, side by side, or one in the other's place.
 import { Stage, clamp, find, make } from "./base.js";
-import { overlayOf } from "./pixels.js";
+import { overlayOf, reducedOf } from "./pixels.js";
 import { percentText, short, sizeText } from "./words.js";
 
 const WHOLE = [0, 0, 1, 1];
@@ -43,7 +43,7 @@ export class Viewer {
     this.stage.onDrag = (event) => this.drag(event);
     this.stage.before.push(() => this.clip());
     this.stage.listeners.push(() => this.onPaint());
-    this.overlays = new WeakMap();
+    Object.assign(this, { overlays: new WeakMap(), reduced: new WeakMap() });
     this.listen();
   }
 
@@ -116,14 +116,19 @@ export class Viewer {
   panes(left, right, map) {
     if (!left) return [];
     // the input is enlarged plainly: smoothly, as any program shows it; a result shows its pixels
-    const one = { source: left, rect: WHOLE, clip: [0, 1], isSmooth: !this.before };
+    const one = { ...this.source(left), rect: WHOLE, clip: [0, 1], isSmooth: !this.before };
     if (!right) return [one];
-    const two = { source: right, rect: WHOLE, clip: [0, 1], isSmooth: !this.after };
+    const two = { ...this.source(right), rect: WHOLE, clip: [0, 1], isSmooth: !this.after };
     const over = map ? [{ source: map, rect: WHOLE, clip: [0, 1], isSmooth: true, alpha: OPACITY }] : [];
     if (this.layout === "flip") return this.side === "before" ? [one] : [two, ...over];
     if (this.layout === "slide") return [one, two, ...over];
     const halves = [[0, 0, 0.499, 1], [0.501, 0, 0.499, 1]];
     return [{ ...one, rect: halves[0] }, ...[two, ...over].map((pane) => ({ ...pane, rect: halves[1] }))];
+  }
+
+  source(bitmap) {
+    if (!this.reduced.has(bitmap)) this.reduced.set(bitmap, reducedOf(bitmap));
+    return { source: bitmap, reduced: this.reduced.get(bitmap) };
   }
 
   async overlay(result) {

@@ -11,11 +11,12 @@ const THUMB = 144;
 const ASPECTS = ["content", "quality"];
 
 class Picture {
-  constructor(file, name) {
-    Object.assign(this, { file, name, bytes: file.size, width: null, height: null, format: null, thumb: null });
+  constructor({ file, name, path }) {
+    Object.assign(this, { file, name, path, bytes: file.size, width: null, height: null, format: null, thumb: null });
     // `seen` is what the describer says, `edits` what somebody says instead; null: nothing is
     Object.assign(this, { seen: null, seenBy: null, edits: { content: null, quality: null }, own: null });
-    Object.assign(this, { describing: null, results: [], chosen: null, problem: null, isDecodable: null });
+    Object.assign(this, { describing: null, results: [], chosen: null, problem: null });
+    Object.assign(this, { isDecodable: null, isDrawing: false, shown: null }); // shown: what the server made of it for a browser
   }
 
   text(aspect) { return this.edits[aspect] ?? this.seen?.[aspect] ?? ""; }
@@ -58,8 +59,9 @@ export class Visit extends EventTarget {
 
   add(files) {
     const { limits } = this.settings.told;
-    const added = files.map(({ file, name }) => {
-      const picture = new Picture(file, name);
+    const added = files.map((entry) => {
+      const { file } = entry;
+      const picture = new Picture(entry);
       if (file.size > limits.max_bytes || !file.size) picture.problem = refusalOf(file, limits);
       else this.describe(picture);
       return picture;
@@ -266,25 +268,33 @@ export class Visit extends EventTarget {
     if (picture.thumb || picture.isDrawing) return;
     picture.isDrawing = true;
     try {
-      const { canvas, width, height } = await thumbnail(await this.shown(picture), THUMB);
+      const { canvas, width, height } = await this.withFile(picture, (file) => thumbnail(file, THUMB));
       Object.assign(picture, { thumb: canvas, width: picture.width ?? width, height: picture.height ?? height });
     } catch { /* it stays gray; what is wrong with it, the server says */ }
     picture.isDrawing = false;
     this.touch(picture);
   }
 
-  /** A file that the browser shows: the picture's own, or else what the server made of it. */
-  async shown(picture) {
-    if (picture.isDecodable === null) picture.isDecodable = await decoded(picture.file).then((bitmap) => { bitmap.close(); return true; }, () => false);
-    if (picture.isDecodable) return picture.file;
+  /** Does something with a file that the browser shows: the picture's own, or else what the server made of it. */
+  async withFile(picture, use) {
+    if (picture.isDecodable !== false) {
+      try {
+        const made = await use(picture.file);
+        picture.isDecodable = true;
+        return made;
+      } catch {
+        picture.isDecodable = false;
+      }
+    }
     const job = [picture.describing, ...picture.results].find((task) => task?.state === "done")?.job;
-    if (!job) throw new Problem({ code: "undecodable", detail: "It is shown when the server has looked at it" });
-    return this.server.blob(job.links.input);
+    if (!picture.shown && !job) throw new Problem({ code: "undecodable", detail: "It is shown when the server has looked at it" });
+    picture.shown ??= await this.server.blob(job.links.input);
+    return use(picture.shown);
   }
 
   /** Decoded pixels of a picture, or of a result. */
   bitmapOf(one) {
-    return this.bitmaps.get(one, async () => decoded(await (one instanceof Result ? one.view : this.shown(one))));
+    return this.bitmaps.get(one, async () => (one instanceof Result ? decoded(await one.view) : this.withFile(one, decoded)));
   }
 
   mapOf(result) { return this.bitmaps.get(result.loading, async () => decoded(await result.file("map"))); }
