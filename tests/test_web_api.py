@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,27 +20,31 @@ import picture_files as files
 import pytest
 from fastapi import FastAPI
 from full_disk import room_for
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xpsr.cli import main
 from xpsr.config import ServeConfig
-from xpsr.errors import XPSRError
+from xpsr.errors import InputError, XPSRError
 from xpsr.image import decode_image
 from xpsr.prior import Prior
 from xpsr.web.api import build_api
 from xpsr.web.hands import Hand
-from xpsr.web.jobs import Preview
+from xpsr.web.jobs import UPLOAD, Preview
 from xpsr.web.problems import add_handlers
 from xpsr.web.scheduler import Scheduler
 from xpsr.web.spool import Spool
-from xpsr.web.uploads import named
+from xpsr.web.uploads import Form, named, receive_form
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of this kind")
 
 TEXTS = {"content": "a wall", "quality": "sharp"}
 SEED = {"seed": "7"}
+PLAIN = st.characters(exclude_categories=["Cs"])
 
 
 class Known:
@@ -489,6 +494,48 @@ def test_a_body_that_is_no_form_with_a_picture_is_refused(
     assert idle.scheduler.is_idle and not [path for path in idle.spool.folder.iterdir() if path.is_dir()]
     if code == "too_large":
         assert told["limit"] == 10_000
+
+
+def received(spool: Spool, pieces: Sequence[bytes]) -> tuple[Form, bytes]:
+    """What comes of a body whose pieces come one by one, and the file."""
+    incoming = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    incoming.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    scope = {"type": "http", "headers": [(b"content-type", MULTIPART.encode())]}
+    found = asyncio.run(receive_form(Request(scope, receive), spool.folder, max_bytes=1000, spool=spool))
+    return found, (spool.folder / UPLOAD).read_bytes()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=300), text=st.text(PLAIN, max_size=50), size=st.integers(1, 400))
+def test_a_form_is_read_the_same_however_it_comes(
+    idle: Served, monkeypatch: pytest.MonkeyPatch, content: bytes, text: str, size: int
+) -> None:
+    monkeypatch.setattr("xpsr.web.uploads._AT_ONCE", 1)
+    whole = form(("content", text.encode()), (IMAGE, content), ("scale", b"2"))
+    found, file = received(idle.spool, [whole[start : start + size] for start in range(0, len(whole), size)])
+    if b"\r\n--b" not in content:
+        assert found == Form(fields={"content": text, "scale": "2"}, name="a.png", bytes=len(content))
+        assert file == content
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.binary(max_size=30)
+        | st.sampled_from([b"--b", b"--b--", b"--b\r\n", b"\r\n", b"\r\n--b\r\n", b"\r\n--b--\r\n", b'name="'])
+        | st.sampled_from([IMAGE, UNNAMED, OTHER, "Content-Disposition: form-data; ", "Content-Type: "]).map(
+            str.encode
+        ),
+        max_size=15,
+    )
+)
+def test_any_body_is_a_form_or_an_input_error(idle: Served, pieces: list[bytes]) -> None:
+    with suppress(InputError):
+        received(idle.spool, pieces)
 
 
 def test_unknown_paths_methods_and_jobs_are_problems(idle: Served) -> None:

@@ -43,6 +43,7 @@ _STATUS = {
     "draining": 503,
     "starting": 503,
     "unreachable": 503,
+    "no_describer": 503,
     "too_late": 504,
     "disk_full": 507,
 }

@@ -263,7 +263,11 @@ class Inspector:
     def _inspect(self, folder: Path, form: Form, asked: UpscaleConfig, makes: bool) -> tuple[Facts, str]:
         content = (folder / UPLOAD).read_bytes()
         facts = inspect_in_process(
-            content, name=form.name, limits=self._limits, accept_truncated=asked.accept_truncated
+            content,
+            name=form.name,
+            limits=self._limits,
+            accept_truncated=asked.accept_truncated,
+            memory=max(2**32, 64 * self._config.max_pixels),  # as much as who restores it gives it, too
         )
         suffix = result_suffix(Source(path=Path(form.name), content=content), asked.format)
         if makes:
