@@ -1,18 +1,28 @@
-"""What lies in deploy/ fits the server that it starts: files that are there, options that exist, times that agree."""
+"""What lies in deploy/, and what docs/serve.md says, fits the server: files, options, routes, statuses, numbers."""
 
+import ast
+import importlib
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from xpsr.cli import main
 from xpsr.config import ServeConfig
+from xpsr.errors import InputError
+from xpsr.web import problems
+from xpsr.web.app import build_app
+from xpsr.web.metrics import Metrics
+from xpsr.web.scheduler import Scheduler
+from xpsr.web.spool import Spool
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -194,3 +204,113 @@ def started() -> dict[str, list[str]]:
         "systemd": shlex.split(start)[2:],
         "Kubernetes": container["args"],
     }
+
+
+@pytest.fixture
+def options(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """All that `xpsr serve` can be told."""
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    return set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+
+
+def test_servers_are_started_with_options_that_there_are(options: set[str]) -> None:
+    for who, arguments in started().items():
+        given = {word for word in arguments if word.startswith("--")}
+        assert given <= options, who
+    for name in ("nginx.conf", "xpsr.service", "compose.yaml", "kubernetes.yaml", "README.md"):
+        said = re.findall(r"(?<![\w-])--(?!constraint|build|from|now)[a-z][a-z-]+", (DEPLOY / name).read_text())
+        assert set(said) <= options, name
+
+
+# docs/serve.md
+
+TEXT = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table whose first column is headed so."""
+    after = TEXT.split(f"\n| {heading} |", 1)[1].split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in after.splitlines()[2:]]
+
+
+def coded(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[tuple[Scheduler, Spool]]:
+    spool = Spool(tmp_path)
+    asked = {name: getattr(DEFAULT, name) for name in ("max_queue", "max_per_client", "max_seconds", "keep_seconds")}
+    yield Scheduler(spool, **asked), spool
+    spool.close()
+
+
+@pytest.fixture
+def routes(parts: tuple[Scheduler, Spool]) -> set[str]:
+    """Of the API, with their methods."""
+    paths = build_app(DEFAULT, parts[0], [], parts[1]).openapi()["paths"]
+    return {f"{method.upper()} {path}" for path, told in paths.items() for method in told}
+
+
+def test_docs_name_every_route_and_no_other(routes: set[str]) -> None:
+    named: set[str] = set()
+    for cell, _ in rows("route"):
+        first, *others = coded(cell)
+        route = first.partition("?")[0]
+        named.add(route)
+        for other in others:
+            stem = route.rpartition("/")[0]
+            named.add(other if " " in other else f"{stem}{other}")
+    assert named - routes == {"GET /metrics", "GET /openapi.json", "GET /", "GET /page/…"}
+    assert routes <= named
+
+
+def test_examples_ask_for_routes_that_there_are(routes: set[str]) -> None:
+    paths = {route.split(" ")[1] for route in routes} | {"/"}
+    asked = re.findall(r"http://127\.0\.0\.1:8000(/[^\s\"'?]*)", TEXT)
+    assert len(asked) > 8
+    for path in asked:
+        assert path.replace("$job", "{id}").rstrip(")") in paths, path
+
+
+def test_docs_name_options_that_there_are(options: set[str]) -> None:
+    commands = re.findall(r"`(--[a-z-]+)[^`]*`", TEXT)
+    others = {"--file-quality", "--concurrency"}  # of `xpsr upscale`, and of the benchmark
+    assert set(commands) - others <= options
+
+
+def test_docs_tell_the_limits_as_they_are() -> None:
+    for cell, default, _ in rows("option"):
+        name = coded(cell)[0].removeprefix("--").replace("-", "_")
+        if name != "memory":
+            assert float(default) == getattr(DEFAULT, name), name
+
+
+def test_docs_tell_every_status_of_every_code() -> None:
+    told: dict[str, int] = {}
+    for status, cell, _ in rows("status"):
+        told |= dict.fromkeys(coded(cell), int(status))
+    for code, status in told.items():
+        assert problems.problem_of(InputError("it is so", code=code, field="id"))[0] == status, code
+    assert set(problems._STATUS) <= set(told)  # all that are not 422
+
+
+def test_docs_name_every_metric(parts: tuple[Scheduler, Spool]) -> None:
+    metrics = Metrics()
+    metrics.watch(parts[0], [])
+    there = set(re.findall(r"^# HELP (\w+)(?<!_created) ", metrics.text().decode(), re.MULTILINE))
+    named = {name for cell, *_ in rows("name") for name in coded(cell)}
+    family = "xpsr_process_"
+    assert {name for name in there if not name.startswith(family)} == named - {f"{family}…"}
+    assert any(name.startswith(family) for name in there)
+
+
+def test_examples_in_python_name_what_there_is() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xpsr"):
+                module = importlib.import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names)
