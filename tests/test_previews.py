@@ -34,11 +34,9 @@ def stable(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Restorer:
     return Restorer(folder, device="cpu", dtype="fp32")
 
 
-@pytest.fixture
-def pipe(tiny_model: Path) -> XPSRPipeline:
-    pipe = XPSRPipeline.from_pretrained(tiny_model)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+@pytest.fixture(scope="module")
+def pipe(restorer: Restorer) -> XPSRPipeline:
+    return restorer.pipe
 
 
 def noise(height: int, width: int) -> torch.Tensor:
@@ -74,12 +72,21 @@ def velocity(scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor, clea
     return alpha.sqrt() * (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt() - (1 - alpha).sqrt() * clean
 
 
-@pytest.mark.parametrize("changes", [{}, {"guidance_scale": 2.0}, {"cache_interval": 2}, {"color_match": "wavelet"}])
-@pytest.mark.parametrize("name", ["model", "ddpm", "ddim", "unipc", "dpm"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"scheduler": name} for name in ("model", "ddpm", "ddim", "unipc", "dpm")),
+        {"scheduler": "ddpm", "guidance_scale": 2.0},
+        {"cache_interval": 2},
+        {"color_match": "wavelet", "tile_size": 64},
+        {"strength": 1.0, "start": "noise", "scheduler": "ddpm"},
+    ],
+    ids=str,
+)
 def test_steps_are_shown_in_order_and_the_result_is_the_same_to_the_bit(
-    restorer: Restorer, name: str, changes: dict[str, Any]
+    restorer: Restorer, changes: dict[str, Any]
 ) -> None:
-    settings = {**STEPS, "num_inference_steps": 4, "scheduler": name, **changes}
+    settings = {**STEPS, "num_inference_steps": 4, **changes}
     made, shown = previews_of(restorer, noise(10, 13), settings=settings)
     assert torch.equal(
         made, restorer.restore(noise(10, 13), Prior("a cat", "noisy"), settings=settings, seed=1).picture.pixels
@@ -148,6 +155,7 @@ def test_any_scheduler_s_estimate_is_what_the_networks_know(
 ) -> None:
     if kind == "LMSDiscrete" and strength < 1:
         return  # it is refused
+    pipe = copy.copy(pipe)
     pipe.scheduler = scheduler(kind, pipe)
     copying(pipe, monkeypatch)
     settings = pipe.settings(overrides={"num_inference_steps": 4, "strength": strength, "tile_size": 64})
@@ -236,7 +244,8 @@ def test_what_is_not_finite_is_shown_as_something(pipe: XPSRPipeline, monkeypatc
 
 
 @pytest.mark.parametrize("offload", ["model", "every layer"])
-def test_offloaded_models_give_the_same(pipe: XPSRPipeline, offload: str) -> None:
+def test_offloaded_models_give_the_same(tiny_model: Path, offload: str) -> None:
+    pipe = Restorer(tiny_model, device="cpu", dtype="fp32").pipe
     shown: Shown = []
     options: dict[str, Any] = {"prior": Prior(), "settings": STEPS, "output_type": "pt"}
 
@@ -254,7 +263,8 @@ def test_offloaded_models_give_the_same(pipe: XPSRPipeline, offload: str) -> Non
     assert len(shown) == 2
 
 
-def test_no_network_goes_away_for_a_preview(pipe: XPSRPipeline) -> None:
+def test_no_network_goes_away_for_a_preview(tiny_model: Path) -> None:
+    pipe = Restorer(tiny_model, device="cpu", dtype="fp32").pipe
     pipe.enable_model_cpu_offload(device="cpu")
     moves: list[str] = []
     for name in ("vae", "unet"):
@@ -273,15 +283,21 @@ def _noted(function: Callable[..., Any], calls: list[str], name: str) -> Callabl
     return noted
 
 
-def test_large_pictures_are_reduced_before_they_are_decoded(pipe: XPSRPipeline) -> None:
+@pytest.mark.parametrize(("side", "expected"), [(24, 16), (70, 17), (140, 32)])
+def test_of_a_large_picture_few_latents_are_decoded(stable: Restorer, side: int, expected: int) -> None:
     seen: list[int] = []
-    residual = pipe.vae.residual
-    pipe.vae.residual = lambda z, *given, **options: (seen.append(max(z.shape)), residual(z, *given, **options))[1]
-    pipe(
-        noise(70, 80),
-        scale=4,
-        prior=Prior(),
-        settings={**STEPS, "num_inference_steps": 2, "tile_size": 80},
-        callback_on_preview=lambda *_: None,
-    )
-    assert seen == [64]
+    handle = stable.pipe.vae.decoder.register_forward_pre_hook(lambda _, given: seen.append(max(given[0].shape)))
+    settings = {"num_inference_steps": 2, "min_working_size": 0, "tile_size": 160, "guidance_scale": 1.0}
+    _, shown = previews_of(stable, noise(8, 2 * side), scale=4, settings=settings)
+    handle.remove()
+    assert seen[0] == expected and [max(image.shape) for image, *_ in shown] == [min(8 * side, 256)]
+
+
+def test_what_a_decoder_adds_is_not_waited_for(restorer: Restorer) -> None:
+    calls: list[int] = []
+    handle = restorer.pipe.vae.decoder.conv_in.register_forward_hook(lambda *_: calls.append(1))
+    restorer.restore(noise(9, 9), Prior(), settings=STEPS)
+    usual = len(calls)
+    _, shown = previews_of(restorer, noise(9, 9))
+    handle.remove()
+    assert shown and len(calls) == 2 * usual
