@@ -15,7 +15,7 @@ from xpsr.config import ServeConfig
 from xpsr.errors import InputError, XPSRError
 from xpsr.prior import Prior
 from xpsr.web.jobs import Job
-from xpsr.web.process import order_line, request_line
+from xpsr.web.process import order_line, preview_of, request_line
 from xpsr.web.scheduler import Scheduler, too_late
 
 __all__ = ["Hand"]
@@ -132,11 +132,12 @@ class Hand:
             if news.get("id") != job.id:
                 continue
             if news["kind"] == "news":
-                progress, prior = news["progress"], news["prior"]
+                progress, prior, preview = news["progress"], news["prior"], news["preview"]
                 self._scheduler.report(
                     job,
                     progress=None if progress is None else (int(progress[0]), int(progress[1])),
                     prior=None if prior is None else Prior.from_dict(prior),
+                    preview=None if preview is None else preview_of(preview),
                 )
             elif news["kind"] == "done":
                 self._scheduler.finish(job, news["record"])

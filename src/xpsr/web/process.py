@@ -4,6 +4,7 @@ Both ends speak lines of JSON. The first line that comes in is the server's conf
 jobs, one at a time, and the ids of jobs that nobody wants any more. What goes out is told of the job in hand.
 """
 
+import base64
 import json
 import logging
 import os
@@ -19,10 +20,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when what they print cannot pass for news any more
-    from xpsr.web.jobs import Request
+    from xpsr.web.jobs import Preview, Request
     from xpsr.web.worker import Told, Worker
 
-__all__ = ["error_parts", "main", "order_line", "request_line"]
+__all__ = ["error_parts", "main", "news_parts", "order_line", "preview_of", "request_line"]
 
 _PAUSE = 0.05
 """Seconds between two news of progress."""
@@ -55,6 +56,21 @@ def error_parts(error: Exception) -> dict[str, Any]:
         message, remedy = "the server cannot read or write its files", "try again later"
         return {"message": message, "code": "disk_full" if error.errno == 28 else "refused", "remedy": remedy}
     return {"message": "something went wrong that nobody has foreseen", "code": "unexpected", "remedy": None}
+
+
+def news_parts(told: "Told") -> dict[str, Any]:
+    """Returns what is told on the way, ready for JSON; a preview's file as base64."""
+    parts = asdict(told)
+    if told.preview is not None:
+        parts["preview"]["image"] = base64.b64encode(told.preview.image).decode()
+    return parts
+
+
+def preview_of(parts: dict[str, Any]) -> "Preview":
+    """Returns the preview of which `news_parts` tells."""
+    from xpsr.web.jobs import Preview
+
+    return Preview(**parts | {"image": base64.b64decode(parts["image"])})
 
 
 def main() -> None:
@@ -135,7 +151,7 @@ class _Teller:
         if told.progress is not None and told.progress[0] < told.progress[1] and now < self._last + _PAUSE:
             return
         self._last = now
-        self._tell({"kind": "news", "id": self._id, **asdict(told)})
+        self._tell({"kind": "news", "id": self._id, **news_parts(told)})
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ class Scheduler:
             with self._changed:
                 self._coming.remove(place)
                 self._changed.notify_all()
-            if place.job is None:
+            if place.job is None and place.folder != Path():
                 self._spool.remove(place.folder)
 
     def submit(self, place: Place, request: Request) -> Job:

@@ -1,10 +1,14 @@
 """Who works for a server: looks at pictures that strangers sent, and restores them, one at a time."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from xpsr.batch.restoring import open_picture, open_restorer, restore_opened, write_restored
 from xpsr.config import ServeConfig, UpscaleConfig, as_dict
@@ -16,7 +20,7 @@ from xpsr.records import Recipe
 from xpsr.restore import Restorer
 from xpsr.sources import Job as RestoringJob
 from xpsr.sources import Source
-from xpsr.web.jobs import Request
+from xpsr.web.jobs import Preview, Request
 
 __all__ = ["SHOWN_FORMATS", "UPLOAD", "Told", "Worker", "limits_of"]
 
@@ -29,6 +33,12 @@ SHOWN_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "GIF", "BMP"})
 _MAX_SHOWN = 2**24
 """Pixels of such a PNG; more are reduced."""
 
+_PAUSE = 1 / 3
+"""Seconds between two previews, at least."""
+
+_QUALITY = 80
+"""Of a preview's WebP."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
@@ -36,6 +46,7 @@ class Told:
 
     progress: tuple[int, int] | None = None
     prior: Prior | None = None
+    preview: Preview | None = None
 
 
 def limits_of(config: ServeConfig) -> Limits:
@@ -135,6 +146,7 @@ class Worker:
                 prior,
                 recipe,
                 progress=lambda done, total: tell(Told(progress=(done, total))),
+                preview=_Shower(tell) if request.wants_previews else None,
                 is_cancelled=is_cancelled,
             ),
             recipe,
@@ -150,6 +162,21 @@ class Worker:
             return Prior(config.content, config.quality)
         (found,) = self._describers[config.describer].describe([picture])
         return completed(found, config.content, config.quality)
+
+
+class _Shower:
+    """Tells what a picture looks like so far, as `preview` of `Restorer.restore`, and not too often."""
+
+    def __init__(self, tell: Callable[[Told], None]):
+        self._tell, self._next = tell, 0.0
+
+    def __call__(self, image: torch.Tensor, step: int, steps: int) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next, content = now + _PAUSE, BytesIO()
+        to_pil(image).save(content, "WEBP", quality=_QUALITY)
+        self._tell(Told(preview=Preview(image=content.getvalue(), step=step, steps=steps)))
 
 
 def _show(picture: Picture, place: Path) -> None:
