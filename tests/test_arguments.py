@@ -389,7 +389,7 @@ def test_the_documented_calls_work(
 ) -> None:
     page = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     monkeypatch.chdir(tmp_path)
     Image.fromarray(PIXELS[0]).save("photo.jpg")
     names: dict[str, Any] = {}
