@@ -78,6 +78,14 @@ class Serving:
         return self.process.returncode, out, err
 
 
+def stopped_at_work(serving: Serving, picture: bytes) -> str:
+    """Sends a picture, stops the process that restores when it is at it, and returns the job's id."""
+    job = serving.post(picture, num_inference_steps="100")
+    assert wait_for(lambda: serving.job(job)["progress"])
+    os.kill(serving.worker, signal.SIGSTOP)
+    return job
+
+
 def wait_for(holds: Callable[[], Any]) -> bool:
     """Whether something comes true in time."""
     end = time.monotonic() + SECONDS
@@ -147,10 +155,7 @@ def test_a_result_is_that_of_the_command_line(
 
 
 def test_a_process_that_is_killed_fails_its_job_alone(serving: Serving, picture: bytes) -> None:
-    killed = serving.worker
-    os.kill(killed, signal.SIGSTOP)  # so that it is at work when it is killed
-    first, second = (serving.post(picture) for _ in range(2))
-    serving.becomes(first, "running")
+    killed, first, second = serving.worker, stopped_at_work(serving, picture), serving.post(picture)
     os.kill(killed, signal.SIGKILL)
     error = serving.becomes(first, "failed")["error"]
     assert (error["code"], error["status"]) == ("worker_died", 500) and error["remedy"]
@@ -169,10 +174,7 @@ def test_sigterm_lets_what_is_in_hand_be_finished_and_fetched(
     tmp_path: Path, options: list[str], picture: bytes
 ) -> None:
     serving = Serving(tmp_path, *options, "--keep-seconds", "600")
-    worker = serving.worker
-    os.kill(worker, signal.SIGSTOP)
-    first, second = (serving.post(picture) for _ in range(2))
-    serving.becomes(first, "running")
+    worker, first, second = serving.worker, stopped_at_work(serving, picture), serving.post(picture)
     serving.process.send_signal(signal.SIGTERM)
     assert wait_for(lambda: serving.client.get("/readyz").status_code == 503)
     answer = serving.client.post("/v1/upscale", files={"image": ("a.png", picture)})
@@ -197,8 +199,7 @@ def test_however_it_ends_nothing_goes_on_working(
     serving = Serving(tmp_path, *options, "--quiet")
     worker = serving.worker
     if len(signals) > 1:
-        os.kill(worker, signal.SIGSTOP)
-        serving.becomes(serving.post(picture), "running")
+        stopped_at_work(serving, picture)
     for name in signals:
         serving.process.send_signal(getattr(signal, name))
         time.sleep(0.5)
@@ -228,8 +229,14 @@ def test_what_cannot_be_is_one_line(serving: Serving, capsys: pytest.CaptureFixt
         (["--port", "0", "--host", "192.0.2.1"], "xpsr: --host 192.0.2.1 is no address of this machine"),
         (["--port", "0", "--token-file", tokens], f"xpsr: {tokens}: line 1 has 5 characters, and a token needs 16;"),
         (["--port", "0", "--token-file", tmp_path / "no"], f"xpsr: {tmp_path}/no: cannot be read"),
-        (["--port", "0", "--allowed-host", "http://a"], "xpsr: --allowed-host http://a is no name of a host; write"),
-        (["--port", "0", "--forwarded-allow-ips", "*"], "xpsr: --forwarded-allow-ips * is no address; name the proxy"),
+        (
+            ["--port", "0", "--allowed-host", "http://a"],
+            "xpsr: --allowed-host has 'http://a', which is none; use names such as",
+        ),
+        (
+            ["--port", "0", "--forwarded-allow-ips", "*"],
+            "xpsr: --forwarded-allow-ips has '*', which is none; use addresses such as",
+        ),
         (["--port", "0", "--spool", tokens], f"xpsr: {tokens}: cannot be used for uploads"),
         (["--port", "99999"], "xpsr: --port 99999 is not in [0, 65535]; use 8000."),
         (["--max-queue", "0"], "xpsr: --max-queue 0 is not in [1, 1000000]; use 64."),
