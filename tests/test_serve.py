@@ -1,5 +1,6 @@
 """`xpsr serve` from the outside, with a tiny model: what it prints, how it ends, and what a kill leaves."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -16,7 +17,9 @@ from fork_server import start_python
 from PIL import Image
 
 import xpsr
-from xpsr.cli import main
+from xpsr.cli import main, serve
+from xpsr.cli.terminal import parse
+from xpsr.config import ServeConfig, UpscaleConfig
 from xpsr.files import sha256
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -207,6 +210,25 @@ def test_however_it_ends_nothing_goes_on_working(
     assert found == code and "Traceback" not in err and "GET" not in err
     assert wait_for(lambda: not Path(f"/proc/{worker}").exists())
     assert (serving.spooled == []) == (signals != ["SIGKILL"])
+
+
+# What it is told
+
+
+def test_every_option_has_a_flag_which_goes_before_a_file(tmp_path: Path) -> None:
+    parser = serve._parser()
+    flags = {action.dest for action in parser._actions}
+    assert {f.name for f in dataclasses.fields(ServeConfig)} - {"upscale"} <= flags
+    assert not flags & {"seed", "protect", "content", "quality", "priors", "on_existing"}
+    path = tmp_path / "serve.yaml"
+    path.write_text("port: 1\nmodels: [a=x, b=y]\npage: true\nupscale: {fidelity: 0.5, scale: 2, strip_gps: true}\n")
+    flags_given = ["--config", str(path), "--port", "2", "--no-page", "--device", "cpu", "--device", "cuda"]
+    flags_given += ["--longest", "3000", "--memory", "2GB", "--dtype", "fp32", "--max-pixels", "9", "--token-file", "t"]
+    config = serve._config(vars(parse(parser, flags_given)))
+    assert (config.port, config.models, config.page, config.devices) == (2, ("a=x", "b=y"), False, ("cpu", "cuda"))
+    assert (config.memory, config.max_pixels, config.token_file) == ("2GB", 9, Path("t"))
+    usual = UpscaleConfig(fidelity=0.5, longest=3000, strip_gps=True, dtype="fp32")
+    assert config.upscale == usual
 
 
 # What is refused before anything is loaded

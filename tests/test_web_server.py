@@ -372,7 +372,7 @@ def test_a_name_with_several_addresses_is_listened_at_by_all_of_them(monkeypatch
     assert [place.getsockname()[0] for place in sockets] == ["127.0.0.1", "127.0.0.2"]
     assert len({place.getsockname()[1] for place in sockets}) == 1
     assert url_of("localhost", sockets) == f"http://localhost:{sockets[0].getsockname()[1]}"
-    assert url_of("::1", sockets).startswith("http://[::1]:")
+    assert url_of("::1", sockets).startswith("http://[::1]:") and url_of("[::1]", sockets).startswith("http://[::1]:")
     for place in sockets:
         place.close()
 

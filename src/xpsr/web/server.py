@@ -13,7 +13,6 @@ from ipaddress import ip_network
 from types import FrameType
 from typing import Any
 
-import anyio.to_thread
 import h11
 import uvicorn
 from starlette.types import ASGIApp
@@ -53,7 +52,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         InputError: host or port cannot be used.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise _no_host(host, error) from error
     sockets: list[socket.socket] = []
@@ -83,7 +82,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 def url_of(host: str, sockets: Sequence[socket.socket]) -> str:
     """Returns where a browser finds what listens at sockets of a host."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}"
+    name = f"[{host.strip('[]')}]" if ":" in host else host
+    return f"http://{name}:{sockets[0].getsockname()[1]}"
 
 
 class Server(uvicorn.Server):
@@ -171,7 +171,7 @@ class Server(uvicorn.Server):
         left = self._deadline - time.monotonic()
         if not self._signals or (len(self._signals) == 1 and left > 0 and not self._is_done):
             return await super().on_tick(counter)
-        await anyio.to_thread.run_sync(self._on_end)
+        await asyncio.to_thread(self._on_end)
         # for answers that are on their way
         self.config.timeout_graceful_shutdown = max(math.ceil(left), 1) if len(self._signals) == 1 else 1
         return True
