@@ -190,7 +190,7 @@ def test_sigterm_lets_what_is_in_hand_be_finished_and_fetched(
     assert code == 0 and out.count("\n") == 1
     assert "POST /v1/upscale 202" in err and f"GET /v1/jobs/{first[:6]}.../result 200" in err
     assert first not in err and "a.png" not in err and "Traceback" not in err
-    assert "It ends when what is in hand is done and fetched, in 60 seconds at the latest" in err
+    assert "It ends when all is done and fetched, in 60 seconds at the latest" in err
     assert serving.spooled == [] and not Path(f"/proc/{worker}").exists()
 
 

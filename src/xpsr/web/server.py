@@ -131,6 +131,7 @@ class Server(uvicorn.Server):
         self._on_start, self._on_end = on_start, on_end
         self._drain_seconds, self._deadline = config.drain_seconds, math.inf
         self._signals: list[int] = []
+        self._is_ending = False
 
     @property
     def was_interrupted(self) -> bool:
@@ -157,6 +158,10 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Replaces upstream's, which takes no more connections; `on_tick` sees to it."""
         self._signals.append(sig)
+        if self._is_ending:  # and answers are on their way still
+            self.force_exit = True
+            for connection in list(self.server_state.connections):
+                connection.loop.call_soon_threadsafe(connection.transport.abort)
 
     async def on_tick(self, counter: int) -> bool:
         """Looks, ten times a second, whether it is over."""
@@ -164,14 +169,13 @@ class Server(uvicorn.Server):
             self._scheduler.drain()
             self._deadline = time.monotonic() + self._drain_seconds
             if not self._is_done:
-                line = (
-                    "It ends when what is in hand is done and fetched, in %g seconds at the latest; once more: at once."
-                )
+                line = "It ends when all is done and fetched, in %g seconds at the latest; once more: at once."
                 logger.warning(line, self._drain_seconds)
         left = self._deadline - time.monotonic()
         if not self._signals or (len(self._signals) == 1 and left > 0 and not self._is_done):
             return await super().on_tick(counter)
         await asyncio.to_thread(self._on_end)
+        self._is_ending = True
         # for answers that are on their way
         self.config.timeout_graceful_shutdown = max(math.ceil(left), 1) if len(self._signals) == 1 else 1
         return True
