@@ -1,5 +1,6 @@
 """`xpsr serve` from the outside, with a tiny model: what it prints, how it ends, and what a kill leaves."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -16,7 +17,9 @@ from fork_server import start_python
 from PIL import Image
 
 import xpsr
-from xpsr.cli import main
+from xpsr.cli import main, serve
+from xpsr.cli.terminal import parse
+from xpsr.config import ServeConfig, UpscaleConfig
 from xpsr.files import sha256
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -76,6 +79,14 @@ class Serving:
         with self.process:
             out, err = self.process.communicate(timeout=SECONDS)
         return self.process.returncode, out, err
+
+
+def stopped_at_work(serving: Serving, picture: bytes) -> str:
+    """Sends a picture, stops the process that restores when it is at it, and returns the job's id."""
+    job = serving.post(picture, num_inference_steps="100")
+    assert wait_for(lambda: serving.job(job)["progress"])
+    os.kill(serving.worker, signal.SIGSTOP)
+    return job
 
 
 def wait_for(holds: Callable[[], Any]) -> bool:
@@ -147,10 +158,7 @@ def test_a_result_is_that_of_the_command_line(
 
 
 def test_a_process_that_is_killed_fails_its_job_alone(serving: Serving, picture: bytes) -> None:
-    killed = serving.worker
-    os.kill(killed, signal.SIGSTOP)  # so that it is at work when it is killed
-    first, second = (serving.post(picture) for _ in range(2))
-    serving.becomes(first, "running")
+    killed, first, second = serving.worker, stopped_at_work(serving, picture), serving.post(picture)
     os.kill(killed, signal.SIGKILL)
     error = serving.becomes(first, "failed")["error"]
     assert (error["code"], error["status"]) == ("worker_died", 500) and error["remedy"]
@@ -169,10 +177,7 @@ def test_sigterm_lets_what_is_in_hand_be_finished_and_fetched(
     tmp_path: Path, options: list[str], picture: bytes
 ) -> None:
     serving = Serving(tmp_path, *options, "--keep-seconds", "600")
-    worker = serving.worker
-    os.kill(worker, signal.SIGSTOP)
-    first, second = (serving.post(picture) for _ in range(2))
-    serving.becomes(first, "running")
+    worker, first, second = serving.worker, stopped_at_work(serving, picture), serving.post(picture)
     serving.process.send_signal(signal.SIGTERM)
     assert wait_for(lambda: serving.client.get("/readyz").status_code == 503)
     answer = serving.client.post("/v1/upscale", files={"image": ("a.png", picture)})
@@ -185,7 +190,7 @@ def test_sigterm_lets_what_is_in_hand_be_finished_and_fetched(
     assert code == 0 and out.count("\n") == 1
     assert "POST /v1/upscale 202" in err and f"GET /v1/jobs/{first[:6]}.../result 200" in err
     assert first not in err and "a.png" not in err and "Traceback" not in err
-    assert "It ends when what is in hand is done and fetched, in 60 seconds at the latest" in err
+    assert "It ends when all is done and fetched, in 60 seconds at the latest" in err
     assert serving.spooled == [] and not Path(f"/proc/{worker}").exists()
 
 
@@ -197,8 +202,7 @@ def test_however_it_ends_nothing_goes_on_working(
     serving = Serving(tmp_path, *options, "--quiet")
     worker = serving.worker
     if len(signals) > 1:
-        os.kill(worker, signal.SIGSTOP)
-        serving.becomes(serving.post(picture), "running")
+        stopped_at_work(serving, picture)
     for name in signals:
         serving.process.send_signal(getattr(signal, name))
         time.sleep(0.5)
@@ -206,6 +210,25 @@ def test_however_it_ends_nothing_goes_on_working(
     assert found == code and "Traceback" not in err and "GET" not in err
     assert wait_for(lambda: not Path(f"/proc/{worker}").exists())
     assert (serving.spooled == []) == (signals != ["SIGKILL"])
+
+
+# What it is told
+
+
+def test_every_option_has_a_flag_which_goes_before_a_file(tmp_path: Path) -> None:
+    parser = serve._parser()
+    flags = {action.dest for action in parser._actions}
+    assert {f.name for f in dataclasses.fields(ServeConfig)} - {"upscale"} <= flags
+    assert not flags & {"seed", "protect", "content", "quality", "priors", "on_existing"}
+    path = tmp_path / "serve.yaml"
+    path.write_text("port: 1\nmodels: [a=x, b=y]\npage: true\nupscale: {fidelity: 0.5, scale: 2, strip_gps: true}\n")
+    flags_given = ["--config", str(path), "--port", "2", "--no-page", "--device", "cpu", "--device", "cuda"]
+    flags_given += ["--longest", "3000", "--memory", "2GB", "--dtype", "fp32", "--max-pixels", "9", "--token-file", "t"]
+    config = serve._config(vars(parse(parser, flags_given)))
+    assert (config.port, config.models, config.page, config.devices) == (2, ("a=x", "b=y"), False, ("cpu", "cuda"))
+    assert (config.memory, config.max_pixels, config.token_file) == ("2GB", 9, Path("t"))
+    usual = UpscaleConfig(fidelity=0.5, longest=3000, strip_gps=True, dtype="fp32")
+    assert config.upscale == usual
 
 
 # What is refused before anything is loaded
@@ -228,8 +251,14 @@ def test_what_cannot_be_is_one_line(serving: Serving, capsys: pytest.CaptureFixt
         (["--port", "0", "--host", "192.0.2.1"], "xpsr: --host 192.0.2.1 is no address of this machine"),
         (["--port", "0", "--token-file", tokens], f"xpsr: {tokens}: line 1 has 5 characters, and a token needs 16;"),
         (["--port", "0", "--token-file", tmp_path / "no"], f"xpsr: {tmp_path}/no: cannot be read"),
-        (["--port", "0", "--allowed-host", "http://a"], "xpsr: --allowed-host http://a is no name of a host; write"),
-        (["--port", "0", "--forwarded-allow-ips", "*"], "xpsr: --forwarded-allow-ips * is no address; name the proxy"),
+        (
+            ["--port", "0", "--allowed-host", "http://a"],
+            "xpsr: --allowed-host has 'http://a', which is none; use names such as",
+        ),
+        (
+            ["--port", "0", "--forwarded-allow-ips", "*"],
+            "xpsr: --forwarded-allow-ips has '*', which is none; use addresses such as",
+        ),
         (["--port", "0", "--spool", tokens], f"xpsr: {tokens}: cannot be used for uploads"),
         (["--port", "99999"], "xpsr: --port 99999 is not in [0, 65535]; use 8000."),
         (["--max-queue", "0"], "xpsr: --max-queue 0 is not in [1, 1000000]; use 64."),

@@ -15,7 +15,7 @@ from xpsr.config import ServeConfig
 from xpsr.errors import InputError, MissingDependencyError, ModelError, XPSRError
 from xpsr.prior import Prior
 from xpsr.web.jobs import Job
-from xpsr.web.process import order_line, request_line
+from xpsr.web.process import order_line, preview_of, request_line
 from xpsr.web.scheduler import Scheduler, ending, too_late
 
 __all__ = ["Hand"]
@@ -172,7 +172,9 @@ class Hand:
                 continue
             has_begun = True
             if news["kind"] == "news":
-                self._scheduler.report(job, progress=news.get("progress"), prior=news.get("prior"))
+                self._scheduler.report(
+                    job, progress=news.get("progress"), prior=news.get("prior"), preview=news.get("preview")
+                )
             elif news["kind"] == "done":
                 self._scheduler.finish(job, news["record"])
                 return
@@ -285,6 +287,8 @@ def _read(line: str) -> dict[str, Any]:
         news["progress"] = int(done), int(total)
     if news.get("prior") is not None:
         news["prior"] = Prior.from_dict(news["prior"])
+    if news.get("preview") is not None:
+        news["preview"] = preview_of(news["preview"])
     return news
 
 
