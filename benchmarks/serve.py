@@ -312,7 +312,7 @@ async def _run(args: argparse.Namespace) -> int:
             answers, seconds = await soak(load, **asked)
     spans = await spans_of(load, [one for one in answers if one.kind == "good"][-1000:])
     sampled = await samples_of(load, range(args.sample), model=args.model)
-    for report in _reports(answers, seconds, spans, watch, markdown=args.markdown):
+    for report in _reports(answers, seconds, spans, watch, growth=args.soak is not None, markdown=args.markdown):
         print(report, end="\n\n")
     if args.sample:
         same = sum(not one.error for one in sampled)
@@ -342,6 +342,7 @@ def _reports(
     spans: Mapping[str, Sequence[float]],
     watch: Watch | None,
     *,
+    growth: bool,
     markdown: bool,
 ) -> list[str]:
     good = [one for one in answers if one.kind == "good"]
@@ -359,7 +360,7 @@ def _reports(
         peaks = sorted(watch.process_peaks.values(), reverse=True)
         largest = ", ".join(f"{peak / 2**20:,.0f}" for peak in peaks[:6])
         reports.append(f"memory at most {watch.peak / 2**20:,.0f} MiB at one look (PSS); processes' peaks: {largest}")
-        reports.append(show_samples(watch.samples, markdown=markdown))
+        reports.append(show_samples(watch.samples, growth=growth, markdown=markdown))
     return [report for report in reports if report]
 
 

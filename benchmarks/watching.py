@@ -104,8 +104,8 @@ def settled(samples: Sequence[Sample]) -> list[Sample]:
     return list(samples[len(samples) // 2 :])
 
 
-def show_samples(samples: Sequence[Sample], *, markdown: bool = False) -> str:
-    """Returns a table: each quantity at first, half-way and at last, at most, and how much it grows in an hour."""
+def show_samples(samples: Sequence[Sample], *, growth: bool = True, markdown: bool = False) -> str:
+    """Returns a table: each quantity at first, half-way, at last and at most; with `growth`, how much it grows."""
     rows: list[Mapping[str, str]] = []
     late = settled(samples)
     for quantity in QUANTITIES:
@@ -118,7 +118,7 @@ def show_samples(samples: Sequence[Sample], *, markdown: bool = False) -> str:
                 "half-way": f"{values[len(values) // 2]:,.0f}",
                 "last": f"{values[-1]:,.0f}",
                 "most": f"{max(values):,.0f}",
-                "an hour": f"{slope(late, quantity) / scale:+,.1f}",
+                "an hour": f"{slope(late, quantity) / scale:+,.1f}" if growth else "",
             }
         )
     return table(rows, markdown=markdown)

@@ -50,7 +50,9 @@ def housed(folder: Path, config: ServeConfig, *, works: bool) -> Iterator[House]
     with ExitStack() as stack:
         spool = Spool(folder)
         stack.callback(spool.close)
-        limits = {name: getattr(config, name) for name in ("max_queue", "max_per_client", "max_seconds", "keep_seconds")}
+        limits = {
+            name: getattr(config, name) for name in ("max_queue", "max_per_client", "max_seconds", "keep_seconds")
+        }
         scheduler = Scheduler(spool, **limits)
         hands = [Hand(config, "cpu", scheduler)] if works else []
         for hand in hands:
@@ -60,7 +62,9 @@ def housed(folder: Path, config: ServeConfig, *, works: bool) -> Iterator[House]
 
 
 @contextmanager
-def served(house: House, *, hands: Sequence[Any] | None = None, port: int = 0, token_file: Path | None = None) -> Iterator[str]:
+def served(
+    house: House, *, hands: Sequence[Any] | None = None, port: int = 0, token_file: Path | None = None
+) -> Iterator[str]:
     """Yields the address of a server that answers for a house."""
     config = ServeConfig(**{**vars(house.config), "token_file": token_file})
     app = web_app.build_app(config, house.scheduler, house.hands if hands is None else hands, house.spool)
@@ -144,7 +148,9 @@ def restored(number: int) -> str:
 
 def restore(page: Any) -> None:
     page.click("#restore")
-    wait_for(page, "!document.getElementById('download').disabled && document.getElementById('working').hidden", seconds=LONG)
+    wait_for(
+        page, "!document.getElementById('download').disabled && document.getElementById('working').hidden", seconds=LONG
+    )
 
 
 def downloaded(page: Any, button: str) -> tuple[str, bytes]:
@@ -255,7 +261,10 @@ def test_settings_are_of_all_pictures_or_of_one(browser, server, pictures):
         wait_for(page, "document.getElementById('size-told').textContent.endsWith('100 × 80')")
         page.click("#restore-all")
         wait_for(page, restored(2), seconds=LONG)
-        assert [text.replace(" ", " ") for text in texts(page, ".card .what")] == ["Restored · 100 × 80", "Restored · 160 × 128"]
+        assert [text.replace(" ", " ") for text in texts(page, ".card .what")] == [
+            "Restored · 100 × 80",
+            "Restored · 160 × 128",
+        ]
         page.keyboard.press("n")
         assert page.get_attribute("#set-way-auto", "type") == "radio" and page.is_checked("#set-way-auto")
 
@@ -354,7 +363,9 @@ def test_full_server_is_asked_again_by_itself(browser, house, pictures, tmp_path
     with idle(house, tmp_path, max_queue=1) as (full, address), visiting(browser, address, told="429") as page:
         with full.scheduler.place("somebody else"):
             page.set_input_files("#files", pictures / "a.png")
-            wait_for(page, "document.querySelector('.card .what').textContent.startsWith('The server is full; again in')")
+            wait_for(
+                page, "document.querySelector('.card .what').textContent.startsWith('The server is full; again in')"
+            )
         wait_for(page, "document.querySelector('.card .what').textContent === 'Next in the queue'", seconds=30)
 
 
@@ -492,7 +503,9 @@ def test_controls_have_names_and_texts_are_strong_enough(browser, server, pictur
         for _ in range(2):
             assert page.evaluate(NAMELESS) == []
             assert page.evaluate(FAINT) == []
-            page.evaluate("document.getElementById('start').hidden = false; document.getElementById('bench').hidden = true")
+            page.evaluate(
+                "document.getElementById('start').hidden = false; document.getElementById('bench').hidden = true"
+            )
         headings = page.eval_on_selector_all("h1, h2, h3", "all => all.map((one) => Number(one.tagName[1]))")
         assert headings[0] == 1 and headings.count(1) == 1
 
@@ -505,7 +518,18 @@ def test_everything_can_be_reached_by_keyboard(browser, server, pictures):
         for _ in range(60):
             reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
             page.keyboard.press("Tab")
-        wanted = {"pick", "canvas", "handle", "slide", "fit", "download", "copy-command", "content", "quality", "restore"}
+        wanted = {
+            "pick",
+            "canvas",
+            "handle",
+            "slide",
+            "fit",
+            "download",
+            "copy-command",
+            "content",
+            "quality",
+            "restore",
+        }
         assert wanted <= {one for name in reached for one in (name, name.split(" ")[0])}
         page.focus(".card.is-on .pick")
         page.keyboard.press("ArrowDown")
@@ -585,5 +609,7 @@ def test_page_holds_no_inline_code_and_its_files_are_short():
         if path.suffix in (".js", ".css", ".html"):
             text = path.read_text(encoding="utf-8")
             assert text.count("\n") < 400, path.name
-            assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function", text), path.name
+            assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function", text), (
+                path.name
+            )
     assert sum(path.stat().st_size for path in (PAGE / "examples").iterdir()) < 60_000
