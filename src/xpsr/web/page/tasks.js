@@ -71,7 +71,8 @@ export class Task {
 
   take(job) {
     const { state } = job;
-    if (state === "running" && job.progress) this.began ??= { time: performance.now(), done: job.progress.done };
+    if (!job.progress) this.began = null; // or it waits again
+    else this.began ??= { time: performance.now(), done: job.progress.done };
     const over = { job, preview: null };
     if (state === "failed") this.become(state, { ...over, problem: problemOfJob(job) });
     else if (state === "done" || state === "cancelled") this.become(state, over);
@@ -127,14 +128,15 @@ export class Task {
 export class Result extends Task {
   constructor({ values, key, says, hasEdits, ...task }) {
     super({ ...task, kind: "upscale" });
-    Object.assign(this, { values, key, says, hasEdits, thumb: null, isSaved: false, loading: new Map() });
+    Object.assign(this, { values, key, says, hasEdits, thumb: null, isSaved: false, isGone: false, loading: new Map() });
   }
 
   get output() { return this.state === "done" ? this.job.output : null; }
 
   get expires() { return this.job?.expires ? new Date(this.job.expires) : null; }
 
-  get isExpired() { return Boolean(this.output && this.expires && this.expires < new Date()); }
+  /** Whether the server has removed it: its time is over, or others needed the room. */
+  get isExpired() { return this.isGone || Boolean(this.output && this.expires && this.expires < new Date()); }
 
   /** The file behind a link of the job, fetched once and kept: it stays when the server has forgotten it. */
   file(link) {

@@ -24,7 +24,8 @@ class Sheet extends Stage {
 
   onDown(event) {
     super.onDown(event);
-    if (this.zoom <= 1 && this.pointers.size === 1) this.onDrag?.(event);
+    // a finger may only be about to scroll the page
+    if (this.zoom <= 1 && this.pointers.size === 1 && event.pointerType !== "touch") this.onDrag?.(event);
   }
 
   onMove(event) {
