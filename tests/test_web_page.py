@@ -250,12 +250,12 @@ def test_variants_are_compared_and_the_chosen_one_is_downloaded(browser, server,
         assert texts(page, ".variant .label") == ["4 × · fidelity 0", "4 × · fidelity 0.5", "4 × · fidelity 1"]
         results = []
         for place in (1, 2, 3):
-            page.click(f".variant:nth-child({place}) .pick")
+            page.click(f".variant:nth-child({place})")
             results.append(sha256(downloaded(page, "#download")[1]))
         assert len(set(results)) == 3
         page.select_option("#before", label="4 × · fidelity 0")
         wait_for(page, "document.getElementById('tag-left').textContent === '4 × · fidelity 0'")
-        page.focus(".variant:nth-child(3) .pick")
+        page.focus(".variant:nth-child(3)")
         page.keyboard.press("ArrowLeft")
         wait_for(page, "document.getElementById('tag-right').textContent === '4 × · fidelity 0.5'")
         page.click("#restore")  # with fidelity 0, which is there

@@ -40,6 +40,7 @@ export class Task {
         } else if (problem.status === 404 && this.job && (attempts += 1) < MOST_ATTEMPTS) {
           this.job = null; // the server has started anew
         } else if (problem.isTemporary) {
+          if (problem.code === "draining") this.job = null; // it ended with the server
           await this.waitFor(problem, signal);
         } else {
           this.become("failed", { problem });
@@ -74,8 +75,11 @@ export class Task {
     if (!job.progress) this.began = null; // or it waits again
     else this.began ??= { time: performance.now(), done: job.progress.done };
     const over = { job, preview: null };
-    if (state === "failed") this.become(state, { ...over, problem: problemOfJob(job) });
-    else if (state === "done" || state === "cancelled") this.become(state, over);
+    if (state === "failed" || state === "cancelled") { // and not by this page, which asks no more then
+      const problem = problemOfJob(job);
+      if (problem.code === "draining") throw problem;
+      this.become("failed", { ...over, problem });
+    } else if (state === "done") this.become(state, over);
     else this.become(state, { job });
   }
 
