@@ -263,6 +263,7 @@ def test_variants_are_compared_and_the_chosen_one_is_downloaded(browser, server,
         assert page.locator(".variant").count() == 3
 
 
+@pytest.mark.slow
 def test_steps_that_draw_noise_give_four_seeds(browser, server, pictures):
     with visiting(browser, server, pictures / "a.png") as page:
         assert page.is_hidden("#vary-seed")
@@ -285,8 +286,8 @@ def test_settings_are_of_all_pictures_or_of_one(browser, server, pictures):
         page.click("#restore-all")
         wait_for(page, restored(2), seconds=LONG)
         assert [text.replace(" ", " ") for text in texts(page, ".card .what")] == [
-            "Restored · 100 × 80",
-            "Restored · 160 × 128",
+            "Done · 100 × 80",
+            "Done · 160 × 128",
         ]
         page.keyboard.press("n")
         assert page.get_attribute("#set-way-auto", "type") == "radio" and page.is_checked("#set-way-auto")
@@ -488,6 +489,7 @@ def test_token_is_asked_for_and_kept_in_the_tab_alone(browser, house, pictures, 
         wait_for(page, "document.getElementById('state').textContent !== ''")
 
 
+@pytest.mark.slow
 def test_results_that_the_server_removed_stay_as_far_as_they_were_fetched(browser, server, pictures):
     with opened(browser, server) as page:
         page.clock.install()

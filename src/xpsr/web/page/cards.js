@@ -14,7 +14,7 @@ export function statusOf(picture) {
   }
   if (done.length) {
     const { width, height } = (picture.chosen?.output ?? done.at(-1).output);
-    return { text: `Restored · ${sizeText(width, height)}${done.length > 1 ? ` · ${count(done.length, "result")}` : ""}`, kind: "done" };
+    return { text: `Done · ${sizeText(width, height)}${done.length > 1 ? ` · ${count(done.length, "result")}` : ""}`, kind: "done" };
   }
   const problem = results.find((task) => task.state === "failed")?.problem ?? picture.problem;
   if (problem) return { text: problem.heading, kind: "fault" };

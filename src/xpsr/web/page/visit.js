@@ -251,7 +251,7 @@ export class Visit extends EventTarget {
       if (isUnseen && this.pictures.includes(picture) && !this.isLeft) this.describe(picture);
     } else if (task.state === "done") {
       picture.problem = null;
-      picture.chosen = picture.chosen?.state === "done" && task.says.length ? picture.chosen : task;
+      if (!picture.chosen || ["failed", "cancelled"].includes(picture.chosen.state)) picture.chosen = task;
       this.drawThumb(task);
     }
     this.tell("over", task);
