@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from xpsr.config import ServeConfig
 from xpsr.errors import InputError
 from xpsr.web import guards
-from xpsr.web.door import Door, Hosts, Tokens, address_of, check_proxies, is_loopback
+from xpsr.web.door import Door, Hosts, Tokens, address_of, is_loopback
 from xpsr.web.guards import Answer, Guards
 
 TOKEN = "a-token-of-many-letters"
@@ -157,7 +157,8 @@ def test_no_name_or_two_names_are_refused_on_this_machine() -> None:
 def test_elsewhere_every_name_is_answered_unless_some_are_given() -> None:
     assert ask(guarded(host="0.0.0.0"), headers={"host": "photos.example"}).status == 200
     assert ask(guarded(host="0.0.0.0"), headers=[("accept", "*/*")]).status == 200
-    named = guarded(host="0.0.0.0", allowed_hosts=["photos.example"])
+    named = guarded(host="0.0.0.0", allowed_hosts=["photos.example", "10.0.0.1:8000"])
+    assert ask(named, headers={"host": "10.0.0.1"}).status == 200
     assert ask(named, headers={"host": "Photos.Example.:443"}).status == 200
     assert ask(named, headers={"host": "localhost:8000"}).status == 200
     assert ask(named, headers={"host": "other.example"}).status == 403
@@ -171,11 +172,9 @@ def test_the_address_that_a_server_listens_at_is_a_name_of_it() -> None:
     assert ask(guarded(allowed_hosts=["nas.home"]), headers={"host": "nas.home"}).status == 200
 
 
-@pytest.mark.parametrize("name", ["https://photos.example", "photos.example:8000", "*", "", "a b", "[::zz]"])
-def test_a_name_that_none_could_have_is_told_at_the_start(name: str) -> None:
-    with pytest.raises(InputError, match="is no name of a host; write it without http:// and port") as told:
-        Door(ServeConfig(allowed_hosts=[name]))
-    assert told.value.field == "allowed_hosts"
+def test_a_name_that_none_could_have_is_told_at_the_start() -> None:
+    with pytest.raises(InputError, match=r"allowed_hosts has '\[:::\]', which is none; use names such as"):
+        Door(ServeConfig(allowed_hosts=["[:::]"]))
 
 
 @given(st.text(max_size=40))
@@ -309,13 +308,6 @@ def test_a_file_of_tokens_that_changes_is_read_again_and_a_broken_one_is_not(
     assert tokens.holder(TOKEN.encode()) == holder
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "ERROR"]
     assert "The tokens that were read before stay." in caplog.text and TOKEN not in caplog.text
-
-
-@pytest.mark.parametrize("address", ["*", "proxy", "10.0.0.1/8", ""])
-def test_proxies_are_addresses_or_networks(address: str) -> None:
-    check_proxies(["127.0.0.1", "::1", "172.18.0.0/16"])
-    with pytest.raises(InputError, match="is no address; name the proxy's, as"):
-        Door(ServeConfig(forwarded_allow_ips=[address]))
 
 
 def test_addresses_that_only_this_machine_reaches() -> None:

@@ -1,9 +1,9 @@
 """`xpsr serve`."""
 
 import dataclasses
-import importlib
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,26 @@ def run(arguments: Sequence[str]) -> int:
     """Serves until a signal ends it, and returns the exit code."""
     args = parse(_parser(), arguments)
     config = _config(vars(args))
-    missing = [name for module, name in _LIBRARIES.items() if not _is_there(module)]
+    missing = [name for module, name in _LIBRARIES.items() if find_spec(module) is None]
     if missing:
         message = f"the server needs {' and '.join(missing)}"
         raise MissingDependencyError(message, remedy=f"run `pip install {' '.join(missing)}`")
     from xpsr.web.app import serve
     from xpsr.web.door import is_loopback
 
-    if config.token_file is None and not is_loopback(config.host):
-        complain(f"whoever reaches {config.host} may use the server; --token-file asks them for a token.")
+    def announce(line: str) -> None:
+        answer(line)
+        if config.token_file is None and not is_loopback(config.host):
+            complain(f"whoever reaches {config.host} may use the server; --token-file asks them for a token.")
+
     requests = logging.getLogger("xpsr.web.access")
     level = requests.level
     requests.setLevel(logging.WARNING if args.quiet else logging.INFO)
     try:
-        serve(config, announce=answer)
+        serve(config, announce=announce)
     finally:
         requests.setLevel(level)
     return 0
-
-
-def _is_there(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
 
 
 def _parser() -> Parser:

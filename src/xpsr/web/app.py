@@ -4,7 +4,6 @@ import hashlib
 import importlib.resources
 import logging
 import signal
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -131,7 +130,6 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None]) -> None:
             stack.enter_context(place)
         spool = Spool(config.spool)
         stack.callback(spool.close)
-        stack.enter_context(_temporary_files_in(spool.folder))  # where uploads lie until they are a job's
         scheduler = Scheduler(
             spool,
             max_queue=config.max_queue,
@@ -144,10 +142,15 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None]) -> None:
         hands = [Hand(config, device, scheduler, on_death=partial(metrics.died, device)) for device in config.devices]
         app = build_app(config, scheduler, hands, spool, metrics=metrics)
         line = f"xpsr serves {', '.join(config.named('models'))} on {url_of(config.host, sockets)} (Ctrl-C ends it)"
-        server = Server(app, config, scheduler, on_start=partial(announce, line))
         pool = stack.enter_context(ThreadPoolExecutor(len(hands)))
-        for hand in hands:
-            stack.callback(hand.close)  # before the pool is left, which waits for those that load
+
+        def end() -> None:
+            scheduler.close()
+            with ThreadPoolExecutor(len(hands)) as closing:
+                closing.map(Hand.close, hands)
+
+        stack.callback(end)  # before the pool is left, which waits for those that load
+        server = Server(app, config, scheduler, on_start=partial(announce, line), on_end=end)
         for start in [pool.submit(hand.start) for hand in hands]:
             start.result()
         server.run(sockets)
@@ -186,15 +189,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 def _page() -> Callable[[Request], Awaitable[Response]]:

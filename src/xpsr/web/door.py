@@ -13,7 +13,7 @@ from xpsr.config.checks import said
 from xpsr.errors import InputError, XPSRError, printable
 from xpsr.files import read_bytes
 
-__all__ = ["Door", "Hosts", "Tokens", "address_of", "check_proxies", "is_loopback"]
+__all__ = ["Door", "Hosts", "Tokens", "address_of", "is_loopback"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,29 +60,12 @@ def address_of(host: str | None) -> str:
     return str(address)
 
 
-def check_proxies(addresses: Sequence[str]) -> None:
-    """Refuses what is no address of a proxy, and what would let every client choose its own.
-
-    Raises:
-        InputError: one is neither an address nor a network.
-    """
-    for text in addresses:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError as error:
-            message, remedy = "is no address", "name the proxy's, as 127.0.0.1, or its network, as 172.18.0.0/16"
-            value = said(text)
-            raise InputError(
-                message, code="out_of_range", field="forwarded_allow_ips", value=value, remedy=remedy
-            ) from error
-
-
 class Hosts:
     """Names under which a server answers, so that no page from elsewhere reaches it under a name of its own.
 
     Args:
         host: where it listens. If only this machine reaches that, names are asked for always.
-        allowed: more names; if there are any, they are asked for elsewhere, too.
+        allowed: more names, at whatever port; if there are any, they are asked for elsewhere, too.
 
     Raises:
         InputError: one is no name.
@@ -93,9 +76,9 @@ class Hosts:
         self._names = set(_HERE)
         for name in allowed:
             place = _split(name)
-            if place is None or place[1] is not None:
-                message, remedy = "is no name of a host", "write it without http:// and port, as photos.example.com"
-                raise InputError(message, code="out_of_range", field="allowed_hosts", value=said(name), remedy=remedy)
+            if place is None:
+                message, remedy = f"has '{said(name)}', which is none", "use names such as photos.example.org"
+                raise InputError(message, code="out_of_range", field="allowed_hosts", remedy=remedy)
             self._names.add(place[0])
         if is_loopback(host):
             place = _split(f"[{host}]" if ":" in host and not host.startswith("[") else host)
@@ -198,11 +181,10 @@ class Door:
         config: of the server.
 
     Raises:
-        InputError: a name, an address or the file of tokens is not as it should be.
+        InputError: a name or the file of tokens is not as it should be.
     """
 
     def __init__(self, config: ServeConfig):
-        check_proxies(config.forwarded_allow_ips)
         self._hosts = Hosts(config.host, config.allowed_hosts)
         self._tokens = None if config.token_file is None else Tokens(config.token_file)
 

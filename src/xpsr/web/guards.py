@@ -23,7 +23,7 @@ from xpsr.config import ServeConfig
 from xpsr.errors import XPSRError, printable
 from xpsr.web.door import Door, address_of
 from xpsr.web.problems import PROBLEM_JSON, TooLarge, headers_of, problem_of
-from xpsr.web.scheduler import Busy
+from xpsr.web.scheduler import Busy, ending
 
 __all__ = ["Answer", "Guards"]
 
@@ -119,9 +119,7 @@ class Guards:
             if exchange.breach is not None:
                 raise exchange.breach
         except asyncio.CancelledError:  # the server ends, and this took too long
-            await exchange.refuse(
-                Busy("the server has ended", code="draining", remedy="try again soon", retry_after=10)
-            )
+            await exchange.refuse(ending())
             raise
         except Exception as error:
             told = exchange.breach or error

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from ipaddress import ip_network
 from types import FrameType
 from typing import Any
 
@@ -51,7 +52,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         InputError: host or port cannot be used.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise _no_host(host, error) from error
     sockets: list[socket.socket] = []
@@ -81,23 +82,33 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 def url_of(host: str, sockets: Sequence[socket.socket]) -> str:
     """Returns where a browser finds what listens at sockets of a host."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}"
+    name = f"[{host.strip('[]')}]" if ":" in host else host
+    return f"http://{name}:{sockets[0].getsockname()[1]}"
 
 
 class Server(uvicorn.Server):
     """Serves until it is told to end, finishes what is in hand, and lets clients fetch their results meanwhile.
 
     The first SIGTERM or SIGINT drains the scheduler; the server ends when nothing is in hand or kept for anybody who
-    has not had it, at the latest after `drain_seconds`. The second ends it at once.
+    has not had it, at the latest after `drain_seconds`. The second ends it at once. Whoever waits then is told so.
 
     Args:
         app: what is served.
         config: of the server.
         scheduler: what is drained.
         on_start: is called when it listens.
+        on_end: ends whatever is in hand, before the last answers are sent.
     """
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, scheduler: Scheduler, *, on_start: Callable[[], None]):
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServeConfig,
+        scheduler: Scheduler,
+        *,
+        on_start: Callable[[], None],
+        on_end: Callable[[], None],
+    ):
         settings = uvicorn.Config(
             app,
             http=_Connection,
@@ -110,15 +121,17 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=bool(config.forwarded_allow_ips),
-            forwarded_allow_ips=list(config.forwarded_allow_ips),
+            forwarded_allow_ips=[str(ip_network(one, strict=False)) for one in config.forwarded_allow_ips],
             limit_concurrency=_MOST_CONNECTIONS,
             timeout_keep_alive=_IDLE_SECONDS,
             h11_max_incomplete_event_size=_MAX_HEAD,
         )
         super().__init__(settings)
-        self._where, self._scheduler, self._on_start = (config.host, config.port), scheduler, on_start
+        self._where, self._scheduler = (config.host, config.port), scheduler
+        self._on_start, self._on_end = on_start, on_end
         self._drain_seconds, self._deadline = config.drain_seconds, math.inf
         self._signals: list[int] = []
+        self._is_ending = False
 
     @property
     def was_interrupted(self) -> bool:
@@ -145,27 +158,31 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Replaces upstream's, which takes no more connections; `on_tick` sees to it."""
         self._signals.append(sig)
+        if self._is_ending:  # and answers are on their way still
+            self.force_exit = True
+            for connection in list(self.server_state.connections):
+                connection.loop.call_soon_threadsafe(connection.transport.abort)
 
     async def on_tick(self, counter: int) -> bool:
         """Looks, ten times a second, whether it is over."""
-        if len(self._signals) > 1:
-            self.force_exit = True
-            self.config.timeout_graceful_shutdown = 1
-            return True
-        now, left = time.monotonic(), self._scheduler.unfetched
         if self._signals and math.isinf(self._deadline):
             self._scheduler.drain()
-            self._deadline = now + self._drain_seconds
-            if left or not self._scheduler.is_idle:
-                line = (
-                    "It ends when what is in hand is done and fetched, in %g seconds at the latest; once more: at once."
-                )
+            self._deadline = time.monotonic() + self._drain_seconds
+            if not self._is_done:
+                line = "It ends when all is done and fetched, in %g seconds at the latest; once more: at once."
                 logger.warning(line, self._drain_seconds)
-        if now > self._deadline or (self._signals and self._scheduler.is_idle and not left):
-            # for answers that are on their way
-            self.config.timeout_graceful_shutdown = max(math.ceil(self._deadline - now), 1)
-            return True
-        return await super().on_tick(counter)
+        left = self._deadline - time.monotonic()
+        if not self._signals or (len(self._signals) == 1 and left > 0 and not self._is_done):
+            return await super().on_tick(counter)
+        await asyncio.to_thread(self._on_end)
+        self._is_ending = True
+        # for answers that are on their way
+        self.config.timeout_graceful_shutdown = max(math.ceil(left), 1) if len(self._signals) == 1 else 1
+        return True
+
+    @property
+    def _is_done(self) -> bool:
+        return self._scheduler.is_idle and not self._scheduler.unfetched
 
 
 class _Connection(H11Protocol):
