@@ -53,6 +53,9 @@ _TYPES = {
 }
 """Of files of the page; what the system says of them differs from machine to machine."""
 
+_SHARED = ("base.css", "base.js")
+"""Of files that pages of reports have, too."""
+
 
 class Hands(HandLike, Worker, Protocol):
     """Who works, as far as app and numbers want to know."""
@@ -192,6 +195,7 @@ def _page() -> Callable[[Request], Awaitable[Response]]:
     """Returns what answers with the page's files. They are small and in memory, so that no path leads to any other."""
     folder = Path(str(importlib.resources.files("xpsr") / "web" / "page"))
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix in _TYPES}
+    files |= {name: folder.parent.parent / "evaluation" / "pages" / name for name in _SHARED}
     answers = {name: _file(path) for name, path in files.items()}
 
     async def answer(request: Request) -> Response:
