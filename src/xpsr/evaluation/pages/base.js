@@ -9,7 +9,7 @@ export function make(tag, attributes = {}, ...children) {
   return dress(element, attributes, children);
 }
 
-export function draw(tag, attributes = {}, ...children) {
+function draw(tag, attributes = {}, ...children) {
   return dress(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
@@ -25,7 +25,7 @@ function dress(element, attributes, children) {
 
 export const find = (id) => document.getElementById(id);
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-export const readData = () => JSON.parse(find("data").textContent);
+const readData = () => JSON.parse(find("data").textContent);
 
 /** localStorage, or what stands in for it where a browser keeps nothing of local files. */
 export const store = {
@@ -62,7 +62,7 @@ export function setUpTheme(button) {
 
 const decoded = new Map();
 /** Resolves to an image that can be drawn; the same address is decoded once, and the last 24 are kept. */
-export function decode(address) {
+function decode(address) {
   if (!decoded.has(address)) {
     const image = new Image();
     image.src = address;

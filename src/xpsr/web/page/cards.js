@@ -3,7 +3,7 @@ import { find, make } from "./base.js";
 import { count, sizeText } from "./words.js";
 
 /** What is going on with a picture, in a few words, and of which kind that is. */
-export function statusOf(picture) {
+function statusOf(picture) {
   const { active, done, results, describing } = picture;
   if (active.length) {
     const leading = active.find((task) => task.state === "running") ?? active[0];

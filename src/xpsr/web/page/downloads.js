@@ -12,7 +12,7 @@ function follow(address, name) {
   link.remove();
 }
 
-export function save(blob, name) {
+function save(blob, name) {
   const address = URL.createObjectURL(blob);
   follow(address, name);
   setTimeout(() => URL.revokeObjectURL(address), KEPT);
