@@ -1,5 +1,6 @@
 """The page of a server: pictures go in, results come out, and whoever sits there knows what goes on."""
 
+import base64
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import mean_levels, opened, running, wait_for
+from page_checks import FAINT, LONGEST_FRAME, NAMELESS, SMALL
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="the server is not installed")
@@ -23,8 +25,11 @@ uvicorn = pytest.importorskip("uvicorn", reason="the server is not installed")
 
 from xpsr.cli import main  # noqa: E402
 from xpsr.config import ServeConfig  # noqa: E402
+from xpsr.errors import XPSRError  # noqa: E402
+from xpsr.prior import Prior  # noqa: E402
 from xpsr.web import app as web_app  # noqa: E402
 from xpsr.web.hands import Hand  # noqa: E402
+from xpsr.web.jobs import Preview  # noqa: E402
 from xpsr.web.scheduler import Scheduler  # noqa: E402
 from xpsr.web.spool import Spool  # noqa: E402
 
@@ -74,9 +79,11 @@ def served(
     while not server.started:
         thread.join(0.01)
         assert thread.is_alive()
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +119,8 @@ class Idle:
 def idle(house: House, folder: Path, **limits: Any) -> Iterator[tuple[House, str]]:
     """Yields a house in which nobody works, and the address of its server."""
     config = ServeConfig(**{**vars(house.config), **limits})
-    with housed(folder, config, works=False) as other:
-        with served(other, hands=[Idle(house.hands[0].facts)]) as address:
-            yield other, address
+    with housed(folder, config, works=False) as other, served(other, hands=[Idle(house.hands[0].facts)]) as address:
+        yield other, address
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +145,12 @@ def visiting(browser: Any, address: str, *files: Path, **options: Any) -> Iterat
 
 
 def described(number: int) -> str:
-    return f"[...document.querySelectorAll('.card .what')].filter((one) => one.textContent.startsWith('Ready')).length === {number}"
+    states = "[...document.querySelectorAll('.card .what')].map((one) => one.textContent)"
+    return f"{states}.filter((state) => state.startsWith('Ready')).length === {number}"
+
+
+def state(text: str) -> str:
+    return f"document.querySelector('.card .what')?.textContent.startsWith('{text}')"
 
 
 def restored(number: int) -> str:
@@ -161,6 +172,18 @@ def downloaded(page: Any, button: str) -> tuple[str, bytes]:
 
 def texts(page: Any, selector: str) -> list[str]:
     return page.eval_on_selector_all(selector, "all => all.map((one) => one.textContent)")
+
+
+def swipe(page: Any, selector: str, start: float, end: float) -> None:
+    """Moves a finger across an element, from one part of its width to another."""
+    box = page.locator(selector).bounding_box()
+    session = page.context.new_cdp_session(page)
+    for step in range(6):
+        across = box["width"] * (start + (end - start) * min(step / 4, 1))
+        point = {"x": box["x"] + across, "y": box["y"] + 60}
+        kind = ("touchStart", "touchMove", "touchMove", "touchMove", "touchMove", "touchEnd")[step]
+        points = [] if kind == "touchEnd" else [point]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
 
 def sha256(content: bytes) -> str:
@@ -227,12 +250,12 @@ def test_variants_are_compared_and_the_chosen_one_is_downloaded(browser, server,
         assert texts(page, ".variant .label") == ["4 × · fidelity 0", "4 × · fidelity 0.5", "4 × · fidelity 1"]
         results = []
         for place in (1, 2, 3):
-            page.click(f".variant:nth-child({place}) .pick")
+            page.click(f".variant:nth-child({place})")
             results.append(sha256(downloaded(page, "#download")[1]))
         assert len(set(results)) == 3
         page.select_option("#before", label="4 × · fidelity 0")
         wait_for(page, "document.getElementById('tag-left').textContent === '4 × · fidelity 0'")
-        page.focus(".variant:nth-child(3) .pick")
+        page.focus(".variant:nth-child(3)")
         page.keyboard.press("ArrowLeft")
         wait_for(page, "document.getElementById('tag-right').textContent === '4 × · fidelity 0.5'")
         page.click("#restore")  # with fidelity 0, which is there
@@ -240,6 +263,7 @@ def test_variants_are_compared_and_the_chosen_one_is_downloaded(browser, server,
         assert page.locator(".variant").count() == 3
 
 
+@pytest.mark.slow
 def test_steps_that_draw_noise_give_four_seeds(browser, server, pictures):
     with visiting(browser, server, pictures / "a.png") as page:
         assert page.is_hidden("#vary-seed")
@@ -262,8 +286,8 @@ def test_settings_are_of_all_pictures_or_of_one(browser, server, pictures):
         page.click("#restore-all")
         wait_for(page, restored(2), seconds=LONG)
         assert [text.replace(" ", " ") for text in texts(page, ".card .what")] == [
-            "Restored · 100 × 80",
-            "Restored · 160 × 128",
+            "Done · 100 × 80",
+            "Done · 160 × 128",
         ]
         page.keyboard.press("n")
         assert page.get_attribute("#set-way-auto", "type") == "radio" and page.is_checked("#set-way-auto")
@@ -327,6 +351,25 @@ def test_before_and_after_change_places_by_a_key(browser, server, pictures):
         assert page.get_attribute("#slide", "aria-pressed") == "true"
 
 
+PUT = """async ([type, data]) => {
+  const transfer = new DataTransfer();
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  transfer.items.add(new File([bytes], `${type}.png`, { type: 'image/png' }));
+  const event = type === 'drop' ? new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true })
+    : new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true, cancelable: true });
+  document.body.dispatchEvent(event);
+}"""
+
+
+def test_pictures_are_dropped_and_pasted(browser, server, pictures):
+    content = base64.b64encode((pictures / "a.png").read_bytes()).decode()
+    with visiting(browser, server) as page:
+        for kind in ("drop", "paste"):
+            page.evaluate(PUT, [kind, content])
+            wait_for(page, f"[...document.querySelectorAll('.name')].some((one) => one.textContent === '{kind}.png')")
+        wait_for(page, described(2), seconds=LONG)
+
+
 # what goes wrong
 
 
@@ -363,16 +406,14 @@ def test_full_server_is_asked_again_by_itself(browser, house, pictures, tmp_path
     with idle(house, tmp_path, max_queue=1) as (full, address), visiting(browser, address, told="429") as page:
         with full.scheduler.place("somebody else"):
             page.set_input_files("#files", pictures / "a.png")
-            wait_for(
-                page, "document.querySelector('.card .what').textContent.startsWith('The server is full; again in')"
-            )
-        wait_for(page, "document.querySelector('.card .what').textContent === 'Next in the queue'", seconds=30)
+            wait_for(page, state("The server is full; again in"))
+        wait_for(page, state("Next in the queue"), seconds=30)
 
 
 def test_cancelled_jobs_leave_the_server(browser, house, pictures, tmp_path):
     with idle(house, tmp_path) as (other, address), visiting(browser, address) as page:
         page.set_input_files("#files", pictures / "a.png")
-        wait_for(page, "document.querySelector('.card .what').textContent === 'Next in the queue'")
+        wait_for(page, state("Next in the queue"))
         page.click("#restore")
         wait_for(page, "document.getElementById('working-text').textContent.startsWith('1')")
         assert other.scheduler.counts["waiting"] == 2
@@ -384,6 +425,33 @@ def test_cancelled_jobs_leave_the_server(browser, house, pictures, tmp_path):
         page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")  # as when the page is left
         page.wait_for_timeout(300)
         assert other.scheduler.counts["waiting"] == 0
+
+
+def test_progress_previews_and_what_fails_are_shown(browser, house, pictures, tmp_path):
+    with idle(house, tmp_path) as (other, address), visiting(browser, address) as page:
+        page.set_input_files("#files", pictures / "a.png")
+        described = other.scheduler.take(timeout=20)
+        other.scheduler.report(described, prior=Prior("paint", "a sharp photograph"))
+        other.scheduler.finish(described, {})
+        wait_for(page, "document.getElementById('content').value === 'paint'")
+        page.click("#restore")
+        job = other.scheduler.take(timeout=20)
+        assert (job.request.config.content, job.request.config.quality) == ("paint", "a sharp photograph")
+        image = io.BytesIO()
+        Image.new("RGB", (50, 40), (200, 30, 200)).save(image, "webp")
+        other.scheduler.report(job, progress=(4, 20))
+        page.wait_for_timeout(1600)
+        other.scheduler.report(job, progress=(5, 20), preview=Preview(image=image.getvalue(), step=5, steps=20))
+        wait_for(page, "document.getElementById('tag-right').textContent === 'Step 5 of 20'")
+        wait_for(page, "/^Restoring 25.% · about .* left$/.test(document.getElementById('working-text').textContent)")
+        assert page.get_attribute("#working-meter", "aria-valuenow") == "25"
+        assert mean_levels(page, "#stage", (0.6, 0.3)) == pytest.approx([430 / 3], abs=8)
+        other.scheduler.fail(job, XPSRError("what worked on it died", code="worker_died", remedy="try again"))
+        wait_for(page, "!document.getElementById('trouble').hidden")
+        assert page.inner_text("#trouble-text").endswith("try again.")
+        page.click("#again")
+        assert other.scheduler.take(timeout=20).request.config == job.request.config
+        assert page.locator(".variant").count() == 1
 
 
 def test_server_that_went_away_is_waited_for(browser, house, pictures, tmp_path):
@@ -421,6 +489,7 @@ def test_token_is_asked_for_and_kept_in_the_tab_alone(browser, house, pictures, 
         wait_for(page, "document.getElementById('state').textContent !== ''")
 
 
+@pytest.mark.slow
 def test_results_that_the_server_removed_stay_as_far_as_they_were_fetched(browser, server, pictures):
     with opened(browser, server) as page:
         page.clock.install()
@@ -449,48 +518,6 @@ def test_hostile_names_are_text(browser, server, pictures, tmp_path):
 
 
 # for everybody
-
-
-NAMELESS = """() => [...document.querySelectorAll('button, input, select, textarea, summary, canvas, [role], [tabindex="0"]')]
-  .filter((one) => one.checkVisibility() && !one.closest('[aria-hidden=true]'))
-  .filter((one) => {
-    const byId = (one.getAttribute('aria-labelledby') ?? '').split(' ').map((id) => document.getElementById(id)?.textContent ?? '').join('');
-    const label = one.labels?.[0]?.textContent ?? '';
-    const own = one.getAttribute('aria-label') ?? '';
-    const isNamedByText = !one.matches('input, select, textarea, canvas');
-    return !(own + byId + label + (isNamedByText ? one.textContent : '')).trim();
-  }).map((one) => one.outerHTML.slice(0, 90))"""
-
-FAINT = """() => {
-  const canvas = document.createElement('canvas');
-  canvas.width = canvas.height = 1;
-  const context = canvas.getContext('2d', { willReadFrequently: true });
-  const levels = (colour) => {
-    context.clearRect(0, 0, 1, 1);
-    context.fillStyle = colour;
-    context.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  };
-  const light = ([r, g, b]) => [r, g, b].map((level) => level / 255)
-    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
-  const behind = (one) => {
-    const all = [];
-    for (let box = one; box; box = box.parentElement) all.push(levels(getComputedStyle(box).backgroundColor));
-    return all.reverse().reduce((below, [r, g, b, a]) => [r, g, b].map((level, at) => level * a + below[at] * (1 - a)), [255, 255, 255]);
-  };
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const found = [];
-  while (walker.nextNode()) {
-    const one = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !one.checkVisibility() || one.closest(':disabled, .unseen, .skip, .tag, option, noscript, script')) continue;
-    const [front, back] = [light(levels(getComputedStyle(one).color)), light(behind(one))];
-    const contrast = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
-    if (contrast < 4.5) found.push(`${contrast.toFixed(2)}: ${walker.currentNode.data.trim().slice(0, 40)}`);
-  }
-  return found;
-}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -541,12 +568,9 @@ def test_everything_can_be_reached_by_keyboard(browser, server, pictures):
 
 def test_phone_has_room_for_all_of_it(browser, server, pictures):
     phone = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
-    small = """() => [...document.querySelectorAll('button, select, summary, textarea, .segments span')]
-      .filter((one) => one.checkVisibility() && !one.closest('.variant') && !one.matches('.link'))
-      .filter((one) => one.getBoundingClientRect().height < 43.5).map((one) => one.outerHTML.slice(0, 90))"""
     with visiting(browser, server, **phone) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        assert page.evaluate(small) == []
+        assert page.evaluate(SMALL) == []
         page.set_input_files("#files", [pictures / "a.png", pictures / "b.jpg"])
         wait_for(page, described(2), seconds=LONG)
         page.tap("#vary-fidelity")
@@ -554,9 +578,9 @@ def test_phone_has_room_for_all_of_it(browser, server, pictures):
         page.tap("#settings-fold > summary")
         page.tap("#more > summary")
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        assert page.evaluate(small) == []
-        box = page.locator("#canvas").bounding_box()
-        page.touchscreen.tap(box["x"] + box["width"] * 0.75, box["y"] + 100)
+        assert page.evaluate(SMALL) == []
+        page.locator("#tag-left").scroll_into_view_if_needed()
+        swipe(page, "#canvas", 0.5, 0.8)
         wait_for(page, "Number(document.getElementById('handle').getAttribute('aria-valuenow')) > 60")
 
 
@@ -581,16 +605,7 @@ def test_two_hundred_pictures_stay_swift(browser, house, tmp_path):
         wait_for(page, "document.querySelectorAll('.card').length === 200")
         page.click("#restore-all")
         wait_for(page, "document.querySelectorAll('.card[data-kind=busy]').length === 200")
-        longest = page.evaluate("""async () => {
-          let longest = 0;
-          for (let frame = 0, last = performance.now(); frame < 60; frame += 1) {
-            await new Promise(requestAnimationFrame);
-            const now = performance.now();
-            [longest, last] = [Math.max(longest, now - last), now];
-          }
-          return longest;
-        }""")
-        assert longest < 500
+        assert page.evaluate(LONGEST_FRAME) < 500
         assert other.scheduler.counts["waiting"] <= 4  # the others wait here
         assert page.locator(".card canvas").count() < 60  # those that can be seen, and some around them
         page.click("#cancel-all")

@@ -9,7 +9,7 @@ export function make(tag, attributes = {}, ...children) {
   return dress(element, attributes, children);
 }
 
-export function draw(tag, attributes = {}, ...children) {
+function draw(tag, attributes = {}, ...children) {
   return dress(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
@@ -25,7 +25,7 @@ function dress(element, attributes, children) {
 
 export const find = (id) => document.getElementById(id);
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-export const readData = () => JSON.parse(find("data").textContent);
+const readData = () => JSON.parse(find("data").textContent);
 
 /** localStorage, or what stands in for it where a browser keeps nothing of local files. */
 export const store = {
@@ -62,7 +62,7 @@ export function setUpTheme(button) {
 
 const decoded = new Map();
 /** Resolves to an image that can be drawn; the same address is decoded once, and the last 24 are kept. */
-export function decode(address) {
+function decode(address) {
   if (!decoded.has(address)) {
     const image = new Image();
     image.src = address;
@@ -75,7 +75,7 @@ export function decode(address) {
 /**
  * One canvas with panes that show the same part of pictures of one scene. A pane has `source` (anything drawable),
  * `rect` [x, y, width, height] in parts of the canvas and `clip` [from, to] in parts of its width; it may have `alpha`,
- * `isSmooth` where its pixels are never to be seen, and `reduced`, a smaller source for when that will do. `width` and `height` are those of the scene in pixels; sources of
+ * and `isSmooth` where its pixels are never to be seen. `width` and `height` are those of the scene in pixels; sources of
  * another size are stretched to it. `zoom` 1 is all of the scene, and the largest that it can be so.
  */
 export class Stage {
@@ -238,8 +238,7 @@ export class Stage {
       context.imageSmoothingEnabled = scale < 2 || Boolean(pane.isSmooth);
       context.imageSmoothingQuality = "high";
       const [left, top] = [Math.round(x + w / 2 - this.x * this.width * scale), Math.round(y + h / 2 - this.y * this.height * scale)];
-      const source = pane.reduced && this.width * scale <= pane.reduced.width ? pane.reduced : pane.source;
-      context.drawImage(source, left, top, Math.round(this.width * scale), Math.round(this.height * scale));
+      context.drawImage(pane.source, left, top, Math.round(this.width * scale), Math.round(this.height * scale));
       context.restore();
     }
     for (const listener of this.listeners) listener();

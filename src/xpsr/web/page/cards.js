@@ -3,7 +3,7 @@ import { find, make } from "./base.js";
 import { count, sizeText } from "./words.js";
 
 /** What is going on with a picture, in a few words, and of which kind that is. */
-export function statusOf(picture) {
+function statusOf(picture) {
   const { active, done, results, describing } = picture;
   if (active.length) {
     const leading = active.find((task) => task.state === "running") ?? active[0];
@@ -12,13 +12,12 @@ export function statusOf(picture) {
     const others = active.length > 1 ? ` · ${count(active.length, "result")}` : "";
     return { text: leading.brief + others, kind: "busy", fraction };
   }
-  const failed = results.find((task) => task.state === "failed");
-  if (picture.problem) return { text: picture.problem.heading, kind: "fault" };
-  if (failed && !done.length) return { text: failed.text, kind: "fault" };
   if (done.length) {
     const { width, height } = (picture.chosen?.output ?? done.at(-1).output);
-    return { text: `Restored · ${sizeText(width, height)}${done.length > 1 ? ` · ${count(done.length, "result")}` : ""}`, kind: "done" };
+    return { text: `Done · ${sizeText(width, height)}${done.length > 1 ? ` · ${count(done.length, "result")}` : ""}`, kind: "done" };
   }
+  const problem = results.find((task) => task.state === "failed")?.problem ?? picture.problem;
+  if (problem) return { text: problem.heading, kind: "fault" };
   if (describing && !describing.isOver) return { text: describing.text, kind: "idle" };
   return { text: picture.width ? `Ready · ${sizeText(picture.width, picture.height)}` : "Ready", kind: "idle" };
 }
@@ -124,7 +123,7 @@ export class Cards {
     const { pictures } = this.visit;
     const done = pictures.filter((picture) => picture.done.length && !picture.active.length).length;
     const active = pictures.filter((picture) => picture.active.length);
-    const open = pictures.filter((picture) => !picture.problem && !picture.done.length && !picture.active.length).length;
+    const open = pictures.filter((picture) => picture.isUsable && !picture.done.length && !picture.active.length).length;
     const part = pictures.length ? (done + active.reduce((sum, picture) => sum + (statusOf(picture).fraction ?? 0), 0)) / pictures.length : 0;
     find("count").textContent = pictures.length > 1 ? `· ${pictures.length}` : "";
     find("summary").textContent = [`${done} of ${pictures.length} restored`, active.length ? `${active.length} on their way` : ""].filter(Boolean).join(" · ");

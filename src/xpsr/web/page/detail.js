@@ -69,6 +69,8 @@ export class Detail {
     const isActive = Boolean(task && !task.isOver);
     const values = visit.valuesOf(picture);
     find("working").hidden = !isActive;
+    if (task && this.state !== task.state && ["again", "away", "waiting"].includes(task.state)) announce(task.brief);
+    this.state = task?.state;
     if (isActive) {
       const { fraction } = task;
       if (find("working-text").textContent !== task.text) find("working-text").textContent = task.text;
@@ -100,7 +102,7 @@ export class Detail {
     }
     this.trouble = isShown ? problem : null;
     find("trouble").hidden = !isShown;
-    find("again").hidden = Boolean(problem && ["unknown_format", "damaged", "too_large"].includes(problem.code));
+    find("again").hidden = Boolean(problem?.isOfPicture);
   }
 
   updateResult() {
@@ -113,6 +115,7 @@ export class Detail {
     find("download-png").hidden = Boolean(result && result.output.format.toUpperCase() === "PNG");
     find("download-record").disabled = !result || (result.isExpired && !result.has("record"));
     find("copy-command").disabled = !result?.job.command;
+    find("remove-result").disabled = !picture.chosen?.isOver;
     find("about").classList.toggle("is-empty", !result);
     if (!result) {
       find("about").open = false;
@@ -155,7 +158,11 @@ export class Detail {
   restore() {
     const { picture, visit, controls } = this;
     if (!picture || !controls.isFine(picture)) return;
-    if (picture.problem && !picture.problem.isTemporary && !picture.seen) { this.closed.delete(picture.problem); this.update(); return; }
+    if (!picture.isUsable) {
+      this.closed.delete(picture.problem);
+      this.update();
+      return;
+    }
     const { isNew, result } = visit.restore(picture);
     if (!isNew && result.isOver) toast("This is made already; change something to get another one");
     this.update();
@@ -205,6 +212,7 @@ export class Detail {
     on("download", () => this.download());
     on("download-png", chosen((result) => downloadPng(this.visit, result)));
     on("download-record", chosen((result) => downloadRecord(result)));
+    on("remove-result", () => { this.visit.removeResult(this.picture, this.picture.chosen); this.update(); find("restore").focus(); });
     on("copy-command", chosen(async (result) => { await copy(result.job.command); toast("The command line is copied"); }));
   }
 }

@@ -12,7 +12,7 @@ function follow(address, name) {
   link.remove();
 }
 
-export function save(blob, name) {
+function save(blob, name) {
   const address = URL.createObjectURL(blob);
   follow(address, name);
   setTimeout(() => URL.revokeObjectURL(address), KEPT);
@@ -34,16 +34,38 @@ export async function downloadRecord(result) {
   save(await result.file("record"), `${stem(result.output.name)}.json`);
 }
 
-/** Results with their records, as one file, or as several where there are very many. */
+/** Results with their records, as one file, or as several where there are very many. Returns how many were left out. */
 export async function downloadAll(server, results) {
-  for (let from = 0; from < results.length; from += MOST_JOBS) {
-    const some = results.slice(from, from + MOST_JOBS);
-    const name = from ? `xpsr-${1 + from / MOST_JOBS}.zip` : "xpsr.zip";
+  let rest = results;
+  for (let number = 1; rest.length; number += 1) {
+    const some = rest.slice(0, MOST_JOBS);
     const path = `v1/archive?${new URLSearchParams(some.map(({ job }) => ["job", job.id]))}`;
-    if (server.token) save(await server.blob(path), name);
-    else follow(path, name); // straight to the disk, however large; a link can send no token
+    try {
+      await fetchArchive(server, path, number > 1 ? `xpsr-${number}.zip` : "xpsr.zip");
+    } catch (problem) {
+      const gone = problem.status === 404 && some.find(({ job }) => job.id === problem.value);
+      if (!gone) throw problem;
+      gone.isGone = true; // somebody else needed the room; the others are there
+      rest = rest.filter((result) => result !== gone);
+      number -= 1;
+      continue;
+    }
     for (const result of some) result.isSaved = true;
+    rest = rest.slice(MOST_JOBS);
   }
+  return results.filter(({ isGone }) => isGone).length;
+}
+
+/** Straight to the disk, however large it is; but a link can send no token, and tells nobody what is wrong. */
+async function fetchArchive(server, path, name) {
+  if (server.token) {
+    save(await server.blob(path), name);
+    return;
+  }
+  const look = new AbortController();
+  await server.ask(path, { signal: look.signal });
+  look.abort();
+  follow(path, name);
 }
 
 /** Where a page is not served safely, as on another machine without TLS, browsers have the old way only. */

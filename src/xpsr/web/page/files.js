@@ -3,7 +3,7 @@ const SUFFIXES = /\.(jpe?g|jpe|jfif|mpo|png|tiff?|webp|avif|jxl|bmp|dib|gif|hei[
 const MOST = 5000; // entries of a folder that are looked at
 
 /** What a file's name and kind say; what is in it, the server finds out. */
-export const isPicture = (file) => file.type.startsWith("image/") ? !file.type.includes("svg") : SUFFIXES.test(file.name);
+const isPicture = (file) => file.type.startsWith("image/") ? !file.type.includes("svg") : SUFFIXES.test(file.name);
 
 const entryOf = (file, path = "") => ({ file, name: file.name, path: path || file.webkitRelativePath || file.name });
 
@@ -17,7 +17,7 @@ export function sorted(entries) {
 }
 
 /** All files of a drop, those in its folders, too. */
-export async function droppedFiles(transfer) {
+async function droppedFiles(transfer) {
   // all at once: after the first wait the browser takes the list away
   const roots = Array.from(transfer.items ?? [], (item) => (item.kind === "file" ? item.webkitGetAsEntry?.() : null)).filter(Boolean);
   if (!roots.some((entry) => entry.isDirectory)) return Array.from(transfer.files, (file) => entryOf(file));

@@ -79,7 +79,8 @@ async function saveAll() {
   const results = visit.pictures.map(({ chosen, done }) => (chosen?.state === "done" ? chosen : done.at(-1))).filter((result) => result && !result.isExpired);
   if (!results.length) return toast("The server has removed these results", { isFault: true });
   try {
-    await downloadAll(server, results);
+    const missing = await downloadAll(server, results);
+    if (missing) toast(`${count(missing, "result")} left out: the server has removed ${missing === 1 ? "it" : "them"}`, { isFault: true });
   } catch (problem) {
     toast(problem.text ?? problem.message, { isFault: true });
   }

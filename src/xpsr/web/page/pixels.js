@@ -4,7 +4,7 @@ import { Problem } from "./problems.js";
 
 const MOST_PIXELS = 2 ** 27; // of all that are kept, but for the last few
 const ALWAYS_KEPT = 4; // what a viewer shows at once, and one more
-const SCREEN_SIDE = 2048; // what is drawn at once is not much larger
+const OVERLAY_SIDE = 2048;
 const HUE = [255, 64, 160]; // of what was invented: a colour that photographs hardly have
 
 /** Upright and in sRGB. */
@@ -78,21 +78,9 @@ export function squareOf(source, side) {
   return canvas;
 }
 
-/** A smaller copy of a large picture, which is drawn many times as fast where all of it is shown; null: it is small. */
-export function reducedOf(source) {
-  const factor = SCREEN_SIDE / Math.max(source.width, source.height);
-  if (factor > 0.6) return null;
-  const [width, height] = [source.width, source.height].map((side) => Math.max(Math.round(side * factor), 1));
-  const canvas = make("canvas", { width, height });
-  const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(source, 0, 0, width, height);
-  return canvas;
-}
-
 /** A map of what was invented, white where much was, as a colour that is the more opaque the more was. */
 export function overlayOf(map) {
-  const factor = Math.min(SCREEN_SIDE / Math.max(map.width, map.height), 1);
+  const factor = Math.min(OVERLAY_SIDE / Math.max(map.width, map.height), 1);
   const [width, height] = [map.width, map.height].map((side) => Math.max(Math.round(side * factor), 1));
   const canvas = make("canvas", { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });

@@ -31,6 +31,9 @@ export class Problem extends Error {
   /** Whether the same request may do later. */
   get isTemporary() { return this.status === 429 || this.status === 503; }
 
+  /** Whether it is the picture's fault, whatever is asked for: nothing can be made of it. */
+  get isOfPicture() { return ["unknown_format", "damaged", "too_large"].includes(this.code) && (this.field === null || this.field === "image"); }
+
   get heading() { return HEADINGS[this.code] ?? (this.field ? "The server cannot do this" : "This did not work"); }
 
   /** The sentences below the heading: what is wrong, the limit and the remedy, each once. */

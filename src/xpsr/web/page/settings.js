@@ -97,7 +97,7 @@ export class Settings {
     const factor = { auto: usual, 2: 2, 4: 4, scale: Number(values.scale), longest: Number(values.longest) / longest }[values.way];
     if (!(factor > 0)) return null;
     const [across, down] = [width, height].map((side) => Math.max(Math.round(side * factor), 1));
-    return { width: across, height: down, factor };
+    return { width: across, height: down };
   }
 
   /** The largest factor at which a picture's result is within the server's limit. */

@@ -26,28 +26,20 @@ export class Strip {
 
   made(result) {
     const [thumb, label, state] = [make("span", { class: "thumb", "aria-hidden": "true" }), make("span", { class: "label" }), make("span", { class: "small soft" })];
-    const pick = make("button", { type: "button", role: "radio", class: "pick", onclick: () => this.visit.choose(result.picture, result) }, thumb, label, state);
-    const away = make("button", { type: "button", class: "plain away", onclick: () => this.onAway(result) }, "✕");
-    return { element: make("span", { class: "variant", role: "presentation" }, pick, away), pick, away, thumb, label, state };
+    const element = make("button", { type: "button", role: "radio", class: "variant", onclick: () => this.visit.choose(result.picture, result) }, thumb, label, state);
+    return { element, thumb, label, state };
   }
 
-  update(result, { element, pick, away, thumb, label, state }) {
+  update(result, { element, thumb, label, state }) {
     const isChosen = this.picture.chosen === result;
     const text = this.visit.label(result);
     if (label.textContent !== text) label.textContent = text;
     const told = result.state === "done" ? (result.isExpired ? "no longer on the server" : "") : result.brief;
     if (state.textContent !== told) state.textContent = told;
-    pick.setAttribute("aria-checked", isChosen);
-    pick.tabIndex = isChosen || (!this.picture.chosen && this.picture.results[0] === result) ? 0 : -1;
-    away.tabIndex = pick.tabIndex;
-    away.setAttribute("aria-label", `${result.isOver ? "Remove" : "Cancel"} ${text}`);
+    element.setAttribute("aria-checked", isChosen);
+    element.tabIndex = isChosen || (!this.picture.chosen && this.picture.results[0] === result) ? 0 : -1;
     element.dataset.state = result.state;
     if (result.thumb && thumb.firstChild !== result.thumb) thumb.replaceChildren(result.thumb);
-  }
-
-  onAway(result) {
-    if (result.isOver) this.visit.removeResult(result.picture, result);
-    else this.visit.stop(result);
   }
 
   onKey(event) {
@@ -59,6 +51,6 @@ export class Strip {
     const next = results[(results.indexOf(chosen) + by + results.length) % results.length];
     this.visit.choose(this.picture, next);
     this.show(this.picture);
-    this.buttons.get(next).pick.focus();
+    this.buttons.get(next).element.focus();
   }
 }

@@ -40,6 +40,7 @@ export class Task {
         } else if (problem.status === 404 && this.job && (attempts += 1) < MOST_ATTEMPTS) {
           this.job = null; // the server has started anew
         } else if (problem.isTemporary) {
+          if (problem.code === "draining") this.job = null; // it ended with the server
           await this.waitFor(problem, signal);
         } else {
           this.become("failed", { problem });
@@ -71,10 +72,14 @@ export class Task {
 
   take(job) {
     const { state } = job;
-    if (state === "running" && job.progress) this.began ??= { time: performance.now(), done: job.progress.done };
+    if (!job.progress) this.began = null; // or it waits again
+    else this.began ??= { time: performance.now(), done: job.progress.done };
     const over = { job, preview: null };
-    if (state === "failed") this.become(state, { ...over, problem: problemOfJob(job) });
-    else if (state === "done" || state === "cancelled") this.become(state, over);
+    if (state === "failed" || state === "cancelled") { // and not by this page, which asks no more then
+      const problem = problemOfJob(job);
+      if (problem.code === "draining") throw problem;
+      this.become("failed", { ...over, problem });
+    } else if (state === "done") this.become(state, over);
     else this.become(state, { job });
   }
 
@@ -127,14 +132,15 @@ export class Task {
 export class Result extends Task {
   constructor({ values, key, says, hasEdits, ...task }) {
     super({ ...task, kind: "upscale" });
-    Object.assign(this, { values, key, says, hasEdits, thumb: null, isSaved: false, loading: new Map() });
+    Object.assign(this, { values, key, says, hasEdits, thumb: null, isSaved: false, isGone: false, loading: new Map() });
   }
 
   get output() { return this.state === "done" ? this.job.output : null; }
 
   get expires() { return this.job?.expires ? new Date(this.job.expires) : null; }
 
-  get isExpired() { return Boolean(this.output && this.expires && this.expires < new Date()); }
+  /** Whether the server has removed it: its time is over, or others needed the room. */
+  get isExpired() { return this.isGone || Boolean(this.output && this.expires && this.expires < new Date()); }
 
   /** The file behind a link of the job, fetched once and kept: it stays when the server has forgotten it. */
   file(link) {

@@ -1,6 +1,6 @@
 // Before and after on one canvas: with a border that moves, side by side, or one in the other's place.
 import { Stage, clamp, find, make } from "./base.js";
-import { overlayOf, reducedOf } from "./pixels.js";
+import { overlayOf } from "./pixels.js";
 import { percentText, short, sizeText } from "./words.js";
 
 const WHOLE = [0, 0, 1, 1];
@@ -24,7 +24,8 @@ class Sheet extends Stage {
 
   onDown(event) {
     super.onDown(event);
-    if (this.zoom <= 1 && this.pointers.size === 1) this.onDrag?.(event);
+    // a finger may only be about to scroll the page
+    if (this.zoom <= 1 && this.pointers.size === 1 && event.pointerType !== "touch") this.onDrag?.(event);
   }
 
   onMove(event) {
@@ -43,7 +44,7 @@ export class Viewer {
     this.stage.onDrag = (event) => this.drag(event);
     this.stage.before.push(() => this.clip());
     this.stage.listeners.push(() => this.onPaint());
-    Object.assign(this, { overlays: new WeakMap(), reduced: new WeakMap() });
+    this.overlays = new WeakMap();
     this.listen();
   }
 
@@ -93,20 +94,15 @@ export class Viewer {
     const turn = (this.turn += 1);
     const { visit, picture, before, after, preview } = this;
     find("stage").setAttribute("aria-busy", "true");
-    let sources = null;
-    try {
-      sources = await Promise.all([
-        visit.bitmapOf(before ?? picture),
-        after ? visit.bitmapOf(after) : preview ? imageOf(preview.image) : null,
-        after && this.hasMap && after.job.links.map ? this.overlay(after) : null,
-      ]);
-    } catch (problem) {
-      this.blank = problem;
-    }
+    const found = await Promise.allSettled([
+      visit.bitmapOf(before ?? picture),
+      after ? visit.bitmapOf(after) : preview ? imageOf(preview.image) : null,
+      after && this.hasMap && after.job.links.map ? this.overlay(after) : null,
+    ]);
     if (turn !== this.turn) return; // another was chosen meanwhile
-    const [left, right, map] = sources ?? [];
-    if (sources) this.blank = null;
-    const scene = after && right ? right : left ?? { width: 1, height: 1 };
+    this.blank = found.find(({ reason }) => reason)?.reason ?? null; // what can be shown, is
+    const [left, right, map] = found.map(({ value }) => value ?? null);
+    const scene = (after && right) || left || right || { width: 1, height: 1 };
     const isKept = keep && this.stage.width / this.stage.height === scene.width / scene.height;
     this.stage.show({ width: scene.width, height: scene.height, panes: this.panes(left, right, map), keep: isKept });
     this.tell(left, right);
@@ -114,21 +110,16 @@ export class Viewer {
   }
 
   panes(left, right, map) {
-    if (!left) return [];
     // the input is enlarged plainly: smoothly, as any program shows it; a result shows its pixels
-    const one = { ...this.source(left), rect: WHOLE, clip: [0, 1], isSmooth: !this.before };
-    if (!right) return [one];
-    const two = { ...this.source(right), rect: WHOLE, clip: [0, 1], isSmooth: !this.after };
+    const one = { source: left, rect: WHOLE, clip: [0, 1], isSmooth: !this.before };
+    if (!right) return left ? [one] : [];
+    const two = { source: right, rect: WHOLE, clip: [0, 1], isSmooth: !this.after };
     const over = map ? [{ source: map, rect: WHOLE, clip: [0, 1], isSmooth: true, alpha: OPACITY }] : [];
+    if (!left) return [two, ...over];
     if (this.layout === "flip") return this.side === "before" ? [one] : [two, ...over];
     if (this.layout === "slide") return [one, two, ...over];
     const halves = [[0, 0, 0.499, 1], [0.501, 0, 0.499, 1]];
     return [{ ...one, rect: halves[0] }, ...[two, ...over].map((pane) => ({ ...pane, rect: halves[1] }))];
-  }
-
-  source(bitmap) {
-    if (!this.reduced.has(bitmap)) this.reduced.set(bitmap, reducedOf(bitmap));
-    return { source: bitmap, reduced: this.reduced.get(bitmap) };
   }
 
   async overlay(result) {
@@ -140,13 +131,14 @@ export class Viewer {
     const { picture, before, after, preview, layout } = this;
     const first = before ? this.label(before) : right ? "Before, enlarged" : "Before";
     const second = after ? this.label(after) : preview ? `Step ${preview.step} of ${preview.steps}` : "";
-    const flipped = layout === "flip" && right;
+    const isBoth = Boolean(left && right);
+    const flipped = layout === "flip" && isBoth;
     find("tag-left").textContent = flipped ? (this.side === "before" ? first : second) : first;
     find("tag-left").hidden = !left;
     find("tag-right").textContent = second;
     find("tag-right").hidden = !right || flipped;
-    find("handle").hidden = !right || layout !== "slide";
-    find("blank").hidden = Boolean(left);
+    find("handle").hidden = !isBoth || layout !== "slide";
+    find("blank").hidden = Boolean(left || right);
     find("blank").textContent = this.blank && !picture.problem ? this.blank.text : "";
     find("canvas").setAttribute("aria-label", right ? `${picture.name}: ${first} and ${second}` : `${picture.name}: ${first}`);
     const size = after ? sizeText(after.output.width, after.output.height) : picture.width ? sizeText(picture.width, picture.height) : "";

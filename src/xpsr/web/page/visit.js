@@ -25,6 +25,9 @@ class Picture {
 
   get active() { return this.results.filter((result) => !result.isOver); }
 
+  /** Whether anything can be made of it; where nobody could describe it, somebody may write the texts. */
+  get isUsable() { return !this.problem?.isOfPicture; }
+
   get done() { return this.results.filter((result) => result.state === "done"); }
 }
 
@@ -179,7 +182,7 @@ export class Visit extends EventTarget {
   }
 
   restoreAll() {
-    const open = this.pictures.filter((picture) => !picture.problem && !picture.active.length);
+    const open = this.pictures.filter((picture) => picture.isUsable && !picture.active.length);
     return open.map((picture) => this.restore(picture)).filter(({ isNew }) => isNew).length;
   }
 
@@ -202,9 +205,9 @@ export class Visit extends EventTarget {
   }
 
   label(result) {
-    const { width } = result.picture;
-    const factor = result.output && width ? result.output.width / width : null;
-    return this.settings.label(result.values, { factor, hasEdits: result.hasEdits, says: result.says });
+    const { picture: { width, height }, output, values, hasEdits, says } = result;
+    const target = width ? output ?? this.settings.target(values, width, height) : null;
+    return this.settings.label(values, { factor: target ? target.width / width : null, hasEdits, says });
   }
 
   // tasks
@@ -240,13 +243,15 @@ export class Visit extends EventTarget {
     const { picture } = task;
     if (task.kind === "describe") {
       if (task.state === "failed" && task === picture.describing) picture.problem = task.problem;
+      if (task.state === "done" && picture.isDecodable === false) this.drawOwnThumb(picture); // now there is what a browser can show
     } else if (task.state === "cancelled") {
       picture.results = picture.results.filter((result) => result !== task);
       if (picture.chosen === task) picture.chosen = picture.done.at(-1) ?? null;
       const isUnseen = !picture.seen && !picture.problem && picture.describing?.state === "cancelled";
       if (isUnseen && this.pictures.includes(picture) && !this.isLeft) this.describe(picture);
     } else if (task.state === "done") {
-      picture.chosen = picture.chosen?.state === "done" && task.says.length ? picture.chosen : task;
+      picture.problem = null;
+      if (!picture.chosen || ["failed", "cancelled"].includes(picture.chosen.state)) picture.chosen = task;
       this.drawThumb(task);
     }
     this.tell("over", task);
