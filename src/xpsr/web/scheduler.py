@@ -123,7 +123,7 @@ class Scheduler:
             try:
                 yield place
             finally:
-                if place.job is None and place.folder != Path():
+                if place.job is None:
                     self._spool.remove(place.folder)
         finally:
             with self._changed:
