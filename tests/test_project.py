@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import xpsr
+from xpsr.config import shipped_configs
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +44,26 @@ def test_torchvision_is_neither_imported_nor_a_core_dependency():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.y*ml")), ids=lambda path: path.name)
 def test_config_parses(path):
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+def test_configs_are_found_in_a_clone_and_in_a_wheel(tmp_path):
+    assert shipped_configs() == ROOT / "configs"
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    wheel = build["targets"]["wheel"]
+    assert set(wheel["only-include"]) == set(wheel["sources"])
+    for source, target in wheel["sources"].items():
+        ignored = shutil.ignore_patterns("weights", "__pycache__")
+        shutil.copytree(ROOT / source, tmp_path / target, ignore=ignored, dirs_exist_ok=True)
+
+    def run_train(argument: str) -> str:
+        command, env = [sys.executable, "-m", "xpsr", "train", argument], os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return " ".join((done.stdout + done.stderr).split())
+
+    folder = tmp_path / "xpsr" / "configs"
+    assert (folder / "mini" / "1_decoder.yaml").is_file()
+    assert f"those that come with xpsr, for train and degrade, are in {folder}." in run_train("mine.yaml")
+    assert f"Some configs to start from are in {folder}." in run_train("--help")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no executable bit")
