@@ -7,6 +7,7 @@ needed to import this file.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from xpsr.prior import completed
 __all__ = ["Describe", "LoadModel", "Restore"]
 
 Inputs = dict[str, dict[str, tuple[Any, ...]]]
+Tell = Callable[[int, int, int, int], None]  # index of a picture, number of pictures, passes done of it, passes in all
 
 
 def widget(kind: str, default: object, tooltip: str, **more: Any) -> tuple[str, dict[str, Any]]:
@@ -170,7 +172,7 @@ class Restore:
                 settings=settings,
                 seed=seed,
                 protect="auto" if protect and masks[index] is None else masks[index],
-                progress=lambda done, total, index=index: tell(index * total + done, len(pictures) * total),
+                progress=partial(tell, index, len(pictures)),
             )
             for index, picture in enumerate(pictures)
         ]
@@ -219,20 +221,20 @@ def one_line(given: str) -> str:
     return " ".join(given.split())
 
 
-def described(pictures: Sequence[torch.Tensor], describer: str, tell: Callable[[int, int], None]) -> "list[xpsr.Prior]":
+def described(pictures: Sequence[torch.Tensor], describer: str, tell: Tell) -> "list[xpsr.Prior]":
     """Returns what the describer says of each picture; `tell` ends it where somebody interrupts the node."""
-    return xpsr.describe(list(pictures), describer, progress=lambda _: tell(0, 1))
+    return xpsr.describe(list(pictures), describer, progress=lambda _: tell(0, 1, 0, 1))
 
 
-def progress() -> Callable[[int, int], None]:
-    """Returns what tells ComfyUI how much of how much is done, and ends the node if somebody interrupts it."""
+def progress() -> Tell:
+    """Returns what tells ComfyUI how far a node is, and ends it if somebody interrupts it."""
     comfy = comfyui()
     bar = comfy and comfy.utils.ProgressBar(1)
 
-    def tell(done: int, total: int) -> None:
+    def tell(index: int, count: int, done: int, total: int) -> None:
         if comfy:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(done, total)
+            bar.update_absolute(index * total + done, count * total)
 
     return tell
 
