@@ -160,12 +160,6 @@ def test_threads_of_torch_sleep_while_they_wait_unless_told_otherwise(given: str
     assert done.stdout.splitlines()[-1] == kept
 
 
-def test_no_library_of_a_command_reports_to_its_makers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    main(["help", "nothing"])
-    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
-
-
 def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, parts in (
         (["upscale", "--help"], ["(default: mini)", "(default: 4, or 2 or 1 where", "(default: outputs)"]),

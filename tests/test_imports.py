@@ -194,6 +194,11 @@ def test_imports_are_quiet_beside_a_noisy_torchao(tmp_path):
     assert (done.stdout, done.stderr) == ("ready\n", "")
 
 
+def test_no_library_reports_to_its_makers(tmp_path):
+    told = run_python("import os, xpsr; print(os.environ['ORT_DISABLE_TELEMETRY'])", tmp_path)
+    assert told == "1\n"
+
+
 @pytest.mark.parametrize("module", ["xpsr", "xpsr.cli"])
 def test_import_does_not_load_torch(module, tmp_path):
     loaded = run_python(f"import sys, {module}; print(*sys.modules)", tmp_path).split()

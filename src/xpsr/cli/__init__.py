@@ -40,8 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: threads that wait for others by spinning take the processor from them, several times as
     # long wherever another program is at work (docs/tuning.md)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Where onnxruntime is installed, diffusers imports it with any model, and since 1.32 it reports to its makers
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     mend_streams()
     try:
         with command_context():
