@@ -419,7 +419,7 @@ def running(folder: Path) -> Iterator[httpx.Client]:
 def test_a_real_comfyui_runs_the_example(tmp_path: Path) -> None:
     def run(prompt: dict[str, Any], *, interrupt: bool = False) -> dict[str, Any]:
         answer = client.post("/prompt", json={"prompt": prompt}).raise_for_status().json()
-        for _ in range(600):
+        for _ in range(3000):
             history: dict[str, Any] = client.get(f"/history/{answer['prompt_id']}").json()
             if history:
                 return history[answer["prompt_id"]]
