@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -120,12 +121,11 @@ def test_a_full_queue_and_a_full_hand_say_when_to_come_again(spool: Spool) -> No
     with pytest.raises(Busy, match=r"^2 of your requests wait or are worked on, and the limit is 2; wait") as caught:
         submit(scheduler)
     assert (caught.value.code, caught.value.retry_after) == ("too_many", 5)
-    with scheduler.place("b"):
-        with pytest.raises(
-            Busy, match=r"^3 requests wait or are worked on, and the limit is 3; try again in 5"
-        ) as full:
-            submit(scheduler, "c")
-        assert (full.value.code, full.value.retry_after) == ("busy", 5)
+    last = submit(scheduler, "b")
+    with pytest.raises(Busy, match=r"^3 requests wait or are worked on, and the limit is 3; try again in 5") as full:
+        submit(scheduler, "c")
+    assert (full.value.code, full.value.retry_after) == ("busy", 5)
+    scheduler.forget(last)
     assert len(folders(spool)) == 2
     assert take(scheduler) is jobs[0]
     scheduler.cancel(jobs[0])  # it counts until whoever works on it has let it go
@@ -233,8 +233,8 @@ def test_what_is_forgotten_is_found_by_nobody_and_goes_when_it_is_let_go(spool: 
     assert not folders(spool) and scheduler.is_idle
 
 
-def test_a_deadline_counts_from_the_first_byte_and_holds_in_the_queue(spool: Spool) -> None:
-    scheduler = scheduler_of(spool, max_seconds=0.2)
+def test_who_waits_has_a_deadline_that_counts_from_the_first_byte(spool: Spool) -> None:
+    scheduler = scheduler_of(spool, wait_seconds=0.2)
     with scheduler.place("a") as place:
         time.sleep(0.15)
         slow = scheduler.submit(place, request())
@@ -242,11 +242,37 @@ def test_a_deadline_counts_from_the_first_byte_and_holds_in_the_queue(spool: Spo
     time.sleep(0.1)
     scheduler.sweep()
     assert slow.state == "failed" and slow.error is not None and slow.folder.exists()
-    assert str(slow.error) == "it was not done within 0.2 seconds; try again later, or a smaller picture or scale."
+    assert str(slow.error) == "nobody had time for it within 0.2 seconds; try again later."
     stale, fresh = submit(scheduler), submit(scheduler)
     stale.deadline, fresh.deadline = time.monotonic() - 1, time.monotonic() + 60
     assert take(scheduler) is fresh and fresh.state == "running"  # nobody begins with one whose time is over
     assert stale.state == "failed" and stale.error is not None and stale.error.code == "too_late"
+
+
+def test_work_has_seconds_of_its_own_however_long_a_job_has_waited(spool: Spool) -> None:
+    scheduler = scheduler_of(spool, wait_seconds=60, max_seconds=100)
+    with scheduler.place("a") as place:
+        place.began -= 59
+        job = scheduler.submit(place, request())
+    assert job.deadline < time.monotonic() + 1.1
+    assert take(scheduler) is job
+    assert 99 < job.deadline - time.monotonic() <= 100
+
+
+def test_slow_uploads_keep_no_job_out(spool: Spool) -> None:
+    scheduler = scheduler_of(spool, max_queue=2, max_per_client=3)
+    with ExitStack() as stack:
+        for number in range(8):  # four times the queue
+            stack.enter_context(scheduler.place(f"slow {number // 3}"))
+        with pytest.raises(Busy, match="8 uploads are on their way, and the limit is 8"):
+            stack.enter_context(scheduler.place("another"))
+    first = [stack.enter_context(scheduler.place(f"slow {number}")) for number in range(3)]
+    scheduler.submit(first[0], request())
+    scheduler.submit(first[1], request())
+    with pytest.raises(Busy, match="2 requests wait or are worked on, and the limit is 2"):
+        scheduler.submit(first[2], request())
+    stack.close()
+    assert scheduler.counts == {"coming": 0, "waiting": 2, "running": 0, "kept": 0}
 
 
 def test_a_job_that_nobody_has_begun_comes_back_first(spool: Spool) -> None:
@@ -563,10 +589,13 @@ class Machine(RuleBasedStateMachine):
             + [model.client for model in [*self.waiting(), *self.running]]
         )
 
+    def jobs_in_hand(self) -> int:
+        return len(self.waiting()) + len(self.running)
+
     @rule(client=st.sampled_from("abcd"), target=places)
     def come(self, client: str) -> Any:
         manager, load = self.scheduler.place(client), self.load()
-        if self.is_draining or load[client] >= self.MAX_PER_CLIENT or load.total() >= self.MAX_QUEUE:
+        if self.is_draining or load[client] >= self.MAX_PER_CLIENT or self.jobs_in_hand() >= self.MAX_QUEUE:
             with pytest.raises(Busy) as caught:
                 manager.__enter__()
             code = "too_many" if load[client] >= self.MAX_PER_CLIENT else "busy"
@@ -583,7 +612,7 @@ class Machine(RuleBasedStateMachine):
             return None
         manager = next(manager for manager, other in self.coming if other is place)
         model = None
-        if is_good and self.is_closed:
+        if is_good and (self.is_closed or self.jobs_in_hand() >= self.MAX_QUEUE):
             with pytest.raises(Busy):
                 self.scheduler.submit(place, request())
         elif is_good:
@@ -706,7 +735,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "models"):
             return
         load, waiting = self.load(), self.waiting()
-        assert load.total() <= self.MAX_QUEUE and all(count <= self.MAX_PER_CLIENT for count in load.values())
+        assert self.jobs_in_hand() <= self.MAX_QUEUE and all(count <= self.MAX_PER_CLIENT for count in load.values())
         counts = self.scheduler.counts
         assert counts["running"] == len(self.running) and counts["waiting"] == len(waiting)
         assert counts["coming"] == sum(place.job is None for _, place in self.coming)

@@ -109,7 +109,13 @@ def _parser() -> Parser:
         "--max-seconds",
         type=float,
         metavar="S",
-        help=f"from an upload's beginning to the result (default: {default.max_seconds:g})",
+        help=f"of work on a picture (default: {default.max_seconds:g})",
+    )
+    add(
+        "--wait-seconds",
+        type=float,
+        metavar="S",
+        help=f"from an upload's beginning to when its work begins (default: {default.wait_seconds:g})",
     )
     add("--upload-seconds", type=float, metavar="S", help=f"for an upload (default: {default.upload_seconds:g})")
     add("--keep-seconds", type=float, metavar="S", help=f"that results are kept (default: {default.keep_seconds:g})")

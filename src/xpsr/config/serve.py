@@ -43,7 +43,10 @@ class ServeConfig(Checked):
     max_bytes: int = option(2**26, "Of a picture's file.", within(1, 2**40, "67108864"))
     max_pixels: int = option(2**24, "Of a picture, width times height.", within(1, 2**40, "16777216"))
     max_output_pixels: int = option(2**26, "Of a result.", within(1, 2**40, "67108864"))
-    max_seconds: float = option(600.0, "From the upload to the result.", within(0.1, 10**6, "600"))
+    max_seconds: float = option(600.0, "Of work on a picture.", within(0.1, 10**6, "600"))
+    wait_seconds: float = option(
+        600.0, "From an upload's beginning to when its work begins.", within(0.1, 10**6, "600")
+    )
     upload_seconds: float = option(60.0, "For an upload.", within(0.1, 10**6, "60"))
     max_queue: int = option(64, "Requests that wait or are worked on; more are told to come later.", within(1, 10**6))
     max_per_client: int = option(16, "Of them, of one client.", within(1, 10**6, "16"))

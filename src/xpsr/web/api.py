@@ -280,8 +280,8 @@ class _Routes:
                 "limits": {
                     name: getattr(config, name)
                     for name in (
-                        *("max_bytes", "max_pixels", "max_output_pixels", "max_seconds", "max_queue"),
-                        *("max_per_client", "keep_seconds"),
+                        *("max_bytes", "max_pixels", "max_output_pixels", "max_seconds", "wait_seconds"),
+                        *("max_queue", "max_per_client", "keep_seconds"),
                     )
                 },
                 "formats": list(get_args(ResultFormat)),
@@ -312,7 +312,9 @@ class _Routes:
             form = await receive_form(request, place.folder, max_bytes=self._config.max_bytes, spool=self._spool)
             known = OPTIONS.keys() if kind == "upscale" else DESCRIBE
             asked, wants_map = parse_options(form.fields, self._config, known=known)
-            facts, suffix = await self._inspector.inspect(place.folder, form, asked, makes=kind == "upscale")
+            facts, suffix = await self._inspector.inspect(
+                place.folder, form, asked, client=client, makes=kind == "upscale"
+            )
             told = Request(
                 kind=kind,
                 name=form.name,

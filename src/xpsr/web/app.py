@@ -135,6 +135,7 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None]) -> None:
             max_queue=config.max_queue,
             max_per_client=config.max_per_client,
             max_seconds=config.max_seconds,
+            wait_seconds=config.wait_seconds,
             keep_seconds=config.keep_seconds,
             num_hands=len(config.devices),
             on_over=metrics.over,

@@ -27,8 +27,11 @@ _USUAL_SECONDS = 5.0
 _LONGEST_WAIT = 600
 """Seconds after which a client that was turned away is told to come again, at most."""
 
-_MOST_KEPT = 10_000
-"""Jobs that are kept when they are over; each has a few KB of memory, beside its files."""
+_MOST_KEPT = 2_000
+"""Jobs that are kept when they are over; each has some KB of memory beside its files, and up to 150 of long texts."""
+
+_UPLOADS = 4
+"""As many times as many uploads as jobs may be on their way."""
 
 
 class Busy(XPSRError):
@@ -58,9 +61,9 @@ class Scheduler:
     Clients take turns: one who has a job in the queue waits for at most one of each other client before its own is
     begun, and one who was served comes last.
 
-    Deadlines count from the first byte of the upload, since when somebody waits: upload, queue and work have
-    `max_seconds` together. A job whose time is over in the queue fails there; one that is worked on is ended by whoever
-    works on it.
+    Upload and queue have `wait_seconds` together, and work has `max_seconds` of its own, so that nobody's heavy picture
+    takes the time of those who wait. A job whose time is over in the queue fails there; one that is worked on is ended
+    by whoever works on it.
 
     A job that is over is kept for `keep_seconds` from then on, so that whoever asks learns what became of it: one that
     is done with its upload and result, one that failed with its upload. One that was cancelled has no files any more
@@ -69,9 +72,11 @@ class Scheduler:
 
     Args:
         spool: where what is uploaded lies.
-        max_queue: requests that come, wait or are worked on; cancelled ones too, while they are.
-        max_per_client: of them, of one client.
-        max_seconds: from the first byte of an upload to the result.
+        max_queue: jobs that wait or are worked on; cancelled ones too, while they are. Uploads have places of their
+            own, four times as many, so that slow ones keep nobody out.
+        max_per_client: of jobs and uploads, of one client.
+        max_seconds: of work on a job.
+        wait_seconds: from the first byte of an upload until somebody works on it.
         keep_seconds: how long jobs are kept that are over.
         num_hands: who work side by side.
         on_over: is told of every job that is over, once.
@@ -85,12 +90,13 @@ class Scheduler:
         max_per_client: int,
         max_seconds: float,
         keep_seconds: float,
+        wait_seconds: float = math.inf,
         num_hands: int = 1,
         on_over: Callable[[Job], None] = lambda job: None,
     ):
         self._spool, self._num_hands, self._on_over = spool, num_hands, on_over
         self._max_queue, self._max_per_client = max_queue, max_per_client
-        self.max_seconds, self._keep_seconds = max_seconds, keep_seconds
+        self.max_seconds, self._wait_seconds, self._keep_seconds = max_seconds, wait_seconds, keep_seconds
         self._changed = threading.Condition()
         self._jobs: dict[str, Job] = {}  # the oldest first; one that is worked on may be forgotten already
         self._coming: list[Place] = []
@@ -134,7 +140,7 @@ class Scheduler:
         """Puts a request in the queue, within the block that holds its place; the folder is the job's from now on.
 
         Raises:
-            Busy: the server has ended meanwhile.
+            Busy: the queue was filled meanwhile, or the server has ended.
         """
         assert place.job is None, "a place is for one job"
         job = Job(
@@ -142,12 +148,13 @@ class Scheduler:
             owner=place.owner,
             client=place.client,
             folder=place.folder,
-            deadline=place.began + self.max_seconds,
+            deadline=place.began + self._wait_seconds,
             kept=request.bytes,
         )
         with self._changed:
             if self._is_closed:
                 raise _to_end()
+            self._refuse_above(self._max_queue)
             place.job = self._jobs[job.id] = job
             self._waiting.setdefault(job.client, deque()).append(job)
             moved = self._number()
@@ -209,10 +216,11 @@ class Scheduler:
                         return None
                     self._changed.wait(left)
                     continue
-                if is_late := time.monotonic() > job.deadline:
-                    self._end(job, "failed", error=too_late(self.max_seconds))
+                now = time.monotonic()
+                if is_late := now > job.deadline:
+                    self._end(job, "failed", error=_waited(self._wait_seconds))
                 else:
-                    self._running[job] = time.monotonic()
+                    self._running[job], job.deadline = now, now + self.max_seconds
                     job.started = time.time()
                     job.state = "running"
             if is_late:
@@ -312,7 +320,7 @@ class Scheduler:
             late = [job for jobs in self._waiting.values() for job in jobs if now > job.deadline]
             moved = [other for job in late for other in self._leave(job)]
             for job in late:
-                self._end(job, "failed", error=too_late(self.max_seconds))
+                self._end(job, "failed", error=_waited(self._wait_seconds))
             gone = [job for job in self._kept() if job.until is not None and now >= job.until]
             for job in gone:
                 del self._jobs[job.id]
@@ -331,15 +339,22 @@ class Scheduler:
             raise _to_end()
         mine = self._num_coming(client) + len(self._waiting.get(client, ()))
         mine += sum(job.client == client for job in self._running)
-        total = self._num_coming() + sum(map(len, self._waiting.values())) + len(self._running)
         clients = self._waiting.keys() | {job.client for job in self._running}
         if mine >= self._max_per_client:  # in one round of all clients it has one less
             seconds = self._in_seconds(len(clients))
             message = f"{mine} of your requests wait or are worked on, and the limit is {self._max_per_client}"
             raise Busy(message, code="too_many", remedy="wait for one of them", retry_after=seconds)
-        if total >= self._max_queue:
+        self._refuse_above(self._max_queue)
+        coming, most = self._num_coming(), _UPLOADS * self._max_queue
+        if coming >= most:
+            message, seconds = f"{coming} uploads are on their way, and the limit is {most}", self._in_seconds(1)
+            raise Busy(message, code="busy", remedy=f"try again in {seconds} seconds", retry_after=seconds)
+
+    def _refuse_above(self, most: int) -> None:
+        total = sum(map(len, self._waiting.values())) + len(self._running)
+        if total >= most:
             seconds = self._in_seconds(1)
-            message = f"{total} requests wait or are worked on, and the limit is {self._max_queue}"
+            message = f"{total} requests wait or are worked on, and the limit is {most}"
             raise Busy(message, code="busy", remedy=f"try again in {seconds} seconds", retry_after=seconds)
 
     def _in_seconds(self, jobs: int) -> int:
@@ -393,14 +408,19 @@ class Scheduler:
     def _drop(self, amount: int, size: Callable[[Job], int]) -> list[Job]:
         """Forgets jobs until so much of their sizes is gone, of who keeps most the oldest first, and returns them."""
         gone: list[Job] = []
-        kept = self._kept()
-        while amount > 0 and kept:
-            sizes: Counter[str] = Counter()
-            for job in kept:
-                sizes[job.client] += size(job)
+        if amount <= 0:
+            return gone
+        of_client: dict[str, deque[Job]] = {}
+        sizes: Counter[str] = Counter()
+        for job in self._kept():
+            of_client.setdefault(job.client, deque()).append(job)
+            sizes[job.client] += size(job)
+        while amount > 0 and sizes:
             ((client, _),) = sizes.most_common(1)
-            job = next(job for job in kept if job.client == client)
-            kept.remove(job)
+            job = of_client[client].popleft()
+            sizes[client] -= size(job)
+            if not of_client[client]:
+                del sizes[client]
             del self._jobs[job.id]
             gone.append(job)
             amount -= size(job)
@@ -465,6 +485,11 @@ def no_such_job(id: str) -> InputError:  # noqa: A002 - what it is
 def too_late(seconds: float) -> XPSRError:
     """Returns the error of a job that was not done in time."""
     message, remedy = f"it was not done within {seconds:g} seconds", "try again later, or a smaller picture or scale"
+    return XPSRError(message, code="too_late", remedy=remedy)
+
+
+def _waited(seconds: float) -> XPSRError:
+    message, remedy = f"nobody had time for it within {seconds:g} seconds", "try again later"
     return XPSRError(message, code="too_late", remedy=remedy)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -37,6 +38,9 @@ _MAX_TEXT = 2**16
 
 _MAX_NAME = 200
 """Characters of what a picture is called."""
+
+_SECONDS = 20.0
+"""That a picture may take to decode."""
 
 _AT_ONCE = 2**18
 """Bytes that are read, parsed and written in one go, in another thread."""
@@ -236,6 +240,8 @@ class _Reader:
 class Inspector:
     """Looks through pictures that have come, not too many at once: each may take the memory of a large picture.
 
+    One client has one at a time, so that many or slow ones of its own keep others waiting for one of them at most.
+
     Args:
         config: of the server.
         at_once: how many.
@@ -245,20 +251,25 @@ class Inspector:
         self._config = config
         self._limits = Limits(max_pixels=config.max_pixels, max_bytes=config.max_bytes)
         self._turns = anyio.CapacityLimiter(at_once)
+        self._turn_of: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()  # of each client
 
-    async def inspect(self, folder: Path, form: Form, asked: UpscaleConfig, *, makes: bool) -> tuple[Facts, str]:
+    async def inspect(
+        self, folder: Path, form: Form, asked: UpscaleConfig, *, client: str, makes: bool
+    ) -> tuple[Facts, str]:
         """Returns what the picture in a folder is, and what the name of its result ends with.
 
         Args:
             folder: of the place that is held for it.
             form: that came with it.
             asked: how it is to be restored.
+            client: who sent it.
             makes: whether there is to be a result, which it is refused for then where that cannot be made.
 
         Raises:
             InputError: it cannot be read, or its result would be too large or cannot be written.
         """
-        return await anyio.to_thread.run_sync(self._inspect, folder, form, asked, makes, limiter=self._turns)
+        async with self._turn_of.setdefault(client, anyio.Lock()):
+            return await anyio.to_thread.run_sync(self._inspect, folder, form, asked, makes, limiter=self._turns)
 
     def _inspect(self, folder: Path, form: Form, asked: UpscaleConfig, makes: bool) -> tuple[Facts, str]:
         content = (folder / UPLOAD).read_bytes()
@@ -268,6 +279,7 @@ class Inspector:
             limits=self._limits,
             accept_truncated=asked.accept_truncated,
             memory=max(2**32, 64 * self._config.max_pixels),  # as much as who restores it gives it, too
+            seconds=_SECONDS,
         )
         suffix = result_suffix(Source(path=Path(form.name), content=content), asked.format)
         if makes:
