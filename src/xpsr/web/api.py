@@ -323,6 +323,7 @@ class _Routes:
                 suffix=suffix,
                 config=asked,
                 wants_map=wants_map,
+                wants_previews=_prefers_async(request),
             )
             return self._scheduler.submit(place, told)
 

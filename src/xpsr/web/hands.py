@@ -12,10 +12,10 @@ from typing import Any
 
 from xpsr.batch.processes import start_process
 from xpsr.config import ServeConfig
-from xpsr.errors import InputError, MissingDependencyError, ModelError, XPSRError
+from xpsr.errors import InputError, MissingDependencyError, ModelError, XPSRError, one_line
 from xpsr.prior import Prior
 from xpsr.web.jobs import Job
-from xpsr.web.process import order_line, request_line
+from xpsr.web.process import order_line, preview_of, request_line
 from xpsr.web.scheduler import Scheduler, ending, too_late
 
 __all__ = ["Hand"]
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 _TICK = 0.05
 """Seconds after which is looked whether a job is still wanted and in time."""
+
+_IDLE = 1.0
+"""Seconds after which one who waits for jobs looks whether its process is still there."""
 
 _GRACE = 30.0
 """Seconds that a job has to end when its time is over, and a process to begin with one; then the process is ended."""
@@ -85,10 +88,10 @@ class Hand:
         self._process = _Process(self._order)
         try:
             self.facts = self._process.wait_until_ready()
+            self._thread.start()
         except BaseException:
             self._process.kill()
             raise
-        self._thread.start()
 
     @property
     def is_ready(self) -> bool:
@@ -113,7 +116,7 @@ class Hand:
             try:
                 if not self.is_ready:
                     self._revive()
-                elif job := self._scheduler.take(timeout=1.0):
+                elif job := self._scheduler.take(timeout=_IDLE):
                     self._do(job)
             except Exception:  # a mistake of ours, which must not take the device away from all who wait
                 logger.exception("The thread for %s has failed; it goes on.", self.device)
@@ -172,7 +175,9 @@ class Hand:
                 continue
             has_begun = True
             if news["kind"] == "news":
-                self._scheduler.report(job, progress=news.get("progress"), prior=news.get("prior"))
+                self._scheduler.report(
+                    job, progress=news.get("progress"), prior=news.get("prior"), preview=news.get("preview")
+                )
             elif news["kind"] == "done":
                 self._scheduler.finish(job, news["record"])
                 return
@@ -205,8 +210,14 @@ class _Process:
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         try:
             self._process = start_process("xpsr.web.process")
-            for work in (self._listen, self._speak):
-                threading.Thread(target=work, daemon=True).start()
+            try:
+                for work in (self._speak, self._listen):
+                    threading.Thread(target=work, daemon=True).start()
+            except RuntimeError:
+                self._lines.put(None)
+                with self._process:  # whose pipes nobody else would close
+                    self._process.kill()
+                raise
         except (OSError, RuntimeError) as error:  # no more memory, files, processes, threads
             message = f"the process that restores pictures cannot be started ({error})"
             raise XPSRError(message, code="refused", remedy="see what else this machine does") from error
@@ -261,8 +272,8 @@ class _Process:
             with self._process.stdout as lines:
                 while line := lines.readline(_LONGEST_LINE):
                     self.news.put(_read(line))
-        except (ValueError, TypeError, RecursionError):
-            logger.error("The process for pictures does not speak as it should; it is ended.")
+        except Exception as error:  # whatever nonsense does: nobody else would learn that the process is of no use
+            logger.error("The process for pictures does not speak as it should (%s); it is ended.", one_line(error))
         self._process.kill()  # who says no more is of no use, whatever it does
         self._process.wait()
         self._lines.put(None)
@@ -274,7 +285,7 @@ def _read(line: str) -> dict[str, Any]:
     """Returns news, with what the scheduler takes of them.
 
     Raises:
-        TypeError, ValueError: they are none.
+        Exception: they are none.
     """
     news = json.loads(line)
     parts = _KINDS[news["kind"]] if isinstance(news, dict) and news.get("kind") in _KINDS else None
@@ -285,10 +296,13 @@ def _read(line: str) -> dict[str, Any]:
         news["progress"] = int(done), int(total)
     if news.get("prior") is not None:
         news["prior"] = Prior.from_dict(news["prior"])
+    if news.get("preview") is not None:
+        news["preview"] = preview_of(news["preview"])
     return news
 
 
 def _error_of(parts: dict[str, Any]) -> XPSRError:
-    told = {part: parts.get(part) for part in ("code", "field", "value", "remedy", "source")}
+    given = {part: parts.get(part) for part in ("code", "field", "value", "remedy", "source")}
+    told = {part: None if text is None else str(text) for part, text in given.items()}
     kinds = {kind.__name__: kind for kind in (InputError, ModelError, MissingDependencyError)}
     return kinds.get(str(parts.get("kind")), XPSRError)(str(parts.get("message")), **told)

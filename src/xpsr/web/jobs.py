@@ -43,6 +43,7 @@ class Request:
         suffix: what the result's name ends with.
         config: how it is restored; its model and describer are names that the operator gave.
         wants_map: whether a picture of what was invented is made, too.
+        wants_previews: whether somebody looks on, and is shown what the picture looks like between the steps.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Request:
     suffix: str
     config: UpscaleConfig
     wants_map: bool = False
+    wants_previews: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

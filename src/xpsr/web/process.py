@@ -5,6 +5,7 @@ jobs, one at a time, and the ids of jobs that nobody wants any more. What goes o
 is begun, how far it is, and what became of it.
 """
 
+import base64
 import errno
 import json
 import logging
@@ -22,10 +23,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when what they print cannot pass for news any more
-    from xpsr.web.jobs import Request
+    from xpsr.web.jobs import Preview, Request
     from xpsr.web.worker import Told, Worker
 
-__all__ = ["error_parts", "main", "order_line", "request_line"]
+__all__ = ["error_parts", "main", "news_parts", "order_line", "preview_of", "request_line"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,21 @@ def _without(hidden: Mapping[str, str], text: Any) -> str:
     for one in sorted(hidden, key=len, reverse=True):
         text = text.replace(one, hidden[one])
     return text
+
+
+def news_parts(told: "Told") -> dict[str, Any]:
+    """Returns what is told on the way, ready for JSON; a preview's file as base64."""
+    parts = asdict(told)
+    if told.preview is not None:
+        parts["preview"]["image"] = base64.b64encode(told.preview.image).decode()
+    return parts
+
+
+def preview_of(parts: dict[str, Any]) -> "Preview":
+    """Returns the preview of which `news_parts` tells."""
+    from xpsr.web.jobs import Preview
+
+    return Preview(**parts | {"image": base64.b64decode(parts["image"])})
 
 
 def main() -> None:
@@ -187,7 +203,7 @@ class _Teller:
         if told.progress is not None and told.progress[0] < told.progress[1] and now < self._last + _PAUSE:
             return
         self._last = now
-        self._tell({"kind": "news", "id": self._id, **asdict(told)})
+        self._tell({"kind": "news", "id": self._id, **news_parts(told)})
 
 
 if __name__ == "__main__":

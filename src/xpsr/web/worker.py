@@ -2,13 +2,14 @@
 
 import dataclasses
 import gc
-import io
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from xpsr.records import Recipe
 from xpsr.restore import Restorer
 from xpsr.sources import Job as RestoringJob
 from xpsr.sources import Source
-from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Request
+from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Preview, Request
 
 __all__ = ["Told", "Worker", "limits_of"]
 
@@ -43,6 +44,11 @@ _MAX_SHOWN = 2**24
 
 _DECODING = 64
 """Bytes that decoding a pixel may take: 12 of float32 in the end, and what decoders need on the way."""
+_PAUSE = 1 / 3
+"""Seconds between two previews, at least."""
+
+_QUALITY = 80
+"""Of a preview's WebP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,7 @@ class Told:
 
     progress: tuple[int, int] | None = None
     prior: Prior | None = None
+    preview: Preview | None = None
 
 
 def limits_of(config: ServeConfig) -> Limits:
@@ -177,6 +184,7 @@ class Worker:
             prior,
             recipe,
             progress=lambda done, total: tell(Told(progress=(done, total))),
+            preview=_Shower(tell) if request.wants_previews else None,
             is_cancelled=is_cancelled,
         )
         facts = restored.record | {"model": {**restored.record["model"], "name": config.model}}  # not where it lies
@@ -243,9 +251,24 @@ def _stop_if(is_cancelled: Callable[[], bool]) -> None:
 
 
 def _pixel() -> bytes:
-    file = io.BytesIO()
+    file = BytesIO()
     Image.new("RGB", (1, 1)).save(file, "PNG")
     return file.getvalue()
+
+
+class _Shower:
+    """Tells what a picture looks like so far, as `preview` of `Restorer.restore`, and not too often."""
+
+    def __init__(self, tell: Callable[[Told], None]):
+        self._tell, self._next = tell, 0.0
+
+    def __call__(self, image: torch.Tensor, step: int, steps: int) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next, content = now + _PAUSE, BytesIO()
+        to_pil(image).save(content, "WEBP", quality=_QUALITY)
+        self._tell(Told(preview=Preview(image=content.getvalue(), step=step, steps=steps)))
 
 
 def _show(picture: Picture, place: Path) -> None:
