@@ -122,6 +122,7 @@ def one_line(result: Result, *parts: str) -> str:
             for name in (
                 "upscale",
                 "batch",
+                "serve",
                 "degrade",
                 "data",
                 "train",
@@ -182,8 +183,8 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
         (
             ["a"],
-            "xpsr: unknown command a; there are: upscale, batch, describe, degrade, data, train, evaluate, compare,"
-            " benchmark, convert, export, doctor.",
+            "xpsr: unknown command a; there are: upscale, batch, serve, describe, degrade, data, train, evaluate,"
+            " compare, benchmark, convert, export, doctor.",
         ),
         (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),
         (["."], "xpsr: unknown command .; to restore it: xpsr upscale ."),

@@ -67,9 +67,9 @@ UNREACHABLE = {
     "evaluation": {"models", "model_files", "model_folder", "checkpoint", "pipeline"},
 }
 OPTIONAL_LIBRARIES = [
-    *("bitsandbytes", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino"),
-    *("peft", "pillow_heif", "pyarrow", "ray", "scipy", "tensorboard", "torchao"),
-    "torchvision",
+    *("bitsandbytes", "fastapi", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino"),
+    *("peft", "pillow_heif", "prometheus_client", "pyarrow", "ray", "scipy", "tensorboard", "torchao"),
+    *("torchvision", "uvicorn"),
 ]
 MAX_LINES = 500
 

@@ -35,6 +35,7 @@ from xpsr.image import (
     write_into,
 )
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
+from xpsr.pipeline.previews import PreviewCallback
 from xpsr.planning import TilePlan, parse_memory
 from xpsr.prior import Prior
 from xpsr.records import Recipe, Seen, is_own, look, occupied, refuse_folders
@@ -179,6 +180,7 @@ def restore_opened(
     recipe: Recipe,
     *,
     progress: Callable[[int, int], None] | None = None,
+    preview: PreviewCallback | None = None,
     is_cancelled: Callable[[], bool] | None = None,
     keeps_tiles: bool = False,
 ) -> Restored:
@@ -200,6 +202,7 @@ def restore_opened(
         protect=config.protect,
         lr_consistency=config.lr_consistency,
         progress=progress,
+        preview=preview,
         is_cancelled=is_cancelled,
         memory=_memory_of(config),
         workspace=_workspace(opened.job, opened.size),

@@ -1,4 +1,4 @@
-"""The command line: `xpsr upscale`, `describe`, `train`, `evaluate`, `export` and others, a module each.
+"""The command line: `xpsr upscale`, `serve`, `train`, `evaluate`, `export` and others, a module each.
 
 Results go to stdout, progress and complaints to stderr. torch is imported only when a command runs, so help is instant.
 Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
@@ -22,6 +22,7 @@ from xpsr.cli import (
     doctor,
     evaluate,
     export,
+    serve,
     train,
     upscale,
 )
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 _COMMANDS = {
     "upscale": (upscale.run, "restore and enlarge photographs"),
     "batch": (batch.run, "restore any number of photographs, on one machine or many"),
+    "serve": (serve.run, "restore photographs that others send, by HTTP and a page in their browsers"),
     "describe": (describe.run, "write what is in pictures and what is wrong with them"),
     "degrade": (degrade.run, "make training pairs of clean pictures"),
     "data": (data.run, "check a folder of pictures, pairs or shards"),

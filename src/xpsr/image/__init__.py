@@ -1,7 +1,7 @@
 """Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
 
 from xpsr.image.alpha import bleed
-from xpsr.image.isolation import decode_in_process
+from xpsr.image.isolation import Facts, decode_in_process, inspect_in_process
 from xpsr.image.limits import MAX_PIXELS, Limits
 from xpsr.image.origin import Origin
 from xpsr.image.picture import Picture, to_pil, to_uint8
@@ -21,6 +21,7 @@ from xpsr.image.writing import WriteOptions, image_bytes, refuse_unwritable, wri
 from xpsr.image.xmp import Provenance
 
 __all__ = [
+    "Facts",
     "IN_MEMORY",
     "MAX_PIXELS",
     "ImageLike",
@@ -36,6 +37,7 @@ __all__ = [
     "decode_rgb",
     "drop_from_memory",
     "image_bytes",
+    "inspect_in_process",
     "new_planes",
     "picture_size",
     "read_image",
