@@ -43,6 +43,7 @@ STATED = {"transformers": "Apache-2.0"}
 OF_EXTRAS = {
     "adlfs": "BSD-3-Clause",
     "bitsandbytes": "MIT",
+    "c2pa-python": "Apache-2.0 OR MIT",
     "fastapi": "MIT",
     "gcsfs": "BSD-3-Clause",
     "h5py": "BSD-3-Clause",
@@ -70,8 +71,8 @@ xpsr {version} is under Apache-2.0; its [NOTICE](NOTICE) tells what its model wa
 
 The table has what packages state. Their wheels bring libraries of others, whose licences are in files beside them: that
 of opencv-python-headless, for example, FFmpeg (LGPL-2.1), and those of numpy and scipy the runtime of GCC (GPL-3.0 with
-its exception). A torch for graphics cards needs packages of NVIDIA under NVIDIA's own terms; this table was made with one
-for CPUs.
+its exception). A torch for graphics cards needs packages of NVIDIA under NVIDIA's own terms; this table was made with
+one for CPUs.
 
 ## What is installed with it
 

@@ -33,6 +33,13 @@ def add_writing(group: "argparse._ArgumentGroup") -> None:
         action="store_false",
         help="do not write into results that xpsr made them, with which model and seed",
     )
+    add(
+        "--c2pa",
+        nargs=2,
+        type=Path,
+        metavar=("CERTIFICATES", "KEY"),
+        help="sign that, as Content Credentials (C2PA): PEM files of the signer's certificates and of the private key",
+    )
     add = group.add_mutually_exclusive_group().add_argument
     add(
         "--scale",

@@ -77,6 +77,9 @@ class UpscaleConfig(Checked):
     strip_gps: bool = False  # where a picture was taken
     strip_metadata: bool = False  # EXIF, XMP and IPTC
     provenance: bool = True  # results say how they came about
+    c2pa: tuple[Path, Path] | None = option(
+        None, "PEM files of certificates and of a key, which sign results; or null."
+    )
     max_pixels: int | None = option(None, "Of a picture, width times height; null: 67,108,864.", _COUNT)
     max_bytes: int | None = option(None, "Of a picture's file; null: 536,870,912.", _COUNT)
     accept_truncated: bool = False  # whether files that end too early are read as far as they go
@@ -106,6 +109,10 @@ class UpscaleConfig(Checked):
         super().__post_init__()
         Settings(**self.overrides)
         _ = self.size_asked
+        if self.c2pa is not None and not self.provenance:
+            raise fault(
+                self, "c2pa", "signs how results came about, and there is no provenance", "leave one of them out"
+            )
         for name, usual in (("compile", False), ("weights_dtype", "auto")):
             if self.engine != "torch" and getattr(self, name) != usual:
                 raise fault(self, name, f"does nothing beside engine {self.engine}", "leave one of them out")
