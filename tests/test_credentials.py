@@ -327,7 +327,7 @@ def test_a_signature_needs_a_place_and_something_to_sign(tmp_path: Path, photo: 
         write_image(tmp_path / "a.bmp", picture(), options=options_of(signing, photo))
     with pytest.raises(InputError, match="credentials say how a picture came about, and there is no provenance"):
         WriteOptions(credentials=options_of(signing, photo).credentials)
-    with pytest.raises(InputError, match=r"c2pa=.* signs how results came about"):
+    with pytest.raises(InputError, match="provenance leaves out what c2pa signs"):
         UpscaleConfig(c2pa=signing, provenance=False)
     with pytest.raises(InputError, match="c2pa"):
         UpscaleConfig(c2pa=(Path("a"),))  # type: ignore[arg-type]
@@ -399,5 +399,5 @@ def test_what_cannot_be_signed_is_known_before_any_picture_is_restored(
     code, _, error = upscale(photo, "-o", "outputs/a.bmp", "--c2pa", *signing)
     assert code == 1 and "BMP cannot hold this picture (it is to be signed)" in error
     code, _, error = upscale(photo, "--c2pa", *signing, "--no-provenance")
-    assert code == 2 and "--c2pa" in error and "leave one of them out" in error
+    assert code == 2 and "--no-provenance leaves out what c2pa signs; leave one of them out." in error
     assert not list(tmp_path.glob("outputs/*"))

@@ -8,7 +8,7 @@ from xpsr.cli.terminal import DESCRIBERS, Parser
 from xpsr.config import PRESETS, UpscaleConfig
 from xpsr.sources import ResultFormat
 
-__all__ = ["add_computing", "add_machine", "add_reading", "add_restoration", "add_writing"]
+__all__ = ["add_computing", "add_machine", "add_reading", "add_restoration", "add_signing", "add_writing"]
 
 
 def add_writing(group: "argparse._ArgumentGroup") -> None:
@@ -33,13 +33,6 @@ def add_writing(group: "argparse._ArgumentGroup") -> None:
         action="store_false",
         help="do not write into results that xpsr made them, with which model and seed",
     )
-    add(
-        "--c2pa",
-        nargs=2,
-        type=Path,
-        metavar=("CERTIFICATES", "KEY"),
-        help="sign that, as Content Credentials (C2PA): PEM files of the signer's certificates and of the private key",
-    )
     add = group.add_mutually_exclusive_group().add_argument
     add(
         "--scale",
@@ -51,6 +44,17 @@ def add_writing(group: "argparse._ArgumentGroup") -> None:
     add("--longest", type=int, metavar="N", help="or so many on the longer side")
     add("--shortest", type=int, metavar="N", help="or on the shorter one")
     add("--megapixels", type=float, metavar="M", help="or so many millions of them")
+
+
+def add_signing(group: "argparse._ArgumentGroup") -> None:
+    """Adds by whom results are signed."""
+    group.add_argument(
+        "--c2pa",
+        nargs=2,
+        type=Path,
+        metavar=("CERTIFICATES", "KEY"),
+        help="sign what results tell, as Content Credentials: PEM files of the signer's certificates and private key",
+    )
 
 
 def add_reading(parser: Parser) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from xpsr.config.checks import SEED, Checked, Pattern, fault, option, within
 from xpsr.config.settings import PresetName, Settings
 from xpsr.config.sizes import PIXELS, Size, usual_size
+from xpsr.errors import InputError
 from xpsr.sources import ResultFormat
 
 __all__ = ["UpscaleConfig"]
@@ -110,9 +111,8 @@ class UpscaleConfig(Checked):
         Settings(**self.overrides)
         _ = self.size_asked
         if self.c2pa is not None and not self.provenance:
-            raise fault(
-                self, "c2pa", "signs how results came about, and there is no provenance", "leave one of them out"
-            )
+            message, remedy = "leaves out what c2pa signs", "leave one of them out"
+            raise InputError(message, code="conflict", field="provenance", remedy=remedy)
         for name, usual in (("compile", False), ("weights_dtype", "auto")):
             if self.engine != "torch" and getattr(self, name) != usual:
                 raise fault(self, name, f"does nothing beside engine {self.engine}", "leave one of them out")
