@@ -476,6 +476,7 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
             "strip_gps": False,
             "strip_metadata": False,
             "provenance": True,
+            "c2pa": None,
             "model_index": sha256(tiny_model / "model_index.json"),
         },
     }

@@ -67,9 +67,9 @@ UNREACHABLE = {
     "evaluation": {"models", "model_files", "model_folder", "checkpoint", "pipeline"},
 }
 OPTIONAL_LIBRARIES = [
-    *("bitsandbytes", "fastapi", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino"),
-    *("peft", "pillow_heif", "prometheus_client", "pyarrow", "ray", "scipy", "tensorboard", "torchao"),
-    *("torchvision", "uvicorn"),
+    *("bitsandbytes", "c2pa", "cryptography", "fastapi", "h5py", "matplotlib", "onnx", "onnxruntime"),
+    *("onnxscript", "openvino", "peft", "pillow_heif", "prometheus_client", "pyarrow", "ray", "scipy"),
+    *("tensorboard", "torchao", "torchvision", "uvicorn"),
 ]
 MAX_LINES = 500
 

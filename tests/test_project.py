@@ -24,6 +24,68 @@ def test_newest_changelog_entry_is_this_version():
     assert headings[1] == xpsr.__version__
 
 
+def test_the_citation_is_of_this_version_and_cites_the_method_s_authors_for_the_method():
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert told["cff-version"] == "1.2.0" and told["type"] == "software" and told["message"] and told["abstract"]
+    assert (told["title"], told["version"], told["license"]) == ("xpsr", xpsr.__version__, project["license"])
+    assert [author["name"] for author in told["authors"]] == [author["name"] for author in project["authors"]]
+    paper = told["preferred-citation"]
+    assert paper["type"] == "conference-paper" and "arXiv:2403.05049" in [one["value"] for one in paper["identifiers"]]
+    assert paper["authors"][0] == {"family-names": "Qu", "given-names": "Yunpeng"}
+    assert all(author.keys() == {"family-names", "given-names"} for author in paper["authors"])
+
+
+def commands_of(workflow):
+    """What the steps of a workflow run, a line each."""
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"].values()
+    return [line for job in jobs for step in job["steps"] for line in step.get("run", "").splitlines()]
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_run_what_is_there(workflow):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for command in commands_of(workflow):
+        words = command.split()
+        if words[0] == "make":
+            assert set(words[1:]) <= set(targets), command
+        for name in re.findall(r"\bscripts/[\w/]+\.py\b", command):
+            assert (ROOT / name).is_file(), command
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make says what it would run")
+def test_workflows_check_what_ci_checks_on_all_systems_and_release_by_make():
+    checks, makes = (commands_of(ROOT / ".github" / "workflows" / name) for name in ("ci.yml", "release.yml"))
+    assert "make check test" in checks and "make release" in makes
+    # Windows has no make
+    printed = subprocess.run(
+        ["make", "-n", "check", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    ours = re.findall(r"^\.venv/bin/python (-m (?:ruff|mypy|pytest).*)$", printed, re.MULTILINE)
+    assert len(ours) >= 5
+    for command in ours:
+        if "tests/" not in command:  # the whole has it
+            assert f"python {command}" in checks
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert all(f"{system}-latest" in text for system in ("ubuntu", "macos", "windows"))
+
+
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.name
+)
+def test_issue_templates_ask_for_something(template):
+    told = yaml.safe_load(template.read_text(encoding="utf-8"))
+    if template.name == "config.yml":
+        assert told == {"blank_issues_enabled": True}
+        return
+    assert told["name"] and told["description"] and told["labels"]
+    assert len({part["id"] for part in told["body"]}) == len(told["body"])
+    assert all(part["attributes"]["label"] for part in told["body"])
+
+
 def test_torchvision_is_neither_imported_nor_a_core_dependency():
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

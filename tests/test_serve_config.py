@@ -85,6 +85,7 @@ def test_no_name_holds_what_a_client_cannot_type_or_should_not_see(given: list[s
         ({"upscale": UpscaleConfig(model="a/b")}, "upscale.model=a/b is of the server"),
         ({"upscale": UpscaleConfig(priors=Path("p.jsonl"))}, "upscale.priors=p.jsonl is of the server"),
         ({"upscale": UpscaleConfig(protect="mask.png")}, "upscale.protect=mask.png is of the server"),
+        ({"upscale": UpscaleConfig(c2pa=(Path("a"), Path("b")))}, "upscale.c2pa=[a, b] is not for strangers' pictures"),
         ({"upscale": UpscaleConfig(content="a cat")}, "upscale.content=a cat is of the server"),
     ],
 )

@@ -49,7 +49,7 @@ def test_what_decides_about_memory_and_what_lies_on_the_disk_is_no_clients() -> 
     kept = {f.name for f in dataclasses.fields(Settings)} | {f.name for f in dataclasses.fields(Size)}
     assert fields - OPTIONS.keys() == {
         *("tile_size", "tile_overlap", "min_working_size", "priors", "device", "dtype", "engine", "weights_dtype"),
-        *("memory", "compile", "offload", "max_pixels", "max_bytes", "on_existing"),
+        *("memory", "compile", "offload", "max_pixels", "max_bytes", "on_existing", "c2pa"),
     }
     assert kept - OPTIONS.keys() == {"tile_size", "tile_overlap", "min_working_size"}
     for name in (fields - OPTIONS.keys()) | {"min_size", "image"}:

@@ -20,11 +20,13 @@ from xpsr.errors import InputError
 from xpsr.files import atomic_write, real_path, refusal, sha256, write_text
 from xpsr.image import (
     IN_MEMORY,
+    Credentials,
     ImageLike,
     Limits,
     Picture,
     Provenance,
     WriteOptions,
+    check_signing,
     decode_image,
     drop_from_memory,
     image_bytes,
@@ -71,8 +73,11 @@ def open_restorer(config: UpscaleConfig, *, device: str) -> Restorer:
 
     Raises:
         InputError: what this machine, or this model, cannot do, which is known before any picture.
+        MissingDependencyError: results are to be signed, and c2pa-python is not installed.
         ModelError: the model cannot be loaded.
     """
+    if config.c2pa is not None:
+        check_signing(*config.c2pa)
     restorer = Restorer(
         config.model,
         device=device,
@@ -169,7 +174,8 @@ def open_picture(job: Job, picture: Picture, recipe: Recipe, *, named: str) -> O
     digest = job.source.sha256()
     place = job.target or Path(f"result{result_suffix(job.source, recipe.config.format)}")
     size = target.of(picture.width, picture.height)
-    refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
+    is_signed = recipe.config.c2pa is not None
+    refuse_unwritable(place, size, has_alpha=picture.alpha is not None, is_signed=is_signed)
     return Opened(job=job, named=named, picture=picture, sha256=digest, size=size)
 
 
@@ -232,7 +238,7 @@ def write_restored(opened: Opened, restored: Restored, recipe: Recipe, *, seen: 
         return restored
     _make_folder(job.target.parent)
     names = {"input": opened.named, "input_sha256": opened.sha256, "output": job.target.name}
-    options = write_options(config, restored.record)
+    options = write_options(config, restored.record, source=job.source, named=opened.named)
     of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
     facts = {**restored.record, **of_map, "asked": recipe.asked}
     record = _write(job.target, restored.picture, options, names, facts, seen)
@@ -312,9 +318,20 @@ def _draw(place: Path | None, content: bytes | None) -> None:
         part.write_bytes(content)
 
 
-def write_options(config: UpscaleConfig, record: dict[str, Any]) -> WriteOptions:
-    """Returns how a result is written; what its file tells of it is in its record."""
-    model = Path(config.model)
+def write_options(config: UpscaleConfig, record: dict[str, Any], *, source: Source, named: str) -> WriteOptions:
+    """Returns how a result is written; what its file tells of it is in its record.
+
+    Args:
+        config: how it was restored.
+        record: of how it came about.
+        source: what it was made of.
+        named: how the record calls that.
+    """
+    model, credentials = Path(config.model), None
+    if config.c2pa is not None:
+        certificates, key = config.c2pa
+        content = source.path if source.content is None else source.content
+        credentials = Credentials(certificates=certificates, key=key, source=content, name=Path(named).name)
     made = Provenance(
         software=f"xpsr {__version__}",
         model=model.resolve().name if model.is_dir() else config.model,  # where it lies is nobody's business
@@ -326,6 +343,7 @@ def write_options(config: UpscaleConfig, record: dict[str, Any]) -> WriteOptions
         strip_gps=config.strip_gps,
         strip_metadata=config.strip_metadata,
         provenance=made if config.provenance else None,
+        credentials=credentials,
     )
 
 

@@ -8,7 +8,7 @@ from xpsr.cli.terminal import DESCRIBERS, Parser
 from xpsr.config import PRESETS, UpscaleConfig
 from xpsr.sources import ResultFormat
 
-__all__ = ["add_computing", "add_machine", "add_reading", "add_restoration", "add_writing"]
+__all__ = ["add_computing", "add_machine", "add_reading", "add_restoration", "add_signing", "add_writing"]
 
 
 def add_writing(group: "argparse._ArgumentGroup") -> None:
@@ -44,6 +44,17 @@ def add_writing(group: "argparse._ArgumentGroup") -> None:
     add("--longest", type=int, metavar="N", help="or so many on the longer side")
     add("--shortest", type=int, metavar="N", help="or on the shorter one")
     add("--megapixels", type=float, metavar="M", help="or so many millions of them")
+
+
+def add_signing(group: "argparse._ArgumentGroup") -> None:
+    """Adds by whom results are signed."""
+    group.add_argument(
+        "--c2pa",
+        nargs=2,
+        type=Path,
+        metavar=("CERTIFICATES", "KEY"),
+        help="sign what results tell, as Content Credentials: PEM files of the signer's certificates and private key",
+    )
 
 
 def add_reading(parser: Parser) -> None:

@@ -68,6 +68,8 @@ class ServeConfig(Checked):
                 raise fault(self.upscale, name, "is of the server, or of each request", "leave it out").within(
                     "upscale"
                 )
+        if self.upscale.c2pa is not None:  # what signs reads strangers' pictures in the process that knows the key
+            raise fault(self.upscale, "c2pa", "is not for strangers' pictures", "leave it out").within("upscale")
         for name in ("models", "describers", "devices"):
             given = getattr(self, name)
             if not given or not all(given):
