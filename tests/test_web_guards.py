@@ -304,10 +304,24 @@ def test_a_file_of_tokens_that_changes_is_read_again_and_a_broken_one_is_not(
     assert tokens.holder(b"another-token-of-letters") is None
     token_file.write_text("short\n")
     assert tokens.holder(TOKEN.encode()) == holder
-    token_file.unlink()
-    assert tokens.holder(TOKEN.encode()) == holder
-    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "ERROR"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
     assert "The tokens that were read before stay." in caplog.text and TOKEN not in caplog.text
+
+
+@pytest.mark.parametrize("text", [None, "", "# nobody\n"])
+def test_a_file_of_tokens_that_goes_or_is_emptied_lets_nobody_in(
+    token_file: Path, caplog: pytest.LogCaptureFixture, text: str | None
+) -> None:
+    tokens = Tokens(token_file)
+    if text is None:
+        token_file.unlink()
+    else:
+        token_file.write_text(text)
+    assert tokens.holder(TOKEN.encode()) is None and tokens.holder(TOKEN.encode()) is None
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert caplog.text.count("Nobody is let in until it holds tokens.") == 1
+    token_file.write_text(f"{TOKEN}\n")
+    assert tokens.holder(TOKEN.encode()) is not None
 
 
 def test_addresses_that_only_this_machine_reaches() -> None:
