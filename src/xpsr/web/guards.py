@@ -25,7 +25,7 @@ from xpsr.web.door import Door, address_of
 from xpsr.web.problems import PROBLEM_JSON, TooLarge, headers_of, problem_of
 from xpsr.web.scheduler import Busy, ending
 
-__all__ = ["Answer", "Guards"]
+__all__ = ["Answer", "Guards", "usual_headers"]
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("xpsr.web.access")
@@ -59,6 +59,13 @@ _PAGE_POLICY = (
     b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _POLICY = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+def usual_headers(path: str) -> list[tuple[bytes, bytes]]:
+    """Returns what every answer at a path says, whatever else it does."""
+    is_page = path == "/" or path.startswith("/page/")
+    policy = (b"content-security-policy", _PAGE_POLICY if is_page else _POLICY)
+    return [*_EVERYWHERE, policy, (b"cache-control", b"no-cache" if is_page else b"no-store")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,10 +263,7 @@ class _Exchange:
         await self._send(message)
 
     def _headers(self, given: "list[tuple[bytes, bytes]]") -> list[tuple[bytes, bytes]]:
-        names, path = {name.lower() for name, _ in given}, self._scope["path"]
-        is_page = path == "/" or path.startswith("/page/")
-        usual = [*_EVERYWHERE, (b"content-security-policy", _PAGE_POLICY if is_page else _POLICY)]
-        usual.append((b"cache-control", b"no-cache" if is_page else b"no-store"))
+        names, usual = {name.lower() for name, _ in given}, usual_headers(self._scope["path"])
         if self._is_cut:
             usual.append((b"connection", b"close"))
         return [*given, *((name, value) for name, value in usual if name not in names)]
