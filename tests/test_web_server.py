@@ -174,6 +174,10 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "examples" / "a.webp").write_bytes(b"webp")
     (folder / "secret.py").write_text("")
     (tmp_path / "xpsr" / "web" / "app.py").write_text("secret")
+    shared = tmp_path / "xpsr" / "evaluation" / "pages"
+    shared.mkdir(parents=True)
+    for name in ("base.css", "base.js"):
+        (shared / name).write_text("")
     monkeypatch.setattr(app_module.importlib.resources, "files", lambda name: tmp_path / name)
     return folder
 
