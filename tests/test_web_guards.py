@@ -14,7 +14,7 @@ from fastapi import FastAPI, UploadFile
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xpsr.config import ServeConfig
@@ -22,6 +22,7 @@ from xpsr.errors import InputError
 from xpsr.web import guards
 from xpsr.web.door import Door, Hosts, Tokens, address_of, is_loopback
 from xpsr.web.guards import Answer, Guards
+from xpsr.web.problems import add_handlers
 
 TOKEN = "a-token-of-many-letters"
 
@@ -304,10 +305,24 @@ def test_a_file_of_tokens_that_changes_is_read_again_and_a_broken_one_is_not(
     assert tokens.holder(b"another-token-of-letters") is None
     token_file.write_text("short\n")
     assert tokens.holder(TOKEN.encode()) == holder
-    token_file.unlink()
-    assert tokens.holder(TOKEN.encode()) == holder
-    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "ERROR"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
     assert "The tokens that were read before stay." in caplog.text and TOKEN not in caplog.text
+
+
+@pytest.mark.parametrize("text", [None, "", "# nobody\n"])
+def test_a_file_of_tokens_that_goes_or_is_emptied_lets_nobody_in(
+    token_file: Path, caplog: pytest.LogCaptureFixture, text: str | None
+) -> None:
+    tokens = Tokens(token_file)
+    if text is None:
+        token_file.unlink()
+    else:
+        token_file.write_text(text)
+    assert tokens.holder(TOKEN.encode()) is None and tokens.holder(TOKEN.encode()) is None
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert caplog.text.count("Nobody is let in until it holds tokens.") == 1
+    token_file.write_text(f"{TOKEN}\n")
+    assert tokens.holder(TOKEN.encode()) is not None
 
 
 def test_addresses_that_only_this_machine_reaches() -> None:
@@ -447,6 +462,40 @@ def test_an_early_answer_closes_the_connection_and_lets_the_sender_hear_it() -> 
     assert "connection" not in heard.headers
 
 
+def linger(pause: float, *, pieces: int = 20, **options: Any) -> int:
+    """Returns how many bytes are taken of those that come, with pauses, after an early refusal."""
+    answers: list[Answer] = []
+
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("no", 415)(scope, receive, send)
+
+    async def sending() -> None:
+        left = pieces
+
+        async def receive() -> Message:
+            nonlocal left
+            await asyncio.sleep(pause)
+            left -= 1
+            return {"type": "http.request", "body": bytes(100), "more_body": left > 0}
+
+        async def send(message: Message) -> None:
+            pass
+
+        headers = [(b"host", b"localhost"), (b"transfer-encoding", b"chunked")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/upscale", "headers": headers}
+        await guarded(refusing, heard=answers.append, **options)(scope, receive, send)
+
+    asyncio.run(sending())
+    return answers[0].received
+
+
+def test_a_slow_sender_hears_an_early_refusal_as_long_as_it_sends() -> None:
+    assert linger(0.01) == 1900  # in four times what it may pause for; the last piece is the end
+    assert linger(0.2) == 0
+    assert 0 < linger(0.01, pieces=100, upload_seconds=0.2) < 3000
+    assert 500 < linger(0.01, pieces=100, max_bytes=500) < 1000
+
+
 # Answers
 
 
@@ -489,8 +538,42 @@ def test_an_answer_that_breaks_off_is_not_told_as_whole(caplog: pytest.LogCaptur
 
         await StreamingResponse(parts())(scope, receive, send)
 
-    heard = ask(guarded(breaking))
+    answers: list[Answer] = []
+    with caplog.at_level(logging.INFO, logger="xpsr.web.access"):
+        heard = ask(guarded(breaking, heard=answers.append))
     assert (heard.status, heard.body, heard.is_whole) == (200, b"a", False) and "no more" in caplog.text
+    assert answers[0].is_cut and "GET /v1/models 200 cut 1 bytes" in caplog.text
+
+
+def test_a_file_that_goes_while_it_is_sent_is_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, config = FastAPI(), ServeConfig()
+    app.add_middleware(Guards, config=config, door=Door(config))
+    add_handlers(app)
+    (tmp_path / "a.png").write_bytes(b"x")
+
+    @app.get("/v1/models")
+    async def models() -> FileResponse:
+        response = FileResponse(tmp_path / "a.png", stat_result=(tmp_path / "a.png").stat())
+        (tmp_path / "a.png").unlink()
+        return response
+
+    heard = ask(app)
+    assert (heard.status, heard.is_whole) == (200, False)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.exc_info is None and "A file has gone" in record.message
+
+
+def test_a_proxy_that_is_not_believed_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    forwarded = {"x-forwarded-for": "203.0.113.9, 192.0.2.7"}
+    app = guarded(forwarded_allow_ips=["10.0.0.0/8"])
+    ask(app), ask(app, headers=forwarded, client="10.0.0.1"), ask(app, headers=forwarded, client="192.0.2.7")
+    assert not caplog.records
+    for _ in range(2):
+        ask(app, headers=forwarded, client="198.51.100.1")
+    (record,) = caplog.records
+    assert "came from 198.51.100.1" in record.message and "--forwarded-allow-ips" in record.message
 
 
 def test_a_request_that_is_cut_off_by_the_end_is_told_to_come_again() -> None:

@@ -174,6 +174,10 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "examples" / "a.webp").write_bytes(b"webp")
     (folder / "secret.py").write_text("")
     (tmp_path / "xpsr" / "web" / "app.py").write_text("secret")
+    shared = tmp_path / "xpsr" / "evaluation" / "pages"
+    shared.mkdir(parents=True)
+    for name in ("base.css", "base.js"):
+        (shared / name).write_text("")
     monkeypatch.setattr(app_module.importlib.resources, "files", lambda name: tmp_path / name)
     return folder
 
@@ -292,6 +296,75 @@ def test_a_head_that_is_too_long_is_refused(start: Start) -> None:
             head = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCookie: {cookie}{end}"
             connection.sendall(head.encode())
             assert heard(connection).startswith(b"HTTP/1.1 " + status)
+
+
+def silent(running: Running, count: int) -> list[socket.socket]:
+    """Connections that say nothing."""
+    return [socket.create_connection(running.address) for _ in range(count)]
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Whether the other end has let go of a connection, or does so within a moment."""
+    connection.settimeout(0.5)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_an_address_has_its_share_of_connections_and_a_proxy_as_many_as_there_are(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "_MOST_OF_ONE", 3)
+    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 5)
+    for proxies, most, whose in (([], 3, " of 127.0.0.1"), (["127.0.0.0/8"], 5, "")):
+        caplog.clear()
+        running = start(forwarded_allow_ips=proxies)
+        held = silent(running, most)
+        more = silent(running, 2)
+        try:
+            assert all(map(is_cut, more)) and not is_cut(held[-1])
+            assert [record.message for record in caplog.records if record.name == "xpsr.web.server"] == [
+                f"There are {most} connections{whose}; more are cut off."
+            ]
+            if not proxies:
+                with socket.create_connection(running.address, source_address=("127.0.0.2", 0)) as other:
+                    other.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    assert heard(other).startswith(b"HTTP/1.1 200 ")
+        finally:
+            for connection in (*held, *more):
+                connection.close()
+        deadline = time.monotonic() + 10
+        while running.server.server_state.connections and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert running.get("/healthz").status_code == 200  # those that are over count no more
+
+
+@pytest.mark.parametrize("sent", [b"\x00\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"])
+def test_what_is_no_http_is_told_as_a_problem(start: Start, sent: bytes) -> None:
+    with socket.create_connection(start().address) as connection:
+        connection.sendall(sent)
+        head, _, body = heard(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and json.loads(body)["code"] == "malformed"
+    for line in (b"content-type: application/problem+json", b"x-content-type-options: nosniff", b"connection: close"):
+        assert line in head.lower()
+
+
+def test_a_body_in_tiny_chunks_is_refused_and_others_do_not_wait(start: Start) -> None:
+    running = start()
+    head = b"POST /v1/upscale HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    with socket.create_connection(running.address) as connection:
+        connection.sendall(head + b"1\r\nx\r\n" * 1000)
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.sendall(b"1\r\nx\r\n" * 1001)
+        answer = heard(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"too many tiny pieces" in answer
+    assert running.get("/healthz").status_code == 200
 
 
 # The end

@@ -30,6 +30,7 @@ _FEWEST = 16
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _BEARER = re.compile(rb"bearer +([^ ]+) *", re.IGNORECASE)
 _MOST_BYTES = 2**20  # of a file of tokens
+_MISTAKES = ("out_of_range", "too_large")  # in such a file, by code
 
 
 def is_loopback(host: str) -> bool:
@@ -113,6 +114,9 @@ class Hosts:
 class Tokens:
     """Lines of a file, of which a request needs one; the file is read again when it changes.
 
+    When it has gone, is empty or cannot be read any more, nobody is let in; a mistake in it leaves the tokens as they
+    were, so that a slip of whoever edits it shuts nobody out.
+
     Args:
         path: the file, of ASCII; blank lines and those that begin with # are passed over.
 
@@ -142,14 +146,18 @@ class Tokens:
             self._digests = self._read()
             logger.warning("%s: was read again; it has %d tokens.", self._path, len(self._digests))
         except InputError as error:
-            logger.error("%s The tokens that were read before stay.", error)
+            if error.code in _MISTAKES:
+                logger.error("%s The tokens that were read before stay.", error)
+            else:
+                self._digests = ()
+                logger.error("%s Nobody is let in until it holds tokens.", error)
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> tuple[int, ...] | None:
         try:
             place = self._path.stat()
         except OSError:
             return None
-        return place.st_ino, place.st_size, place.st_mtime_ns
+        return place.st_ino, place.st_size, place.st_mtime_ns, place.st_ctime_ns
 
     def _digest(self, token: bytes) -> bytes:
         return hmac.digest(self._key, token, "sha256")  # by a key that nobody has: logs show its beginning
@@ -167,11 +175,11 @@ class Tokens:
                 raise self._no_token(message, "make one with: openssl rand -hex 24")
             tokens[token] = None
         if not tokens:
-            raise self._no_token("holds no token", "write one a line")
+            raise self._no_token("holds no token", "write one a line", code="missing")
         return tuple(map(self._digest, tokens))
 
-    def _no_token(self, message: str, remedy: str) -> InputError:
-        return InputError(f"{self._path}: {message}", code="out_of_range", remedy=remedy)
+    def _no_token(self, message: str, remedy: str, *, code: str = "out_of_range") -> InputError:
+        return InputError(f"{self._path}: {message}", code=code, remedy=remedy)
 
 
 class Door:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 
 import anyio
 from starlette.requests import ClientDisconnect
@@ -25,7 +26,7 @@ from xpsr.web.door import Door, address_of
 from xpsr.web.problems import PROBLEM_JSON, TooLarge, headers_of, problem_of
 from xpsr.web.scheduler import Busy, ending
 
-__all__ = ["Answer", "Guards"]
+__all__ = ["Answer", "Guards", "usual_headers"]
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("xpsr.web.access")
@@ -37,7 +38,10 @@ _BESIDE = 2**16
 """Bytes beside the picture, of the form and its texts; and of any other body."""
 
 _LINGER = 2.0
-"""Seconds for which what is not wanted is still taken and thrown away, so that whoever sends it hears the answer."""
+"""Seconds for which what is not wanted is still taken and thrown away, so that whoever sends it hears the answer.
+
+It goes on as long as no pause is longer, within the limits of a request: slow lines hold much that is on its way.
+"""
 
 _MOST_AT_ONCE = 100
 """Requests of one client that are answered at the same moment: streams and downloads, beside the jobs."""
@@ -61,6 +65,13 @@ _PAGE_POLICY = (
 _POLICY = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
+def usual_headers(path: str) -> list[tuple[bytes, bytes]]:
+    """Returns what every answer at a path says, whatever else it does."""
+    is_page = path == "/" or path.startswith("/page/")
+    policy = (b"content-security-policy", _PAGE_POLICY if is_page else _POLICY)
+    return [*_EVERYWHERE, policy, (b"cache-control", b"no-cache" if is_page else b"no-store")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """A request and what became of it.
@@ -69,6 +80,7 @@ class Answer:
         method: the request's, such as GET.
         route: which of the API's it was, such as "/v1/jobs/{id}"; "": none, or it did not get so far.
         status: the answer's; None: the client had gone before there was one.
+        is_cut: the answer broke off, as the client went or something went wrong.
         received, sent: bytes of both bodies.
         seconds: from the request's head to the last byte of the answer.
     """
@@ -76,6 +88,7 @@ class Answer:
     method: str
     route: str
     status: int | None
+    is_cut: bool
     received: int
     sent: int
     seconds: float
@@ -102,12 +115,15 @@ class Guards:
         self._app, self._config, self._door, self._on_answer = app, config, door, on_answer
         self._most = max(_MOST_AT_ONCE, 2 * config.max_per_client)
         self._at_once: Counter[str] = Counter()
+        self._proxies = [ip_network(one, strict=False) for one in config.forwarded_allow_ips]
+        self._is_proxy_told = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path, client = scope["path"], address_of((scope.get("client") or (None,))[0])
+        self._look_for_proxy(scope)
         exchange = _Exchange(scope, receive, send, config=self._config)
         state = scope.setdefault("state", {})
         try:
@@ -125,12 +141,35 @@ class Guards:
             told = exchange.breach or error
             if isinstance(told, ClientDisconnect):
                 return
+            if exchange.status is not None and isinstance(error.__cause__ or error, FileNotFoundError):
+                logger.warning("A file has gone while it was sent, and the answer broke off.")
+                return
             if not isinstance(told, XPSRError):
                 logger.exception("unexpected %s", type(error).__name__)
                 told = XPSRError("something went wrong that nobody has foreseen", code="unexpected")
             await exchange.refuse(told)
         finally:
             self._tell(scope, exchange, client)
+
+    def _look_for_proxy(self, scope: Scope) -> None:
+        """Tells, once, of a proxy that is not believed. Of one that is, the client is whom its header names."""
+        if self._is_proxy_told:
+            return
+        forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
+        host = (scope.get("client") or ("",))[0]
+        if not forwarded or host in forwarded or self._is_proxy(host):
+            return
+        self._is_proxy_told = True
+        line = "A request with X-Forwarded-For came from %s, whose word is not taken: if it is a proxy, all clients "
+        line += "behind it count as one, unless it is named by --forwarded-allow-ips."
+        logger.warning(line, printable(host[:64]))
+
+    def _is_proxy(self, host: str) -> bool:
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self._proxies)
 
     @contextmanager
     def _among(self, client: str, path: str) -> Iterator[None]:
@@ -151,6 +190,7 @@ class Guards:
             method=scope["method"],
             route=getattr(scope.get("route"), "path", ""),
             status=exchange.status,
+            is_cut=exchange.is_cut,
             received=exchange.received,
             sent=exchange.sent,
             seconds=exchange.seconds,
@@ -158,10 +198,11 @@ class Guards:
         self._on_answer(answer)
         access.log(
             logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
-            "%s %s %s %d bytes %.3f s %s",
+            "%s %s %s%s %d bytes %.3f s %s",
             printable(answer.method[:16]),
             printable(_ID.sub(r"\1...", scope["path"])[:200]),
             answer.status or "-",
+            " cut" if answer.is_cut else "",
             answer.sent,
             answer.seconds,
             client,
@@ -179,11 +220,16 @@ class _Exchange:
         headers = dict(scope["headers"])
         self._length = headers.get(b"content-length", b"")
         self._is_read = self._length == b"0" or not (self._length or b"transfer-encoding" in headers)
-        self._is_cut = False  # the answer comes before all of the request has
+        self._is_early = False  # the answer comes before all of the request has
         self._start, self._end = time.monotonic(), math.nan
         self.received = self.sent = 0
         self.status: int | None = None
         self.breach: XPSRError | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer has begun and not come to its end."""
+        return self.status is not None and math.isnan(self._end)
 
     @property
     def seconds(self) -> float:
@@ -243,31 +289,34 @@ class _Exchange:
 
     async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status, self._is_cut = message["status"], not self._is_read
+            self.status, self._is_early = message["status"], not self._is_read
             message = {**message, "headers": self._headers(message.get("headers", ()))}
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
             if not message.get("more_body", False):
                 self._end = time.monotonic()
-                if self._is_cut and not self._is_read:
+                if self._is_early and not self._is_read:
                     await self._send({**message, "more_body": True})
                     await self._linger()
                     message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
 
     def _headers(self, given: "list[tuple[bytes, bytes]]") -> list[tuple[bytes, bytes]]:
-        names, path = {name.lower() for name, _ in given}, self._scope["path"]
-        is_page = path == "/" or path.startswith("/page/")
-        usual = [*_EVERYWHERE, (b"content-security-policy", _PAGE_POLICY if is_page else _POLICY)]
-        usual.append((b"cache-control", b"no-cache" if is_page else b"no-store"))
-        if self._is_cut:
+        names, usual = {name.lower() for name, _ in given}, usual_headers(self._scope["path"])
+        if self._is_early:
             usual.append((b"connection", b"close"))
         return [*given, *((name, value) for name, value in usual if name not in names)]
 
     async def _linger(self) -> None:
-        with anyio.move_on_after(_LINGER):
-            while (message := await self._receive()).get("more_body", False):
-                self.received += len(message["body"])
+        least = time.monotonic() + _LINGER
+        most = max(least, self._start + self._upload_seconds)
+        while (now := time.monotonic()) < (most if self.received <= self._max_bytes else least):
+            message: Message = {}
+            with anyio.move_on_after(min(_LINGER, most - now)):
+                message = await self._receive()
+            if not message.get("more_body", False):
+                return
+            self.received += len(message["body"])
 
     def _too_large(self) -> TooLarge:
         remedy = "is it another address that was meant?"

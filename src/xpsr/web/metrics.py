@@ -73,7 +73,7 @@ class Metrics:
         """Counts a request."""
         method = answer.method if answer.method in _METHODS else "other"
         route = answer.route or "none"
-        self._requests.labels(method, route, str(answer.status or "none")).inc()
+        self._requests.labels(method, route, "cut" if answer.is_cut else str(answer.status or "none")).inc()
         self._durations.labels(route).observe(answer.seconds)
         self._received.inc(answer.received)
         self._sent.inc(answer.sent)

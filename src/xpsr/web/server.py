@@ -2,14 +2,17 @@
 
 import asyncio
 import errno
+import json
 import logging
 import math
 import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from ipaddress import ip_network
+from functools import partial
+from ipaddress import ip_address, ip_network
 from types import FrameType
 from typing import Any
 
@@ -20,6 +23,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from xpsr.config import ServeConfig
 from xpsr.errors import InputError, brief
+from xpsr.web.door import address_of
+from xpsr.web.guards import usual_headers
+from xpsr.web.problems import PROBLEM_JSON, problem
 from xpsr.web.scheduler import Scheduler
 
 __all__ = ["Server", "listen", "url_of"]
@@ -39,7 +45,16 @@ _MAX_HEAD = 2**15
 """Bytes of the head of a request; browsers send cookies of all that is on this machine to a server on it."""
 
 _MOST_CONNECTIONS = 1000
-"""At the same moment; whoever comes then is turned away."""
+"""At the same moment; whoever comes then is cut off."""
+
+_MOST_OF_ONE = 100
+"""Connections of one address, unless it is a proxy's."""
+
+_AT_A_TIME = 2**14
+"""Bytes that are taken from a connection before others have their turn; in tiny chunks, that is work enough."""
+
+_TINY = (2000, 64)
+"""Pieces of a body, from which on their mean must not be below so many bytes: each costs as much as a large one."""
 
 _FILES = 4096
 """Connections, uploads and results that can be open, where the system lets a process have so many."""
@@ -111,7 +126,7 @@ class Server(uvicorn.Server):
     ):
         settings = uvicorn.Config(
             app,
-            http=_Connection,
+            http=partial(_Connection, _Crowd(config.forwarded_allow_ips)),  # type: ignore[arg-type]
             ws="none",
             loop="asyncio",
             lifespan="on",
@@ -122,9 +137,7 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=bool(config.forwarded_allow_ips),
             forwarded_allow_ips=[str(ip_network(one, strict=False)) for one in config.forwarded_allow_ips],
-            limit_concurrency=_MOST_CONNECTIONS,
             timeout_keep_alive=_IDLE_SECONDS,
-            h11_max_incomplete_event_size=_MAX_HEAD,
         )
         super().__init__(settings)
         self._where, self._scheduler = (config.host, config.port), scheduler
@@ -185,17 +198,101 @@ class Server(uvicorn.Server):
         return self._scheduler.is_idle and not self._scheduler.unfetched
 
 
-class _Connection(H11Protocol):
-    """A connection that is closed where no request comes, or nobody takes the answer."""
+class _Crowd:
+    """Whose connections there are, so that no address has them all.
 
-    def __init__(self, *args: Any, **kwargs: Any):  # as upstream's are given
+    Args:
+        proxies: addresses and networks that may have any share of them.
+    """
+
+    def __init__(self, proxies: Sequence[str]):
+        self._proxies = [ip_network(one, strict=False) for one in proxies]
+        self._counts: Counter[str] = Counter()
+        self._total, self._told = 0, -math.inf
+
+    def enter(self, host: str | None) -> str | None:
+        """Returns what a connection from an address is counted as, or None: there are too many."""
+        name, now = address_of(host), time.monotonic()
+        is_full = self._total >= _MOST_CONNECTIONS
+        if is_full or (self._counts[name] >= _MOST_OF_ONE and not self._is_proxy(host)):
+            if now - self._told >= 60:
+                self._told = now
+                most = _MOST_CONNECTIONS if is_full else _MOST_OF_ONE
+                logger.warning("There are %d connections%s; more are cut off.", most, "" if is_full else f" of {name}")
+            return None
+        self._counts[name] += 1
+        self._total += 1
+        return name
+
+    def leave(self, name: str) -> None:
+        """Forgets a connection."""
+        self._total -= 1
+        self._counts[name] -= 1
+        if not self._counts[name]:
+            del self._counts[name]
+
+    def _is_proxy(self, host: str | None) -> bool:
+        try:
+            address = ip_address((host or "").partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self._proxies)
+
+
+class _Reader(h11.Connection):
+    """Reads requests, and refuses bodies that come in too many tiny pieces."""
+
+    _pieces = _bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > _TINY[0] and self._bytes < _TINY[1] * self._pieces:
+                raise h11.RemoteProtocolError("the body comes in too many tiny pieces")
+        return event
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed where no request comes, or nobody takes the answer; or at once, of too many."""
+
+    def __init__(self, crowd: _Crowd, *args: Any, **kwargs: Any):  # the others as upstream's are given
         super().__init__(*args, **kwargs)
+        self.conn = _Reader(h11.SERVER, _MAX_HEAD)
+        self._crowd, self._name = crowd, ""
         self._waiting_for_head: asyncio.TimerHandle | None = None
         self._waiting_for_room: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        peer = transport.get_extra_info("peername")
+        name = self._crowd.enter(peer[0] if isinstance(peer, tuple) else None)
+        if name is None:
+            transport.abort()
+            return
+        self._name = name
+        transport.max_size = _AT_A_TIME  # type: ignore[attr-defined]
         super().connection_made(transport)
         self._expect_head(_HEAD_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:
+        """Replaces upstream's, which is no problem document."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is on its way, and breaks off
+            self.transport.close()
+            return
+        detail, remedy = "the request is no valid HTTP/1.1, or its head is too long", "mend what sends it"
+        if self.conn.their_state is h11.SEND_BODY:
+            detail, remedy = "the body comes in too many tiny pieces", "send larger ones"
+        body = json.dumps(problem(400, "malformed", f"{detail}; {remedy}", remedy=remedy)).encode()
+        told = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
+        head = h11.Response(
+            status_code=400, headers=[*told, (b"connection", b"close"), *usual_headers("")], reason=b"Bad Request"
+        )
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         self._expect_head(_HEAD_SECONDS + _IDLE_SECONDS)
@@ -214,7 +311,9 @@ class _Connection(H11Protocol):
         for timer in (self._waiting_for_head, self._waiting_for_room):
             if timer is not None:
                 timer.cancel()
-        super().connection_lost(exc)
+        if self._name:
+            self._crowd.leave(self._name)
+            super().connection_lost(exc)
 
     def _expect_head(self, seconds: float) -> None:
         if self._waiting_for_head is not None:
