@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from xpsr.batch.restoring import open_picture, open_restorer, restore_opened, write_restored
+from xpsr.batch.restoring import model_name, open_picture, open_restorer, restore_opened, write_restored
 from xpsr.config import ServeConfig, UpscaleConfig, as_dict
 from xpsr.config.checks import said
 from xpsr.devices import resolve_device
@@ -188,7 +188,9 @@ class Worker:
             is_cancelled=is_cancelled,
         )
         facts = restored.record | {"model": {**restored.record["model"], "name": config.model}}  # not where it lies
-        restored = write_restored(opened, dataclasses.replace(restored, record=facts), recipe)
+        own = model_name(recipe.config.model)  # the name that `xpsr upscale` writes, where clients know it
+        called = own if own.rpartition("/")[2] == config.model else config.model
+        restored = write_restored(opened, dataclasses.replace(restored, record=facts), recipe, model=called)
         written = "JPEG" if target.suffix in (".jpg", ".jpeg") else target.suffix[1:].upper()
         if written not in SHOWN_FORMATS:
             _show(restored.picture, folder / "view.png")
