@@ -36,7 +36,7 @@ from xpsr.image import Picture, decode_image, read_image
 from xpsr.prior import Prior
 from xpsr.sources import Source, result_suffix
 from xpsr.web.hands import Hand, _error_of, _read
-from xpsr.web.jobs import Job, Kind, Request
+from xpsr.web.jobs import UPLOAD, Job, Kind, Request
 from xpsr.web.process import _request_of, error_parts, order_line, request_line
 from xpsr.web.scheduler import Scheduler
 from xpsr.web.spool import Spool
@@ -1001,3 +1001,23 @@ def test_what_this_machine_or_a_model_cannot_follow_is_told_at_the_start(
 def test_a_device_that_is_not_there_is_told_at_the_start(tiny_model: Path) -> None:
     with pytest.raises(InputError, match="device=cuda:77"):
         Worker(ServeConfig(models=(f"tiny={tiny_model}",)), device="cuda:77")
+
+
+def test_a_result_tells_of_its_model_what_clients_call_it(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "secretname")
+    config = ServeConfig(models=(f"second={tmp_path / 'secretname'}",), describers=("none",))
+    request = Request(
+        kind="upscale",
+        name="a.png",
+        width=9,
+        height=7,
+        format="PNG",
+        bytes=len(PICTURE),
+        suffix=".png",
+        config=UpscaleConfig(model="second", describer="none", scale=1.0),
+    )
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / UPLOAD).write_bytes(PICTURE)
+    Worker(config, device="cpu").work(request, tmp_path / "job", lambda told: None, lambda: False)
+    result = (tmp_path / "job" / "result.png").read_bytes()
+    assert b"second" in result and b"secretname" not in result

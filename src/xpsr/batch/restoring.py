@@ -46,6 +46,7 @@ from xpsr.sources import Job, Source, read_sidecar, result_suffix
 
 __all__ = [
     "Opened",
+    "model_name",
     "open_job",
     "open_picture",
     "open_restorer",
@@ -216,7 +217,9 @@ def restore_opened(
     )
 
 
-def write_restored(opened: Opened, restored: Restored, recipe: Recipe, *, seen: Seen | None = None) -> Restored:
+def write_restored(
+    opened: Opened, restored: Restored, recipe: Recipe, *, seen: Seen | None = None, model: str | None = None
+) -> Restored:
     """Writes a result, and beside it, as JSON, the record, which what is returned has.
 
     The record holds the SHA-256 of both pictures, so that it never passes for that of another. Without a target nothing
@@ -227,6 +230,7 @@ def write_restored(opened: Opened, restored: Restored, recipe: Recipe, *, seen: 
         restored: what was made of it.
         recipe: how.
         seen: what `look` saw at the target; nothing else is replaced. None: whatever is there is.
+        model: what the result's file calls the model; None: as `model_name` does.
 
     Raises:
         InputError: the target cannot be written, or has another file than was seen.
@@ -238,7 +242,7 @@ def write_restored(opened: Opened, restored: Restored, recipe: Recipe, *, seen: 
         return restored
     _make_folder(job.target.parent)
     names = {"input": opened.named, "input_sha256": opened.sha256, "output": job.target.name}
-    options = write_options(config, restored.record, source=job.source, named=opened.named)
+    options = write_options(config, restored.record, source=job.source, named=opened.named, model=model)
     of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
     facts = {**restored.record, **of_map, "asked": recipe.asked}
     record = _write(job.target, restored.picture, options, names, facts, seen)
@@ -318,7 +322,15 @@ def _draw(place: Path | None, content: bytes | None) -> None:
         part.write_bytes(content)
 
 
-def write_options(config: UpscaleConfig, record: dict[str, Any], *, source: Source, named: str) -> WriteOptions:
+def model_name(model: str) -> str:
+    """Returns what files call a model: where its folder lies is nobody's business."""
+    folder = Path(model)
+    return folder.resolve().name if folder.is_dir() else model
+
+
+def write_options(
+    config: UpscaleConfig, record: dict[str, Any], *, source: Source, named: str, model: str | None = None
+) -> WriteOptions:
     """Returns how a result is written; what its file tells of it is in its record.
 
     Args:
@@ -326,15 +338,16 @@ def write_options(config: UpscaleConfig, record: dict[str, Any], *, source: Sour
         record: of how it came about.
         source: what it was made of.
         named: how the record calls that.
+        model: how the file calls the model; None: by its own name.
     """
-    model, credentials = Path(config.model), None
+    credentials = None
     if config.c2pa is not None:
         certificates, key = config.c2pa
         content = source.path if source.content is None else source.content
         credentials = Credentials(certificates=certificates, key=key, source=content, name=Path(named).name)
     made = Provenance(
         software=f"xpsr {__version__}",
-        model=model.resolve().name if model.is_dir() else config.model,  # where it lies is nobody's business
+        model=model or model_name(config.model),
         seed=record["seed"],
     )
     return WriteOptions(

@@ -1,7 +1,7 @@
 """The API's routes: pictures taken on, jobs looked after, results sent. What stands around them is in `guards`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args
 
@@ -19,7 +19,7 @@ from xpsr.sources import ResultFormat
 from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Job, Kind, Request
 from xpsr.web.openapi import ACCEPTED, EVENTS, RESULTS, form_of, problems, sent
 from xpsr.web.options import DESCRIBE, OPTIONS, options_of, parse_options
-from xpsr.web.problems import PROBLEM_JSON, headers_of, problem_of
+from xpsr.web.problems import PROBLEM_JSON, TooLarge, headers_of, problem_of
 from xpsr.web.scheduler import Scheduler, no_such_job
 from xpsr.web.schemas import (
     Description,
@@ -75,6 +75,11 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
     routes = _Routes(config, scheduler, hands, spool)
     router = APIRouter()
     add = router.add_api_route
+
+    def get(path: str, route: Callable[..., Any], **told: Any) -> None:
+        add(path, route, **told)
+        add(path, route, methods=["HEAD"], include_in_schema=False, **told)
+
     options = options_of(config)
     add(
         "/v1/upscale",
@@ -94,7 +99,7 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
         responses=ACCEPTED | problems(*_OF_UPLOADS),
         openapi_extra=form_of({name: option for name, option in options.items() if name in DESCRIBE}),
     )
-    add(
+    get(
         "/v1/jobs/{id}",
         routes.job,
         operation_id="get_job",
@@ -111,21 +116,21 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
         response_class=Response,
         responses=problems(404, 422, 500),
     )
-    add(
+    get(
         "/v1/jobs/{id}/events",
         routes.events,
         operation_id="watch_job",
         response_class=Response,
         responses=EVENTS | problems(404, 422, 500),
     )
-    add(
+    get(
         "/v1/jobs/{id}/result",
         routes.result,
         operation_id="get_result",
         response_class=Response,
         responses=RESULTS | sent(*MEDIA_TYPES.values(), status=206) | problems(*_OF_FILES),
     )
-    add(
+    get(
         "/v1/jobs/{id}/record",
         routes.record,
         operation_id="get_record",
@@ -134,21 +139,21 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
     )
     for name, route in (("input", routes.input), ("view", routes.view), ("map", routes.map)):
         shown = [f"image/{kind.lower()}" for kind in sorted(SHOWN_FORMATS)] if name != "map" else ["image/png"]
-        add(
+        get(
             f"/v1/jobs/{{id}}/{name}",
             route,
             operation_id=f"get_{name}",
             response_class=Response,
             responses=sent(*shown) | sent(*shown, status=206) | problems(*_OF_FILES),
         )
-    add(
+    get(
         "/v1/archive",
         routes.archive,
         operation_id="get_archive",
         response_class=Response,
         responses=sent("application/zip") | problems(*_OF_FILES),
     )
-    add(
+    get(
         "/v1/models",
         routes.models,
         operation_id="get_models",
@@ -156,8 +161,8 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
         response_model_exclude_unset=True,
         responses=problems(500),
     )
-    add("/healthz", routes.healthz, operation_id="healthz", response_model=Status)
-    add("/readyz", routes.readyz, operation_id="readyz", response_model=Status, responses=problems(503))
+    get("/healthz", routes.healthz, operation_id="healthz", response_model=Status)
+    get("/readyz", routes.readyz, operation_id="readyz", response_model=Status, responses=problems(503))
     return router
 
 
@@ -176,7 +181,7 @@ class _Routes:
         """
         job = await self._take(request, "upscale")
         if _prefers_async(request):
-            return _accepted(job)
+            return _accepted(job, self._config)
         await self._over(job, request)
         if job.error is not None:
             return _failed(job, job.error)
@@ -189,7 +194,7 @@ class _Routes:
         """
         job = await self._take(request, "describe")
         if _prefers_async(request):
-            return _accepted(job)
+            return _accepted(job, self._config)
         await self._over(job, request)
         if job.error is not None:
             return _failed(job, job.error)
@@ -201,7 +206,11 @@ class _Routes:
 
     async def job(self, id: str, request: HTTPRequest) -> JobDocument:  # noqa: A002 - what it is
         """Tells what became of a request."""
-        return job_document(self._find(id, request))
+        job = self._find(id, request)
+        told = job_document(job, self._config)
+        if request.method == "GET" and told.kind == "describe" and told.state == "done":
+            job.is_fetched = True
+        return told
 
     async def forget(self, id: str, request: HTTPRequest) -> Response:  # noqa: A002
         """Cancels a job, and removes the picture and its result."""
@@ -214,7 +223,8 @@ class _Routes:
         The stream ends after the document of a job that is over.
         """
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nobody between keeps or gathers them
-        stream = events_of(self._find(id, request))
+        job = self._find(id, request)
+        stream = iter(()) if request.method == "HEAD" else events_of(job, self._config)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     async def result(self, id: str, request: HTTPRequest) -> Response:  # noqa: A002
@@ -265,7 +275,8 @@ class _Routes:
             if not await anyio.to_thread.run_sync(one.result.exists):
                 raise no_such_job(one.id)
         headers = {"Content-Disposition": 'attachment; filename="xpsr.zip"'}
-        return StreamingResponse(zip_parts(_entries(jobs)), media_type="application/zip", headers=headers)
+        parts = iter(()) if request.method == "HEAD" else zip_parts(_entries(jobs))
+        return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
     async def models(self) -> Models:
         """Tells what the server offers: models, describers, options and limits."""
@@ -312,9 +323,12 @@ class _Routes:
             form = await receive_form(request, place.folder, max_bytes=self._config.max_bytes, spool=self._spool)
             known = OPTIONS.keys() if kind == "upscale" else DESCRIBE
             asked, wants_map = parse_options(form.fields, self._config, known=known)
-            facts, suffix = await self._inspector.inspect(
-                place.folder, form, asked, client=client, makes=kind == "upscale"
-            )
+            try:
+                facts, suffix = await self._inspector.inspect(
+                    place.folder, form, asked, client=client, makes=kind == "upscale"
+                )
+            except InputError as error:
+                raise self._limited(error) from error
             told = Request(
                 kind=kind,
                 name=form.name,
@@ -328,6 +342,12 @@ class _Routes:
                 wants_previews=_prefers_async(request),
             )
             return self._scheduler.submit(place, told)
+
+    def _limited(self, error: InputError) -> InputError:
+        """An error, with the limit where it is of a picture's pixels."""
+        if error.code != "too_large" or f"pixels exceed the limit of {self._config.max_pixels}" not in error.message:
+            return error
+        return TooLarge(error.message, limit=self._config.max_pixels, remedy=error.remedy, source=error.source)
 
     async def _over(self, job: Job, request: HTTPRequest) -> None:
         """Waits until a job is over; if its client goes, or the server ends, nobody wants it any more.
@@ -369,7 +389,8 @@ class _Routes:
             name=job.result_name,
             headers=headers,
         )
-        job.is_fetched = True
+        if request.method != "HEAD":
+            job.is_fetched = True
         return answer
 
     async def _show(self, job: Job, request: HTTPRequest, file: str, media_type: str, name: str) -> Response:
@@ -392,8 +413,8 @@ def _headers(job: Job) -> dict[str, str]:
     return {"X-XPSR-Job": job.id, "Location": job_path(job.id)}
 
 
-def _accepted(job: Job) -> Response:
-    content = as_json(job_document(job))
+def _accepted(job: Job, config: ServeConfig) -> Response:
+    content = as_json(job_document(job, config))
     headers = _headers(job) | {"Preference-Applied": "respond-async"}
     return Response(content, 202, headers, media_type="application/json")
 

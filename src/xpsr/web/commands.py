@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from xpsr.config import UpscaleConfig
+from xpsr.config import ServeConfig, UpscaleConfig
 from xpsr.prior import Prior
 from xpsr.web.jobs import Request
 
@@ -16,18 +16,22 @@ _FLAGS = {
 }
 """Where a flag of `xpsr upscale` is called otherwise than its option."""
 
-_NO_FLAGS = frozenset({"device", "priors", "max_pixels", "max_bytes", "on_existing"})
-"""Of the server, of its disk, or of what is there already."""
+_NO_FLAGS = frozenset({"device", "memory", "compile", "offload", "priors", "max_pixels", "max_bytes", "on_existing"})
+"""Of the server's machine, of its disk, or of what is there already."""
 
 _USUAL = {name: value for name, value in vars(UpscaleConfig()).items() if name not in _NO_FLAGS}
 """What `xpsr upscale` does where nothing is said."""
 
 
-def command_line(request: Request, *, prior: Prior | None, seed: int | None) -> str:
+def command_line(request: Request, config: ServeConfig, *, prior: Prior | None, seed: int | None) -> str | None:
     """Returns the `xpsr upscale` that gives the same picture, quoted for a shell.
+
+    There is none, and None is returned, where the server has a model or a describer under a name of its own, which
+    nobody else knows.
 
     Args:
         request: what was asked for.
+        config: of the server.
         prior: what was said of the picture; None: nobody has looked yet.
         seed: of its noise; None: the one that was asked for, if any.
     """
@@ -36,6 +40,9 @@ def command_line(request: Request, *, prior: Prior | None, seed: int | None) -> 
         values["seed"] = seed
     if prior is not None:  # with both texts nobody looks
         values |= {"content": prior.content, "quality": prior.quality, "describer": _USUAL["describer"]}
+    for kind, name in (("models", values["model"]), ("describers", values["describer"])):
+        if config.named(kind).get(name, name) != name:
+            return None
     words = [word for name, value in values.items() if value != _USUAL[name] for word in _words(name, value)]
     if request.wants_map:
         words += ["--map", "maps"]

@@ -45,7 +45,7 @@ ACCEPTED: Responses = {
 EVENTS: Responses = {
     200: {
         "description": "Events `job`, each with a job's document, and `preview`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},  # a stream has no end, and no schema
     }
 }
 

@@ -12,8 +12,9 @@ from xpsr.web.scheduler import Busy
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.requests import Request
 
-__all__ = ["PROBLEM_JSON", "TooLarge", "add_handlers", "headers_of", "problem", "problem_of", "unexpected"]
+__all__ = ["PROBLEM_JSON", "BadRange", "TooLarge", "add_handlers", "headers_of", "problem", "problem_of", "unexpected"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ _OF_SERVER = {
 }
 """What is told instead of errors that name files and addresses of the server."""
 
+_EXPECTED = frozenset({"draining", "starting"})
+"""Of a server that begins or ends; nothing is wrong with it."""
+
 _UNTOLD = frozenset({"bad_address", "bad_key", "missing_dependency", "no_model"})
 """Of how the server was set up, which no client can mend."""
 
@@ -64,6 +68,16 @@ _MAX_TEXT = 2000
 
 _WAIT = 10
 """Seconds after which whoever was told 503 may come again."""
+
+
+class BadRange(InputError):
+    """A part of a file is asked for that is none of its `size` bytes."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str, *, size: int, **parts: str | None):
+        super().__init__(message, **parts)
+        self.size = size
 
 
 class TooLarge(InputError):
@@ -143,6 +157,8 @@ def unexpected(instance: str | None = None) -> dict[str, Any]:
 def headers_of(error: XPSRError) -> Mapping[str, str]:
     """Returns what else an answer with this error tells: when to come again, and who is let in."""
     status = _STATUS.get(error.code)
+    if isinstance(error, BadRange):
+        return {"Content-Range": f"bytes */{error.size}"}
     if isinstance(error, Busy):
         return {"Retry-After": str(error.retry_after)}
     if status in (429, 503):
@@ -163,7 +179,7 @@ def add_handlers(app: "FastAPI") -> None:
     @app.exception_handler(XPSRError)
     async def told(request: Request, error: XPSRError) -> JSONResponse:
         status, document = problem_of(error)
-        if status >= 500 and not isinstance(error, Busy):  # of which clients are not told all
+        if status >= 500 and error.code not in _EXPECTED and not isinstance(error, Busy):  # clients are not told all
             logger.error("%s (%s)", error, error.code)
         return answer(status, document, headers_of(error))
 
@@ -174,7 +190,8 @@ def add_handlers(app: "FastAPI") -> None:
             return answer(status, problem(status, "not_found", "nothing is there", remedy="see /openapi.json"), headers)
         if status == 405:
             detail, remedy = f"{request.method} is no method of this path", "see /openapi.json"
-            return answer(status, problem(status, "method_not_allowed", detail, remedy=remedy), headers)
+            told = problem(status, "method_not_allowed", detail, remedy=remedy)
+            return answer(status, told, {**(headers or {}), "Allow": ", ".join(_methods(request))})
         name = HTTPStatus(status).phrase
         return answer(status, problem(status, name.lower().replace(" ", "_"), name), headers)
 
@@ -202,6 +219,17 @@ def add_handlers(app: "FastAPI") -> None:
         return answer(500, unexpected())
 
 
+def _methods(request: "Request") -> list[str]:
+    """The methods of a path, those of all its routes."""
+    from starlette.routing import Match
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return list(filter(takes, ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")))
+
+
 def _for_clients(error: XPSRError) -> XPSRError | None:
     """Returns an error without what is of the server alone; None: there is nothing in it for a client."""
     code, kind = error.code, InputError if isinstance(error, InputError) else XPSRError
@@ -209,6 +237,8 @@ def _for_clients(error: XPSRError) -> XPSRError | None:
         code = "refused" if code == "not_found" else code
         message, remedy = _OF_SERVER[code]
         return kind(message, code=code, remedy=remedy)
+    if code == "missing_dependency" and kind is InputError:  # of this picture alone
+        return InputError("HEIC is not read by this server", code="unknown_format", remedy="convert it to JPEG")
     if error.field == "memory":  # of the server, which takes no other for this picture
         message, remedy = "it takes more memory than the server gives it", "use a smaller scale or picture"
         return TooLarge(message, remedy=remedy)

@@ -27,8 +27,8 @@ _USUAL_SECONDS = 5.0
 _LONGEST_WAIT = 600
 """Seconds after which a client that was turned away is told to come again, at most."""
 
-_MOST_KEPT = 2_000
-"""Jobs that are kept when they are over; each has some KB of memory beside its files, and up to 150 of long texts."""
+_MOST_KEPT = 1_000
+"""Jobs that are kept when they are over; each has some KB of memory beside its files, and some 700 of longest texts."""
 
 _UPLOADS = 4
 """As many times as many uploads as jobs may be on their way."""

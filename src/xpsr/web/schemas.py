@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from xpsr.config import ServeConfig
 from xpsr.prior import Prior
 from xpsr.web.commands import command_line
 from xpsr.web.jobs import Job, JobState, Kind
@@ -131,7 +132,9 @@ class JobDocument(_Document):
     input: InputDocument
     prior: PriorDocument | None = Field(description="What is said of the picture, from when somebody has looked.")
     output: OutputDocument | None
-    command: str | None = Field(description="The command line that gives the same picture.")
+    command: str | None = Field(
+        description="The command line that gives the same picture; null: nobody else has its model."
+    )
     error: Problem | None
     links: LinksDocument
 
@@ -227,8 +230,8 @@ def prior_document(prior: Prior) -> dict[str, Any]:
     return {"levels": None, **prior.as_dict()}
 
 
-def job_document(job: Job) -> JobDocument:
-    """Returns what a client is told of a job."""
+def job_document(job: Job, config: ServeConfig) -> JobDocument:
+    """Returns what a client is told of a job of a server with that config."""
     state, request, here = job.state, job.request, job_path(job.id)  # of a job that is done there is a record
     record = job.record if state == "done" and request.kind == "upscale" else None
     prior, progress, error = job.prior, job.progress, job.error
@@ -247,7 +250,7 @@ def job_document(job: Job) -> JobDocument:
             "input": {name: getattr(request, name) for name in InputDocument.model_fields},
             "prior": None if prior is None else prior_document(prior),
             "output": None if record is None else _output(job, record),
-            "command": command_line(request, prior=prior, seed=seed) if request.kind == "upscale" else None,
+            "command": command_line(request, config, prior=prior, seed=seed) if request.kind == "upscale" else None,
             "error": None if error is None else problem_of(error, here)[1],
             "links": {
                 "self": here,

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 from starlette.requests import ClientDisconnect, Request
 
+from xpsr.config import ServeConfig
 from xpsr.web.jobs import Job
 from xpsr.web.schemas import PreviewEvent, as_json, job_document
 
@@ -44,8 +45,13 @@ async def until_over(job: Job, request: Request) -> None:
             await gone
 
 
-async def events_of(job: Job) -> AsyncIterator[str]:
-    """Yields server-sent events of a job until it is over: `job` after every change, and `preview`."""
+async def events_of(job: Job, config: ServeConfig) -> AsyncIterator[str]:
+    """Yields server-sent events of a job until it is over: `job` after every change, and `preview`.
+
+    Args:
+        job: the job.
+        config: of the server.
+    """
     told, shown = "", None
     with _watching(job) as changed:
         while True:
@@ -55,10 +61,12 @@ async def events_of(job: Job) -> AsyncIterator[str]:
                 image = f"data:image/webp;base64,{base64.b64encode(preview.image).decode()}"
                 event = PreviewEvent(image=image, step=preview.step, steps=preview.steps)
                 yield f"event: preview\ndata: {as_json(event)}\n\n"
-            if (document := as_json(job_document(job))) != told:
+            if (document := as_json(job_document(job, config))) != told:
                 told = document
                 yield f"event: job\ndata: {document}\n\n"
             if is_over:
+                if job.state == "done" and job.request.kind == "describe":  # which has no other result
+                    job.is_fetched = True
                 return
             try:
                 await asyncio.wait_for(changed.wait(), _QUIET)

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from xpsr.batch.restoring import open_picture, open_restorer, restore_opened, write_restored
+from xpsr.batch.restoring import (
+    model_name,
+    open_picture,
+    open_restorer,
+    plan_of,
+    restore_opened,
+    write_restored,
+)
 from xpsr.config import ServeConfig, UpscaleConfig, as_dict
 from xpsr.config.checks import said
 from xpsr.devices import resolve_device
@@ -163,6 +170,7 @@ class Worker:
             restorer = _known(self._restorers, "model", config.model)
             size = config.target(picture.width, picture.height)
             size.refuse_above(self._config.max_output_pixels, picture.width, picture.height)
+            self._refuse_endless(restorer, picture, config)
         if request.format not in SHOWN_FORMATS:
             _show(picture, folder / "input.png")
         prior = self._look(picture, config)
@@ -188,11 +196,21 @@ class Worker:
             is_cancelled=is_cancelled,
         )
         facts = restored.record | {"model": {**restored.record["model"], "name": config.model}}  # not where it lies
-        restored = write_restored(opened, dataclasses.replace(restored, record=facts), recipe)
+        own = model_name(recipe.config.model)  # the name that `xpsr upscale` writes, where clients know it
+        called = own if own.rpartition("/")[2] == config.model else config.model
+        restored = write_restored(opened, dataclasses.replace(restored, record=facts), recipe, model=called)
         written = "JPEG" if target.suffix in (".jpg", ".jpeg") else target.suffix[1:].upper()
         if written not in SHOWN_FORMATS:
             _show(restored.picture, folder / "view.png")
         return restored.record | {"bytes": target.stat().st_size}
+
+    def _refuse_endless(self, restorer: Restorer, picture: Picture, config: UpscaleConfig) -> None:
+        """Refuses what would not be done in time, as far as it is known how long pictures take."""
+        kept = dataclasses.replace(config, memory=self._config.memory)
+        seconds, most = plan_of(restorer, picture.width, picture.height, kept).seconds, self._config.max_seconds
+        if seconds is not None and seconds > most:
+            message = f"it would take about {seconds:.0f} seconds, and the limit is {most:g}"
+            raise InputError(message, code="too_large", remedy="use a smaller scale or picture")
 
     def is_well(self) -> bool:
         """Returns whether its device still computes, after an error that nobody has foreseen; lets go what that held.
