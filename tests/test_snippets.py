@@ -40,6 +40,11 @@ NOT_RUN = {
     "with MLLMDescriber(": "loads a model from the hub; test_describers.py has tiny ones",
     "convert_reference(": "takes a checkpoint of the authors' code; test_convert.py makes one",
     'engine="openvino"': "exports a model; test_engines.py does it",
+    "with httpx.Client(": "asks a server; test_web_api.py does it",
+    "ray import serve": "wants Ray Serve, which is no extra",
+    "class Server:": "wants Ray Serve, which is no extra",
+    "Server.bind()": "wants Ray Serve, which is no extra",
+    "network.load_lora_adapter(": "wants adapters that were trained; test_integrations.py has some",
     "for batch in loader:": "reads 16,000 samples; test_data.py reads some",
     "model = train_model(": "trains; test_training_recipe.py does it",
     "if model is not None": "wants what was trained",
@@ -60,6 +65,7 @@ NOT_STARTED = {
     "xpsr data check": "wants pairs; test_cli_data.py has some",
     "xpsr evaluate --pred one": "starts processes",
     "xpsr export": "exports a model; test_engines.py does it",
+    "xpsr serve": "answers until it is told to end; test_serve.py does it",
     "xpsr train": "trains; test_training_cli.py does it",
     "xpsr upscale - ": "reads standard input; test_cli.py gives some",
     "xpsr upscale photo.jpg --longest": "makes millions of pixels",
@@ -93,7 +99,7 @@ def blocks(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
 def commands(page: Path) -> Iterator[list[str]]:
     """Yields the words of what begins with `xpsr` of a page's lines, up to the next pipe or semicolon."""
     for _, block in blocks(page, "sh", "console"):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             lexer = shlex.shlex(re.sub(r"(^|\s)#.*", "", line.removeprefix("$ ")), posix=True, punctuation_chars="|;&")
             lexer.commenters, lexer.whitespace_split = "", True
             words: list[str] = []
@@ -101,7 +107,7 @@ def commands(page: Path) -> Iterator[list[str]]:
                 if word[0] not in "|;&":
                     words.append(word)
                     continue
-                if "xpsr" in words and words[0] not in ("pip", "git") and words[-1] != "...":
+                if "xpsr" in words and words[0] not in ("pip", "git", "docker") and words[-1] != "...":
                     yield words[words.index("xpsr") :]
                 words = []
 
@@ -127,6 +133,7 @@ def world(
     for seed, name in enumerate(("photo.jpg", "other.jpg", "holiday/a.jpg", "holiday/day1/b.jpg", "photos/c.jpg")):
         save(name, (16, 12), seed=seed)
     save("folder/d.jpg", (16, 12))
+    save("photo.png", (16, 12))
     save("scan.tif", (16, 12), depth="uint16")
     Image.new("RGB", (4000, 3000)).save("phone.jpg")
     priors = [

@@ -407,11 +407,7 @@ class Scheduler:
 
     def _drop(self, amount: int, size: Callable[[Job], int]) -> list[Job]:
         """Forgets jobs until so much of their sizes is gone, of who keeps most the oldest first, and returns them."""
-        gone: list[Job] = []
-        if amount <= 0:
-            return gone
-        of_client: dict[str, deque[Job]] = {}
-        sizes: Counter[str] = Counter()
+        gone, of_client, sizes = list[Job](), dict[str, deque[Job]](), Counter[str]()
         for job in self._kept():
             of_client.setdefault(job.client, deque()).append(job)
             sizes[job.client] += size(job)
