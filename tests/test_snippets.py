@@ -68,6 +68,7 @@ NOT_STARTED = {
     "xpsr serve": "answers until it is told to end; test_serve.py does it",
     "xpsr train": "trains; test_training_cli.py does it",
     "xpsr upscale - ": "reads standard input; test_cli.py gives some",
+    "xpsr upscale photo.jpg --c2pa": "wants certificates; test_credentials.py makes some",
     "xpsr upscale photo.jpg --longest": "makes millions of pixels",
     "xpsr upscale photo.jpg --megapixels": "makes millions of pixels",
     "xpsr upscale photo.jpg --model mini-exported": "wants an exported model",
@@ -104,7 +105,7 @@ def commands(page: Path) -> Iterator[list[str]]:
             lexer.commenters, lexer.whitespace_split = "", True
             words: list[str] = []
             for word in [*lexer, ";"]:
-                if word[0] not in "|;&":
+                if not word or word[0] not in "|;&":
                     words.append(word)
                     continue
                 if "xpsr" in words and words[0] not in ("pip", "git", "docker") and words[-1] != "...":
