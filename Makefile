@@ -10,7 +10,7 @@ DEV := .venv/.dev-installed
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: help setup fix check test test-all demo bench docs
+.PHONY: help setup fix check test test-all demo bench docs release
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ bench: $(DEV)  ## run the benchmarks
 
 docs: $(DEV)  ## the documentation as a website, in site/
 	$(BIN)/python -m mkdocs build --strict
+
+release: $(DEV)  ## wheel, source archive, SBOM, licences and checksums of this commit, in dist/
+	$(BIN)/python scripts/release.py
 
 # pip is the last thing that venv writes, so a half-made .venv is made again.
 $(BIN)/pip:

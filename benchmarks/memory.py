@@ -26,7 +26,7 @@ def tree_memory(process: int) -> int:
 
     Pages that several share count once (PSS).
     """
-    return sum(_bytes(f"/proc/{one}/smaps_rollup", "Pss:") for one in _descendants(process))
+    return sum(_bytes(f"/proc/{one}/smaps_rollup", "Pss:") for one in tree_of(process))
 
 
 def process_peak(process: int) -> int:
@@ -34,16 +34,8 @@ def process_peak(process: int) -> int:
     return _bytes(f"/proc/{process}/status", "VmHWM:")
 
 
-def _bytes(path: str, name: str) -> int:
-    try:
-        text = Path(path).read_text()
-    except OSError:  # it has just ended
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(name))
-
-
-def _descendants(process: int) -> list[int]:
-    """A process and all that it has started, directly or not."""
+def tree_of(process: int) -> list[int]:
+    """Returns a process and all that it has started, directly or not, by their ids."""
     found, front = [process], [process]
     while front:
         one = front.pop()
@@ -54,3 +46,11 @@ def _descendants(process: int) -> list[int]:
         found += children
         front += children
     return found
+
+
+def _bytes(path: str, name: str) -> int:
+    try:
+        text = Path(path).read_text()
+    except OSError:  # it has just ended
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(name))

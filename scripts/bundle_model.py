@@ -21,6 +21,10 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.source / "model_index.json").is_file():
         parser.error(f"{args.source}: no model_index.json there")
+    if args.source.resolve().is_relative_to(args.target.resolve()):
+        parser.error(f"{args.target}: holds {args.source}, which would go with it")
+    if args.target.exists() and not (args.target / "model_index.json").is_file():
+        parser.error(f"{args.target}: is there and no model; nothing else is replaced")
     megabytes = sum(path.stat().st_size for path in args.source.rglob("*") if path.is_file()) / 2**20
     if megabytes > MAX_MEGABYTES:
         parser.error(f"{args.source}: {megabytes:.1f} MB, more than the {MAX_MEGABYTES} MB that may be bundled")

@@ -67,6 +67,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "num_shifts": 1,
         },
     )
-    folder = tmp_path_factory.mktemp("tiny") / "model"
+    folder = tmp_path_factory.mktemp("tiny") / "tiny"
     pipeline.save_pretrained(folder)
     return folder

@@ -84,9 +84,13 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     *(("pipe", {"return_dict": flag}) for flag in (1, None, "no")),
     *(("pipe", {"callback_on_step_end": callback}) for callback in (5, "print")),
     *(("pipe", {"callback_on_step_end_tensor_inputs": names}) for names in (5, "latents", ["noise"], [5])),
-    *(("pipe", {"callback_on_pass_end": callback}) for callback in (5, "print")),
+    *(
+        ("pipe", {name: callback})
+        for name in ("callback_on_pass_end", "callback_on_preview")
+        for callback in (5, "print")
+    ),
     *(("restore", {"seed": seed}) for seed in (-1, 2**63, 1.5, True, "1", float("nan"))),
-    *(("restore", {name: 5}) for name in ("progress", "is_cancelled")),
+    *(("restore", {name: 5}) for name in ("progress", "preview", "is_cancelled")),
     *(("Restorer", {"model": model}) for model in ("mimi", "", 5, None, True)),
     *(("Restorer", {"device": device}) for device in ("abacus", 5, None, [])),
     *(("Restorer", {"dtype": dtype}) for dtype in ("fp8", 5, None, [])),
@@ -385,7 +389,7 @@ def test_the_documented_calls_work(
 ) -> None:
     page = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     monkeypatch.chdir(tmp_path)
     Image.fromarray(PIXELS[0]).save("photo.jpg")
     names: dict[str, Any] = {}

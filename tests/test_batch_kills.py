@@ -79,7 +79,7 @@ def test_a_process_that_does_not_speak_as_it_should_is_lost_and_its_successor_wa
 ) -> None:
     code = f"import sys, time\nsys.stdin.readline(); {says}; sys.stdout.flush()"
     code += "\ntime.sleep(60)" if says != "pass" else ""
-    monkeypatch.setattr("xpsr.batch.processes._COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr("xpsr.batch.processes._PYTHON", (sys.executable, "-c", code))
     crew = ProcessCrew([order_of(tiny_model, tmp_path)])
     assert crew.tend() == []
     news = crew.news.get(timeout=30)

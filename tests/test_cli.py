@@ -28,7 +28,7 @@ import xpsr
 from xpsr import XPSRPipeline
 from xpsr.cli import main
 from xpsr.config import as_dict
-from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype
+from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype, self_check
 from xpsr.errors import InputError
 from xpsr.files import sha256
 from xpsr.image import MAX_PIXELS, read_image
@@ -122,6 +122,7 @@ def one_line(result: Result, *parts: str) -> str:
             for name in (
                 "upscale",
                 "batch",
+                "serve",
                 "degrade",
                 "data",
                 "train",
@@ -182,8 +183,8 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
         (
             ["a"],
-            "xpsr: unknown command a; there are: upscale, batch, describe, degrade, data, train, evaluate, compare,"
-            " benchmark, convert, export, doctor.",
+            "xpsr: unknown command a; there are: upscale, batch, serve, describe, degrade, data, train, evaluate,"
+            " compare, benchmark, convert, export, doctor.",
         ),
         (["a b.JPG"], "xpsr: unknown command a b.JPG; to restore it: xpsr upscale 'a b.JPG'"),
         (["."], "xpsr: unknown command .; to restore it: xpsr upscale ."),
@@ -475,6 +476,7 @@ def test_sidecar_tells_everything(upscale: Run, tiny_model: Path) -> None:
             "strip_gps": False,
             "strip_metadata": False,
             "provenance": True,
+            "c2pa": None,
             "model_index": sha256(tiny_model / "model_index.json"),
         },
     }
@@ -986,6 +988,7 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     model = shutil.copytree(tiny_model, tmp_path / "mini")
     monkeypatch.setattr("xpsr.model_files.bundled_models", lambda: {"mini": model})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    self_check.cache_clear()  # an earlier test's check would not be kept here
     found = checksums(model)
     (model / "checksums.json").write_text(json.dumps(found))
     result = run("doctor")

@@ -83,6 +83,19 @@ def test_engine_gives_the_picture_that_torch_gives(engine: Other, exported: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
+def test_engine_shows_what_the_picture_looks_like_so_far(engine: Other, exported: Path) -> None:
+    def previews(name: Literal["torch", "onnx", "openvino"]) -> list[torch.Tensor]:
+        restorer, shown = Restorer(exported, device="cpu", dtype="fp32", engine=name), list[torch.Tensor]()
+        settings = {"num_inference_steps": 3, "guidance_scale": 2.5}
+        restorer.restore(picture(), PRIOR, seed=1, settings=settings, preview=lambda image, *_: shown.append(image))
+        return shown
+
+    found, expected = torch.stack(previews(engine)), torch.stack(previews("torch"))
+    assert len(found) == 2 and (found - expected).abs().max() * 255 < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
 def test_engine_restores_in_tiles_and_reads_long_texts(engine: Other, exported: Path) -> None:
     long = Prior("a cat " * 60, "blurred")
     conditions = {"num_inference_steps": 1, "controlnet_conditioning_scale": 0.6}

@@ -68,9 +68,9 @@ UNREACHABLE = {
     "evaluation": {"models", "model_files", "model_folder", "checkpoint", "pipeline"},
 }
 OPTIONAL_LIBRARIES = [
-    *("bitsandbytes", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino"),
-    *("peft", "pillow_heif", "pyarrow", "ray", "scipy", "tensorboard", "torchao"),
-    "torchvision",
+    *("bitsandbytes", "c2pa", "cryptography", "fastapi", "h5py", "matplotlib", "onnx", "onnxruntime"),
+    *("onnxscript", "openvino", "peft", "pillow_heif", "prometheus_client", "pyarrow", "ray", "scipy"),
+    *("tensorboard", "torchao", "torchvision", "uvicorn"),
 ]
 MAX_LINES = 500
 
@@ -193,6 +193,11 @@ def test_imports_are_quiet_beside_a_noisy_torchao(tmp_path):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("ready\n", "")
+
+
+def test_no_library_reports_to_its_makers(tmp_path):
+    told = run_python("import os, xpsr; print(os.environ['ORT_DISABLE_TELEMETRY'])", tmp_path)
+    assert told == "1\n"
 
 
 @pytest.mark.parametrize("module", ["xpsr", "xpsr.cli"])

@@ -5,6 +5,7 @@ Schedulers are in test_pipeline.py, gradient checkpointing and copies of the net
 
 import copy
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from xpsr import Prior, XPSRPipeline
 from xpsr.errors import InputError
-from xpsr.model_files import checksums
+from xpsr.model_files import bundled_models, checksums
 from xpsr.models import WindowAttnProcessor, XPSRControlNet, XPSRUNet
 
 ROOT = Path(__file__).parents[1]
@@ -215,6 +216,44 @@ def test_what_is_uploaded_has_its_checksums(
     pipe.unet.conv_in.bias.data.add_(1)
     pipe.save_pretrained(tmp_path / "model", push_to_hub=True)
     assert uploaded == checksums(tmp_path / "model")
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of its own for what diffusers copies of a custom pipeline, and imports from there."""
+    before = set(sys.modules)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    yield
+    for name in {name for name in sys.modules if name.startswith("diffusers_modules")} - before:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("place", ["", "pipeline.py"], ids=["folder", "file"])
+def test_a_custom_pipeline_loads_a_folder_by_diffusers_own_loader(
+    tiny_model: Path, expected: np.ndarray, modules: None, place: str
+) -> None:
+    source = str(ROOT / "integrations" / "diffusers" / place)
+    options = {"custom_pipeline": source, "trust_remote_code": True}
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tiny_model, **options)
+    assert type(pipe) is XPSRPipeline
+    pipe.set_progress_bar_config(disable=True)
+    assert np.array_equal(restore(pipe), expected)
+
+
+def test_a_custom_pipeline_loads_the_mini(modules: None) -> None:
+    options = {"custom_pipeline": str(ROOT / "integrations" / "diffusers"), "trust_remote_code": True}
+    pipe = diffusers.DiffusionPipeline.from_pretrained(bundled_models()["mini"], dtype=torch.float32, **options)
+    assert {pipe.unet.dtype, pipe.controlnet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+    picture = np.random.default_rng(0).random((12, 16, 3), dtype=np.float32)
+    results = [one(picture, output_type="pt").images[0] for one in (pipe, load(bundled_models()["mini"]))]
+    assert torch.equal(*results)
+
+
+def test_a_custom_pipeline_is_code_that_somebody_has_to_trust(tiny_model: Path, modules: None) -> None:
+    source = str(ROOT / "integrations" / "diffusers")
+    with pytest.raises(ValueError, match="Pass `trust_remote_code=True`"):
+        diffusers.DiffusionPipeline.from_pretrained(tiny_model, custom_pipeline=source)
 
 
 @pytest.mark.parametrize(

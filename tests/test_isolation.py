@@ -16,7 +16,7 @@ from picture_files import noise
 from PIL import Image
 
 from xpsr.errors import InputError
-from xpsr.image import Limits, decode_image, decode_in_process
+from xpsr.image import Facts, Limits, decode_image, decode_in_process, inspect_in_process
 from xpsr.image.isolation import _SERVER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of this kind")
@@ -37,6 +37,13 @@ def test_a_picture_comes_back_whole(tmp_path: Path) -> None:
         assert here.alpha is None or torch.equal(here.alpha, there.alpha)  # type: ignore[arg-type]
 
 
+def test_what_a_picture_is_comes_without_its_pixels() -> None:
+    turned = files.png(noise(9, 13, 4), before=files.chunk(b"eXIf", files.exif(6)[6:]))
+    assert inspect_in_process(turned) == Facts(width=9, height=13, format="PNG", has_alpha=True)
+    plain = files.pillow_bytes(Image.fromarray(noise(40, 30, 3, "uint8")), "JPEG")
+    assert inspect_in_process(plain, name="a.jpg") == Facts(width=30, height=40, format="JPEG", has_alpha=False)
+
+
 def test_what_is_refused_is_refused_alike() -> None:
     cut = files.pillow_bytes(Image.fromarray(noise(40, 30, 3, "uint8")), "PNG")[:2000]
     for content, limits in (
@@ -49,12 +56,14 @@ def test_what_is_refused_is_refused_alike() -> None:
         for decode in (
             decode_image,
             lambda content, name, limits: decode_in_process(content, name=name, limits=limits),
+            lambda content, name, limits: inspect_in_process(content, name=name, limits=limits),
         ):
             with pytest.raises(InputError) as caught:
                 decode(content, "a.png", limits=limits or Limits())  # type: ignore[operator]
             errors.append((str(caught.value), caught.value.code))
-        assert errors[0] == errors[1]
+        assert errors[0] == errors[1] == errors[2]
     assert decode_in_process(cut, accept_truncated=True).origin.notices  # type: ignore[union-attr]
+    assert inspect_in_process(cut, accept_truncated=True).width == 30
 
 
 def large() -> bytes:

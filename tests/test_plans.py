@@ -103,7 +103,7 @@ def test_a_dry_run_says_what_would_be_made_and_makes_nothing(
 ) -> None:
     Image.new("RGB", (30, 20), "green").save("a.png")
     Path("b.png").write_bytes(b"no picture")
-    command = ["upscale", "a.png", "b.png", "--model", str(tiny_model), "--dry-run"]
+    command = ["upscale", "a.png", "b.png", "--model", str(tiny_model), "--dtype", "fp32", "--dry-run"]
     assert main(command) == 1
     told = capsys.readouterr()
     (line,) = told.out.splitlines()

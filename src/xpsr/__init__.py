@@ -9,6 +9,7 @@ The public names below load on first use, so `import xpsr` is instant and does n
 """
 
 import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,9 @@ __all__ = [
     "read_image",
     "write_image",
 ]
+
+# Where onnxruntime is installed, diffusers imports it with any model, and since 1.32 it reports to its makers
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # diffusers imports torchao where it is installed, and all three complain of devices that are not there
 for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):

@@ -83,6 +83,7 @@ class Recipe:
             "protect": "auto" if config.protect == "auto" else config.protect and sha256(Path(config.protect)),
             "lr_consistency": config.lr_consistency or None,  # as in records of before there was any
             **{name: getattr(config, name) for name in _OF_FILES},
+            "c2pa": config.c2pa and sha256(config.c2pa[0]),  # by whom results are signed
             "model_index": self._model_index,  # with the model's own settings
         }
 

@@ -45,6 +45,7 @@ from xpsr.model_files import checksums, fetch_model
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
 from xpsr.pipeline.costs import costs_of, first_plan, resident_memory, work_of
 from xpsr.pipeline.placing import compile_blocks, open_pipeline
+from xpsr.pipeline.previews import PreviewCallback
 from xpsr.planning import TilePlan, keep_rate, known_rate, plan_tiles, refuse_above, smaller_plan
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 from xpsr.protection import agree, blend_back, contradictions, invented, lr_psnr
@@ -231,6 +232,7 @@ class Restorer:
         protect: Literal["auto"] | ImageLike | None = None,
         lr_consistency: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        preview: PreviewCallback | None = None,
         is_cancelled: Callable[[], bool] | None = None,
         plan: TilePlan | None = None,
         memory: int | None = None,
@@ -258,6 +260,11 @@ class Restorer:
             lr_consistency: whether the result is corrected until its reduction is the picture again; for clean ones,
                 as noise comes back, too.
             progress: is told after every tile of every step how many passes of how many are done.
+            preview: is shown after every step but the last what the picture looks like so far, and told which step it
+                is, from 1 on, of how many: `preview(image, step, steps)`. The image is (3, h, w), float32 on the CPU
+                in [0, 1], of the ratio of the result, with a longer side of at most 256 pixels, before `protect` and
+                `lr_consistency`. It changes nothing of the result. Never called in the one step, which has no steps
+                between.
             is_cancelled: is asked as often, at the start and after the describer; where it says so, the call ends.
             plan: how much is computed at once; its tiles go before those of the settings. None: what `plan` says.
                 Where memory runs out all the same, the next smaller one is tried, and the record's `notices` tell.
@@ -278,7 +285,7 @@ class Restorer:
                 raise Cancelled("the restoration was cancelled.")
 
         start = time.perf_counter()
-        for name, value in (("progress", progress), ("is_cancelled", is_cancelled)):
+        for name, value in (("progress", progress), ("preview", preview), ("is_cancelled", is_cancelled)):
             check_argument(name, value, Callable | None)
         check_argument("workspace", workspace, str | os.PathLike | None)
         check_argument("lr_consistency", lr_consistency, bool)
@@ -320,7 +327,7 @@ class Restorer:
         while True:
             resolved = self.pipe.settings(None, resolved, plan=plan)
             try:
-                pixels, seconds = self._paint(seen, target, prior, resolved, plan, seed, on_pass_end, folder)
+                pixels, seconds = self._paint(seen, target, prior, resolved, plan, seed, on_pass_end, preview, folder)
                 break
             except (MemoryError, RuntimeError) as error:
                 if not ran_out_of_memory(error):
@@ -374,6 +381,7 @@ class Restorer:
         plan: TilePlan,
         seed: int,
         on_pass_end: Callable[[int, int], None],
+        preview: PreviewCallback | None,
         folder: Path | None,
     ) -> tuple[torch.Tensor, float]:
         """Returns pixels (3, H, W) on the CPU, and how many seconds they took."""
@@ -389,6 +397,7 @@ class Restorer:
                 generator=generator,
                 output_type="pt",
                 callback_on_pass_end=on_pass_end,
+                callback_on_preview=preview,
                 plan=plan,
                 workspace=folder,
             ).images[0]

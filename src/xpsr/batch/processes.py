@@ -17,6 +17,8 @@ from xpsr.batch.wire import order_line, read_news, ticket_line
 
 __all__ = ["ProcessCrew", "start_process"]
 
+_PYTHON = (sys.executable, "-P")  # -P: the folder it runs in may hold photographs, and a torch.py
+
 _LONGEST_PAUSE = 60.0
 """Seconds between a process that died before it had begun and the next one in its place; the first is 1 s."""
 
@@ -32,8 +34,7 @@ def start_process(module: str, **environment: str) -> subprocess.Popen[str]:
     root = str(Path(__file__).parents[2])  # where this package is
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        # -P: the folder it runs in may hold photographs, and a torch.py
-        (sys.executable, "-P", "-m", module),
+        (*_PYTHON, "-m", module),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": paths} | environment,

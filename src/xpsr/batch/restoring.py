@@ -20,11 +20,13 @@ from xpsr.errors import InputError
 from xpsr.files import atomic_write, real_path, refusal, sha256, write_text
 from xpsr.image import (
     IN_MEMORY,
+    Credentials,
     ImageLike,
     Limits,
     Picture,
     Provenance,
     WriteOptions,
+    check_signing,
     decode_image,
     drop_from_memory,
     image_bytes,
@@ -35,6 +37,7 @@ from xpsr.image import (
     write_into,
 )
 from xpsr.pipeline import MAX_OUTPUT_PIXELS
+from xpsr.pipeline.previews import PreviewCallback
 from xpsr.planning import TilePlan, parse_memory
 from xpsr.prior import Prior
 from xpsr.records import Recipe, Seen, is_own, look, occupied, refuse_folders
@@ -44,6 +47,7 @@ from xpsr.sources import Job, Source, read_sidecar, result_suffix
 __all__ = [
     "Opened",
     "make_folder",
+    "model_name",
     "open_job",
     "open_picture",
     "open_restorer",
@@ -71,8 +75,11 @@ def open_restorer(config: UpscaleConfig, *, device: str) -> Restorer:
 
     Raises:
         InputError: what this machine, or this model, cannot do, which is known before any picture.
+        MissingDependencyError: results are to be signed, and c2pa-python is not installed.
         ModelError: the model cannot be loaded.
     """
+    if config.c2pa is not None:
+        check_signing(*config.c2pa)
     restorer = Restorer(
         config.model,
         device=device,
@@ -169,7 +176,8 @@ def open_picture(job: Job, picture: Picture, recipe: Recipe, *, named: str) -> O
     digest = job.source.sha256()
     place = job.target or Path(f"result{result_suffix(job.source, recipe.config.format)}")
     size = target.of(picture.width, picture.height)
-    refuse_unwritable(place, size, has_alpha=picture.alpha is not None)
+    is_signed = recipe.config.c2pa is not None
+    refuse_unwritable(place, size, has_alpha=picture.alpha is not None, is_signed=is_signed)
     return Opened(job=job, named=named, picture=picture, sha256=digest, size=size)
 
 
@@ -180,6 +188,7 @@ def restore_opened(
     recipe: Recipe,
     *,
     progress: Callable[[int, int], None] | None = None,
+    preview: PreviewCallback | None = None,
     is_cancelled: Callable[[], bool] | None = None,
     keeps_tiles: bool = False,
 ) -> Restored:
@@ -201,6 +210,7 @@ def restore_opened(
         protect=config.protect,
         lr_consistency=config.lr_consistency,
         progress=progress,
+        preview=preview,
         is_cancelled=is_cancelled,
         memory=_memory_of(config),
         workspace=_workspace(opened.job, opened.size),
@@ -208,7 +218,9 @@ def restore_opened(
     )
 
 
-def write_restored(opened: Opened, restored: Restored, recipe: Recipe, *, seen: Seen | None = None) -> Restored:
+def write_restored(
+    opened: Opened, restored: Restored, recipe: Recipe, *, seen: Seen | None = None, model: str | None = None
+) -> Restored:
     """Writes a result, and beside it, as JSON, the record, which what is returned has.
 
     The record holds the SHA-256 of both pictures, so that it never passes for that of another. Without a target nothing
@@ -219,6 +231,7 @@ def write_restored(opened: Opened, restored: Restored, recipe: Recipe, *, seen: 
         restored: what was made of it.
         recipe: how.
         seen: what `look` saw at the target; nothing else is replaced. None: whatever is there is.
+        model: what the result's file calls the model; None: as `model_name` does.
 
     Raises:
         InputError: the target cannot be written, or has another file than was seen.
@@ -230,7 +243,7 @@ def write_restored(opened: Opened, restored: Restored, recipe: Recipe, *, seen: 
         return restored
     make_folder(job.target.parent)
     names = {"input": opened.named, "input_sha256": opened.sha256, "output": job.target.name}
-    options = write_options(config, restored.record)
+    options = write_options(config, restored.record, source=job.source, named=opened.named, model=model)
     of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
     facts = {**restored.record, **of_map, "asked": recipe.asked}
     record = _write(job.target, restored.picture, options, names, facts, seen)
@@ -315,12 +328,32 @@ def _draw(place: Path | None, content: bytes | None) -> None:
         part.write_bytes(content)
 
 
-def write_options(config: UpscaleConfig, record: dict[str, Any]) -> WriteOptions:
-    """Returns how a result is written; what its file tells of it is in its record."""
-    model = Path(config.model)
+def model_name(model: str) -> str:
+    """Returns what files call a model: where its folder lies is nobody's business."""
+    folder = Path(model)
+    return folder.resolve().name if folder.is_dir() else model
+
+
+def write_options(
+    config: UpscaleConfig, record: dict[str, Any], *, source: Source, named: str, model: str | None = None
+) -> WriteOptions:
+    """Returns how a result is written; what its file tells of it is in its record.
+
+    Args:
+        config: how it was restored.
+        record: of how it came about.
+        source: what it was made of.
+        named: how the record calls that.
+        model: how the file calls the model; None: by its own name.
+    """
+    credentials = None
+    if config.c2pa is not None:
+        certificates, key = config.c2pa
+        content = source.path if source.content is None else source.content
+        credentials = Credentials(certificates=certificates, key=key, source=content, name=Path(named).name)
     made = Provenance(
         software=f"xpsr {__version__}",
-        model=model.resolve().name if model.is_dir() else config.model,  # where it lies is nobody's business
+        model=model or model_name(config.model),
         seed=record["seed"],
     )
     return WriteOptions(
@@ -329,6 +362,7 @@ def write_options(config: UpscaleConfig, record: dict[str, Any]) -> WriteOptions
         strip_gps=config.strip_gps,
         strip_metadata=config.strip_metadata,
         provenance=made if config.provenance else None,
+        credentials=credentials,
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `xpsr upscale`, `describe`, `train`, `evaluate`, `export` and others, a module each.
+"""The command line: `xpsr upscale`, `serve`, `train`, `evaluate`, `export` and others, a module each.
 
 Results go to stdout, progress and complaints to stderr. torch is imported only when a command runs, so help is instant.
 Exit codes: 0 all is well, 1 something failed, 2 a wrong option, 3 training stopped before its end, 130 Ctrl-C.
@@ -22,6 +22,7 @@ from xpsr.cli import (
     doctor,
     evaluate,
     export,
+    serve,
     train,
     upscale,
 )
@@ -30,14 +31,14 @@ from xpsr.config import suggest
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, by default that of `sys.argv`, and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Before torch is imported: threads that wait for others by spinning take the processor from them, several times as
-    # long wherever another program is at work (docs/speed.md)
+    # long wherever another program is at work (docs/tuning.md)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     mend_streams()
     try:
@@ -56,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, InputError) else 1
 
 
-_COMMANDS = {
+COMMANDS = {
     "upscale": (upscale.run, "restore and enlarge photographs"),
     "batch": (batch.run, "restore any number of photographs, on one machine or many"),
+    "serve": (serve.run, "restore photographs that others send, by HTTP and a page in their browsers"),
     "describe": (describe.run, "write what is in pictures and what is wrong with them"),
     "degrade": (degrade.run, "make training pairs of clean pictures"),
     "data": (data.run, "check a folder of pictures, pairs or shards"),
@@ -70,6 +72,7 @@ _COMMANDS = {
     "export": (export.run, "write a model's networks for other engines than torch"),
     "doctor": (doctor.run, "say what is installed, which devices are there and whether the models are whole"),
 }
+"""By name, what each command does with its arguments, and a line about it."""
 
 
 def _run(arguments: list[str]) -> int:
@@ -78,7 +81,7 @@ def _run(arguments: list[str]) -> int:
         usage="xpsr [-h] [--version] COMMAND ...",
         description="Restores and enlarges photographs by diffusion that reads what is in them and what is wrong.",
         epilog="commands:\n"
-        + "".join(f"  {name:11} {summary}\n" for name, (_, summary) in _COMMANDS.items())
+        + "".join(f"  {name:11} {summary}\n" for name, (_, summary) in COMMANDS.items())
         + "\nfirst steps:\n  xpsr upscale photo.jpg\n  xpsr upscale --help\n",
     )
     parser.add_argument("--version", action="version", version=f"xpsr {__version__}")
@@ -88,12 +91,12 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "help":  # `xpsr help` and `xpsr help upscale`, as in other programs
         arguments = [*arguments[1:2], "--help"]
     name, *rest = arguments
-    if name in _COMMANDS:
-        return _COMMANDS[name][0](rest)
+    if name in COMMANDS:
+        return COMMANDS[name][0](rest)
     if not name.startswith("-"):
         if Path(name).exists() or Path(name).suffix.lower() in IMAGE_SUFFIXES:
             raise InputError(f"unknown command {name}; to restore it: xpsr upscale {shlex.quote(name)}")
-        nearest = suggest(name, list(_COMMANDS)).replace("'", "") or f"; there are: {', '.join(_COMMANDS)}."
+        nearest = suggest(name, list(COMMANDS)).replace("'", "") or f"; there are: {', '.join(COMMANDS)}."
         raise InputError(f"unknown command {name}{nearest}")
     parse(parser, arguments[:1])  # help and version end here
-    raise InputError(f"a command comes first, one of: {', '.join(_COMMANDS)}.")
+    raise InputError(f"a command comes first, one of: {', '.join(COMMANDS)}.")

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xpsr.cli.options import add_machine, add_reading, add_restoration, add_writing
+from xpsr.cli.options import add_machine, add_reading, add_restoration, add_signing, add_writing
 from xpsr.cli.progress import counting
 from xpsr.cli.terminal import Parser, answer, complain, explain, loading, parse, quiet_hub, quiet_libraries
 from xpsr.config import BatchConfig, Size, UpscaleConfig, load_config
@@ -130,6 +130,7 @@ def _parser() -> Parser:
         " makes everything again where options are others than before (default: update)",
     )
     add_writing(group)
+    add_signing(group)
     add = parser.add_argument_group("pictures").add_argument
     add(
         "--include",

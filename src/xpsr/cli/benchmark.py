@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
         "downloaded but a model from the hub that the suite names; where a set is not there, a line says how to come\n"
         "by it. Exit code 1: a method failed or its program is not installed; the others have run.",
     )
-    parser.add_argument("suite", metavar="SUITE.yaml", type=Path, help="suites/ holds some to start from")
+    parser.add_argument("suite", metavar="SUITE.yaml", type=Path, help="suites/ of a clone holds some to start from")
     add = parser.add_argument
     add("-o", "--output", metavar="OUT", type=Path, help="a folder (default: outputs/NAME, of NAME.yaml)")
     add(

@@ -8,7 +8,7 @@ from xpsr.cli.terminal import DESCRIBERS, Parser
 from xpsr.config import PRESETS, UpscaleConfig
 from xpsr.sources import ResultFormat
 
-__all__ = ["add_machine", "add_reading", "add_restoration", "add_writing"]
+__all__ = ["add_computing", "add_machine", "add_reading", "add_restoration", "add_signing", "add_writing"]
 
 
 def add_writing(group: "argparse._ArgumentGroup") -> None:
@@ -46,6 +46,17 @@ def add_writing(group: "argparse._ArgumentGroup") -> None:
     add("--megapixels", type=float, metavar="M", help="or so many millions of them")
 
 
+def add_signing(group: "argparse._ArgumentGroup") -> None:
+    """Adds by whom results are signed."""
+    group.add_argument(
+        "--c2pa",
+        nargs=2,
+        type=Path,
+        metavar=("CERTIFICATES", "KEY"),
+        help="sign what results tell, as Content Credentials: PEM files of the signer's certificates and private key",
+    )
+
+
 def add_reading(parser: Parser) -> None:
     """Adds what is refused, or read all the same."""
     add = parser.add_argument_group("what is read").add_argument
@@ -59,10 +70,12 @@ def add_restoration(
     *,
     seed: str = "the same for every picture (default: a random one for each)",
     protect: str = "auto|MASK",
+    of_pictures: bool = True,
 ) -> "argparse._ArgumentGroup":
     """Adds how pictures are restored, and returns the group of options on fidelity.
 
-    `seed` is what help says of seeds, `protect` what may be protected: "auto", or a mask, too.
+    `seed` is what help says of seeds, `protect` what may be protected: "auto", or a mask, too. Without `of_pictures`,
+    what is of certain pictures is left out: seed, protection and texts.
     """
     fidelity = parser.add_argument_group("fidelity")
     add = fidelity.add_argument
@@ -72,27 +85,29 @@ def add_restoration(
         metavar="F",
         help="0 paints what looks best, 1 no more than the picture tells (default: the model's)",
     )
-    add(
-        "--protect",
-        metavar=protect,
-        help="take the plain enlargement where a result contradicts its picture (auto)"
-        + (", or where a mask is white" if "MASK" in protect else ""),
-    )
+    if of_pictures:
+        add(
+            "--protect",
+            metavar=protect,
+            help="take the plain enlargement where a result contradicts its picture (auto)"
+            + (", or where a mask is white" if "MASK" in protect else ""),
+        )
     add(
         "--lr-consistency",
         action="store_true",
         help="correct results until, reduced, they are their pictures again; for clean ones, as noise comes back, too",
     )
     add = parser.add_argument_group("restoration").add_argument
-    add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
-    add("--quality", metavar="TEXT", help="what is wrong with them (default: what the describer says)")
-    add(
-        "--priors",
-        type=Path,
-        metavar="PATH",
-        help="texts written before: .jsonl, sidecar, folder of them or of the authors' .txt prompts",
-    )
-    add("--describer", metavar="NAME", help=f"none, a .jsonl, {DESCRIBERS}")
+    if of_pictures:
+        add("--content", metavar="TEXT", help="what is in the pictures (default: what the describer says)")
+        add("--quality", metavar="TEXT", help="what is wrong with them (default: what the describer says)")
+        add(
+            "--priors",
+            type=Path,
+            metavar="PATH",
+            help="texts written before: .jsonl, sidecar, folder of them or of the authors' .txt prompts",
+        )
+        add("--describer", metavar="NAME", help=f"none, a .jsonl, {DESCRIBERS}")
     add("--preset", choices=tuple(PRESETS), help="settings that go before the model's own")
     add("--steps", dest="num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     add(
@@ -128,7 +143,8 @@ def add_restoration(
         help="grids to average the one step over, 1, 2 or 4 for the mini; 1 is fastest, more hide the grid (default:"
         " the model's)",
     )
-    add("--seed", type=int, metavar="S", help=seed)
+    if of_pictures:
+        add("--seed", type=int, metavar="S", help=seed)
     add("--color-match", choices=("none", "adain", "wavelet"), help="to the input (default: the model's)")
     add("--min-working-size", type=int, metavar="N", help="pixels of the smaller side while the model works; 0: any")
     add("--min-size", dest="min_working_size", type=int, help=argparse.SUPPRESS)  # its former name
@@ -144,15 +160,22 @@ def add_restoration(
     add("--tile-weights", choices=("symmetric", "reference"), help="how tiles are laid and blended")
     add("--long-texts", choices=("chunk", "cut"), help="what the text encoder has no places for (default: chunk)")
     add("--no-reserve-suffix", dest="reserve_suffix", action="store_false", help="let long texts push the suffix out")
+    add("--reserve-suffix", action="store_true", help=argparse.SUPPRESS)  # what all presets but `reference` do
     return fidelity
 
 
 def add_machine(parser: Parser) -> None:
     """Adds which model restores, where and in what numbers."""
     default = UpscaleConfig()
-    add = parser.add_argument_group("model and machine").add_argument
-    add("--model", help=f"bundled name, folder, or owner/name on the hub (default: {default.model})")
-    add("--device", help=f"auto, cuda, cuda:1, mps or cpu (default: {default.device})")
+    group = parser.add_argument_group("model and machine")
+    group.add_argument("--model", help=f"bundled name, folder, or owner/name on the hub (default: {default.model})")
+    group.add_argument("--device", help=f"auto, cuda, cuda:1, mps or cpu (default: {default.device})")
+    add_computing(group)
+
+
+def add_computing(group: "argparse._ArgumentGroup") -> None:
+    """Adds in what numbers a model computes, and in how much memory."""
+    default, add = UpscaleConfig(), group.add_argument
     add("--dtype", choices=("auto", "fp32", "bf16", "fp16"), help=f"number type (default: {default.dtype})")
     add(
         "--engine",

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from xpsr.config import RenamedWarning, suggest
 from xpsr.errors import InputError, XPSRError, one_line, printable
+from xpsr.files import refusal
 
 __all__ = [
     "DESCRIBERS",
@@ -159,7 +160,7 @@ def loading(what: str = "", *, quiet: bool = False) -> Iterator[None]:
 @functools.cache
 def _thaw_on_leaving() -> None:
     """Lets the collector see everything at the end, where a library would say that something was left behind."""
-    atexit.register(lambda: gc.unfreeze() if "OpenImageIO" in sys.modules else None)
+    atexit.register(lambda: gc.unfreeze() if {"OpenImageIO", "triton"} & sys.modules.keys() else None)
 
 
 def quiet_libraries() -> None:
@@ -195,13 +196,14 @@ def explain(error: Exception, command: str = "upscale") -> str:
     """Says in one line what is wrong and what to do in that command, which calls its arguments as `parse` has seen."""
     text = one_line(error)
     if isinstance(error, XPSRError):
-        return " ".join(error.sentence(_call).split())
+        # a file calls its keys itself
+        return " ".join(error.sentence(_call if error.source is None else None).split())
     # torch raises RuntimeError on most devices, of a subclass only on some
     if isinstance(error, MemoryError) or re.search("out of memory|not enough memory|can't allocate memory", text):
         remedy = _LESS_MEMORY.get(command, "a smaller --tile-size, --scale or picture")
         return f"the memory does not suffice; use {remedy}."
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path and its permissions."
+        return str(refusal(Path(os.fsdecode(error.filename)), "cannot be used", error))
     return f"unexpected {type(error).__name__}: {text}; run again with --debug to see where."
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from xpsr.cli.progress import counting
 from xpsr.cli.terminal import Parser, answer, complain, loading, quiet_libraries
-from xpsr.config import TrainRunConfig, load_config
+from xpsr.config import TrainRunConfig, load_config, shipped_configs
 from xpsr.config.checks import Limit, Span
 from xpsr.errors import InputError
 
@@ -29,11 +29,12 @@ def run(arguments: Sequence[str]) -> int:
         usage="xpsr train CONFIG.yaml [--SECTION.KEY=VALUE ...] [--dry-run]\n       xpsr train --plot RUN_DIR",
         description="Trains a model as CONFIG.yaml says and writes it to train.output_dir/model. The same command\n"
         "goes on after an interruption. Exit code 3: stopped early, with a checkpoint to go on from.\n"
-        "Several processes: torchrun --nproc-per-node N -m xpsr train CONFIG.yaml ...",
+        "Several processes: torchrun --nproc-per-node N -m xpsr train CONFIG.yaml ...\n"
+        f"Some configs to start from are in {shipped_configs()}.",
         epilog="\n".join(_options()),
     )
     parser.add_argument(
-        "config", metavar="CONFIG.yaml", type=Path, nargs="?", default=None, help="configs/ holds some to start from"
+        "config", metavar="CONFIG.yaml", type=Path, nargs="?", default=None, help="what is other than the defaults"
     )
     parser.add_argument(
         "--dry-run", action="store_true", default=False, help="train nothing; say what it would take, without weights"

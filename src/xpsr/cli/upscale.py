@@ -157,7 +157,8 @@ def run(arguments: Sequence[str]) -> int:
                 restored = restore_file(restorer, job, prior_of, recipe, seen=seen, progress=bar.passed)
                 if job.target is None:
                     place = Path(f"result{result_suffix(job.source, config.format)}")
-                    _send(image_bytes(place, restored.picture, write_options(config, restored.record)))
+                    told = write_options(config, restored.record, source=job.source, named=str(job.source.path))
+                    _send(image_bytes(place, restored.picture, told))
             except BrokenPipeError:  # whoever read the picture has gone
                 raise
             except Exception as error:  # every picture is tried; the exit code tells

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xpsr.cli.options import add_machine, add_reading, add_restoration, add_writing
+from xpsr.cli.options import add_machine, add_reading, add_restoration, add_signing, add_writing
 from xpsr.cli.terminal import Parser
 from xpsr.config import UpscaleConfig
 
@@ -54,6 +54,7 @@ def upscale_parser() -> Parser:
         f" other settings and refuses to replace anything else; error refuses it all (default: {default.on_existing})",
     )
     add_writing(group)
+    add_signing(group)
     fidelity = add_restoration(parser)
     fidelity.add_argument(
         "--map",

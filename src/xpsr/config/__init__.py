@@ -13,7 +13,7 @@ from xpsr.config.batch import BatchConfig
 from xpsr.config.benchmark import BenchmarkConfig, MatrixConfig, MethodConfig, SetConfig, TextsConfig, TextSource
 from xpsr.config.data import DataConfig, PairsConfig
 from xpsr.config.degradation import DEGRADATIONS, DegradationConfig, DegradationName, DegradationStage
-from xpsr.config.loading import as_dict, load_config, override
+from xpsr.config.loading import as_dict, load_config, override, shipped_configs
 from xpsr.config.model import ModelConfig
 from xpsr.config.names import RenamedWarning, nearest, renamed, suggest
 from xpsr.config.serve import ServeConfig
@@ -81,6 +81,7 @@ __all__ = [
     "preset_settings",
     "renamed",
     "resolve_settings",
+    "shipped_configs",
     "suggest",
     "usual_size",
 ]

@@ -13,7 +13,7 @@ from xpsr.config.checks import alternatives
 from xpsr.config.names import RENAMED, renamed, unknown
 from xpsr.errors import InputError
 
-__all__ = ["as_dict", "load_config", "override"]
+__all__ = ["as_dict", "load_config", "override", "shipped_configs"]
 
 T = TypeVar("T")
 
@@ -22,6 +22,13 @@ _PLACE = re.compile(r"\[\d+\]")
 
 # Of a YAML; those that come with xpsr have 4 KB, 5 and 100
 _MAX_BYTES, _MAX_DEPTH, _MAX_VALUES = 2**20, 50, 100_000
+
+
+def shipped_configs() -> Path:
+    """Returns the folder of the configs that come with xpsr: in the package of a wheel, at the root of a clone."""
+    package = Path(__file__).parents[1]
+    packed = package / "configs"
+    return packed if packed.is_dir() else package.parents[1] / "configs"
 
 
 def load_config(
@@ -84,7 +91,7 @@ def _flag_value(text: str, kind: Any) -> Any:
 
 def _read_yaml(path: Path, overrides: Sequence[str]) -> dict[Any, Any]:
     if not path.is_file():
-        remedy = "configs/ holds the ones that come with xpsr"
+        remedy = f"those that come with xpsr, for train and degrade, are in {shipped_configs()}"
         lonely = next((flag for flag in overrides if flag.startswith("--") and "=" not in flag), None)
         hint = "" if lonely is None else f". Is it the value of an option? Write {lonely}={path} in one word"
         raise InputError("no such config file", code="not_found", remedy=remedy + hint)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from xpsr.config.checks import SEED, Checked, Pattern, fault, option, within
 from xpsr.config.settings import PresetName, Settings
 from xpsr.config.sizes import PIXELS, Size, usual_size
+from xpsr.errors import InputError
 from xpsr.sources import ResultFormat
 
 __all__ = ["UpscaleConfig"]
@@ -77,6 +78,9 @@ class UpscaleConfig(Checked):
     strip_gps: bool = False  # where a picture was taken
     strip_metadata: bool = False  # EXIF, XMP and IPTC
     provenance: bool = True  # results say how they came about
+    c2pa: tuple[Path, Path] | None = option(
+        None, "PEM files of certificates and of a key, which sign results; or null."
+    )
     max_pixels: int | None = option(None, "Of a picture, width times height; null: 67,108,864.", _COUNT)
     max_bytes: int | None = option(None, "Of a picture's file; null: 536,870,912.", _COUNT)
     accept_truncated: bool = False  # whether files that end too early are read as far as they go
@@ -106,6 +110,9 @@ class UpscaleConfig(Checked):
         super().__post_init__()
         Settings(**self.overrides)
         _ = self.size_asked
+        if self.c2pa is not None and not self.provenance:
+            message, remedy = "leaves out what c2pa signs", "leave one of them out"
+            raise InputError(message, code="conflict", field="provenance", remedy=remedy)
         for name, usual in (("compile", False), ("weights_dtype", "auto")):
             if self.engine != "torch" and getattr(self, name) != usual:
                 raise fault(self, name, f"does nothing beside engine {self.engine}", "leave one of them out")

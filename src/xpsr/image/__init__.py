@@ -1,7 +1,8 @@
 """Reads and writes pictures: whatever a user brings becomes RGB in [0, 1], upright, with its alpha beside it."""
 
 from xpsr.image.alpha import bleed
-from xpsr.image.isolation import decode_in_process
+from xpsr.image.credentials import Credentials, check_signing
+from xpsr.image.isolation import Facts, decode_in_process, inspect_in_process
 from xpsr.image.limits import MAX_PIXELS, Limits
 from xpsr.image.origin import Origin
 from xpsr.image.picture import Picture, to_pil, to_uint8
@@ -21,6 +22,8 @@ from xpsr.image.writing import WriteOptions, image_bytes, refuse_unwritable, wri
 from xpsr.image.xmp import Provenance
 
 __all__ = [
+    "Credentials",
+    "Facts",
     "IN_MEMORY",
     "MAX_PIXELS",
     "ImageLike",
@@ -31,11 +34,13 @@ __all__ = [
     "Resized",
     "WriteOptions",
     "bleed",
+    "check_signing",
     "decode_image",
     "decode_in_process",
     "decode_rgb",
     "drop_from_memory",
     "image_bytes",
+    "inspect_in_process",
     "new_planes",
     "picture_size",
     "read_image",

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,12 +30,24 @@ from xpsr.image.origin import Origin
 from xpsr.image.picture import Picture, damaged
 from xpsr.image.reading import decode_image
 
-__all__ = ["decode_in_process"]
+__all__ = ["Facts", "decode_in_process", "inspect_in_process"]
+
+T = TypeVar("T")
 
 _START = "import sys; from xpsr.image.isolation import serve; serve(int(sys.argv[1]))"
 _MOST_WORDS = 2**20
 _TENSORS = ("pixels", "alpha", "excess")
 _BYTES = ("icc", "exif", "xmp", "iptc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a picture is that can be read: its sides, upright, Pillow's name of its format, whether it has alpha."""
+
+    width: int
+    height: int
+    format: str
+    has_alpha: bool
 
 
 def decode_in_process(
@@ -63,17 +76,54 @@ def decode_in_process(
         InputError: as `read_image`; or decoding took more memory or time, or crashed.
         XPSRError: this system has no processes of this kind, or they cannot be started.
     """
+    limits = limits or Limits()
+    request = _request(name, limits, accept_truncated, memory, seconds)
+    return _asked(request, content, lambda line: _picture(line, limits))
+
+
+def inspect_in_process(
+    content: bytes | bytearray,
+    *,
+    name: str = "picture",
+    limits: Limits | None = None,
+    accept_truncated: bool = False,
+    memory: int = 2**32,
+    seconds: float = 60.0,
+) -> Facts:
+    """Returns what the picture in the bytes of a file is, once it has been decoded as `decode_in_process` does.
+
+    Its pixels stay where they are, so that this process needs no memory for them. Arguments and errors are the same.
+    """
+    limits = limits or Limits()
+    request = _request(name, limits, accept_truncated, memory, seconds) | {"facts": True}
+    return _asked(request, content, lambda line: _facts(line.hear(), limits))
+
+
+def _request(name: str, limits: Limits, accept_truncated: bool, memory: int, seconds: float) -> dict[str, Any]:
+    """What the process is told before the bytes come.
+
+    Raises:
+        InputError: memory or seconds are out of range.
+    """
     check_argument("memory", memory, int, within(1, 2**50))
     check_argument("seconds", seconds, float, within(0.001, 1e6))
-    limits = limits or Limits()
-    request = {
+    return {
         "name": name,
         "limits": asdict(limits),
         "accept_truncated": accept_truncated,
         "memory": memory,
         "seconds": seconds,
-        "size": len(content),
     }
+
+
+def _asked(request: dict[str, Any], content: bytes | bytearray, hear: Callable[["_Line"], T]) -> T:
+    """Returns what `hear` makes of the answer of a process that decodes the bytes.
+
+    Raises:
+        InputError: the picture is refused; or decoding took more memory or time, or crashed.
+        XPSRError: there are no such processes here.
+    """
+    name, memory, seconds = request["name"], request["memory"], request["seconds"]
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
@@ -81,9 +131,9 @@ def decode_in_process(
         started = time.monotonic()
         line = _Line(ours, until=started + seconds + 5)  # the process ends by itself in time
         try:
-            line.say(request)
+            line.say(request | {"size": len(content)})
             line.send(content)
-            return _picture(line, limits)
+            return hear(line)
         except InputError:
             raise
         except (EOFError, OSError, LookupError, TypeError, ValueError) as error:  # it was killed, or says nonsense
@@ -133,20 +183,34 @@ class _Line:
         return words
 
 
-def _picture(line: _Line, limits: Limits) -> Picture:
-    """Hears an answer, of which nothing is believed: a decoder may have been taken over.
+def _facts(answer: dict[str, Any], limits: Limits) -> Facts:
+    """Reads the first words of an answer, of which nothing is believed: a decoder may have been taken over.
 
     Raises:
         InputError: the picture is refused.
-        EOFError: there is no answer, or one that makes no sense.
+        EOFError: they make no sense.
     """
-    answer = line.hear()
     if "error" in answer:
         parts = {part: None if told is None else str(told) for part, told in answer["error"].items()}
         raise InputError(parts.pop("message") or "", **parts)
     height, width = int(answer["height"]), int(answer["width"])
     if not 0 < height * width <= limits.max_pixels or sum(answer["bytes"].values()) > limits.max_bytes:
         raise EOFError
+    return Facts(
+        width=width, height=height, format=str(answer["origin"]["format"]), has_alpha="alpha" in answer["tensors"]
+    )
+
+
+def _picture(line: _Line, limits: Limits) -> Picture:
+    """Hears a whole answer.
+
+    Raises:
+        InputError: the picture is refused.
+        EOFError: there is no answer, or one that makes no sense.
+    """
+    answer = line.hear()
+    facts = _facts(answer, limits)
+    height, width = facts.height, facts.width
     tensors = {}
     for part in _TENSORS:
         if part in answer["tensors"]:
@@ -161,9 +225,7 @@ def _picture(line: _Line, limits: Limits) -> Picture:
     said = answer["origin"]
     dpi = said["dpi"] and (float(said["dpi"][0]), float(said["dpi"][1]))
     notices = tuple(map(str, said["notices"]))
-    origin = Origin(
-        format=str(said["format"]), model=said["model"], bits=int(said["bits"]), dpi=dpi, notices=notices, **held
-    )
+    origin = Origin(format=facts.format, model=said["model"], bits=int(said["bits"]), dpi=dpi, notices=notices, **held)
     return Picture(**tensors, origin=origin)
 
 
@@ -295,6 +357,8 @@ def _answer(number: int) -> None:
                 "origin": {part: getattr(origin, part) for part in ("format", "model", "bits", "dpi", "notices")},
             }
         )
+        if "facts" in request:
+            return
         for tensor in tensors.values():
             line.send(tensor.contiguous().numpy().data.cast("B"))
         for data in held.values():

@@ -18,6 +18,7 @@ from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError, one_line
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write, refusal
 from xpsr.image.containers import into_jpeg, into_jxl, into_png, into_tiff
+from xpsr.image.credentials import MIME_TYPES, Credentials, sign
 from xpsr.image.metadata import of_result, tells_resolution
 from xpsr.image.origin import Metadata
 from xpsr.image.picture import Picture, upright
@@ -70,6 +71,7 @@ class WriteOptions:
         strip_metadata: EXIF, XMP and IPTC are left out; the colour profile and the resolution stay.
         provenance: how the picture came about, which EXIF and XMP tell then; None: they do not.
         keep_cmyk: what was CMYK, with a profile, and becomes a JPEG or TIFF, is CMYK again; else it is sRGB.
+        credentials: by whom the file is signed, as C2PA, which tells the provenance, too; None: by nobody.
     """
 
     quality: int | None = None
@@ -77,13 +79,17 @@ class WriteOptions:
     strip_metadata: bool = False
     provenance: Provenance | None = None
     keep_cmyk: bool = False
+    credentials: Credentials | None = None
 
     def __post_init__(self) -> None:
-        """Refuses values of other kinds, and a quality outside 1 to 100."""
+        """Refuses values of other kinds, a quality outside 1 to 100, and credentials of nothing."""
         check_argument("quality", self.quality, int | None, within(1, 100, "95, for example"))
         check_argument("provenance", self.provenance, Provenance | None)
         for name in ("strip_gps", "strip_metadata", "keep_cmyk"):
             check_argument(name, getattr(self, name), bool)
+        if check_argument("credentials", self.credentials, Credentials | None) and self.provenance is None:
+            message, remedy = "say how a picture came about, and there is no provenance", "give that, too"
+            raise InputError(message, code="conflict", field="credentials", remedy=remedy)
 
 
 def write_image(
@@ -110,13 +116,14 @@ def write_image(
             WebP), or `path` cannot be written.
     """
     place: Path = check_argument("path", path, Path)
-    if _is_ready(image, _kind(place)):
+    if _is_ready(image, _kind(place), options):
         content = image_bytes(place, image, options)
         with atomic_write(place) as part:
             part.write_bytes(content)
         return ()
     picture = to_picture(image)
-    refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None)
+    is_signed = options.credentials is not None
+    refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None, is_signed=is_signed)
     with atomic_write(place) as part:
         return write_into(part, place, picture, options)
 
@@ -144,7 +151,8 @@ def write_strips(
     place: Path = check_argument("path", path, Path)
     kind, rest = _kind(place), _whole(strips, size)
     first = next(rest)
-    refuse_unwritable(place, size, has_alpha=first.alpha is not None)
+    is_signed = options.credentials is not None
+    refuse_unwritable(place, size, has_alpha=first.alpha is not None, is_signed=is_signed)
     with atomic_write(place) as part:
         return _write(part, place, kind, itertools.chain([first], rest), size, first, options)
 
@@ -177,10 +185,11 @@ def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOpti
         InputError: unknown suffix, or a picture that the format cannot hold.
     """
     kind = _kind(place)
-    if _is_ready(image, kind):
+    if _is_ready(image, kind, options):
         return _encoded(place, kind, upright(image, "picture"), options.quality)
     picture = to_picture(image)
-    refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None)
+    is_signed = options.credentials is not None
+    refuse_unwritable(place, (picture.width, picture.height), has_alpha=picture.alpha is not None, is_signed=is_signed)
     try:
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder, "picture")
@@ -190,9 +199,11 @@ def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOpti
         raise refusal(place, "cannot be written", error) from error
 
 
-def _is_ready(image: ImageLike, kind: Kind) -> TypeGuard[Image.Image]:
+def _is_ready(image: ImageLike, kind: Kind, options: WriteOptions) -> TypeGuard[Image.Image]:
     """Whether Pillow may write an image in its own mode: it knows no JPEG XL, profile or transparency that is lost."""
-    return isinstance(image, Image.Image) and kind not in ("JXL", "BMP") and not image.info.get("icc_profile")
+    if not isinstance(image, Image.Image) or options.credentials is not None:
+        return False
+    return kind not in ("JXL", "BMP") and not image.info.get("icc_profile")
 
 
 def write_into(part: Path, place: Path, picture: Picture, options: WriteOptions) -> tuple[str, ...]:
@@ -206,17 +217,19 @@ def write_into(part: Path, place: Path, picture: Picture, options: WriteOptions)
     return _write(part, place, _kind(place), _strips(picture), size, picture, options)
 
 
-def refuse_unwritable(place: Path, size: tuple[int, int], *, has_alpha: bool) -> None:
+def refuse_unwritable(place: Path, size: tuple[int, int], *, has_alpha: bool, is_signed: bool = False) -> None:
     """Refuses a picture that the format of a file's name cannot hold, before anybody makes it.
 
     Raises:
-        InputError: unknown suffix, too many pixels along a side, or alpha.
+        InputError: unknown suffix, too many pixels along a side, alpha, or no place to sign in.
     """
     kind = _kind(place)
     if max(size) > _MAX_SIDES.get(kind, 2**31):
         raise _unfit(place, kind, f"a side has more than {_MAX_SIDES[kind]} pixels")
     if has_alpha and kind in ("JPEG", "BMP"):
         raise _unfit(place, kind, "it has transparency")
+    if is_signed and kind not in MIME_TYPES:
+        raise _unfit(place, kind, "it is to be signed")
 
 
 def _kind(place: Path) -> Kind:
@@ -246,6 +259,23 @@ def _strips(picture: Picture) -> Iterator[Picture]:
 
 
 def _write(
+    part: Path,
+    place: Path,
+    kind: Kind,
+    strips: Iterator[Picture],
+    size: tuple[int, int],
+    first: Picture,
+    options: WriteOptions,
+) -> tuple[str, ...]:
+    told = _write_unsigned(part, place, kind, strips, size, first, options)
+    if options.credentials is not None and options.provenance is not None:
+        is_stripped = options.strip_gps or options.strip_metadata  # manifests of cameras tell places, too
+        history = None if first.origin is None or is_stripped else first.origin.format
+        sign(part, kind, options.credentials, options.provenance, history=history)
+    return told
+
+
+def _write_unsigned(
     part: Path,
     place: Path,
     kind: Kind,

@@ -5,12 +5,12 @@ import re
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
-__all__ = ["Provenance", "patched"]
+__all__ = ["SOURCE_TYPE", "Provenance", "patched"]
 
 _TIFF, _EXIF = "http://ns.adobe.com/tiff/1.0/", "http://ns.adobe.com/exif/1.0/"
 _IPTC, _OWN = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", "urn:xpsr:1.0/"
 
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of something real into which a trained model has painted.
 
 `trainedAlgorithmicMedia` would say that all of it was made up, and `algorithmicallyEnhanced` is for what changes a
@@ -155,7 +155,7 @@ def _with_provenance(text: str, provenance: Provenance) -> str | None:
     about = re.search(rf"\s{re.escape(prefix)}about\s*=\s*(\"[^\"<]*\"|'[^'<]*')", told)
     software, _, version = provenance.software.rpartition(" ")
     values = {
-        "Iptc4xmpExt:DigitalSourceType": _SOURCE_TYPE,
+        "Iptc4xmpExt:DigitalSourceType": SOURCE_TYPE,
         "Iptc4xmpExt:AISystemUsed": software,
         "Iptc4xmpExt:AISystemVersionUsed": version,
         "xpsr:Model": provenance.model,

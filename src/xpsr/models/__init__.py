@@ -18,7 +18,13 @@ from xpsr.models.autoencoder import (
 )
 from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
 from xpsr.models.denoiser import Denoiser, DenoiserCache
-from xpsr.models.scheduling import own_scheduler, predict_one_step, predict_original_sample, start_at
+from xpsr.models.scheduling import (
+    estimate_clean,
+    own_scheduler,
+    predict_one_step,
+    predict_original_sample,
+    start_at,
+)
 from xpsr.models.storage import store_weights
 from xpsr.models.strips import Rows, joined, streamed
 from xpsr.models.unet import ConditionalUpBlock, XPSRUNet, XPSRUNetOutput
@@ -42,6 +48,7 @@ __all__ = [
     "XPSRControlNetOutput",
     "XPSRUNet",
     "XPSRUNetOutput",
+    "estimate_clean",
     "joined",
     "own_scheduler",
     "predict_one_step",

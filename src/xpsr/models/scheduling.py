@@ -11,7 +11,14 @@ import torch
 from xpsr.errors import InputError
 from xpsr.models.autoencoder import HaarPackets
 
-__all__ = ["SCHEDULERS", "own_scheduler", "predict_one_step", "predict_original_sample", "start_at"]
+__all__ = [
+    "SCHEDULERS",
+    "estimate_clean",
+    "own_scheduler",
+    "predict_one_step",
+    "predict_original_sample",
+    "start_at",
+]
 
 SCHEDULERS = {
     "ddpm": "DDPMScheduler",
@@ -55,6 +62,23 @@ def predict_original_sample(
             return output
         case other:
             raise ValueError(f"prediction_type={other!r} is unknown; use epsilon, v_prediction or sample.")
+
+
+def estimate_clean(
+    scheduler: Any, stepped: Any, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor
+) -> torch.Tensor:
+    """Returns the clean latents (B, C, H, W) that a step of several heads for.
+
+    Args:
+        scheduler: any that `start_at` takes.
+        stepped: what its `step` returned; some tell what they made of the output, by a threshold of their own.
+        output: (B, C, H, W), what the network said of `sample`.
+        timestep: a scalar.
+        sample: (B, C, H, W), the latents of that timestep as the network saw them: after `scale_model_input`.
+    """
+    told: torch.Tensor | None = getattr(stepped, "pred_original_sample", None)
+    # of those that do not tell, each timestep is a whole number
+    return predict_original_sample(scheduler, output, timestep, sample) if told is None else told
 
 
 def predict_one_step(

@@ -1,8 +1,8 @@
 """What a call is given and gives back: one of each for every picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -12,23 +12,32 @@ from PIL import Image
 from xpsr.config.checks import said
 from xpsr.errors import InputError
 from xpsr.image import Picture, drop_from_memory, resize, to_gray, to_pil
+from xpsr.pipeline.denoising import StepEnd
 from xpsr.prior import Prior
+
+if TYPE_CHECKING:
+    from xpsr.pipeline.pipeline import XPSRPipeline
 
 __all__ = [
     "OutputType",
     "PassCallback",
+    "StepCallback",
     "StepTensors",
     "XPSRPipelineOutput",
     "as_output",
     "counted",
     "one_each",
     "one_generator_each",
+    "step_end",
 ]
 
 _GRAY_ROWS = 64
 
 OutputType: TypeAlias = Literal["pil", "np", "pt", "latent"]
 PassCallback: TypeAlias = Callable[[int, int], None]
+StepCallback: TypeAlias = Callable[
+    ["XPSRPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]
+]
 StepTensors: TypeAlias = tuple[Literal["latents", "noise_pred"], ...]
 
 
@@ -85,6 +94,18 @@ def counted(callback: PassCallback | None, tiles: Sequence[int], index: int) -> 
         callback(num_steps * sum(tiles[:index]) + done, num_steps * sum(tiles))
 
     return on_pass_end
+
+
+def step_end(pipe: "XPSRPipeline", callback: StepCallback | None, names: Sequence[str]) -> StepEnd | None:
+    """Returns what tells the callback of a pipeline of a step and the tensors that it is to see."""
+    if callback is None:
+        return None
+
+    def on_step_end(index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        shown = {name: tensors[name] for name in names}
+        return callback(pipe, index, timestep, shown).get("latents", tensors["latents"])
+
+    return on_step_end
 
 
 def as_output(pixels: torch.Tensor, picture: Picture, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:

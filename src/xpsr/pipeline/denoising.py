@@ -9,13 +9,23 @@ import torch
 
 from xpsr.config import Settings
 from xpsr.devices import has_float64
-from xpsr.models import GRID_HALO, Denoiser, DenoiserCache, Rows, joined, predict_one_step, streamed
+from xpsr.models import (
+    GRID_HALO,
+    Denoiser,
+    DenoiserCache,
+    Rows,
+    estimate_clean,
+    joined,
+    predict_one_step,
+    streamed,
+)
 from xpsr.pipeline.conditions import Conditions
 from xpsr.tiling import Tile, blend_rows, gaussian_weights, row_by_row
 
-__all__ = ["StepEnd", "TiledDenoiser", "take_one_step", "take_steps"]
+__all__ = ["EstimateCallback", "StepEnd", "TiledDenoiser", "take_one_step", "take_steps"]
 
 StepEnd: TypeAlias = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
+EstimateCallback: TypeAlias = Callable[[torch.Tensor, int, int], None]
 
 _KEPT_FEATURES = 2**28
 """Bytes of image features that are kept from step to step; those of larger pictures are computed again."""
@@ -179,6 +189,7 @@ def take_steps(
     scheduler: Any,
     generator: torch.Generator | None,
     on_step_end: StepEnd | None,
+    on_estimate: EstimateCallback | None = None,
 ) -> torch.Tensor:
     """Returns clean latents (1, C, h, w).
 
@@ -189,6 +200,8 @@ def take_steps(
         scheduler: one that is this run's alone: it keeps its past.
         generator: of a scheduler that draws noise.
         on_step_end: is told after every step, and may change its latents.
+        on_estimate: is told before that, after every step, the clean latents (1, C, h, w) that the step heads for,
+            which step it is, from 1 on, and of how many.
     """
     accepts_generator = "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": generator} if accepts_generator else {}
@@ -196,7 +209,11 @@ def take_steps(
         noisy = scheduler.scale_model_input(latents, timestep)
         predicted = tiled.predict(partial(_rows, noisy), latents.shape, timestep, index=index, num_steps=len(timesteps))
         output = joined(predicted)
-        latents = scheduler.step(output, timestep, latents, **options).prev_sample.to(latents.dtype)
+        stepped = scheduler.step(output, timestep, latents, **options)
+        if on_estimate is not None:
+            on_estimate(estimate_clean(scheduler, stepped, output, timestep, noisy), index + 1, len(timesteps))
+        latents = stepped.prev_sample.to(latents.dtype)
+        del stepped  # what it tells beside them need not wait for the next pass
         if on_step_end is not None:
             latents = on_step_end(index, timestep, {"latents": latents, "noise_pred": output})
     return latents

@@ -33,16 +33,18 @@ from xpsr.models import Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, joined,
 from xpsr.pipeline.arguments import (
     OutputType,
     PassCallback,
+    StepCallback,
     StepTensors,
     XPSRPipelineOutput,
     as_output,
     counted,
     one_each,
     one_generator_each,
+    step_end,
 )
 from xpsr.pipeline.bands import add_strips, finished, rows_of_band
 from xpsr.pipeline.conditions import MAX_OUTPUT_PIXELS, Conditions, Passes, fit_picture, lay_tiles
-from xpsr.pipeline.denoising import StepEnd, TiledDenoiser, take_one_step, take_steps
+from xpsr.pipeline.denoising import EstimateCallback, StepEnd, TiledDenoiser, take_one_step, take_steps
 from xpsr.pipeline.latents import (
     VAE_TILE,
     Autoencoder,
@@ -52,13 +54,12 @@ from xpsr.pipeline.latents import (
     pixels_per_latent,
 )
 from xpsr.pipeline.loading import StoredPipeline
+from xpsr.pipeline.previews import PreviewCallback, Previews
 from xpsr.pipeline.texts import embed_texts
 from xpsr.planning import TilePlan
 from xpsr.prior import QUESTIONS, Describer, Prior, looking
 
 __all__ = ["XPSRPipeline"]
-
-StepCallback = Callable[["XPSRPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
 
 class XPSRPipeline(StoredPipeline):
@@ -171,6 +172,7 @@ class XPSRPipeline(StoredPipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         callback_on_pass_end: PassCallback | None = None,
+        callback_on_preview: PreviewCallback | None = None,
         plan: TilePlan | None = None,
         workspace: str | os.PathLike[str] | None = None,
     ) -> XPSRPipelineOutput:
@@ -203,6 +205,8 @@ class XPSRPipeline(StoredPipeline):
             callback_on_pass_end: called after every pass through the networks, which is one tile of one step, or a
                 plan's `batch_size` of them, with how many tiles of how many are done for the picture. What it raises
                 ends the call; the pipeline stays usable.
+            callback_on_preview: called after every step but the last with what the picture looks like so far, a
+                small (3, h, w) in [0, 1]; see `xpsr.pipeline.previews`.
             plan: how much is computed at once; its tiles go before those of the settings.
             workspace: a folder in which what a result of more than 2**26 pixels is made of lies meanwhile; None: in
                 memory.
@@ -230,6 +234,7 @@ class XPSRPipeline(StoredPipeline):
             ("callback_on_step_end", callback_on_step_end, Callable | None),
             ("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, StepTensors),
             ("callback_on_pass_end", callback_on_pass_end, Callable | None),
+            ("callback_on_preview", callback_on_preview, Callable | None),
             ("workspace", workspace, str | os.PathLike | None),
         ):
             check_argument(name, value, kind)
@@ -240,12 +245,6 @@ class XPSRPipeline(StoredPipeline):
         if latents is not None and resolved.strength == 0:
             message = "are none of the one step's, which starts from the picture"
             raise InputError(message, code="conflict", field="latents", remedy="leave them out or take more steps")
-
-        def on_step_end(index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-            if callback_on_step_end is None:
-                return tensors["latents"]
-            shown = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-            return callback_on_step_end(self, index, timestep, shown).get("latents", tensors["latents"])
 
         images = unbatched(image)
         asked = one_each(prior, len(images), "prior")
@@ -258,6 +257,7 @@ class XPSRPipeline(StoredPipeline):
                 for item, item_prior, item_generator in zip(images, asked, generators, strict=True):
                     picture = to_picture(item)
                     passes = self.passes(picture.width, picture.height, target, resolved)
+                    previews = Previews(callback_on_preview, self.vae, picture=picture, passes=passes)
                     priors.append(find_prior(item, picture, item_prior))
                     seen = picture
                     for number, size_made in enumerate(passes.sizes):
@@ -271,7 +271,8 @@ class XPSRPipeline(StoredPipeline):
                                 resolved,
                                 generator=item_generator,
                                 latents=latents if is_last else None,
-                                on_step_end=on_step_end,
+                                on_step_end=step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs),
+                                on_estimate=previews.of_pass(moved, resolved, number=number),
                                 on_pass_end=counted(callback_on_pass_end, passes.tiles, run),
                                 plan=plan,
                             )
@@ -418,6 +419,7 @@ class XPSRPipeline(StoredPipeline):
         latents: torch.Tensor | None = None,
         on_step_end: StepEnd | None = None,
         on_pass_end: PassCallback | None = None,
+        on_estimate: EstimateCallback | None = None,
         plan: TilePlan | None = None,
     ) -> Iterator[torch.Tensor]:
         """Yields strips (1, C, rows, W/f) of what `denoise` returns; in the one step, as soon as they are known."""
@@ -462,9 +464,8 @@ class XPSRPipeline(StoredPipeline):
                 message = f"are of shape {tuple(latents.shape)}, and this picture needs {shape}"
                 raise InputError(message, code="wrong_size", field="latents", remedy="make them anew or leave them out")
             latents = latents.to(device, conditions.dtype)
-            yield take_steps(
-                tiled, latents, timesteps, scheduler=scheduler, generator=generator, on_step_end=on_step_end
-            )
+            told: dict[str, Any] = {"on_step_end": on_step_end, "on_estimate": on_estimate}
+            yield take_steps(tiled, latents, timesteps, scheduler=scheduler, generator=generator, **told)
 
     def decode(self, latents: torch.Tensor, conditions: Conditions, settings: Settings) -> torch.Tensor:
         """Returns pixels (3, H, W) in [0, 1] of the result's size, their colours matched to the input's."""

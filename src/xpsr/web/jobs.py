@@ -1,5 +1,6 @@
 """What passes between API, scheduler and those who work: requests, and what became of them."""
 
+import logging
 import secrets
 import threading
 import time
@@ -12,13 +13,21 @@ from xpsr.config import UpscaleConfig
 from xpsr.errors import Cancelled, XPSRError
 from xpsr.prior import Prior
 
-__all__ = ["OVER", "Job", "JobState", "Kind", "Preview", "Request"]
+__all__ = ["OVER", "SHOWN_FORMATS", "UPLOAD", "Job", "JobState", "Kind", "Preview", "Request"]
+
+logger = logging.getLogger(__name__)
 
 Kind: TypeAlias = Literal["upscale", "describe"]
 JobState: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 OVER: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
 """States that nothing follows."""
+
+UPLOAD = "upload"
+"""The file of a job's folder that holds what was sent."""
+
+SHOWN_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "GIF", "BMP"})
+"""Of files that every browser shows; beside one of another format lies a PNG that it can show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +43,7 @@ class Request:
         suffix: what the result's name ends with.
         config: how it is restored; its model and describer are names that the operator gave.
         wants_map: whether a picture of what was invented is made, too.
+        wants_previews: whether somebody looks on, and is shown what the picture looks like between the steps.
     """
 
     kind: Kind
@@ -45,6 +55,7 @@ class Request:
     suffix: str
     config: UpscaleConfig
     wants_map: bool = False
+    wants_previews: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +71,17 @@ class Preview:
 class Job:
     """A request from when it is taken on until it is forgotten.
 
-    Fields are changed by the scheduler alone; whoever reads them sees each as it was last. Times are in seconds:
-    `created`, `started`, `finished` and `expires` of the epoch, `deadline` of `time.monotonic`.
+    Fields are changed by the scheduler alone; whoever reads them sees each as it was last. `state` is changed after the
+    others: of a job that is done there is a record. Times are in seconds: `created`, `started`, `finished` and
+    `expires` of the epoch, `deadline` and `until` of `time.monotonic`, which nobody sets.
 
     Attributes:
         id: 128 random bits; who knows it may have the result, where nobody needs a token.
         owner: the token's holder, or ""; nobody else finds the job.
         client: among whom the queue is fair.
-        folder: of what was uploaded and of the result, under names that the server chose.
+        folder: of what was uploaded and of the result, under names that the server chose; of a job that somebody
+            cancelled it is gone as soon as nobody works on it, of others with the job.
+        expires: when the job is forgotten, or sooner where there is no room.
         place: how many are before it while it waits, from 0.
         progress: passes done, of how many.
         prior: what is said of the picture, from when somebody has looked.
@@ -76,6 +90,8 @@ class Job:
         error: why there is none.
         is_wanted: False from when somebody cancelled it.
         is_fetched: whether somebody has had the result.
+        kept: bytes of its files.
+        until: when it is forgotten, as `expires`; None: it is not over.
     """
 
     request: Request
@@ -97,7 +113,9 @@ class Job:
     error: XPSRError | None = None
     is_wanted: bool = True
     is_fetched: bool = False
-    _watchers: set[Callable[[], None]] = field(default_factory=set)
+    kept: int = 0
+    until: float | None = None
+    _watchers: dict[object, Callable[[], None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -118,21 +136,27 @@ class Job:
 
     def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
         """Calls `watcher` after every change, from any thread; returns what ends that."""
+        key = object()
         with self._lock:
-            self._watchers.add(watcher)
+            self._watchers[key] = watcher
 
         def unwatch() -> None:
             with self._lock:
-                self._watchers.discard(watcher)
+                self._watchers.pop(key, None)
 
         return unwatch
 
     def changed(self) -> None:
-        """Tells those who watch."""
+        """Tells those who watch; one who fails, as his loop is closed for example, is told no more."""
         with self._lock:
-            watchers = list(self._watchers)
-        for watcher in watchers:
-            watcher()
+            watchers = list(self._watchers.items())
+        for key, watcher in watchers:
+            try:
+                watcher()
+            except Exception:  # of a stranger's connection; those who work go on
+                logger.warning("Somebody who watched job %s fails.", self.id[:4], exc_info=True)
+                with self._lock:
+                    self._watchers.pop(key, None)
 
     def cancelled_error(self) -> Cancelled:
         """Returns the error of a job that somebody wants no more."""

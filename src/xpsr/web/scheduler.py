@@ -4,12 +4,11 @@ Nothing here knows of HTTP or of processes. Pictures are not put through the net
 from the same picture alone by 7e-8, and results are to be those of `xpsr upscale` to the bit.
 """
 
-import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,19 @@ from xpsr.prior import Prior
 from xpsr.web.jobs import Job, JobState, Preview, Request
 from xpsr.web.spool import Spool
 
-__all__ = ["Busy", "Place", "Scheduler", "no_such_job"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Busy", "Place", "Scheduler", "ending", "no_such_job", "too_late"]
 
 _USUAL_SECONDS = 5.0
 """What a job is thought to take before any has been done."""
 
 _LONGEST_WAIT = 600
 """Seconds after which a client that was turned away is told to come again, at most."""
+
+_MOST_KEPT = 1_000
+"""Jobs that are kept when they are over; each has some KB of memory beside its files, and some 700 of longest texts."""
+
+_UPLOADS = 4
+"""As many times as many uploads as jobs may be on their way."""
 
 
 class Busy(XPSRError):
@@ -55,14 +58,28 @@ class Place:
 class Scheduler:
     """Jobs of all clients, from their first byte until they are forgotten. Any thread may call it.
 
+    Clients take turns: one who has a job in the queue waits for at most one of each other client before its own is
+    begun, and one who was served comes last.
+
+    Upload and queue have `wait_seconds` together, and work has `max_seconds` of its own, so that nobody's heavy picture
+    takes the time of those who wait. A job whose time is over in the queue fails there; one that is worked on is ended
+    by whoever works on it.
+
+    A job that is over is kept for `keep_seconds` from then on, so that whoever asks learns what became of it: one that
+    is done with its upload and result, one that failed with its upload. One that was cancelled has no files any more
+    from when nobody works on it. Where the disk is nearly full, or of too many jobs, the oldest ones of the client that
+    keeps most go sooner; nobody can drive out what others keep but by keeping less.
+
     Args:
         spool: where what is uploaded lies.
-        max_queue: requests that come, wait or are worked on.
-        max_per_client: of them, of one client.
-        max_seconds: from the first byte of an upload to the result.
-        keep_seconds: how long results are kept.
+        max_queue: jobs that wait or are worked on; cancelled ones too, while they are. Uploads have places of their
+            own, four times as many, so that slow ones keep nobody out.
+        max_per_client: of jobs and uploads, of one client.
+        max_seconds: of work on a job.
+        wait_seconds: from the first byte of an upload until somebody works on it.
+        keep_seconds: how long jobs are kept that are over.
         num_hands: who work side by side.
-        on_over: is told of every job that is over.
+        on_over: is told of every job that is over, once.
     """
 
     def __init__(
@@ -73,19 +90,20 @@ class Scheduler:
         max_per_client: int,
         max_seconds: float,
         keep_seconds: float,
+        wait_seconds: float = math.inf,
         num_hands: int = 1,
         on_over: Callable[[Job], None] = lambda job: None,
     ):
         self._spool, self._num_hands, self._on_over = spool, num_hands, on_over
         self._max_queue, self._max_per_client = max_queue, max_per_client
-        self.max_seconds, self._keep_seconds = max_seconds, keep_seconds
+        self.max_seconds, self._wait_seconds, self._keep_seconds = max_seconds, wait_seconds, keep_seconds
         self._changed = threading.Condition()
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}  # the oldest first; one that is worked on may be forgotten already
         self._coming: list[Place] = []
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by client; the first one is served next
-        self._running: list[Job] = []
+        self._running: dict[Job, float] = {}  # since when
         self._seconds = _USUAL_SECONDS  # what a job takes, lately
-        self.is_draining = False
+        self.is_draining = self._is_closed = False
 
     # what clients ask for
 
@@ -106,25 +124,37 @@ class Scheduler:
             place = Place(client, owner, Path(), time.monotonic())
             self._coming.append(place)
         try:
+            self._make_room()
             place.folder = self._spool.new_folder()
-            yield place
+            try:
+                yield place
+            finally:
+                if place.job is None:
+                    self._spool.remove(place.folder)
         finally:
             with self._changed:
                 self._coming.remove(place)
                 self._changed.notify_all()
-            if place.job is None:
-                self._spool.remove(place.folder)
 
     def submit(self, place: Place, request: Request) -> Job:
-        """Puts a request in the queue, within the block that holds its place; the folder is the job's from now on."""
+        """Puts a request in the queue, within the block that holds its place; the folder is the job's from now on.
+
+        Raises:
+            Busy: the queue was filled meanwhile, or the server has ended.
+        """
+        assert place.job is None, "a place is for one job"
         job = Job(
             request=request,
             owner=place.owner,
             client=place.client,
             folder=place.folder,
-            deadline=place.began + self.max_seconds,
+            deadline=place.began + self._wait_seconds,
+            kept=request.bytes,
         )
         with self._changed:
+            if self._is_closed:
+                raise _to_end()
+            self._refuse_above(self._max_queue)
             place.job = self._jobs[job.id] = job
             self._waiting.setdefault(job.client, deque()).append(job)
             moved = self._number()
@@ -144,40 +174,77 @@ class Scheduler:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ends a job that nobody wants any more; one that is over stays what it is."""
+        """Ends a job that nobody wants any more; one that is over stays what it is.
+
+        While it is worked on, it counts among its client's until whoever does so has let it go.
+        """
         with self._changed:
-            job.is_wanted = False
             if job.is_over:
                 return
+            job.is_wanted = False
             moved = self._leave(job)
             self._end(job, "cancelled", error=job.cancelled_error())
+            is_free = job not in self._running
             self._changed.notify_all()
-        self._over(job, moved)
+        if is_free:
+            self._spool.remove(job.folder)
+        self._over([job], moved)
 
     def forget(self, job: Job) -> None:
-        """Ends a job and removes what was uploaded and made for it; while it is worked on, as soon as that ends."""
+        """Ends a job, which nobody finds any more, and removes what was uploaded and made for it.
+
+        While it is worked on, its files go as soon as that ends.
+        """
         self.cancel(job)
         with self._changed:
-            job.expires = 0.0
-        self.sweep()
+            self._jobs.pop(job.id, None)
+            is_free = job not in self._running
+        if is_free:
+            self._spool.remove(job.folder)
 
     # what those who work say
 
     def take(self, *, timeout: float) -> Job | None:
         """Returns the next job, which is running then; None: there was none within `timeout` seconds."""
         end = time.monotonic() + timeout
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 job, moved = self._next()
-                if job is not None:
-                    self._running.append(job)
-                    job.state, job.started = "running", time.time()
-                    break
-                left = end - time.monotonic()
-                if moved or left <= 0 or not self._changed.wait(left):
-                    break
-        _tell(moved if job is None else [job, *moved])
-        return job
+                if job is None:
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        return None
+                    self._changed.wait(left)
+                    continue
+                now = time.monotonic()
+                if is_late := now > job.deadline:
+                    self._end(job, "failed", error=_waited(self._wait_seconds))
+                else:
+                    self._running[job], job.deadline = now, now + self.max_seconds
+                    job.started = time.time()
+                    job.state = "running"
+            if is_late:
+                self._over([job], moved)
+                continue
+            _tell([job, *moved])
+            return job
+
+    def give_back(self, job: Job) -> None:
+        """Puts a job that was taken, and that nobody has begun to work on, before all others again."""
+        moved: Collection[Job] = []
+        with self._changed:
+            self._running.pop(job)
+            if not job.is_over:
+                job.state = "waiting"
+                job.started = job.progress = job.preview = None
+                self._waiting.setdefault(job.client, deque()).appendleft(job)
+                self._waiting.move_to_end(job.client, last=False)
+                moved = self._number()
+            is_gone = job.state == "cancelled"
+            self._changed.notify_all()
+        if is_gone:
+            self._spool.remove(job.folder)
+        _tell([job, *(other for other in moved if other is not job)])
 
     def report(
         self,
@@ -197,11 +264,11 @@ class Scheduler:
         job.changed()
 
     def finish(self, job: Job, record: dict[str, Any]) -> None:
-        """Takes down that a result is made."""
+        """Takes down that a result is made; of a job that is over, that nobody works on it any more."""
         self._done(job, "done", record=record)
 
     def fail(self, job: Job, error: XPSRError) -> None:
-        """Takes down why there is none."""
+        """Takes down why there is no result; of a job that is over, that nobody works on it any more."""
         self._done(job, "failed", error=error)
 
     # the house
@@ -212,22 +279,32 @@ class Scheduler:
             self.is_draining = True
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """Takes nothing on any more, and fails what waits still: those who work have gone, or are to."""
+        self.drain()
+        with self._changed:
+            self._is_closed = True
+            left = [job for jobs in self._waiting.values() for job in jobs]
+            self._waiting.clear()
+            for job in left:
+                self._end(job, "failed", error=ending())
+        self._over(left, [])
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing comes, waits or is worked on."""
         with self._changed:
-            return not (self._coming or self._waiting or self._running)
+            return not (self._num_coming() or self._waiting or self._running)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many requests come, wait, are worked on, and are kept."""
         with self._changed:
-            waiting = sum(map(len, self._waiting.values()))
             return {
-                "coming": sum(place.job is None for place in self._coming),
-                "waiting": waiting,
+                "coming": self._num_coming(),
+                "waiting": sum(map(len, self._waiting.values())),
                 "running": len(self._running),
-                "kept": sum(job.is_over for job in self._jobs.values()),
+                "kept": len(self._kept()),
             }
 
     @property
@@ -238,43 +315,53 @@ class Scheduler:
 
     def sweep(self) -> None:
         """Fails jobs that have waited too long, and forgets those whose time is over; is called every second or so."""
-        now = time.time()
+        now = time.monotonic()
         with self._changed:
-            late = [job for jobs in self._waiting.values() for job in jobs if time.monotonic() > job.deadline]
+            late = [job for jobs in self._waiting.values() for job in jobs if now > job.deadline]
             moved = [other for job in late for other in self._leave(job)]
             for job in late:
-                self._end(job, "failed", error=too_late(self.max_seconds))
-            busy = set(map(id, self._running))
-            gone = [
-                job
-                for job in self._jobs.values()
-                if job.is_over and id(job) not in busy and job.expires is not None and now >= job.expires
-            ]
+                self._end(job, "failed", error=_waited(self._wait_seconds))
+            gone = [job for job in self._kept() if job.until is not None and now >= job.until]
             for job in gone:
                 del self._jobs[job.id]
-        for job in late:
-            self._over(job, moved)
+            gone += self._drop(len(self._kept()) - _MOST_KEPT, lambda job: 1)
+        self._over(late, moved)
         for job in gone:
             self._spool.remove(job.folder)
 
     # with the lock
 
+    def _num_coming(self, client: str | None = None) -> int:
+        return sum(place.job is None and client in (None, place.client) for place in self._coming)
+
     def _refuse(self, client: str) -> None:
-        mine = sum(place.client == client and place.job is None for place in self._coming)
-        mine += len(self._waiting.get(client, ())) + sum(job.client == client for job in self._running)
-        counts = sum(place.job is None for place in self._coming), sum(map(len, self._waiting.values()))
-        total = sum(counts) + len(self._running)
         if self.is_draining:
-            raise Busy("the server is to end", code="draining", remedy="try again soon", retry_after=10)
-        seconds = min(max(math.ceil(self._seconds * total / self._num_hands), 1), _LONGEST_WAIT)
-        if mine >= self._max_per_client:
+            raise _to_end()
+        mine = self._num_coming(client) + len(self._waiting.get(client, ()))
+        mine += sum(job.client == client for job in self._running)
+        clients = self._waiting.keys() | {job.client for job in self._running}
+        if mine >= self._max_per_client:  # in one round of all clients it has one less
+            seconds = self._in_seconds(len(clients))
             message = f"{mine} of your requests wait or are worked on, and the limit is {self._max_per_client}"
-            raise Busy(message, code="too_many", remedy="wait for one of them", retry_after=min(seconds, 5))
-        if total >= self._max_queue:
-            message = f"{total} requests wait or are worked on, and the limit is {self._max_queue}"
+            raise Busy(message, code="too_many", remedy="wait for one of them", retry_after=seconds)
+        self._refuse_above(self._max_queue)
+        coming, most = self._num_coming(), _UPLOADS * self._max_queue
+        if coming >= most:
+            message, seconds = f"{coming} uploads are on their way, and the limit is {most}", self._in_seconds(1)
             raise Busy(message, code="busy", remedy=f"try again in {seconds} seconds", retry_after=seconds)
 
-    def _next(self) -> tuple[Job | None, list[Job]]:
+    def _refuse_above(self, most: int) -> None:
+        total = sum(map(len, self._waiting.values())) + len(self._running)
+        if total >= most:
+            seconds = self._in_seconds(1)
+            message = f"{total} requests wait or are worked on, and the limit is {most}"
+            raise Busy(message, code="busy", remedy=f"try again in {seconds} seconds", retry_after=seconds)
+
+    def _in_seconds(self, jobs: int) -> int:
+        """In how many seconds so many jobs are done, more or less."""
+        return min(max(math.ceil(self._seconds * jobs / self._num_hands), 1), _LONGEST_WAIT)
+
+    def _next(self) -> tuple[Job | None, Collection[Job]]:
         """Takes the next job out of the queue; returns whose place has changed, too."""
         if not self._waiting:
             return None, []
@@ -285,7 +372,7 @@ class Scheduler:
             del self._waiting[client]
         return job, self._number()
 
-    def _leave(self, job: Job) -> list[Job]:
+    def _leave(self, job: Job) -> Collection[Job]:
         jobs = self._waiting.get(job.client)
         if jobs is None or job not in jobs:
             return []
@@ -294,7 +381,7 @@ class Scheduler:
             del self._waiting[job.client]
         return self._number()
 
-    def _number(self) -> list[Job]:
+    def _number(self) -> Collection[Job]:
         """Tells the waiting how many are before them; returns those for whom that has changed."""
         rows, place, moved = [list(jobs) for jobs in self._waiting.values()], 0, []
         for turn in range(max(map(len, rows), default=0)):
@@ -309,32 +396,78 @@ class Scheduler:
     def _end(
         self, job: Job, state: JobState, *, record: dict[str, Any] | None = None, error: XPSRError | None = None
     ) -> None:
-        job.state, job.record, job.error, job.finished = state, record, error, time.time()
+        job.record, job.error, job.preview = record, error, None
+        job.finished, job.until = time.time(), time.monotonic() + self._keep_seconds
         job.expires = job.finished + self._keep_seconds
-        job.preview = None
+        job.state = state  # last, since whoever reads the others goes by it
+
+    def _kept(self) -> list[Job]:
+        """Jobs that are over, the oldest first, without those that somebody works on."""
+        return [job for job in self._jobs.values() if job.is_over and job not in self._running]
+
+    def _drop(self, amount: int, size: Callable[[Job], int]) -> list[Job]:
+        """Forgets jobs until so much of their sizes is gone, of who keeps most the oldest first, and returns them."""
+        gone, of_client, sizes = list[Job](), dict[str, deque[Job]](), Counter[str]()
+        for job in self._kept():
+            of_client.setdefault(job.client, deque()).append(job)
+            sizes[job.client] += size(job)
+        while amount > 0 and sizes:
+            ((client, _),) = sizes.most_common(1)
+            job = of_client[client].popleft()
+            sizes[client] -= size(job)
+            if not of_client[client]:
+                del sizes[client]
+            del self._jobs[job.id]
+            gone.append(job)
+            amount -= size(job)
+        return gone
+
+    # without
+
+    def _make_room(self) -> None:
+        """Forgets jobs where the disk is nearly full, as far as that makes room.
+
+        Raises:
+            InputError: it makes none.
+        """
+        missing = self._spool.missing
+        if not missing:
+            return
+        with self._changed:
+            if sum(job.kept for job in self._kept()) < missing:  # others fill the disk
+                raise self._spool.full()
+            gone = self._drop(missing, lambda job: job.kept)
+        for job in gone:
+            self._spool.remove(job.folder)
 
     def _done(
         self, job: Job, state: JobState, *, record: dict[str, Any] | None = None, error: XPSRError | None = None
     ) -> None:
+        size = self._spool.size(job.folder)
         with self._changed:
-            self._running.remove(job)
+            began = self._running.pop(job, None)
+            if began is None:  # it was let go already
+                return
             if is_news := not job.is_over:  # or somebody wants it no more
+                job.kept = size
                 self._end(job, state, record=record, error=error)
-                assert job.started is not None and job.finished is not None
                 if state == "done":
-                    self._seconds += 0.2 * (job.finished - job.started - self._seconds)
+                    self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
             self._changed.notify_all()
         if is_news:
-            self._over(job, [])
+            self._over([job], [])
+        else:
+            self._spool.remove(job.folder)
 
-    # without
+    def _over(self, jobs: Collection[Job], moved: Collection[Job]) -> None:
+        try:
+            for job in jobs:
+                self._on_over(job)
+        finally:
+            _tell(dict.fromkeys([*jobs, *moved]))
 
-    def _over(self, job: Job, moved: list[Job]) -> None:
-        self._on_over(job)
-        _tell([job, *moved])
 
-
-def _tell(jobs: list[Job]) -> None:
+def _tell(jobs: Collection[Job]) -> None:
     for job in jobs:
         job.changed()
 
@@ -349,3 +482,17 @@ def too_late(seconds: float) -> XPSRError:
     """Returns the error of a job that was not done in time."""
     message, remedy = f"it was not done within {seconds:g} seconds", "try again later, or a smaller picture or scale"
     return XPSRError(message, code="too_late", remedy=remedy)
+
+
+def _waited(seconds: float) -> XPSRError:
+    message, remedy = f"nobody had time for it within {seconds:g} seconds", "try again later"
+    return XPSRError(message, code="too_late", remedy=remedy)
+
+
+def ending() -> XPSRError:
+    """Returns the error of a job that was not done before the server ended."""
+    return XPSRError("the server ended before it was done", code="draining", remedy="try again soon")
+
+
+def _to_end() -> Busy:
+    return Busy("the server is to end", code="draining", remedy="try again soon", retry_after=10)

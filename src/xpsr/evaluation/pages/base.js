@@ -1,9 +1,10 @@
 "use strict";
-// What both pages share. Names of files and methods come from strangers: they become text nodes and attributes of
-// elements that are made here, never markup.
+// What all pages share: those of reports, which hold it in themselves, and that of a server, which imports it. Names of
+// files and methods come from strangers: they become text nodes and attributes of elements that are made here, never
+// markup.
 
 /** Makes an element: attributes by name, functions as listeners ("onclick"), children as text or nodes. */
-function make(tag, attributes = {}, ...children) {
+export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   return dress(element, attributes, children);
 }
@@ -22,12 +23,12 @@ function dress(element, attributes, children) {
   return element;
 }
 
-const find = (id) => document.getElementById(id);
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+export const find = (id) => document.getElementById(id);
+export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const readData = () => JSON.parse(find("data").textContent);
 
 /** localStorage, or what stands in for it where a browser keeps nothing of local files. */
-const store = {
+export const store = {
   kept: true,
   memory: new Map(),
   get(key) {
@@ -40,7 +41,7 @@ const store = {
   },
 };
 
-function setUpTheme(button) {
+export function setUpTheme(button) {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
@@ -73,10 +74,11 @@ function decode(address) {
 
 /**
  * One canvas with panes that show the same part of pictures of one scene. A pane has `source` (anything drawable),
- * `rect` [x, y, width, height] in parts of the canvas and `clip` [from, to] in parts of its width. `width` and `height`
- * are those of the scene in pixels; sources of another size are stretched to it.
+ * `rect` [x, y, width, height] in parts of the canvas and `clip` [from, to] in parts of its width; it may have `alpha`,
+ * and `isSmooth` where its pixels are never to be seen. `width` and `height` are those of the scene in pixels; sources of
+ * another size are stretched to it. `zoom` 1 is all of the scene, and the largest that it can be so.
  */
-class Stage {
+export class Stage {
   constructor(canvas, { pansByArrows = true } = {}) {
     Object.assign(this, { canvas, panes: [], width: 1, height: 1, zoom: 1, x: 0.5, y: 0.5, queued: false });
     this.before = []; // called before and after a painting
@@ -87,7 +89,7 @@ class Stage {
     canvas.addEventListener("pointerdown", (event) => this.onDown(event));
     canvas.addEventListener("pointermove", (event) => this.onMove(event));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => this.onUp(event));
-    canvas.addEventListener("dblclick", (event) => (this.zoom > 1 ? this.fit() : this.actual(event)));
+    canvas.addEventListener("dblclick", (event) => (this.zoom === 1 ? this.actual(event) : this.fit()));
     canvas.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
       if (!step || !(pansByArrows || event.shiftKey)) return;
@@ -111,9 +113,14 @@ class Stage {
     return this.zoom * Math.min((width * clientWidth) / this.width, (height * clientHeight) / this.height);
   }
 
+  /** The zoom at which one pixel of the scene takes so many of the screen. */
+  zoomOf(pixels) { return (pixels * this.zoom) / (this.scale() * devicePixelRatio); }
+
+  /** A zoom within the limits: a small scene may be as small as it is, and 16 CSS pixels for one are most. */
+  within(zoom) { return clamp(zoom, Math.min(1, this.zoomOf(1)), Math.max(this.zoomOf(16 * devicePixelRatio), 1)); }
+
   limit() {
-    const most = Math.max((16 * this.zoom) / this.scale(), 1);
-    this.zoom = clamp(this.zoom, 1, most);
+    this.zoom = this.within(this.zoom);
     const pane = this.panes[0];
     if (!pane) return;
     const scale = this.scale();
@@ -137,8 +144,7 @@ class Stage {
     if (!this.panes.length) return;
     const [dx, dy] = event ? this.offset(event) : [0, 0];
     const before = this.scale();
-    this.zoom *= factor;
-    this.zoom = clamp(this.zoom, 1, Math.max((16 * this.zoom) / this.scale(), 1));
+    this.zoom = this.within(this.zoom * factor);
     const after = this.scale();
     this.x += (dx / before - dx / after) / this.width;
     this.y += (dy / before - dy / after) / this.height;
@@ -154,8 +160,10 @@ class Stage {
 
   fit() { Object.assign(this, { zoom: 1, x: 0.5, y: 0.5 }); this.refresh(); }
 
-  /** One pixel of the scene on one pixel of the screen. */
-  actual(event = null) { this.zoomBy(1 / devicePixelRatio / this.scale(), event?.clientX === undefined ? null : event); }
+  /** One pixel of the scene on so many of the screen, along a side. */
+  zoomTo(pixels, event = null) { this.zoomBy(this.zoomOf(pixels) / this.zoom, event?.clientX === undefined ? null : event); }
+
+  actual(event = null) { this.zoomTo(1, event); }
 
   onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return false;
@@ -169,10 +177,13 @@ class Stage {
 
   onWheel(event) {
     if (this.zoom <= 1 && event.deltaY > 0) return; // the page scrolls on
-    if (!event.ctrlKey && !event.metaKey && document.activeElement !== this.canvas) return; // nor is scrolling caught
+    if (!event.ctrlKey && !event.metaKey && !this.catchesWheel()) return;
     event.preventDefault();
     this.zoomBy(Math.exp(-clamp(event.deltaY, -120, 120) / 400), event);
   }
+
+  /** Before it was clicked, the wheel scrolls the page. */
+  catchesWheel() { return document.activeElement === this.canvas; }
 
   onDown(event) {
     this.canvas.setPointerCapture(event.pointerId);
@@ -223,7 +234,8 @@ class Stage {
       context.rect(x + from * w, y, (to - from) * w, h);
       context.clip();
       const scale = this.scale(pane) * ratio;
-      context.imageSmoothingEnabled = scale < 2;
+      context.globalAlpha = pane.alpha ?? 1;
+      context.imageSmoothingEnabled = scale < 2 || Boolean(pane.isSmooth);
       context.imageSmoothingQuality = "high";
       const [left, top] = [Math.round(x + w / 2 - this.x * this.width * scale), Math.round(y + h / 2 - this.y * this.height * scale)];
       context.drawImage(pane.source, left, top, Math.round(this.width * scale), Math.round(this.height * scale));
