@@ -45,6 +45,7 @@ ORDER = (
     "recipe",
     "records",
     "batch",
+    "sequence",
     "benchmark",
     "web",
     "cli",

@@ -135,6 +135,8 @@ def world(
         save(name, (16, 12), seed=seed)
     save("folder/d.jpg", (16, 12))
     save("photo.png", (16, 12))
+    for number in range(3):
+        save(f"frames/{number:06}.png", (16, 12))
     save("scan.tif", (16, 12), depth="uint16")
     Image.new("RGB", (4000, 3000)).save("phone.jpg")
     priors = [

@@ -35,11 +35,13 @@ class Recipe:
         config: how pictures are restored.
         describer: the name of who looks at them.
         folder: the model's.
+        sequence: of a frame of a sequence, on which other frames its result depends; None: on none.
     """
 
     config: UpscaleConfig
     describer: str
     folder: Path
+    sequence: dict[str, Any] | None = None
 
     @cached_property
     def weights(self) -> dict[str, str]:
@@ -60,6 +62,12 @@ class Recipe:
         """Returns what another config gives with the same model, whose files are not read again."""
         other = dataclasses.replace(self, config=config)
         vars(other).update(weights=self.weights, _model_index=self._model_index)
+        return other
+
+    def for_frame(self, sequence: dict[str, Any]) -> Self:
+        """Returns what gives a frame of a sequence, whose result depends on others as `sequence` says."""
+        other = dataclasses.replace(self, sequence=sequence)
+        vars(other).update(weights=self.weights, _model_index=self._model_index, asked=self.asked)
         return other
 
     @cached_property
@@ -94,9 +102,14 @@ class Recipe:
             same_prior = record.get("prior") == prior.as_dict()
         else:
             same_prior = all(before.get(name) == asked[name] for name in of_prior)
-        model = record.get("model")
+        model, sequence = record.get("model"), record.get("sequence")
+        if self.sequence is None or not isinstance(sequence, dict):
+            same_frames = self.sequence is sequence
+        else:
+            same_frames = all(sequence.get(name) == fact for name, fact in self.sequence.items())
         return (
             same_prior
+            and same_frames
             and all(before.get(name) == asked[name] for name in asked if name not in of_prior)
             and {name: record[name] for name in _SIZES if name in record} == config.target(*record["input_size"]).asked
             and config.seed in (None, record.get("seed"))

@@ -46,6 +46,7 @@ from xpsr.sources import Job, Source, read_sidecar, result_suffix
 
 __all__ = [
     "Opened",
+    "make_folder",
     "model_name",
     "open_job",
     "open_picture",
@@ -240,7 +241,7 @@ def write_restored(
     if job.target is None:
         _draw(job.map, drawn)
         return restored
-    _make_folder(job.target.parent)
+    make_folder(job.target.parent)
     names = {"input": opened.named, "input_sha256": opened.sha256, "output": job.target.name}
     options = write_options(config, restored.record, source=job.source, named=opened.named, model=model)
     of_map = {} if drawn is None else {"map_sha256": hashlib.sha256(drawn).hexdigest()}
@@ -293,11 +294,16 @@ def _workspace(job: Job, size: tuple[int, int]) -> Path | None:
     """Returns where a result that is too large for memory lies meanwhile: on the disk that it will be on."""
     if job.target is None or size[0] * size[1] <= IN_MEMORY:
         return None
-    _make_folder(job.target.parent)
+    make_folder(job.target.parent)
     return job.target.parent
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes a folder of results, where it is missing.
+
+    Raises:
+        InputError: the system refuses.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -317,7 +323,7 @@ def _draw(place: Path | None, content: bytes | None) -> None:
     """Writes a map, of which the record knows already."""
     if place is None or content is None:
         return
-    _make_folder(place.parent)
+    make_folder(place.parent)
     with atomic_write(place) as part:
         part.write_bytes(content)
 

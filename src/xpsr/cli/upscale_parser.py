@@ -31,6 +31,13 @@ def upscale_parser() -> Parser:
         default=False,
         help="search the folders in folders, too; OUT gets the same folders",
     )
+    parser.add_argument(
+        "--sequence",
+        action="store_true",
+        default=False,
+        help="INPUT is a folder of the frames of a video: a shot gets one pair of texts, all frames the same noise, and"
+        " what stands still does not flicker",
+    )
     group = parser.add_argument_group("result")
     add = group.add_argument
     add(

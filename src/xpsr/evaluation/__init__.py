@@ -6,6 +6,7 @@ BT.601 in [16, 235].
 """
 
 from xpsr.evaluation.comparison import KEY_NAME, PAGE_NAME, write_comparison
+from xpsr.evaluation.flicker import Flicker, flicker
 from xpsr.evaluation.luma import luma
 from xpsr.evaluation.metrics import METRICS, Metric, Subject, digest, open_metrics
 from xpsr.evaluation.niqe import niqe
@@ -22,6 +23,7 @@ __all__ = [
     "Case",
     "Comparison",
     "Evaluation",
+    "Flicker",
     "Interval",
     "KEY_NAME",
     "METRICS",
@@ -37,6 +39,7 @@ __all__ = [
     "compare_all",
     "digest",
     "evaluate",
+    "flicker",
     "load_protocol",
     "luma",
     "mean_interval",
