@@ -984,7 +984,7 @@ def test_a_model_that_cannot_be_loaded_is_told_at_the_start(tiny_model: Path, tm
         ),
         (
             {"upscale": UpscaleConfig(engine="onnx")},
-            "model: holds no exported networks; make a folder that does: xpsr export",
+            "holds no exported networks; make a folder that does: xpsr export",
         ),
         ({"models": ("no/where/at/all",)}, "^model=no/where/at/all is no model"),
         ({"describers": ("texts=priors.jsonl",)}, "priors.jsonl"),

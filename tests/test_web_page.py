@@ -24,12 +24,12 @@ pytest.importorskip("fastapi", reason="the server is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the server is not installed")
 
 from xpsr.cli import main  # noqa: E402
-from xpsr.config import ServeConfig  # noqa: E402
+from xpsr.config import ServeConfig, UpscaleConfig  # noqa: E402
 from xpsr.errors import XPSRError  # noqa: E402
 from xpsr.prior import Prior  # noqa: E402
 from xpsr.web import app as web_app  # noqa: E402
 from xpsr.web.hands import Hand  # noqa: E402
-from xpsr.web.jobs import Preview  # noqa: E402
+from xpsr.web.jobs import Preview, Request  # noqa: E402
 from xpsr.web.scheduler import Scheduler  # noqa: E402
 from xpsr.web.spool import Spool  # noqa: E402
 
@@ -404,9 +404,12 @@ def test_values_that_cannot_be_are_told_at_their_controls(browser, server, pictu
 
 def test_full_server_is_asked_again_by_itself(browser, house, pictures, tmp_path):
     with idle(house, tmp_path, max_queue=1) as (full, address), visiting(browser, address, told="429") as page:
-        with full.scheduler.place("somebody else"):
-            page.set_input_files("#files", pictures / "a.png")
-            wait_for(page, state("The server is full; again in"))
+        told = {"kind": "describe", "name": "b", "width": 8, "height": 8, "format": "PNG", "bytes": 1, "suffix": ".png"}
+        with full.scheduler.place("somebody else") as place:
+            job = full.scheduler.submit(place, Request(**told, config=UpscaleConfig()))
+        page.set_input_files("#files", pictures / "a.png")
+        wait_for(page, state("The server is full; again in"))
+        full.scheduler.forget(job)
         wait_for(page, state("Next in the queue"), seconds=30)
 
 
