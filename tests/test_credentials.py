@@ -34,8 +34,8 @@ from xpsr.image import (
     write_image,
 )
 
-pytest.importorskip("c2pa")
-x509 = pytest.importorskip("cryptography.x509")
+pytest.importorskip("c2pa", reason="nothing is signed without c2pa-python")
+x509 = pytest.importorskip("cryptography.x509", reason="makes certificates")
 
 from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: E402

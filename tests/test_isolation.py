@@ -19,7 +19,7 @@ from xpsr.errors import InputError
 from xpsr.image import Facts, Limits, decode_image, decode_in_process, inspect_in_process
 from xpsr.image.isolation import _SERVER
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of this kind")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what a process that decodes takes")
 
 
 def test_a_picture_comes_back_whole(tmp_path: Path) -> None:

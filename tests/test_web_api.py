@@ -43,7 +43,7 @@ from xpsr.web.sending import numbered, zip_parts
 from xpsr.web.spool import Spool
 from xpsr.web.uploads import Form, named, receive_form
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of this kind")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what a process that decodes takes")
 
 TEXTS = {"content": "a wall", "quality": "sharp"}
 SEED = {"seed": "7"}

@@ -33,6 +33,7 @@ from xpsr.cli import main
 from xpsr.config import ServeConfig, UpscaleConfig, override
 from xpsr.errors import InputError, MissingDependencyError, ModelError, XPSRError
 from xpsr.image import Picture, decode_image, read_image
+from xpsr.planning import keep_rate
 from xpsr.prior import Prior
 from xpsr.sources import Source, result_suffix
 from xpsr.web.hands import Hand, _error_of, _read
@@ -1021,3 +1022,31 @@ def test_a_result_tells_of_its_model_what_clients_call_it(tiny_model: Path, tmp_
     Worker(config, device="cpu").work(request, tmp_path / "job", lambda told: None, lambda: False)
     result = (tmp_path / "job" / "result.png").read_bytes()
     assert b"second" in result and b"secretname" not in result
+
+
+def test_what_would_take_far_too_long_is_refused_before_anybody_works_on_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    worker = Worker(ServeConfig(models=(f"tiny={tiny_model}",), describers=("none",), max_seconds=10), device="cpu")
+    restorer, job = worker._restorers["tiny"], tmp_path / "job"
+    job.mkdir()
+    (job / UPLOAD).write_bytes(PICTURE)
+    config = UpscaleConfig(model="tiny", describer="none", scale=1.0)
+    shape = {"width": 9, "height": 7, "format": "PNG", "bytes": len(PICTURE), "suffix": ".png"}
+    request = Request(kind="upscale", name="a.png", config=config, **shape)
+    told: list[object] = []
+    key = restorer._rate_key(restorer.pipe.settings())
+    keep_rate(key, 1.0)
+    pixels = restorer.plan(9, 7, scale=1.0).seconds
+    assert pixels is not None
+    keep_rate(key, 2 * 25 / pixels - 1.0)  # the mean with the last one is what it is now
+    with pytest.raises(
+        InputError, match=r"^it would take about 25 seconds, and the limit is 10; use a smaller"
+    ) as found:
+        worker.work(request, job, told.append, lambda: False)
+    assert found.value.code == "too_large" and not told and not (job / "result.png").exists()
+    keep_rate(key, 2 * 15 / pixels - 25 / pixels)  # which may be an error of the estimate
+    assert restorer.plan(9, 7, scale=1.0).seconds == pytest.approx(15)
+    worker.work(request, job, told.append, lambda: False)
+    assert (job / "result.png").exists()

@@ -114,7 +114,7 @@ def scheduler(tmp_path: Path) -> Iterator[Scheduler]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="processes of this kind")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what a process that decodes takes")
 def test_those_who_watch_a_job_see_its_previews(config: ServeConfig, folder: Path, scheduler: Scheduler) -> None:
     hand = Hand(config, "cpu", scheduler)
     hand.start()

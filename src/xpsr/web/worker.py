@@ -51,6 +51,10 @@ _MAX_SHOWN = 2**24
 
 _DECODING = 64
 """Bytes that decoding a pixel may take: 12 of float32 in the end, and what decoders need on the way."""
+
+_DOUBT = 2
+"""How many times too long a picture has to take to be refused beforehand: what is known of it is an estimate."""
+
 _PAUSE = 1 / 3
 """Seconds between two previews, at least."""
 
@@ -208,7 +212,7 @@ class Worker:
         """Refuses what would not be done in time, as far as it is known how long pictures take."""
         kept = dataclasses.replace(config, memory=self._config.memory)
         seconds, most = plan_of(restorer, picture.width, picture.height, kept).seconds, self._config.max_seconds
-        if seconds is not None and seconds > most:
+        if seconds is not None and seconds > _DOUBT * most:
             message = f"it would take about {seconds:.0f} seconds, and the limit is {most:g}"
             raise InputError(message, code="too_large", remedy="use a smaller scale or picture")
 
