@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -289,3 +290,20 @@ def test_libraries_that_are_missing_are_named(
     assert main(["serve"]) == 1
     line = "xpsr: the server needs uvicorn and prometheus-client; run `pip install uvicorn prometheus-client`.\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.slow
+def test_what_openapi_says_is_true_and_no_request_is_an_error_of_the_server(tmp_path: Path, options: list[str]) -> None:
+    pytest.importorskip("schemathesis", reason="makes requests of the OpenAPI document")
+    serving = Serving(tmp_path, *options, "--max-per-client", "1000", "--max-queue", "1000")
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{serving.url}/openapi.json", "--max-examples", "10"]
+    command += ["--generation-deterministic", "--request-timeout", "60"]
+    command += ["--exclude-checks", "positive_data_acceptance"]  # bytes that it makes up are no pictures
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    serving.process.send_signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
+    _, _, err = serving.end()
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    strange = [line for line in err.splitlines() if not re.match(r"[A-Z]+ /|It ends when|xpsr: ", line)]
+    assert not strange, strange[:10]
+    assert err.count("POST /v1/upscale 200 ") > 2 and err.count("POST /v1/upscale 422 ") > 20
