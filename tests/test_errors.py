@@ -1,5 +1,6 @@
 """Errors are one line to read and data to use."""
 
+import json
 import pickle
 
 import pytest
@@ -48,3 +49,11 @@ def test_each_kind_has_a_code_and_a_place_among_pythons_errors() -> None:
 def test_any_error_is_one_line() -> None:
     assert one_line(ValueError("a\n  b")) == "a b"
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"  # type: ignore[arg-type]
+
+
+def test_an_error_is_made_again_of_its_parts_which_json_holds() -> None:
+    error = InputError("is too large", code="too_large", field="scale", value="9", remedy="use 8", source="a", limit=8)
+    again = InputError(**json.loads(json.dumps(error.parts)))
+    assert (str(again), again.parts) == (str(error), error.parts)
+    recast = error.recast(ModelError, field="model.scale")
+    assert recast.parts == error.parts | {"field": "model.scale"} and isinstance(recast, ModelError)

@@ -17,7 +17,7 @@ from xpsr.prior import Prior
 from xpsr.web.commands import command_line
 from xpsr.web.jobs import Request
 from xpsr.web.options import DESCRIBE, OPTIONS, options_of, parse_options, refuse_target
-from xpsr.web.problems import TooLarge, headers_of, problem_of
+from xpsr.web.problems import headers_of, problem_of
 from xpsr.web.scheduler import Busy
 
 CONFIG = ServeConfig(models=("mini", "large=/models/large"), describers=("mini", "server=http://127.0.0.1:1/v1#m"))
@@ -158,7 +158,7 @@ def test_any_text_gives_a_config_or_an_input_error_that_can_be_told(fields: dict
 def test_a_result_above_the_servers_limit_is_refused() -> None:
     config = dataclasses.replace(CONFIG, max_output_pixels=10_000)
     refuse_target(parsed(config, scale="4"), config, 25, 25)
-    with pytest.raises(TooLarge) as caught:
+    with pytest.raises(InputError) as caught:
         refuse_target(parsed(config, scale="5"), config, 25, 25)
     status, document = problem_of(caught.value)
     assert (status, document["limit"], document["field"], document["value"]) == (413, 10_000, "scale", "5")

@@ -13,7 +13,7 @@ calls the field as its reader does, a flag, a YAML key or a member of a JSON obj
 
 import unicodedata
 from collections.abc import Callable
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 __all__ = [
     "Cancelled",
@@ -29,6 +29,8 @@ __all__ = [
 
 Kind = TypeVar("Kind", bound="XPSRError")
 
+_PARTS = ("message", "code", "field", "value", "remedy", "source", "limit")
+
 
 class XPSRError(Exception):
     """Base of all errors that xpsr raises on purpose.
@@ -41,6 +43,7 @@ class XPSRError(Exception):
         value: what the field held, as text.
         remedy: what to do, as in "use 8", or whether something else was meant.
         source: the file that the error is about, such as a config.
+        limit: what would have been taken at most, for programs; the message says it, too.
     """
 
     code = "error"
@@ -54,10 +57,16 @@ class XPSRError(Exception):
         value: str | None = None,
         remedy: str | None = None,
         source: str | None = None,
+        limit: float | None = None,
     ):
         super().__init__(message)
         self.message, self.field, self.value, self.remedy, self.source = message, field, value, remedy, source
-        self.code = code or self.code
+        self.code, self.limit = code or self.code, limit
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """All that it tells, by the names of its arguments, ready for JSON."""
+        return {name: getattr(self, name) for name in _PARTS}
 
     def __str__(self) -> str:
         return self.sentence()
@@ -81,14 +90,8 @@ class XPSRError(Exception):
         self, kind: type[Kind], *, code: str | None = None, field: str | None = None, source: str | None = None
     ) -> Kind:
         """Returns an error of `kind` with the same parts, but for those that are given."""
-        return kind(
-            self.message,
-            code=code or self.code,
-            field=field or self.field,
-            value=self.value,
-            remedy=self.remedy,
-            source=source or self.source,
-        )
+        changes = {"code": code, "field": field, "source": source}
+        return kind(**self.parts | {name: value for name, value in changes.items() if value})
 
 
 class InputError(XPSRError, ValueError):

@@ -105,7 +105,7 @@ class Size(Checked):
         while math.prod(smaller._of(width, height)) > pixels:  # where a side is rounded up
             smaller = smaller._times(0.99)
         remedy = f"use {said(smaller.asked[name])} or less"
-        raise InputError(message, code="too_large", field=name, value=said(value), remedy=remedy)
+        raise InputError(message, code="too_large", field=name, value=said(value), remedy=remedy, limit=pixels)
 
     def _of(self, width: int, height: int) -> tuple[int, int]:
         if self.size is not None:

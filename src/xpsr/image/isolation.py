@@ -192,9 +192,11 @@ def _facts(answer: dict[str, Any], limits: Limits) -> Facts:
     """
     if "error" in answer:
         parts = {part: None if told is None else str(told) for part, told in answer["error"].items()}
-        raise InputError(parts.pop("message") or "", **parts)
+        limit = parts.pop("limit")
+        raise InputError(parts.pop("message") or "", **parts, limit=None if limit is None else float(limit))
     height, width = int(answer["height"]), int(answer["width"])
-    if not 0 < height * width <= limits.max_pixels or sum(answer["bytes"].values()) > limits.max_bytes:
+    lengths = [int(length) for length in answer["bytes"].values()]
+    if not 0 < height * width <= limits.max_pixels or min(lengths, default=0) < 0 or sum(lengths) > limits.max_bytes:
         raise EOFError
     return Facts(
         width=width, height=height, format=str(answer["origin"]["format"]), has_alpha="alpha" in answer["tensors"]
@@ -336,13 +338,11 @@ def _answer(number: int) -> None:
             limits = Limits(**request["limits"])
             picture = decode_image(content, name, limits=limits, accept_truncated=request["accept_truncated"])
         except InputError as error:
-            parts = ("message", "code", "field", "value", "remedy", "source")
-            line.say({"error": {part: getattr(error, part) for part in parts}})
+            line.say({"error": error.parts})
             return
         except Exception as error:  # a mistake of ours, or torch, which has an error of its own for memory
             lacks_memory = "allocate memory" in str(error)
-            told = damaged(name, MemoryError() if lacks_memory else error)
-            line.say({"error": {"message": told.message, "code": told.code, "remedy": told.remedy}})
+            line.say({"error": damaged(name, MemoryError() if lacks_memory else error).parts})
             return
         origin = picture.origin
         assert origin is not None

@@ -63,7 +63,7 @@ def check_size(width: int, height: int, name: str, limits: Limits) -> None:
         raise too_many_pixels(f"{width} x {height}", name, limits)
     if max(width, height) > limits.max_side:
         message = f"{name}: a side of {max(width, height)} pixels exceeds the limit of {limits.max_side}"
-        raise InputError(message, code="too_large", remedy="crop or shrink it")
+        raise InputError(message, code="too_large", remedy="crop or shrink it", limit=limits.max_side)
     if width < 1 or height < 1:
         message = f"{name}: has no pixels ({width} x {height})"
         raise InputError(message, code="too_small", remedy="use at least 1 x 1")
@@ -73,13 +73,13 @@ def too_many_pixels(size: str, name: str, limits: Limits) -> InputError:
     """Returns the error to raise for a picture of more pixels than `limits` say; `size` says how many."""
     known = " (8192 x 8192)" if limits.max_pixels == MAX_PIXELS else ""
     message = f"{name}: {size} pixels exceed the limit of {limits.max_pixels}{known}"
-    return InputError(message, code="too_large", remedy="crop or shrink it")
+    return InputError(message, code="too_large", remedy="crop or shrink it", limit=limits.max_pixels)
 
 
 def too_many_bytes(name: str, limits: Limits) -> InputError:
     """Returns the error to raise for a file of more bytes than `limits` say."""
     message = f"{name}: has more than the limit of {limits.max_bytes} bytes"
-    return InputError(message, code="too_large", remedy="crop or shrink it")
+    return InputError(message, code="too_large", remedy="crop or shrink it", limit=limits.max_bytes)
 
 
 def check_content(content: bytes, name: str, limits: Limits) -> None:
@@ -120,7 +120,7 @@ def _check_png(content: bytes, name: str, limits: Limits) -> None:
             continue
         if unpacked > limits.max_metadata:
             message = f"{name}: its metadata unpack to more than the limit of {limits.max_metadata} bytes"
-            raise InputError(message, code="too_large", remedy="remove them")
+            raise InputError(message, code="too_large", remedy="remove them", limit=limits.max_metadata)
 
 
 def _check_jpeg(content: bytes, name: str, limits: Limits) -> None:
@@ -153,7 +153,8 @@ def _check_jpeg(content: bytes, name: str, limits: Limits) -> None:
         scans += 1
         if scans > limits.max_scans:
             message = f"{name}: has more than the limit of {limits.max_scans} scans"
-            raise InputError(message, code="too_large", remedy="save it again as a plain JPEG")
+            remedy = "save it again as a plain JPEG"
+            raise InputError(message, code="too_large", remedy=remedy, limit=limits.max_scans)
         after = _AFTER_SCAN.search(content, place)
         if after is None:
             return

@@ -19,7 +19,7 @@ from xpsr.sources import ResultFormat
 from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Job, Kind, Request
 from xpsr.web.openapi import ACCEPTED, EVENTS, RESULTS, form_of, problems, sent
 from xpsr.web.options import DESCRIBE, OPTIONS, options_of, parse_options
-from xpsr.web.problems import PROBLEM_JSON, TooLarge, headers_of, problem_of
+from xpsr.web.problems import PROBLEM_JSON, headers_of, problem_of
 from xpsr.web.scheduler import Scheduler, no_such_job
 from xpsr.web.schemas import (
     Description,
@@ -323,12 +323,9 @@ class _Routes:
             form = await receive_form(request, place.folder, max_bytes=self._config.max_bytes, spool=self._spool)
             known = OPTIONS.keys() if kind == "upscale" else DESCRIBE
             asked, wants_map = parse_options(form.fields, self._config, known=known)
-            try:
-                facts, suffix = await self._inspector.inspect(
-                    place.folder, form, asked, client=client, makes=kind == "upscale"
-                )
-            except InputError as error:
-                raise self._limited(error) from error
+            facts, suffix = await self._inspector.inspect(
+                place.folder, form, asked, client=client, makes=kind == "upscale"
+            )
             told = Request(
                 kind=kind,
                 name=form.name,
@@ -342,12 +339,6 @@ class _Routes:
                 wants_previews=_prefers_async(request),
             )
             return self._scheduler.submit(place, told)
-
-    def _limited(self, error: InputError) -> InputError:
-        """An error, with the limit where it is of a picture's pixels."""
-        if error.code != "too_large" or f"pixels exceed the limit of {self._config.max_pixels}" not in error.message:
-            return error
-        return TooLarge(error.message, limit=self._config.max_pixels, remedy=error.remedy, source=error.source)
 
     async def _over(self, job: Job, request: HTTPRequest) -> None:
         """Waits until a job is over; if its client goes, or the server ends, nobody wants it any more.

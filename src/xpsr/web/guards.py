@@ -21,9 +21,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xpsr.config import ServeConfig
-from xpsr.errors import XPSRError, printable
+from xpsr.errors import InputError, XPSRError, printable
 from xpsr.web.door import Door, address_of
-from xpsr.web.problems import PROBLEM_JSON, TooLarge, headers_of, problem_of
+from xpsr.web.problems import PROBLEM_JSON, headers_of, problem_of
 from xpsr.web.scheduler import Busy, ending
 
 __all__ = ["Answer", "Guards", "usual_headers"]
@@ -240,7 +240,7 @@ class _Exchange:
         """Refuses a body that says it is too long before a byte of it is read.
 
         Raises:
-            TooLarge: it does.
+            InputError: it does.
         """
         if self._length.isdigit() and (len(self._length) > 18 or int(self._length) > self._limit):
             raise self._too_large()
@@ -260,7 +260,8 @@ class _Exchange:
             is_late = scope.cancelled_caught
         if is_late:
             text = f"the request took longer to come than {self._upload_seconds:g} seconds"
-            self.breach = XPSRError(text, code="too_slow_upload", remedy="send a smaller file, or on a faster line")
+            remedy = "send a smaller file, or on a faster line"
+            self.breach = XPSRError(text, code="too_slow_upload", remedy=remedy, limit=self._upload_seconds)
             return message
         self.received += len(message.get("body", b""))
         self._is_read = not message.get("more_body", False)
@@ -279,8 +280,6 @@ class _Exchange:
         if self.status is not None:
             return
         status, document = problem_of(error)
-        if error.code == "too_slow_upload":
-            document["limit"] = self._upload_seconds
         body = json.dumps(document, ensure_ascii=False).encode()
         told = {"Content-Type": PROBLEM_JSON, "Content-Length": str(len(body)), **headers_of(error)}
         headers = [(name.lower().encode(), value.encode()) for name, value in told.items()]
@@ -318,9 +317,10 @@ class _Exchange:
                 return
             self.received += len(message["body"])
 
-    def _too_large(self) -> TooLarge:
+    def _too_large(self) -> InputError:
         remedy = "is it another address that was meant?"
         if self._is_upload:
             remedy = f"send a picture's file of at most {self._max_bytes} bytes"
         message = f"the request has more than the limit of {self._limit} bytes"
-        return TooLarge(message, limit=self._max_bytes if self._is_upload else self._limit, remedy=remedy)
+        limit = self._max_bytes if self._is_upload else self._limit
+        return InputError(message, code="too_large", remedy=remedy, limit=limit)

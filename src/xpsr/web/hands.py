@@ -304,5 +304,8 @@ def _read(line: str) -> dict[str, Any]:
 def _error_of(parts: dict[str, Any]) -> XPSRError:
     given = {part: parts.get(part) for part in ("code", "field", "value", "remedy", "source")}
     told = {part: None if text is None else str(text) for part, text in given.items()}
+    limit = parts.get("limit")
     kinds = {kind.__name__: kind for kind in (InputError, ModelError, MissingDependencyError)}
-    return kinds.get(str(parts.get("kind")), XPSRError)(str(parts.get("message")), **told)
+    return kinds.get(str(parts.get("kind")), XPSRError)(
+        str(parts.get("message")), **told, limit=limit if isinstance(limit, int | float) else None
+    )

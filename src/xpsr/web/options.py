@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin
 from xpsr.config import RenamedWarning, ServeConfig, Settings, Size, UpscaleConfig, nearest, renamed
 from xpsr.config.checks import Limit, Pattern, Rule, Span, alternatives, check_argument, said
 from xpsr.errors import InputError, printable
-from xpsr.web.problems import TooLarge
 
 __all__ = ["DESCRIBE", "OPTIONS", "Option", "options_of", "parse_options", "refuse_target", "unknown_option"]
 
@@ -182,11 +181,7 @@ def refuse_target(asked: UpscaleConfig, config: ServeConfig, width: int, height:
         InputError: it has more than `config.max_output_pixels`, or a side that is enlarged too much.
     """
     target = asked.target(width, height)
-    try:
-        target.refuse_above(config.max_output_pixels, width, height)
-    except InputError as error:
-        parts = {part: getattr(error, part) for part in ("field", "value", "remedy")}
-        raise TooLarge(error.message, limit=config.max_output_pixels, **parts) from error
+    target.refuse_above(config.max_output_pixels, width, height)
     target.of(width, height)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
-__all__ = ["PROBLEM_JSON", "BadRange", "TooLarge", "add_handlers", "headers_of", "problem", "problem_of", "unexpected"]
+__all__ = ["PROBLEM_JSON", "add_handlers", "headers_of", "problem", "problem_of", "unexpected"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,26 +68,6 @@ _MAX_TEXT = 2000
 
 _WAIT = 10
 """Seconds after which whoever was told 503 may come again."""
-
-
-class BadRange(InputError):
-    """A part of a file is asked for that is none of its `size` bytes."""
-
-    code = "range_not_satisfiable"
-
-    def __init__(self, message: str, *, size: int, **parts: str | None):
-        super().__init__(message, **parts)
-        self.size = size
-
-
-class TooLarge(InputError):
-    """Something has more bytes or pixels than the server takes; `limit` is how many it does."""
-
-    code = "too_large"
-
-    def __init__(self, message: str, *, limit: float | None = None, **parts: str | None):
-        super().__init__(message, **parts)
-        self.limit = limit
 
 
 def problem(
@@ -144,7 +124,7 @@ def problem_of(error: XPSRError, instance: str | None = None) -> tuple[int, dict
         field=told.field,
         value=told.value,
         remedy=told.remedy,
-        limit=getattr(told, "limit", None),
+        limit=told.limit,
         instance=instance,
     )
 
@@ -157,8 +137,8 @@ def unexpected(instance: str | None = None) -> dict[str, Any]:
 def headers_of(error: XPSRError) -> Mapping[str, str]:
     """Returns what else an answer with this error tells: when to come again, and who is let in."""
     status = _STATUS.get(error.code)
-    if isinstance(error, BadRange):
-        return {"Content-Range": f"bytes */{error.size}"}
+    if error.code == "range_not_satisfiable":  # RFC 9110 asks for the file's length
+        return {"Content-Range": f"bytes */{error.limit}"}
     if isinstance(error, Busy):
         return {"Retry-After": str(error.retry_after)}
     if status in (429, 503):
@@ -241,13 +221,10 @@ def _for_clients(error: XPSRError) -> XPSRError | None:
         return InputError("HEIC is not read by this server", code="unknown_format", remedy="convert it to JPEG")
     if error.field == "memory":  # of the server, which takes no other for this picture
         message, remedy = "it takes more memory than the server gives it", "use a smaller scale or picture"
-        return TooLarge(message, remedy=remedy)
+        return InputError(message, code="too_large", remedy=remedy)
     if code in _UNTOLD or (code not in _STATUS and kind is not InputError):
         return None
-    if error.source is None:
-        return error
-    parts = {part: getattr(error, part) for part in ("code", "field", "value", "remedy")}
-    return kind(error.message, **parts)
+    return error if error.source is None else kind(**error.parts | {"source": None})
 
 
 def _brief(text: str | None) -> str | None:

@@ -69,8 +69,8 @@ def error_parts(error: Exception, *, hidden: Mapping[str, str] | None = None) ->
     if isinstance(error, XPSRError) and error.code in _OF_FILES and isinstance(cause, OSError) and hidden is not None:
         error = cause
     if isinstance(error, XPSRError):
-        parts = {part: getattr(error, part) for part in ("message", "code", "field", "value", "remedy", "source")}
-        told = {part: None if text is None else _without(hidden or {}, text) for part, text in parts.items()}
+        parts = error.parts.items()
+        told = {part: _without(hidden or {}, value) if isinstance(value, str) else value for part, value in parts}
         return told | {"kind": type(error).__name__}
     logger.error("unexpected %s", type(error).__name__, exc_info=error)
     if ran_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):

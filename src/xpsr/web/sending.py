@@ -19,8 +19,8 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from xpsr.errors import InputError
 from xpsr.sources import folded
-from xpsr.web.problems import BadRange
 from xpsr.web.scheduler import no_such_job
 
 __all__ = ["MEDIA_TYPES", "disposition", "numbered", "send_file", "zip_parts"]
@@ -255,5 +255,6 @@ def _range_of(header: str, size: int) -> tuple[int, int] | None:
             return None
     if start >= size:
         message, remedy = f"is none of a file of {size} bytes", "ask for less, or for all of it"
-        raise BadRange(message, size=size, field="Range", value=header[:80], remedy=remedy)
+        code, value = "range_not_satisfiable", header[:80]
+        raise InputError(message, code=code, field="Range", value=value, remedy=remedy, limit=size)
     return start, end

@@ -24,7 +24,6 @@ from xpsr.image import Facts, Limits, inspect_in_process, refuse_unwritable
 from xpsr.sources import Source, result_suffix
 from xpsr.web.jobs import UPLOAD
 from xpsr.web.options import OPTIONS, refuse_target, unknown_option
-from xpsr.web.problems import TooLarge
 from xpsr.web.spool import Spool
 
 __all__ = ["IMAGE", "Form", "Inspector", "named", "receive_form"]
@@ -220,7 +219,8 @@ class _Reader:
         self._size += end - start
         if self._size > self._max_bytes:
             message = f"has more than the limit of {self._max_bytes} bytes"
-            raise TooLarge(message, field=IMAGE, remedy="send a smaller file", limit=self._max_bytes)
+            remedy = "send a smaller file"
+            raise InputError(message, code="too_large", field=IMAGE, remedy=remedy, limit=self._max_bytes)
         self._file.write(data[start:end])
 
     def _close(self) -> None:

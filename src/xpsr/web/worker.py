@@ -214,7 +214,7 @@ class Worker:
         seconds, most = plan_of(restorer, picture.width, picture.height, kept).seconds, self._config.max_seconds
         if seconds is not None and seconds > _DOUBT * most:
             message = f"it would take about {seconds:.0f} seconds, and the limit is {most:g}"
-            raise InputError(message, code="too_large", remedy="use a smaller scale or picture")
+            raise InputError(message, code="too_large", remedy="use a smaller scale or picture", limit=most)
 
     def is_well(self) -> bool:
         """Returns whether its device still computes, after an error that nobody has foreseen; lets go what that held.
