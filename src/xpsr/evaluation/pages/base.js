@@ -105,6 +105,12 @@ export class Stage {
     this.refresh();
   }
 
+  /** Where the picture begins and ends in the stage, in parts of its width. */
+  span() {
+    const across = (this.width * this.scale()) / this.canvas.clientWidth;
+    return [Math.max(0.5 - this.x * across, 0), Math.min(0.5 + (1 - this.x) * across, 1)];
+  }
+
   /** CSS pixels of the screen that a pixel of the scene takes in a pane. */
   scale(pane = this.panes[0]) {
     if (!pane) return 1;

@@ -90,15 +90,8 @@ class Viewer {
       .filter(Boolean).flatMap((text, at) => (at ? [make("br"), text] : [make("strong", {}, text)])));
   }
 
-  /** Where the picture begins and ends in the stage, in parts of its width. */
-  span() {
-    const { stage } = this;
-    const across = (stage.width * stage.scale()) / stage.canvas.clientWidth;
-    return [Math.max(0.5 - stage.x * across, 0), Math.min(0.5 + (1 - stage.x) * across, 1)];
-  }
-
   clip() {
-    const [from, to] = this.span();
+    const [from, to] = this.stage.span();
     const border = from + ((to - from) * this.position) / 100;
     if (this.layout === "slide") [this.panes[0].clip, this.panes[1].clip] = [[0, border], [border, 1]];
     const handle = find("handle");
@@ -152,7 +145,7 @@ class Viewer {
     handle.addEventListener("pointermove", (event) => {
       if (!handle.hasPointerCapture(event.pointerId)) return;
       const box = find("stage").getBoundingClientRect();
-      const [from, to] = this.span();
+      const [from, to] = this.stage.span();
       this.move((100 * ((event.clientX - box.left) / box.width - from)) / (to - from));
     });
     find("viewer").addEventListener("keydown", (event) => {

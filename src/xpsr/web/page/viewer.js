@@ -146,15 +146,8 @@ export class Viewer {
     this.onPaint();
   }
 
-  /** Where the picture begins and ends in the stage, in parts of its width. */
-  span() {
-    const { stage } = this;
-    const across = (stage.width * stage.scale()) / stage.canvas.clientWidth;
-    return [Math.max(0.5 - stage.x * across, 0), Math.min(0.5 + (1 - stage.x) * across, 1)];
-  }
-
   clip() {
-    const [from, to] = this.span();
+    const [from, to] = this.stage.span();
     const border = from + ((to - from) * this.position) / 100;
     const { panes } = this.stage;
     if (this.layout === "slide" && panes.length > 1) {
@@ -175,7 +168,7 @@ export class Viewer {
   drag(event) {
     if (find("handle").hidden) return false;
     const box = find("stage").getBoundingClientRect();
-    const [from, to] = this.span();
+    const [from, to] = this.stage.span();
     this.move((100 * ((event.clientX - box.left) / box.width - from)) / (to - from));
     return true;
   }
