@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -81,6 +82,20 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, text: str, fla
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such config file"):
         load_config(TrainRunConfig, tmp_path / "nowhere.yaml")
+
+
+def test_a_file_that_the_system_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.yaml"
+    path.touch()
+
+    def refuse(self: Path, **_: Any) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(InputError) as caught:
+        load_config(TrainRunConfig, path)
+    said = "run.yaml: cannot be read (Permission denied); check the path and its permissions."
+    assert str(caught.value) == f"{tmp_path}/{said}" and caught.value.code == "refused"
 
 
 def test_a_config_survives_its_own_json(tmp_path: Path) -> None:
