@@ -263,7 +263,7 @@ def test_a_file_that_is_meant_ill_is_refused_at_once(tmp_path: Path, text: str, 
     path.write_text(text)
     with pytest.raises(InputError) as caught:
         load_config(TrainRunConfig, path)
-    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).startswith(f"{path}: {message}") and caught.value.remedy
     assert len(str(caught.value)) < 600
 
 
