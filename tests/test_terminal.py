@@ -28,6 +28,7 @@ from xpsr.cli.terminal import (
     print_traceback,
     sayings,
 )
+from xpsr.config import TrainConfig
 from xpsr.errors import printable
 from xpsr.files import refusal
 
@@ -97,10 +98,11 @@ def test_a_name_is_told_once_whatever_it_holds() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_remedy_for_too_little_memory_names_options_that_the_command_has(command: str) -> None:
-    known = options_of(parser_of(command))
-    said = explain(MemoryError(), command)
-    assert said.startswith("the memory does not suffice; use ")
-    assert set(re.findall(r"--[a-z-]+", said)) <= known
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")):
+        said = explain(error, command)
+        assert said.startswith("the memory does not suffice; use ")
+        assert set(re.findall(r"--[a-z-]+", said)) <= options_of(parser_of(command))
+        assert all(hasattr(TrainConfig(), name) for name in re.findall(r"train\.(\w+)", said))
 
 
 # Streams
