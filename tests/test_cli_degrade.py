@@ -76,7 +76,8 @@ def start(arguments: list[str], output: Path, file_size: int | None = None) -> A
 def test_pairs_are_named_listed_and_counted(hr: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (hr / "notes.txt").write_text("no picture")
     save_picture(hr / ".hidden.png")
-    assert main(["degrade", "hr", "pairs", "--seed", "3", "--num-per-image", "2", "--preset", "realesrgan"]) == 1
+    more = ["--seed", "3", "--num-per-image", "2", "--preset", "realesrgan", "--sharpen", "--min-detail", "0.5"]
+    assert main(["degrade", "hr", "pairs", *more]) == 1
     captured = capfd.readouterr()
     assert captured.out == "pairs/manifest.jsonl\n"
     assert captured.err.splitlines() == [
@@ -93,7 +94,10 @@ def test_pairs_are_named_listed_and_counted(hr: Path, capfd: pytest.CaptureFixtu
     ]
     assert [line["source"] for line in lines(Path("pairs/skipped.jsonl"))] == ["p05b.png"]
     config = json.loads(Path("pairs/settings.json").read_text())["config"]
-    assert config == as_dict(PairsConfig(seed=3, num_per_image=2, degradation=DEGRADATIONS["realesrgan"]))
+    degradation = DEGRADATIONS["realesrgan"]
+    assert config == as_dict(
+        PairsConfig(seed=3, num_per_image=2, sharpen=True, min_detail=0.5, degradation=degradation)
+    )
 
 
 def test_a_repaired_picture_is_made_up_for_and_the_exit_code_is_well_again(
