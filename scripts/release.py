@@ -102,15 +102,15 @@ def check_source(archive: Path, root: Path) -> None:
 
 
 def check_wheel(wheel: Path, root: Path) -> None:
-    """Refuses a wheel that is not what src/xpsr has, with what pyproject.toml puts in beside, and the licence."""
+    """Refuses a wheel that is not what git has in the folders that pyproject.toml names, with licence and notice."""
     with zipfile.ZipFile(wheel) as opened:
         found = {name: opened.read(name) for name in opened.namelist()}
     own = wheel.name.rpartition("-py3-")[0] + ".dist-info"
     check_metadata(wheel, found.get(f"{own}/METADATA", b""))
     for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt"):
         found.pop(f"{own}/{name}", None)
-    placed = project(root)["tool"]["hatch"]["build"]["targets"]["wheel"].get("force-include", {})
-    places = {"src/xpsr": "xpsr", **placed, **{name: f"{own}/licenses/{name}" for name in ("LICENSE", "NOTICE")}}
+    placed = project(root)["tool"]["hatch"]["build"]["targets"]["wheel"]["sources"]
+    places = {**placed, **{name: f"{own}/licenses/{name}" for name in ("LICENSE", "NOTICE")}}
     expected = {}
     for name in tracked(root):
         for source, place in places.items():

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -382,18 +381,3 @@ def test_questions_and_levels_are_checked() -> None:
 def test_diffusers_own_loader_names_what_to_call(tiny_model: Path) -> None:
     with pytest.raises(AttributeError, match="XPSRPipeline"):
         DiffusionPipeline.from_pretrained(tiny_model)
-
-
-def test_the_documented_calls_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 5
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(PIXELS[0]).save("photo.jpg")
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec("\n".join(line for line in block.splitlines() if "http://" not in line), names)  # there is no server
-    assert read_image("photo_x4.png").pixels.shape == (3, 24, 32)
-    assert capsys.readouterr().out.endswith("scale 4 is not a number use 4, for example\n")

@@ -1,5 +1,6 @@
 """The command line, from arguments to files, lines and exit codes, with a tiny untrained model."""
 
+import errno
 import importlib.metadata
 import io
 import json
@@ -26,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 import xpsr
 from xpsr import XPSRPipeline
-from xpsr.cli import main
+from xpsr.cli import COMMANDS, main
 from xpsr.config import as_dict
 from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype, self_check
 from xpsr.errors import InputError
@@ -117,22 +118,7 @@ def one_line(result: Result, *parts: str) -> str:
     "arguments",
     [
         ["--help"],
-        *(
-            [name, "--help"]
-            for name in (
-                "upscale",
-                "batch",
-                "serve",
-                "degrade",
-                "data",
-                "train",
-                "evaluate",
-                "compare",
-                "benchmark",
-                "convert",
-                "doctor",
-            )
-        ),
+        *([name, "--help"] for name in COMMANDS),
     ],
 )
 def test_help_answers_at_once(arguments: list[str]) -> None:
@@ -180,6 +166,8 @@ def test_help_names_defaults_and_train_sections(capsys: pytest.CaptureFixture[st
         (["upscale", "--step=4", "a.png"], "xpsr: unknown option --step; did you mean --steps?"),
         (["upscale", "a.png", "--0000"], "xpsr: unknown option --0000; see xpsr upscale --help."),
         (["doctor", "--jsn"], "xpsr: unknown option --jsn; did you mean --json?"),
+        (["doctor", "more"], "xpsr: unexpected argument more; see xpsr doctor --help."),
+        (["degrade", "a", "b", "--", "-c"], "xpsr: unexpected argument -c; see xpsr degrade --help."),
         (["upscal", "a.png"], "xpsr: unknown command upscal; did you mean upscale?"),
         (
             ["a"],
@@ -982,6 +970,18 @@ def test_train_failures_are_one_line(run: Run) -> None:
 
 
 # Doctor
+
+
+def test_doctor_goes_on_past_what_it_cannot_read(run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("xpsr.model_files.bundled_models", lambda: {"mini": tiny_model})
+    monkeypatch.setattr("xpsr.model_files.digest", refuse)
+    result = run("doctor", "--json")
+    facts = json.loads("\n".join(result.out))
+    assert result.code == 1 and facts["models"] == {"mini": {"state": "damaged", "sha256": {}}}
+    assert len(facts["problems"]) == 1 and "cannot be used (Permission denied)" in facts["problems"][0]
 
 
 def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

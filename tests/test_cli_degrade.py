@@ -76,7 +76,8 @@ def start(arguments: list[str], output: Path, file_size: int | None = None) -> A
 def test_pairs_are_named_listed_and_counted(hr: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (hr / "notes.txt").write_text("no picture")
     save_picture(hr / ".hidden.png")
-    assert main(["degrade", "hr", "pairs", "--seed", "3", "--num-per-image", "2", "--preset", "realesrgan"]) == 1
+    more = ["--seed", "3", "--num-per-image", "2", "--preset", "realesrgan", "--sharpen", "--min-detail", "0.5"]
+    assert main(["degrade", "hr", "pairs", *more]) == 1
     captured = capfd.readouterr()
     assert captured.out == "pairs/manifest.jsonl\n"
     assert captured.err.splitlines() == [
@@ -93,7 +94,10 @@ def test_pairs_are_named_listed_and_counted(hr: Path, capfd: pytest.CaptureFixtu
     ]
     assert [line["source"] for line in lines(Path("pairs/skipped.jsonl"))] == ["p05b.png"]
     config = json.loads(Path("pairs/settings.json").read_text())["config"]
-    assert config == as_dict(PairsConfig(seed=3, num_per_image=2, degradation=DEGRADATIONS["realesrgan"]))
+    degradation = DEGRADATIONS["realesrgan"]
+    assert config == as_dict(
+        PairsConfig(seed=3, num_per_image=2, sharpen=True, min_detail=0.5, degradation=degradation)
+    )
 
 
 def test_a_repaired_picture_is_made_up_for_and_the_exit_code_is_well_again(
@@ -310,6 +314,7 @@ def test_workers_give_the_same_bytes(finished: tuple[Path, Tree, list[str]], tmp
             2,
             "--shard-size 1 is less than num_per_image; use 2 or more.",
         ),
+        (["hr", "pairs", "--shard-size", "9"], 2, "--shard-size means nothing without --shards; leave it out."),
         (["hr", "pairs", "--config", "no.yaml"], 2, "no.yaml: no such config file"),
         (["nowhere", "pairs"], 1, "nowhere: no such folder; name one with clean pictures."),
         (["empty", "pairs"], 1, "empty: holds no pictures; name a folder with .jpg, .png or other pictures"),

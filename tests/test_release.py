@@ -92,12 +92,15 @@ def test_a_wheel_with_caches_and_without_weights_is_refused(tmp_path: Path) -> N
     with zipfile.ZipFile(wheel, "w") as opened:
         opened.writestr(f"xpsr-{version}.dist-info/METADATA", told)
         opened.writestr("xpsr/__pycache__/a.pyc", b"")
+        opened.write(ROOT / "configs" / "one_step.yaml", "xpsr/configs/one_step.yaml")
     with pytest.raises(SystemExit) as caught:
         release.check_wheel(wheel, ROOT)
     lines = str(caught.value).splitlines()
     assert f"release: {wheel.name} has xpsr/__pycache__/a.pyc, which should not be there" in lines
-    for name in ("py.typed", "weights/mini/unet/diffusion_pytorch_model.safetensors", "web/app.py"):
+    weights = "weights/mini/unet/diffusion_pytorch_model.safetensors"
+    for name in ("py.typed", weights, "web/app.py", "configs/mini/1_decoder.yaml"):
         assert f"release: {wheel.name} lacks xpsr/{name}" in lines
+    assert not [line for line in lines if "one_step.yaml" in line]
     assert f"release: {wheel.name} lacks xpsr-{version}.dist-info/licenses/NOTICE" in lines
 
 

@@ -113,6 +113,9 @@ CHANGES = st.fixed_dictionaries(
         "fit": st.sampled_from(["pad", "stretch"]),
         "added_noise_level": st.sampled_from([0, 5, 800, 1000]),
         "offset_noise_scale": st.sampled_from([0.0, 0.1]),
+        "cache_interval": st.sampled_from([1, 2]),
+        "scheduler": st.sampled_from(["model", "unipc"]),
+        "fidelity": st.sampled_from([0.0, 0.5]),
     },
 )
 FACTS = st.builds(
@@ -121,6 +124,8 @@ FACTS = st.builds(
     vae_scale_factor=st.sampled_from([1, 2, 4, 8]),
     tile_multiple=st.sampled_from([1, 2, 8]),
     has_one_step=st.booleans(),
+    has_several_steps=st.booleans(),
+    has_fidelity=st.booleans(),
 )
 
 

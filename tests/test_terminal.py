@@ -10,22 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from docs_commands import options_of, parser_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from xpsr.cli import main
+from xpsr.cli import COMMANDS, main
 from xpsr.cli.progress import PictureBar, counting, picture_bar
 from xpsr.cli.terminal import (
     answer,
     command_context,
     complain,
+    explain,
     explain_of,
     loading,
     mend_streams,
     print_traceback,
     sayings,
 )
+from xpsr.config import TrainConfig
 from xpsr.errors import printable
 from xpsr.files import refusal
 
@@ -91,6 +94,15 @@ def test_a_name_is_told_once_whatever_it_holds() -> None:
     said = "a\\x1b[2J b\\n.png: cannot be read (No such file or directory); check the path."
     assert explain_of(path, error) == said
     assert explain_of(Path("c"), error) == f"c: {said}" and explain_of(Path("a"), error) == f"a: {said}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_remedy_for_too_little_memory_names_options_that_the_command_has(command: str) -> None:
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")):
+        said = explain(error, command)
+        assert said.startswith("the memory does not suffice; use ")
+        assert set(re.findall(r"--[a-z-]+", said)) <= options_of(parser_of(command))
+        assert all(hasattr(TrainConfig(), name) for name in re.findall(r"train\.(\w+)", said))
 
 
 # Streams

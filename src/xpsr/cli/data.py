@@ -6,7 +6,8 @@ from pathlib import Path
 
 from xpsr.cli.progress import counting
 from xpsr.cli.terminal import Parser, answer, complain, explain, parse
-from xpsr.config import suggest
+from xpsr.config import MAX_SCALE, suggest
+from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError, XPSRError
 
 __all__ = ["run"]
@@ -34,6 +35,9 @@ def run(arguments: Sequence[str]) -> int:
     if args.action != "check":
         nearest = suggest(args.action, ["check"]).replace("'", "") or "; there is: check."
         raise InputError(f"unknown action {args.action}{nearest}")
+
+    check_argument("scale", args.scale, int, within(1, MAX_SCALE, "4, for example"))
+    check_argument("min_size", args.min_size, int, within(0, 2**16, "16, for example"))
 
     from xpsr.data.checking import check_folder
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from xpsr.cli.terminal import Parser, complain, parse, quiet_libraries
+from xpsr.cli.terminal import Parser, complain, explain, parse, quiet_libraries
 from xpsr.errors import one_line
 
 __all__ = ["run"]
@@ -66,7 +66,6 @@ def _verdict(dtype: str, check: dict[str, Any]) -> str:
 
 def _examine() -> dict[str, Any]:
     """Everything that `doctor` says. Nothing found broken may stop it."""
-
     core: dict[str, str] = {}  # as pip is asked for it, by name
     extras: dict[str, list[str]] = {}
     for line in _requirements():
@@ -99,7 +98,6 @@ def _examine() -> dict[str, Any]:
 
         quiet_libraries()
         from xpsr.devices import devices, fast_dtypes, resolve_dtype, self_check
-        from xpsr.errors import ModelError
         from xpsr.model_files import CHECKSUMS, bundled_models, checksums, read_json
         from xpsr.pipeline import XPSRPipeline  # with all that a picture needs
     except Exception as error:  # whatever a library that does not fit raises
@@ -128,16 +126,17 @@ def _examine() -> dict[str, Any]:
             },
         }
     for name, folder in bundled_models().items():
-        state, found = f"no {CHECKSUMS}", checksums(folder)
+        state, found = f"no {CHECKSUMS}", dict[str, str]()
         try:
+            found = checksums(folder)
             if (folder / CHECKSUMS).exists():
                 state = "ok" if read_json(folder / CHECKSUMS) == found else "differs"
             XPSRPipeline.from_pretrained(folder)
             if state == "differs":
                 problems.append(f"{folder}: the weights are not those of {CHECKSUMS}; install xpsr again.")
-        except ModelError as error:
+        except Exception as error:  # of a library, or the system, too
             state = "damaged"
-            problems.append(str(error))
+            problems.append(explain(error, "doctor"))
         facts["models"][name] = {"state": state, "sha256": found}
     if "mini" not in facts["models"]:
         problems.append("the bundled model mini is missing; install xpsr again, or give upscale another --model.")

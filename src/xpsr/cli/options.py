@@ -160,7 +160,7 @@ def add_restoration(
     add("--tile-weights", choices=("symmetric", "reference"), help="how tiles are laid and blended")
     add("--long-texts", choices=("chunk", "cut"), help="what the text encoder has no places for (default: chunk)")
     add("--no-reserve-suffix", dest="reserve_suffix", action="store_false", help="let long texts push the suffix out")
-    add("--reserve-suffix", action="store_true", help=argparse.SUPPRESS)  # what all presets but `reference` do
+    add("--reserve-suffix", action="store_true", help=argparse.SUPPRESS)  # of commands that `xpsr.web.commands` writes
     return fidelity
 
 

@@ -85,6 +85,8 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     args, unknown = parser.parse_known_intermixed_args([*arguments[:end], *operands])
     if unknown:
         option = unknown[0].partition("=")[0]
+        if isinstance(unknown[0], _Operand) or not option.startswith("-"):
+            raise InputError(f"unexpected argument {unknown[0]}; see {parser.prog} --help.")
         nearest = suggest(option, parser._option_string_actions).replace("'", "")
         raise InputError(f"unknown option {option}{nearest or f'; see {parser.prog} --help.'}")
     flags = {action.dest: action.option_strings[-1] for action in reversed(parser._actions) if action.option_strings}
@@ -182,11 +184,15 @@ def quiet_hub() -> None:
 
 
 _LESS_MEMORY = {
+    "benchmark": "fewer --workers, smaller pictures or methods of a smaller tile_size",
+    "compare": "smaller pictures",
     "convert": "a machine with more",
     "data": "smaller pictures",
     "degrade": "fewer --workers or smaller pictures",
-    "evaluate": "fewer --workers or smaller pictures",
     "describe": "a smaller picture or another --describer",
+    "doctor": "a machine with more",
+    "evaluate": "fewer --workers or smaller pictures",
+    "export": "a smaller --tile",
     "train": "a smaller train.batch_size with more train.gradient_accumulation_steps,"
     " train.gradient_checkpointing=true, or train.fit_memory=true on a GPU",
 }

@@ -1,5 +1,6 @@
 """`xpsr upscale`."""
 
+import argparse
 import dataclasses
 import os
 import sys
@@ -8,13 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xpsr.cli.progress import counting, picture_bar
-from xpsr.cli.terminal import (
-    complain,
-    loading,
-    parse,
-    quiet_hub,
-    quiet_libraries,
-)
+from xpsr.cli.terminal import complain, loading, parse, quiet_hub, quiet_libraries
 from xpsr.cli.upscale_parser import upscale_parser
 from xpsr.cli.upscale_report import Report, target_of
 from xpsr.cli.upscale_sequence import refuse_no_folder, restore_sequence
@@ -35,15 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     args = parse(upscale_parser(), arguments)
     if not vars(args).get("inputs"):
         raise InputError("no INPUT; name pictures or folders, as in: xpsr upscale photo.jpg.")
-    base = load_config(UpscaleConfig, args.config) if "config" in args else UpscaleConfig()
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(base) if f.name in args}
-    sizes = {f.name for f in dataclasses.fields(Size)}
-    if sizes & given.keys():  # instead of whichever the file names
-        given = dict.fromkeys(sizes) | given
-    config = dataclasses.replace(base, **given)
-    if "describer" in args and config.priors is not None:
-        raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
-    inputs: list[str] = args.inputs
+    config, inputs = _config(args), args.inputs
     if args.sequence:
         refuse_no_folder(inputs, recursive=args.recursive)
     out, is_alone = _output(vars(args).get("output", "outputs"), inputs)
@@ -55,26 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("--json and -o - both write on standard output; leave one of them out.")
     report = Report(json=args.json, quiet=args.quiet or out is None, debug=args.debug)
 
-    from xpsr.model_files import fetch_model, resolve_model
-    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup, is_asked
-    from xpsr.records import Recipe
-
-    device, looks_here = config.device, is_asked(config.describer) and not is_remote(config.describer)
-    usual = {"engine": "torch", "weights_dtype": "auto", "offload": "none"}
-    is_usual = all(getattr(config, name) == value for name, value in usual.items())
-    # every other choice is on all machines, so that torch need not tell
-    if not is_usual or device not in ("auto", "cpu") or config.dtype not in ("auto", "fp32") or looks_here:
-        with loading(quiet=report.quiet):
-            from xpsr.devices import resolve_offload, resolve_weights_dtype
-            from xpsr.engines import resolve_place
-        found, dtype = resolve_place(config.engine, device, config.dtype)
-        resolve_weights_dtype(config.weights_dtype, "fp32" if found.type == "cpu" else dtype)
-        resolve_offload(config.offload, found)
-        device = str(found)
-    if config.protect not in (None, "auto"):
-        with loading(quiet=report.quiet):
-            from xpsr.image import picture_size
-        picture_size(Path(config.protect))  # a mask that cannot be read is known before any picture
+    device = _checked_device(config, quiet=report.quiet)
     outside = None if is_alone else out
     sources = find_sources(inputs, recursive=args.recursive, outside=outside, on_error=report.failed, on_note=complain)
     jobs = [Job(source=source, target=None) for source in sources]
@@ -95,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
     if not jobs:
         return 1
 
+    from xpsr.prior import QUESTIONS, PriorFile, PriorLookup
+
     prior_of = PriorLookup(
         config.describer,
         priors=config.priors,
@@ -103,13 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         questions=QUESTIONS[config.preset or "default"],
         device=device,
     )
-    if not args.debug and not Path(resolve_model(config.model)).is_dir():
-        quiet_hub()
-    recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
-    if config.engine != "torch":  # known before anybody looks at pictures
-        from xpsr.engines import check_engine
-
-        check_engine(recipe.folder, config.engine)
+    recipe = _recipe(config, prior_of, debug=args.debug)
     kept = None if out is None or is_alone else PriorFile(out / "priors.jsonl")
     if args.sequence:
         assert out is not None  # of a folder, it is one
@@ -118,38 +82,99 @@ def run(arguments: Sequence[str]) -> int:
         )
     waiting = _undone(jobs, recipe, prior_of, kept, report)
     if waiting:
-        with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
-            from xpsr.batch.restoring import open_restorer, restore_file, write_options
-            from xpsr.image import image_bytes
+        folder = out.parent if out is not None and is_alone else out
+        _restore(waiting, recipe, prior_of, kept, report, folder=folder, device=device, is_dry=args.dry_run)
+    report.end(len(sources))
+    return report.code
 
-        waiting = _small_enough(waiting, config, report)
-        report.made_less_large([job for job, _ in waiting], config)
+
+def _config(args: argparse.Namespace) -> UpscaleConfig:
+    """What a file says, and what is given on the command line."""
+    base = load_config(UpscaleConfig, args.config) if "config" in args else UpscaleConfig()
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(base) if f.name in args}
+    sizes = {f.name for f in dataclasses.fields(Size)}
+    if sizes & given.keys():  # instead of whichever the file names
+        given = dict.fromkeys(sizes) | given
+    config = dataclasses.replace(base, **given)
+    if "describer" in args and config.priors is not None:
+        raise InputError(f"--describer {config.describer} does nothing beside priors ({config.priors}); leave one out.")
+    return config
+
+
+def _checked_device(config: UpscaleConfig, *, quiet: bool) -> str:
+    """Returns the device, and refuses what it cannot do, and a mask that cannot be read, before any picture."""
+    from xpsr.prior import is_asked
+
+    device, looks_here = config.device, is_asked(config.describer) and not is_remote(config.describer)
+    usual = {"engine": "torch", "weights_dtype": "auto", "offload": "none"}
+    is_usual = all(getattr(config, name) == value for name, value in usual.items())
+    # every other choice is on all machines, so that torch need not tell
+    if not is_usual or device not in ("auto", "cpu") or config.dtype not in ("auto", "fp32") or looks_here:
+        with loading(quiet=quiet):
+            from xpsr.devices import resolve_offload, resolve_weights_dtype
+            from xpsr.engines import resolve_place
+        found, dtype = resolve_place(config.engine, device, config.dtype)
+        resolve_weights_dtype(config.weights_dtype, "fp32" if found.type == "cpu" else dtype)
+        resolve_offload(config.offload, found)
+        device = str(found)
+    if config.protect not in (None, "auto"):
+        with loading(quiet=quiet):
+            from xpsr.image import picture_size
+        picture_size(Path(config.protect))
+    return device
+
+
+def _recipe(config: UpscaleConfig, prior_of: "PriorLookup", *, debug: bool) -> "Recipe":
+    """Finds the model, or fetches it from the hub, and refuses one that the engine cannot run."""
+    from xpsr.model_files import fetch_model, resolve_model
+    from xpsr.records import Recipe
+
+    if not debug and not Path(resolve_model(config.model)).is_dir():
+        quiet_hub()
+    recipe = Recipe(config=config, describer=prior_of.name, folder=fetch_model(config.model))
+    if config.engine != "torch":  # known before anybody looks at pictures
+        from xpsr.engines import check_engine
+
+        check_engine(recipe.folder, config.engine)
+    return recipe
+
+
+def _restore(
+    waiting: Sequence[tuple[Job, "Seen | None"]],
+    recipe: "Recipe",
+    prior_of: "PriorLookup",
+    kept: "PriorFile | None",
+    report: Report,
+    *,
+    folder: Path | None,
+    device: str,
+    is_dry: bool,
+) -> None:
+    """Restores pictures into a folder, or to standard output, or tells how they would be."""
+    config = recipe.config
+    with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
+        from xpsr.batch.restoring import make_folder, open_restorer, restore_file, write_options
+        from xpsr.image import image_bytes
+
+    waiting = _small_enough(waiting, config, report)
+    report.made_less_large([job for job, _ in waiting], config)
     if not waiting:
-        report.end(len(sources))
-        return report.code
-
-    if not args.debug:
+        return
+    if not report.debug:
         quiet_libraries()
     ahead = [job.source.path for job, _ in waiting if job.source.content is None] if prior_of.is_asked else []
     with picture_bar(len(waiting), looks_ahead=bool(ahead), quiet=report.quiet) as bar:
-        if not args.dry_run:
+        if not is_dry:
             prior_of.describe_ahead(ahead, kept, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
             restorer = open_restorer(config, device=device)
-        folder = out.parent if out is not None and is_alone else out
-        try:
-            if folder is not None and not args.dry_run:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be made a folder ({error.strerror}); choose another with -o."
-            ) from error
-        if args.dry_run:
+        if is_dry:
             for job, _ in waiting:
                 report.planned(job, restorer, config)
-            report.end(len(sources))
-            return report.code
+            return
+        if folder is not None:
+            make_folder(folder)
         for number, (job, seen) in enumerate(waiting, 1):
             report.begins(job, restorer, config)
             bar.start(job.source.path.name)
@@ -168,12 +193,10 @@ def run(arguments: Sequence[str]) -> int:
                     break
                 continue
             report.restored(job, restored.record)
-    report.end(len(sources))
-    return report.code
 
 
 def _undone(
-    jobs: Sequence[Job], recipe: "Recipe", prior_of: "PriorLookup", kept: "PriorFile | None", report: "Report"
+    jobs: Sequence[Job], recipe: "Recipe", prior_of: "PriorLookup", kept: "PriorFile | None", report: Report
 ) -> list[tuple[Job, "Seen | None"]]:
     """Returns the pictures that are to be restored, with what was seen at their targets; the others are told."""
     from xpsr.records import look, what_to_do
@@ -200,7 +223,7 @@ def _undone(
 
 
 def _small_enough(
-    waiting: Sequence[tuple[Job, "Seen | None"]], config: UpscaleConfig, report: "Report"
+    waiting: Sequence[tuple[Job, "Seen | None"]], config: UpscaleConfig, report: Report
 ) -> list[tuple[Job, "Seen | None"]]:
     """Returns the pictures that can be read and restored, as far as their files' headers tell; the others are told."""
     from xpsr.batch.restoring import refuse_too_large

@@ -1,7 +1,7 @@
 """Runs as values: frozen, keyword-only dataclasses, filled from defaults, then YAML, then dotted flags.
 
 Nothing here imports torch, so that `xpsr --help` answers at once. Configs stop at `cli`, `recipe`, `training`,
-`data`, `batch`, `benchmark` and `web`; everything else takes named arguments, or `Settings`.
+`data`, `records`, `batch`, `sequence`, `web` and `benchmark`; everything else takes named arguments, or `Settings`.
 
 `settings` says how a picture is restored, `sizes` how large it becomes, `upscale` what is asked for, `batch` how that
 is done to many and `serve` for others; `degradation` and `data` say what training reads, `model` and `training` what

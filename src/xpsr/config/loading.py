@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from xpsr.config.checks import alternatives
 from xpsr.config.names import RENAMED, renamed, unknown
-from xpsr.errors import InputError
+from xpsr.errors import InputError, brief, one_line
 
 __all__ = ["as_dict", "load_config", "override", "shipped_configs"]
 
@@ -101,8 +101,11 @@ def _read_yaml(path: Path, overrides: Sequence[str]) -> dict[Any, Any]:
         )
     try:
         content = _parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        remedy = "check the path and its permissions"
+        raise InputError(f"cannot be read ({brief(error)})", code="refused", remedy=remedy) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"not YAML: {error}", code="not_yaml") from error
+        raise InputError(f"not YAML: {error}", code="not_yaml", remedy="write it in UTF-8") from error
     if not isinstance(content, Mapping | None):
         message = f"expected a mapping of options, got {type(content).__name__}"
         raise InputError(message, code="wrong_type", remedy="use lines like 'seed: 3'")
@@ -123,7 +126,8 @@ def _parse_yaml(text: str) -> Any:
                 return super().compose_node(parent, index)
             self.depth += 1
             if self.depth > _MAX_DEPTH:
-                raise InputError(f"not a config: nested more than {_MAX_DEPTH} deep", code="not_yaml")
+                message = f"not a config: nested more than {_MAX_DEPTH} deep"
+                raise InputError(message, code="not_yaml", remedy="is it the right file?")
             node = super().compose_node(parent, index)
             self.depth -= 1
             inner = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -132,7 +136,7 @@ def _parse_yaml(text: str) -> Any:
             sizes[node] = 1 + sum(sizes.get(child, math.inf) for pair in pairs for child in pair)
             if sizes[node] > _MAX_VALUES:
                 message = f"not a config: more than {_MAX_VALUES} values, or aliases in a circle"
-                raise InputError(message, code="not_yaml")
+                raise InputError(message, code="not_yaml", remedy="is it the right file?")
             return node
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -157,7 +161,7 @@ def _parse_yaml(text: str) -> Any:
     except InputError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that Python does not read
-        raise InputError(f"not YAML: {' '.join(str(error).split())}", code="not_yaml") from error
+        raise InputError(f"not YAML: {one_line(error)}", code="not_yaml", remedy="mend it there") from error
 
 
 def _named_today(kind: Any, tree: Mapping[Any, Any]) -> dict[Any, Any]:
