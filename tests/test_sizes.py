@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -174,6 +174,19 @@ def test_passes_end_at_the_size_and_none_works_on_too_much(
         assert scale == 1 or all(a <= math.ceil(b * scale) for a, b in zip(made, source, strict=True))
         assert all(a >= min(b, c) for a, b, c in zip(made, source, passes.sizes[-1], strict=True))
         source = made
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 32768), st.integers(1, 32768), st.sampled_from(["pad", "stretch"]))
+@example(21990, 15839, "pad")  # 27810 pixels of its smaller side would be too many by a few thousand
+def test_what_is_worked_on_is_refused_with_what_will_do(width: int, height: int, fit: Any) -> None:
+    def plan(least: int) -> Passes:
+        return Passes.plan((height, width), (height, width), Settings(min_working_size=least, fit=fit), FACTS)
+
+    with pytest.raises(InputError, match="makes .* megapixels of") as caught:
+        plan(2**16)
+    assert caught.value.limit == MAX_OUTPUT_PIXELS
+    plan(int(str(caught.value.remedy).split()[1]))
 
 
 def test_a_picture_is_seen_as_large_as_the_model_has_learned() -> None:
