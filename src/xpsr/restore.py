@@ -26,7 +26,7 @@ import transformers
 
 from xpsr import __version__
 from xpsr.config import PresetName, Settings, Size, as_dict, as_size, usual_size
-from xpsr.config.checks import SEED, check_argument
+from xpsr.config.checks import SEED, check_argument, within
 from xpsr.devices import (
     Dtype,
     Offload,
@@ -57,6 +57,9 @@ logger = logging.getLogger(__name__)
 
 _ROWS = 64
 """Of what is enlarged at once."""
+
+_SIDE = within(1, 2**31 - 1, "4000, for example")
+_MEMORY = within(1, 2**63 - 1, "4000000000, for example")
 
 _TELLING = 2**18
 """Pixels from which on the time that a picture takes tells of others: 512 x 512."""
@@ -182,6 +185,8 @@ class Restorer:
         Raises:
             InputError: an argument that cannot be used, or too little memory for the smallest plan.
         """
+        check_argument("width", width, int, _SIDE), check_argument("height", height, int, _SIDE)
+        check_argument("memory", memory, int | None, _MEMORY)
         resolved, target = self.pipe.settings(preset, settings), as_size(scale, size)
         passes = self.pipe.passes(width, height, target, resolved)
         work = work_of(passes, (height, width), self.pipe.vae_scale_factor)
@@ -288,7 +293,9 @@ class Restorer:
         for name, value in (("progress", progress), ("preview", preview), ("is_cancelled", is_cancelled)):
             check_argument(name, value, Callable | None)
         check_argument("workspace", workspace, str | os.PathLike | None)
+        check_argument("memory", memory, int | None, _MEMORY)
         check_argument("lr_consistency", lr_consistency, bool)
+        check_argument("keeps_tiles", keeps_tiles, bool)
         stop_if_cancelled()
         resolved = self.pipe.settings(preset, settings, plan=plan)
         if plan is not None and memory is not None:
@@ -464,7 +471,10 @@ def _is_auto(protect: object) -> bool:
 
 def _mask(protect: ImageLike, picture: Picture) -> torch.Tensor:
     """The mask (1, H, W) in [0, 1] of a picture; what is transparent in it is not white."""
-    mask = to_picture(protect)
+    try:
+        mask = to_picture(protect)
+    except InputError as error:  # of a file it tells the name
+        raise error.recast(InputError, field=error.field and "protect") from error
     if not 0.98 < mask.width * picture.height / (mask.height * picture.width) < 1.02:
         message = f"is a mask of {mask.width} x {mask.height}, and the picture is {picture.width} x {picture.height}"
         remedy = "use one whose sides have the same ratio"
