@@ -183,7 +183,7 @@ def test_what_is_worked_on_is_refused_with_what_will_do(width: int, height: int,
     def plan(least: int) -> Passes:
         return Passes.plan((height, width), (height, width), Settings(min_working_size=least, fit=fit), FACTS)
 
-    with pytest.raises(InputError, match="makes .* megapixels of") as caught:
+    with pytest.raises(InputError, match=r"makes .* megapixels of") as caught:
         plan(2**16)
     assert caught.value.limit == MAX_OUTPUT_PIXELS
     plan(int(str(caught.value.remedy).split()[1]))
