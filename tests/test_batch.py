@@ -189,6 +189,12 @@ def test_only_what_would_come_out_again_is_done(restorer: Restorer, tiny_model: 
 
     restore_file(restorer, job, lambda *_: Prior("a cat", "dark"), recipe_of(tiny_model, seed=1, content="a cat"))
     asked = {"content": "a cat"}
+    assert job.target is not None
+    record, whole = job.target.with_suffix(".json"), written(job)
+    for size in (None, 7, [7], [7, 0], ["7", "9"]):  # a person's hand, or half of another program's
+        record.write_text(json.dumps({**whole, "input_size": size}))
+        assert state(**asked) == "restore"
+    record.write_text(json.dumps(whole))
     assert state(**asked) == state(seed=1, **asked) == state(dtype="fp32", **asked) == "is_done"
     assert state(weights_dtype="fp32", **asked) == "is_done"
     assert state(prior=Prior("a cat", "dark")) == state(describer="who?", prior=Prior("a cat", "dark")) == "is_done"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from xpsr import caches
+from xpsr.errors import InputError
 
 LOGGER = "xpsr.caches"
 
@@ -44,6 +45,11 @@ def test_changed_files_are_read_again(place: Path, tmp_path: Path) -> None:
     path.write_bytes(b"b" * 1000)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # as a copy that keeps times would
     assert anew(path) == hashlib.sha256(b"b" * 1000).hexdigest() != before
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gone: cannot be read"):
+        caches.digest(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"nonsense", b"[" * 100_000, b'{"x": 5, "y": [], "z": ["a", 1]}'])

@@ -21,6 +21,7 @@ from xpsr.checkpoint import (
     unet_from_reference,
     unet_to_reference,
 )
+from xpsr.config.checks import said
 from xpsr.convert import load_reference
 from xpsr.errors import InputError, XPSRError
 from xpsr.model_files import checksums, resolve_model
@@ -313,11 +314,11 @@ def test_bundled_model_is_found_by_name_and_near_misses_are_suggested(
     assert message == "model=minni is no model; did you mean 'mini'?"
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "./gone/model", "/nowhere/at/all"])
+@pytest.mark.parametrize("name", ["no-such-model", "./gone/model", "/nowhere/at/all", "a" * 300 + "/b/c"])
 def test_unknown_name_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(InputError) as refused:  # an argument that is wrong, no model that is
         resolve_model(name)
-    assert str(refused.value) == f"model={name} is no model; use mini, a folder, or owner/name on the hub."
+    assert str(refused.value) == f"model={said(name)} is no model; use mini, a folder, or owner/name on the hub."
 
 
 def test_a_model_that_is_no_text_is_told_to_be_a_folder() -> None:

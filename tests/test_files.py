@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from xpsr.errors import InputError
-from xpsr.files import find_hidden, find_images, pair_images
+from xpsr.files import find_hidden, find_images, pair_images, refuse_used
+from xpsr.jsonl import read_lines
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -66,6 +67,12 @@ def test_a_folder_that_may_not_be_looked_into_is_told(
     (record,) = caplog.records
     assert record.message.startswith(f"{tmp_path / 'lost+found'}: cannot be read (Permission denied); ")
     assert record.message.endswith(" It is passed over.")
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    for use in (refuse_used, read_lines):
+        with pytest.raises(InputError, match=r"File name too long.; choose a shorter name"):
+            use(tmp_path / ("a" * 300))
 
 
 def test_pairs_are_told_by_their_stems(tmp_path: Path) -> None:

@@ -558,6 +558,7 @@ def test_colour_match_brings_the_mean_back(pipe: XPSRPipeline, method: Any) -> N
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "is not a list, each one of latents, noise_pred"),
         ({"prior": [Prior(), Prior()]}, "prior has 2 values for 1 images"),
         ({"generator": [seeded(), seeded()]}, "generator has 2 values"),
+        ({"generator": [[seeded()]]}, r"generator=\[Generator\] is no generator; use torch\.Generator\(\)"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_in_one_line(

@@ -128,6 +128,11 @@ def test_a_picture_goes_in_as_itself(restorer: Restorer, photo: Path) -> None:
         ({"scale": "2"}, "scale=2 is not a number; use 4, for example"),
         ({"scale": 17}, r"scale=17 is not in \[0\.0625, 16\]; use 4, for example"),
         ({"prior": 5}, r"prior=5 is neither a text nor a Prior; use Prior\(content=\.\.\., "),
+        ({"memory": "4GB"}, r"memory=4GB is not a whole number or null; use 4000000000, for example"),
+        ({"memory": 0}, r"memory=0 is not in \[1, "),
+        ({"keeps_tiles": 5}, "keeps_tiles=5 is not true or false"),
+        ({"protect": 5}, "protect=5 is no picture; use a path"),
+        ({"protect": ""}, "protect= is not a path; use a name"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named(
@@ -148,6 +153,13 @@ def test_an_argument_that_cannot_be_used_is_named(
 def test_a_place_that_is_not_there_is_named(tiny_model: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}") as caught:
         Restorer(tiny_model, **arguments)
+    assert caught.value.field == next(iter(arguments))
+
+
+@pytest.mark.parametrize("arguments", [{"width": 0}, {"height": "9"}, {"width": 2.5}, {"memory": 4e9}])
+def test_a_plan_for_what_is_no_picture_is_refused(restorer: Restorer, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        restorer.plan(**{"width": 8, "height": 8, **arguments})
     assert caught.value.field == next(iter(arguments))
 
 

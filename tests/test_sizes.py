@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -84,6 +85,48 @@ def test_any_size_is_exact_or_refused_with_one_that_will_do(size: Size, width: i
         assert wide * high <= 2**22
 
 
+@settings(max_examples=40, deadline=None)
+@given(SIZES, SIDES, SIDES, st.integers(1, 2**24))
+def test_any_limit_is_told_truly_and_the_remedy_keeps_it(size: Size, width: int, height: int, limit: int) -> None:
+    if math.prod(size._of(width, height)) <= limit:
+        size.refuse_above(limit, width, height)
+        return
+    with pytest.raises(InputError) as caught:
+        size.refuse_above(limit, width, height)
+    found = re.fullmatch(r"makes (\S+) (mega)?pixels of \d+ x \d+, more than (\S+)", caught.value.message)
+    assert found is not None and float(found[1]) > float(found[3]) > 0 and caught.value.limit == limit
+    if caught.value.remedy != "crop the picture":
+        remedied(caught.value, size).refuse_above(limit, width, height)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "source", "message"),
+    [
+        (
+            Size(scale=4),
+            500_000,
+            (200, 200),
+            "scale=4 makes 0.64 megapixels of 200 x 200, more than 0.5; use 3.5 or less.",
+        ),
+        (Size(scale=2), 2**22, (1025, 1024), "makes 4.2 megapixels of 1025 x 1024, more than 4.19; use 1.9 or less."),
+        (Size(scale=4), 10**4, (100, 100), "scale=4 makes 160000 pixels of 100 x 100, more than 10000; use 1 or less."),
+        (
+            Size(size="32769x32768"),
+            2**30,
+            (9000, 9000),
+            "makes 1073.8 megapixels of 9000 x 9000, more than 1073.7; use",
+        ),
+        (Size(scale=1 / 16), 10, (5000, 1), "makes 312 pixels of 5000 x 1, more than 10; crop the picture."),
+        (Size(shortest=1), 10, (5000, 1), "makes 5000 pixels of 5000 x 1, more than 10; crop the picture."),
+        (Size(megapixels=1e-6), 10, (5000, 1), "makes 71 pixels of 5000 x 1, more than 10; crop the picture."),
+    ],
+)
+def test_small_and_near_limits_are_readable(size: Size, limit: int, source: tuple[int, int], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        size.refuse_above(limit, *source)
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -131,6 +174,19 @@ def test_passes_end_at_the_size_and_none_works_on_too_much(
         assert scale == 1 or all(a <= math.ceil(b * scale) for a, b in zip(made, source, strict=True))
         assert all(a >= min(b, c) for a, b, c in zip(made, source, passes.sizes[-1], strict=True))
         source = made
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 32768), st.integers(1, 32768), st.sampled_from(["pad", "stretch"]))
+@example(21990, 15839, "pad")  # 27810 pixels of its smaller side would be too many by a few thousand
+def test_what_is_worked_on_is_refused_with_what_will_do(width: int, height: int, fit: Any) -> None:
+    def plan(least: int) -> Passes:
+        return Passes.plan((height, width), (height, width), Settings(min_working_size=least, fit=fit), FACTS)
+
+    with pytest.raises(InputError, match=r"makes .* megapixels of") as caught:
+        plan(2**16)
+    assert caught.value.limit == MAX_OUTPUT_PIXELS
+    plan(int(str(caught.value.remedy).split()[1]))
 
 
 def test_a_picture_is_seen_as_large_as_the_model_has_learned() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xpsr.errors import InputError
-from xpsr.files import atomic_write, sha256
+from xpsr.files import atomic_write, refusal, sha256
 
 __all__ = ["cache_folder", "digest", "keep", "kept"]
 
@@ -59,7 +59,10 @@ def digest(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    state = path.stat()
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise refusal(path, "cannot be read", error) from error
     # The last one tells a file that was changed and given its former time
     return _digest(path, (state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns))
 

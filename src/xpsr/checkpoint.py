@@ -37,6 +37,7 @@ __all__ = [
 Network = TypeVar("Network", bound=ModelMixin)
 StateDict = Mapping[str, torch.Tensor]
 
+_MOST_NAMED = 8
 _BRANCHES = {"attentions": "content", "attentions_lowlevel": "quality", "attentions_connect": "fusion"}
 
 
@@ -194,6 +195,6 @@ def refuse_mismatch(
         raise ModelError(message, code="mismatch", remedy=again(Path(name)))
 
 
-def listed(keys: Sequence[str], most: int = 8) -> str:
+def listed(keys: Sequence[str]) -> str:
     """Names the first of `keys` and how many more there are."""
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+    return ", ".join(keys[:_MOST_NAMED]) + (f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else "")

@@ -146,34 +146,10 @@ def convert_reference(
         fault = "is a file, not a folder" if reference.exists() else "no such folder"
         raise ModelError(f"{reference}: {fault}", code="not_found", remedy=_GIVE_REFERENCE)
     parts = [_read_reference(reference, name) for name in _LAYOUTS]
-    unet, controlnet = (part.config for part in parts)
-    if Path(base).is_file():
-        if tokenizer is None:
-            message, remedy = f"{base}: one file holds no tokenizer", "give a folder with CLIP's (--tokenizer)"
-            raise InputError(message, code="not_found", remedy=remedy)
-        extra, scheduler = _read_single_file(Path(base), config, tokenizer, latent_size=unet["sample_size"])
-    else:
-        if config is not None:
-            message = f"{base}: no file, but a config is for a base in one file"
-            raise InputError(message, code="conflict", remedy="leave it out")
-        folder = _fetch_base(str(base))
-        extra = [_read_vae(folder / "vae"), _read_text_encoder(folder / "text_encoder")]
-        scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
-        tokenizer = tokenizer or folder / "tokenizer"
-    vae, text_encoder = (part.config for part in extra)
-    halvings = len(controlnet["conditioning_embedding_out_channels"]) - 1
-    for what, found, needed in (
-        ("width of the text encoder (hidden_size)", text_encoder["hidden_size"], unet["cross_attention_dim"]),
-        ("number of the VAE's latent_channels", vae["latent_channels"], unet["in_channels"]),
-        ("VAE's reduction", 2 ** (len(vae["block_out_channels"]) - 1), 2**halvings),
-    ):
-        if found != needed:
-            message = f"{base}: the {what} is {found}, but {reference} was trained with {needed}"
-            raise ModelError(message, code="mismatch", remedy="give the Stable Diffusion that it was trained on")
-    vocabulary = len(load_tokenizer(tokenizer))
-    if vocabulary != text_encoder["vocab_size"]:
-        message = f"{tokenizer}: {vocabulary} tokens, but the text encoder knows {text_encoder['vocab_size']}"
-        raise ModelError(message, code="mismatch", remedy="give its own")
+    extra, scheduler, tokenizer = _read_base(
+        base, config=config, tokenizer=tokenizer, latent_size=parts[0].config["sample_size"]
+    )
+    _refuse_misfits(reference, base, tokenizer, *(part.config for part in (*parts, *extra)))
     known = inspect.signature(DDPMScheduler).parameters  # the reference reads whatever the base has as DDPM's
     with loading(Path(base) / "scheduler" / "scheduler_config.json"):
         sampler = try_scheduler(
@@ -243,6 +219,48 @@ def convert_to_reference(model: str | Path, out: Path, *, dtype: torch.dtype | N
     with whole_folder(out) as target, _writing(out):
         while parts:
             _write_part(target, parts.pop(0), dtype=dtype, max_shard_size=sys.maxsize)  # it knows no shards
+
+
+def _read_base(
+    base: str | Path, *, config: Path | None, tokenizer: Path | None, latent_size: int | None
+) -> tuple[list[_Part], dict[str, Any], Path]:
+    """VAE and text encoder of a Stable Diffusion, its scheduler's config, and where the tokenizer lies."""
+    if Path(base).is_file():
+        if tokenizer is None:
+            message, remedy = f"{base}: one file holds no tokenizer", "give a folder with CLIP's (--tokenizer)"
+            raise InputError(message, code="not_found", remedy=remedy)
+        return *_read_single_file(Path(base), config, tokenizer, latent_size=latent_size), tokenizer
+    if config is not None:
+        message = f"{base}: no file, but a config is for a base in one file"
+        raise InputError(message, code="conflict", remedy="leave it out")
+    folder = _fetch_base(str(base))
+    parts = [_read_vae(folder / "vae"), _read_text_encoder(folder / "text_encoder")]
+    return parts, read_config(folder / "scheduler" / "scheduler_config.json"), tokenizer or folder / "tokenizer"
+
+
+def _refuse_misfits(
+    reference: Path,
+    base: str | Path,
+    tokenizer: Path,
+    unet: dict[str, Any],
+    controlnet: dict[str, Any],
+    vae: dict[str, Any],
+    text_encoder: dict[str, Any],
+) -> None:
+    """Raises `ModelError` where the base is of other sizes than the one that the reference was trained on."""
+    halvings = len(controlnet["conditioning_embedding_out_channels"]) - 1
+    for what, found, needed in (
+        ("width of the text encoder (hidden_size)", text_encoder["hidden_size"], unet["cross_attention_dim"]),
+        ("number of the VAE's latent_channels", vae["latent_channels"], unet["in_channels"]),
+        ("VAE's reduction", 2 ** (len(vae["block_out_channels"]) - 1), 2**halvings),
+    ):
+        if found != needed:
+            message = f"{base}: the {what} is {found}, but {reference} was trained with {needed}"
+            raise ModelError(message, code="mismatch", remedy="give the Stable Diffusion that it was trained on")
+    vocabulary = len(load_tokenizer(tokenizer))
+    if vocabulary != text_encoder["vocab_size"]:
+        message = f"{tokenizer}: {vocabulary} tokens, but the text encoder knows {text_encoder['vocab_size']}"
+        raise ModelError(message, code="mismatch", remedy="give its own")
 
 
 def _fetch_base(base: str) -> Path:

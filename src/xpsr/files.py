@@ -273,8 +273,12 @@ def write_text(path: str | os.PathLike[str], text: str, *, is_new: bool = False)
 
 
 def refuse_used(folder: Path) -> None:
-    """Raises `InputError` where a folder that is to be made is there already and not empty."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    """Raises `InputError` where a folder that is to be made is there already and not empty, or cannot be looked at."""
+    try:
+        is_used = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise refusal(folder, "cannot be used", error) from error
+    if is_used:
         raise InputError(f"{folder}: exists and is not empty", code="not_empty", remedy="remove it or choose another")
 
 

@@ -39,11 +39,13 @@ def read_lines(
     Raises:
         InputError: such a line, or the file cannot be read.
     """
-    if not path.exists():
-        return []
-    lines = (
-        read_bytes(path, limit=MAX_BYTES).removeprefix(codecs.BOM_UTF8).split(b"\n")
-    )  # some editors write a byte order mark
+    try:
+        content = read_bytes(path, limit=MAX_BYTES)
+    except InputError as error:
+        if error.code == "not_found":
+            return []
+        raise
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")  # some editors write a byte order mark
     entries = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

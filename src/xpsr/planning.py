@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # there is torch in it, and who only says times and sizes nee
     from xpsr.devices import Dtype, Offload
 
 __all__ = [
+    "LEAST_BAND",
     "Costs",
     "TilePlan",
     "Work",
@@ -29,7 +30,9 @@ __all__ = [
     "time_in_words",
 ]
 
-_LEAST_BAND = 96  # rows of pixels, or layers would look at more rows beyond a band than are in it
+LEAST_BAND = 96
+"""Rows of pixels in a band, or layers would look at more rows beyond it than are in it."""
+
 _LEAST_TILE = 32  # latent pixels, of which less shows too little of a picture
 _LEAST_VAE_TILE = 256  # pixels
 
@@ -46,7 +49,7 @@ class TilePlan:
         tile_size: side of the tiles that are denoised, in latent pixels.
         tile_overlap: by which they overlap, in latent pixels.
         batch_size: tiles that go through the networks together.
-        band_rows: rows of pixels, of what the model works on, that are made at once; None: all of them.
+        band_rows: rows of pixels, of what the model works on, that are made at once; None: as many as without a plan.
         vae_tile: side of a square as large as what an `AutoencoderKL` is given at once, in pixels.
         dtype: of the networks.
         offload: what waits outside of the device.
@@ -162,8 +165,8 @@ def smaller_plan(
 def _step(plan: TilePlan, multiple: int, *, keeps_tiles: bool) -> TilePlan | None:
     if plan.batch_size > 1:
         return replace(plan, batch_size=plan.batch_size // 2)
-    if plan.band_rows is not None and plan.band_rows > _LEAST_BAND:
-        return replace(plan, band_rows=max(plan.band_rows // 2, _LEAST_BAND))
+    if plan.band_rows is not None and plan.band_rows > LEAST_BAND:
+        return replace(plan, band_rows=max(plan.band_rows // 2, LEAST_BAND))
     if plan.vae_tile > _LEAST_VAE_TILE:
         return replace(plan, vae_tile=max(plan.vae_tile // 2, _LEAST_VAE_TILE))
     side = math.ceil(max(plan.tile_size // 2, _LEAST_TILE) / multiple) * multiple

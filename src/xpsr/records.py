@@ -102,16 +102,18 @@ class Recipe:
             same_prior = record.get("prior") == prior.as_dict()
         else:
             same_prior = all(before.get(name) == asked[name] for name in of_prior)
-        model, sequence = record.get("model"), record.get("sequence")
+        size, model, sequence = record.get("input_size"), record.get("model"), record.get("sequence")
         if self.sequence is None or not isinstance(sequence, dict):
             same_frames = self.sequence is sequence
         else:
             same_frames = all(sequence.get(name) == fact for name, fact in self.sequence.items())
         return (
-            same_prior
+            isinstance(size, list)
+            and [type(side) is int and side > 0 for side in size] == [True, True]
+            and same_prior
             and same_frames
             and all(before.get(name) == asked[name] for name in asked if name not in of_prior)
-            and {name: record[name] for name in _SIZES if name in record} == config.target(*record["input_size"]).asked
+            and {name: record[name] for name in _SIZES if name in record} == config.target(*size).asked
             and config.seed in (None, record.get("seed"))
             and config.dtype in ("auto", record.get("dtype"))
             and config.weights_dtype in ("auto", record.get("weights_dtype", record.get("dtype")))
@@ -215,6 +217,7 @@ def is_own(digest: str, record: dict[str, Any]) -> bool:
 
 
 def refuse_folders(paths: Iterable[Path]) -> None:
+    """Raises `InputError` where one of the files that are to be written is a folder."""
     for path in paths:
         if path.is_dir():
             message, remedy = f"{path}: is a folder", "move it, or choose another place with -o"
@@ -236,5 +239,6 @@ def _exists(path: Path) -> bool:
 
 
 def occupied(path: Path, what: str) -> InputError:
+    """Returns the error to raise for a file that is not replaced."""
     remedy = "move it, choose another place with -o, or add --on-existing overwrite"
     return InputError(f"{path}: {what}", code="exists", remedy=remedy)

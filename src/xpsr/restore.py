@@ -26,7 +26,7 @@ import transformers
 
 from xpsr import __version__
 from xpsr.config import PresetName, Settings, Size, as_dict, as_size, usual_size
-from xpsr.config.checks import SEED, check_argument
+from xpsr.config.checks import SEED, check_argument, within
 from xpsr.devices import (
     Dtype,
     Offload,
@@ -57,6 +57,9 @@ logger = logging.getLogger(__name__)
 
 _ROWS = 64
 """Of what is enlarged at once."""
+
+_SIDE = within(1, 2**31 - 1, "4000, for example")
+_MEMORY = within(1, 2**63 - 1, "4000000000, for example")
 
 _TELLING = 2**18
 """Pixels from which on the time that a picture takes tells of others: 512 x 512."""
@@ -182,6 +185,8 @@ class Restorer:
         Raises:
             InputError: an argument that cannot be used, or too little memory for the smallest plan.
         """
+        check_argument("width", width, int, _SIDE), check_argument("height", height, int, _SIDE)
+        check_argument("memory", memory, int | None, _MEMORY)
         resolved, target = self.pipe.settings(preset, settings), as_size(scale, size)
         passes = self.pipe.passes(width, height, target, resolved)
         work = work_of(passes, (height, width), self.pipe.vae_scale_factor)
@@ -198,7 +203,9 @@ class Restorer:
             budget = self._resident + free * 9 // 10
         # what is free just now decides nothing of the result
         keeps_tiles = memory is None or self._has_fixed_tiles
-        plan = plan_tiles(first, work, costs, budget=budget, multiple=self._tile_multiple, keeps_tiles=keeps_tiles)
+        plan = plan_tiles(
+            first, work, costs, budget=budget, multiple=self.pipe.facts.tile_multiple, keeps_tiles=keeps_tiles
+        )
         if memory is not None:
             refuse_above(plan, memory)
         return plan
@@ -288,7 +295,9 @@ class Restorer:
         for name, value in (("progress", progress), ("preview", preview), ("is_cancelled", is_cancelled)):
             check_argument(name, value, Callable | None)
         check_argument("workspace", workspace, str | os.PathLike | None)
+        check_argument("memory", memory, int | None, _MEMORY)
         check_argument("lr_consistency", lr_consistency, bool)
+        check_argument("keeps_tiles", keeps_tiles, bool)
         stop_if_cancelled()
         resolved = self.pipe.settings(preset, settings, plan=plan)
         if plan is not None and memory is not None:
@@ -340,17 +349,9 @@ class Restorer:
         passes = self.pipe.passes(picture.width, picture.height, target, resolved)
         if math.prod(passes.working[-1]) >= _TELLING and not self._compiles:  # which takes minutes, once
             keep_rate(self._rate_key(resolved), seconds / passes.network_pixels(resolved))
-        weights = contradictions(pixels, source)
-        fidelity: dict[str, Any] = {"contradicted": round(float(weights.mean()), 4)}
-        if lr_consistency:
-            fidelity["lr_psnr_before"] = round(lr_psnr(pixels, source), 2)
-            agree(pixels, source)
-        if protect is not None:
-            weights = weights if mask is None else mask
-            fidelity["protected"] = round(float(weights.mean()), 4)
-            blend_back(pixels, source, weights)
-        shown, share = invented(pixels, source, folder=folder)
-        fidelity |= {"lr_psnr": round(lr_psnr(pixels, source), 2), "invented": round(share, 4)}
+        shown, fidelity = _corrected(
+            pixels, source, lr_consistency=lr_consistency, protects=protect is not None, mask=mask, folder=folder
+        )
         size_made, alpha, excess = (pixels.shape[-2], pixels.shape[-1]), picture.alpha, picture.excess
         restored = dataclasses.replace(
             picture,
@@ -415,7 +416,7 @@ class Restorer:
         work = work_of(passes, (picture.height, picture.width), self.pipe.vae_scale_factor)
         costs = costs_of(self.pipe, settings, work, fixed=self._resident, has_workspace=has_workspace)
         keeps = keeps or self._has_fixed_tiles
-        smaller = smaller_plan(plan, work, costs, multiple=self._tile_multiple, keeps_tiles=keeps)
+        smaller = smaller_plan(plan, work, costs, multiple=self.pipe.facts.tile_multiple, keeps_tiles=keeps)
         if smaller is None:
             message, remedy = "memory ran out with the smallest parts, too", "use a smaller scale, or free some"
             raise XPSRError(message, code="out_of_memory", remedy=remedy)
@@ -433,11 +434,6 @@ class Restorer:
     def _has_fixed_tiles(self) -> bool:
         return bool(self._facts["engine"] != "torch")  # what was exported is of one size
 
-    @property
-    def _tile_multiple(self) -> int:
-        levels: int = len(self.pipe.unet.config.block_out_channels)
-        return 2 ** (levels - 1)
-
     def _rate_key(self, settings: Settings) -> str:
         """What the time that a pixel takes depends on."""
         weights = sorted(self._facts["model"]["sha256"].items())
@@ -446,6 +442,29 @@ class Restorer:
         machine = torch.cuda.get_device_name(self._device) if is_cuda else processor_name()
         kind = [machine, torch.get_num_threads(), self._offload, settings.strength == 0, settings.cache_interval]
         return hashlib.sha256(json.dumps([weights, facts, kind]).encode()).hexdigest()
+
+
+def _corrected(
+    pixels: torch.Tensor,
+    source: torch.Tensor,
+    *,
+    lr_consistency: bool,
+    protects: bool,
+    mask: torch.Tensor | None,
+    folder: Path | None,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Changes a result as it is asked for; returns the map of what is invented in it, and how far it goes."""
+    weights = contradictions(pixels, source)
+    fidelity = {"contradicted": round(float(weights.mean()), 4)}
+    if lr_consistency:
+        fidelity["lr_psnr_before"] = round(lr_psnr(pixels, source), 2)
+        agree(pixels, source)
+    if protects:
+        weights = weights if mask is None else mask
+        fidelity["protected"] = round(float(weights.mean()), 4)
+        blend_back(pixels, source, weights)
+    shown, share = invented(pixels, source, folder=folder)
+    return shown, fidelity | {"lr_psnr": round(lr_psnr(pixels, source), 2), "invented": round(share, 4)}
 
 
 def _enlarged(planes: torch.Tensor, size: tuple[int, int], folder: Path | None) -> torch.Tensor:
@@ -464,7 +483,10 @@ def _is_auto(protect: object) -> bool:
 
 def _mask(protect: ImageLike, picture: Picture) -> torch.Tensor:
     """The mask (1, H, W) in [0, 1] of a picture; what is transparent in it is not white."""
-    mask = to_picture(protect)
+    try:
+        mask = to_picture(protect)
+    except InputError as error:  # of a file it tells the name
+        raise error.recast(InputError, field=error.field and "protect") from error
     if not 0.98 < mask.width * picture.height / (mask.height * picture.width) < 1.02:
         message = f"is a mask of {mask.width} x {mask.height}, and the picture is {picture.width} x {picture.height}"
         remedy = "use one whose sides have the same ratio"

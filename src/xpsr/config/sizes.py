@@ -2,13 +2,24 @@
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from xpsr.config.checks import Checked, Pattern, check_argument, option, said, within
 from xpsr.errors import InputError
 
-__all__ = ["MAX_SCALE", "MAX_SIDE", "PIXELS", "SCALE", "SIZE_SUFFIX", "Size", "as_size", "usual_size"]
+__all__ = [
+    "MAX_SCALE",
+    "MAX_SIDE",
+    "PIXELS",
+    "SCALE",
+    "SIZE_SUFFIX",
+    "Size",
+    "as_size",
+    "too_many_pixels",
+    "usual_size",
+]
 
 MAX_SCALE = 16.0
 """A pipeline enlarges no further, along a side."""
@@ -99,12 +110,12 @@ class Size(Checked):
         wide, high = self._of(width, height)
         if wide * high <= pixels:
             return
-        message = f"makes {wide * high / 1e6:.0f} megapixels of {width} x {height}, more than {pixels / 1e6:.0f}"
+        message = too_many_pixels(wide * high, pixels, width, height)
         ((name, value),) = self.asked.items()
         smaller = self._times(min(math.sqrt(pixels / (wide * high)), MAX_SCALE * max(width, height) / max(wide, high)))
-        while math.prod(smaller._of(width, height)) > pixels:  # where a side is rounded up
+        while smaller is not None and math.prod(smaller._of(width, height)) > pixels:  # where a side is rounded up
             smaller = smaller._times(0.99)
-        remedy = f"use {said(smaller.asked[name])} or less"
+        remedy = "crop the picture" if smaller is None else f"use {said(smaller.asked[name])} or less"
         raise InputError(message, code="too_large", field=name, value=said(value), remedy=remedy, limit=pixels)
 
     def _of(self, width: int, height: int) -> tuple[int, int]:
@@ -123,15 +134,30 @@ class Size(Checked):
         assert scale is not None
         return max(round(width * scale), 1), max(round(height * scale), 1)
 
-    def _times(self, factor: float) -> "Size":
+    def _times(self, factor: float) -> "Size | None":
         """One of the same kind, a little less than `factor` times as large along a side, in round numbers."""
         ((name, value),) = self.asked.items()
         if name == "size":
             sides = [max(int(_floored(int(side) * factor)), 1) for side in value.split("x")]
             return Size(size="{}x{}".format(*sides))
         number = _floored(value * (factor**2 if name == "megapixels" else factor))
-        smaller: Any = max(int(number), 1) if isinstance(value, int) else number
-        return Size(**{name: smaller})
+        least: Any = max(int(number), 1) if isinstance(value, int) else number
+        with suppress(InputError):  # less than can be asked for
+            return None if least == value else Size(**{name: least})
+        return None
+
+
+def too_many_pixels(pixels: int, limit: int, width: int, height: int) -> str:
+    """Returns what is wrong with a result of `pixels`, more than `limit`, of a picture of `width` x `height`.
+
+    Both are told in millions with three digits, or as many more as tell them apart; small ones are told whole.
+    """
+    if limit < 10**5:
+        return f"makes {pixels} pixels of {width} x {height}, more than {limit}"
+    places = max(9 - len(str(limit)), 0)
+    while (made := round(pixels / 1e6, places)) == (most := round(limit / 1e6, places)):
+        places += 1
+    return f"makes {made:.12g} megapixels of {width} x {height}, more than {most:.12g}"
 
 
 def usual_size(width: int, height: int) -> Size:

@@ -73,8 +73,8 @@ def one_generator_each(
         InputError: one is no generator, or there are more or fewer.
     """
     generators = one_each(generator, count, "generator")
-    for one in generators or [generator]:
-        if not isinstance(one, torch.Generator | list | tuple | None):
+    for one in generator if isinstance(generator, list | tuple) else [generator]:
+        if not isinstance(one, torch.Generator | None):
             message, remedy = "is no generator", "use torch.Generator().manual_seed(0)"
             raise InputError(message, code="wrong_type", field="generator", value=said(one), remedy=remedy)
     if isinstance(generator, torch.Generator):

@@ -11,7 +11,7 @@ from xpsr.errors import XPSRError
 from xpsr.image import drop_from_memory, new_planes, resize, resized_rows, rows_seen
 from xpsr.models import Rows, joined, streamed
 from xpsr.pipeline.conditions import Conditions
-from xpsr.planning import TilePlan
+from xpsr.planning import LEAST_BAND, TilePlan
 from xpsr.tiling import Tile
 
 __all__ = ["BAND_PIXELS", "add_strips", "cropped", "finished", "matched", "rows_of_band", "sized", "split"]
@@ -19,14 +19,11 @@ __all__ = ["BAND_PIXELS", "add_strips", "cropped", "finished", "matched", "rows_
 BAND_PIXELS = 2**19
 """Of what is decoded at once unless a plan says so: the mini's widest layers take 0.2 kB for each of them."""
 
-_FEWEST_ROWS = 96
-"""Of a band of a wide picture, or layers would look at more rows beyond it than are in it."""
-
 
 def rows_of_band(width: int, plan: TilePlan | None) -> int:
     """Returns how many rows of pixels, of so many columns, are made at once."""
     planned = None if plan is None else plan.band_rows
-    return max(BAND_PIXELS // width, _FEWEST_ROWS) if planned is None else planned
+    return max(BAND_PIXELS // width, LEAST_BAND) if planned is None else planned
 
 
 def split(strips: Iterable[torch.Tensor], rows: int) -> Iterator[torch.Tensor]:

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from xpsr.config import ModelFacts, Settings
+from xpsr.config.sizes import too_many_pixels
 from xpsr.errors import InputError
 from xpsr.image import Picture, Resized, bleed, resize, stretched_sizes
 from xpsr.tiling import Tile, reflection, tile_grid
@@ -195,10 +196,16 @@ def _working_size(
     least = _at_least(size, settings.min_working_size)
     if (pixels := least[0] * least[1]) > MAX_OUTPUT_PIXELS:
         height, width = source
-        limit = math.floor(math.sqrt(MAX_OUTPUT_PIXELS * min(size) / max(size)))
-        message = f"makes {pixels / 1e6:.0f} megapixels of {width} x {height}, more than {MAX_OUTPUT_PIXELS / 1e6:.0f}"
-        value, remedy = str(settings.min_working_size), f"use {limit} or less"
-        raise InputError(message, code="too_large", field="min_working_size", value=value, remedy=remedy)
+        most = math.floor(math.sqrt(MAX_OUTPUT_PIXELS * min(size) / max(size)))
+        most -= math.prod(_at_least(size, most)) > MAX_OUTPUT_PIXELS  # where the longer side is rounded up
+        raise InputError(
+            too_many_pixels(pixels, MAX_OUTPUT_PIXELS, width, height),
+            code="too_large",
+            field="min_working_size",
+            value=str(settings.min_working_size),
+            remedy=f"use {most} or less",
+            limit=MAX_OUTPUT_PIXELS,
+        )
     if settings.fit == "stretch":
         multiple = _multiple(settings, facts)
         return stretched_sizes(size, min_size=settings.min_working_size, multiple=multiple)[-1]

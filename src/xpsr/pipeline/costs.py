@@ -98,7 +98,7 @@ def costs_of(pipe: "XPSRPipeline", settings: Settings, work: Work, *, fixed: int
     )
 
 
-def resident_memory(pipe: "XPSRPipeline", *, statm: Path = Path("/proc/self/statm")) -> int:
+def resident_memory(pipe: "XPSRPipeline") -> int:
     """Returns the bytes that a loaded pipeline takes: on a CPU those of this process, else the weights on its device.
 
     Where the system does not tell, they are about so many.
@@ -108,6 +108,6 @@ def resident_memory(pipe: "XPSRPipeline", *, statm: Path = Path("/proc/self/stat
     if pipe.device.type != "cpu":
         return weights
     try:
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return _LIBRARIES + weights

@@ -12,7 +12,15 @@ from xpsr.pipeline.conditions import Conditions
 from xpsr.pipeline.tiled_vae import decode_in_strips, encode_in_strips
 from xpsr.planning import TilePlan
 
-__all__ = ["Autoencoder", "decode_latents", "decode_strips", "encode_pixels", "encode_strips", "pixels_per_latent"]
+__all__ = [
+    "VAE_TILE",
+    "Autoencoder",
+    "decode_latents",
+    "decode_strips",
+    "encode_pixels",
+    "encode_strips",
+    "pixels_per_latent",
+]
 
 Autoencoder: TypeAlias = AutoencoderKL | DeepHaarAutoencoder | HaarAutoencoder
 

@@ -395,20 +395,9 @@ class XPSRPipeline(StoredPipeline):
         settings: Settings,
         *,
         generator: torch.Generator | None = None,
-        latents: torch.Tensor | None = None,
-        on_step_end: StepEnd | None = None,
-        on_pass_end: PassCallback | None = None,
     ) -> torch.Tensor:
         """Returns clean latents (1, C, H/f, W/f) of the fitted picture."""
-        strips = self.denoise_strips(
-            conditions,
-            settings,
-            generator=generator,
-            latents=latents,
-            on_step_end=on_step_end,
-            on_pass_end=on_pass_end,
-        )
-        return joined(strips)
+        return joined(self.denoise_strips(conditions, settings, generator=generator))
 
     def denoise_strips(
         self,

@@ -42,13 +42,7 @@ def encode_in_strips(vae: AutoencoderKL, pixels: torch.Tensor, *, rows: int) -> 
     encoder = vae.encoder
     features = _Features(pixels.cpu(), pixels.device, rows).through(encoder.conv_in)
     for block in encoder.down_blocks:
-        if type(block) is not DownEncoderBlock2D:
-            features = features.through_whole(block)
-            continue
-        for resnet in block.resnets:
-            features = _through_resnet(features, resnet)
-        for downsampler in block.downsamplers or []:
-            features = features.through(downsampler)
+        features = _through_block(features, block)
     whole = encoder.mid_block(features.kept.to(pixels.device))
     moments = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(whole)))
     return DiagonalGaussianDistribution(moments if vae.quant_conv is None else vae.quant_conv(moments))
@@ -70,13 +64,7 @@ def decode_in_strips(vae: AutoencoderKL, latents: torch.Tensor, *, rows: int) ->
     rows >>= sum(len(block.upsamplers or []) for block in decoder.up_blocks)
     features = _Features(middle.cpu(), middle.device, max(rows, 1))
     for block in decoder.up_blocks:
-        if type(block) is not UpDecoderBlock2D:
-            features = features.through_whole(block)
-            continue
-        for resnet in block.resnets:
-            features = _through_resnet(features, resnet)
-        for upsampler in block.upsamplers or []:
-            features = dataclasses.replace(features, enlarge=upsampler)
+        features = _through_block(features, block)
     norm = features.shared(decoder.conv_norm_out, _same)
     yield from features.strips(lambda strip: decoder.conv_out(decoder.conv_act(norm(strip))))
 
@@ -110,14 +98,15 @@ class _Features:
 
     def through(self, layers: Layers) -> "_Features":
         """Returns what layers, which look at most two rows beyond each, make of them."""
-        strips = [strip.cpu() for strip in self.strips(layers)]
-        kept = joined(strips)
-        return _Features(kept, self.device, max(self.rows * kept.shape[-2] // self.kept.shape[-2], 1))
+        return self._made(joined([strip.cpu() for strip in self.strips(layers)]))
 
     def through_whole(self, layers: Layers) -> "_Features":
         """Returns what layers make of them that see them all at once."""
         whole = self.kept.to(self.device)
-        kept = layers(whole if self.enlarge is None else self.enlarge(whole)).cpu()
+        return self._made(layers(whole if self.enlarge is None else self.enlarge(whole)).cpu())
+
+    def _made(self, kept: torch.Tensor) -> "_Features":
+        """What was made of them, looked at in strips of the same part of the picture."""
         return _Features(kept, self.device, max(self.rows * kept.shape[-2] // self.kept.shape[-2], 1))
 
     def shared(self, norm: nn.GroupNorm, layers: Layers) -> Layers:
@@ -137,6 +126,21 @@ class _Features:
         )
         weight, bias = (value.float()[:, None, None] for value in (norm.weight, norm.bias))
         return lambda strip: ((strip.float() - mean) * (spread * weight) + bias).to(strip.dtype)
+
+
+def _through_block(features: _Features, block: Any) -> _Features:
+    """Applies a block of Stable Diffusion's autoencoder in strips, another one all at once."""
+    if type(block) not in (DownEncoderBlock2D, UpDecoderBlock2D):
+        return features.through_whole(block)
+    for resnet in block.resnets:
+        features = _through_resnet(features, resnet)
+    if type(block) is UpDecoderBlock2D:
+        for upsampler in block.upsamplers or []:
+            features = dataclasses.replace(features, enlarge=upsampler)
+    else:
+        for downsampler in block.downsamplers or []:
+            features = features.through(downsampler)
+    return features
 
 
 def _through_resnet(features: _Features, resnet: Any) -> _Features:
