@@ -243,7 +243,7 @@ def _kind(place: Path) -> Kind:
 
 def _unfit(place: Path, kind: Kind, reason: str) -> InputError:
     message = f"{place}: {kind} cannot hold this picture ({reason})"
-    return InputError(message, code="conflict", remedy="use .png")
+    return InputError(message, code="conflict", remedy="convert it to RGB" if kind == "PNG" else "use .png")
 
 
 def _strips(picture: Picture) -> Iterator[Picture]:
