@@ -22,8 +22,8 @@ from pictures_with_metadata import camera_exif
 from PIL import Image, ImageCms
 
 from xpsr.errors import InputError
-from xpsr.image import Limits, Picture, decode_image, decode_rgb, picture_size, read_image, to_uint8
-from xpsr.image.chunks import tiff_pages
+from xpsr.image import Limits, Picture, chunks, decode_image, decode_rgb, picture_size, read_image, to_uint8
+from xpsr.image.chunks import gif_frames, tiff_pages
 from xpsr.image.jxl import read_header
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -341,6 +341,26 @@ def test_colours_that_are_said_by_numbers_are_told() -> None:
 
 
 # Several pictures in one file
+
+
+def test_blocks_of_a_gif_are_not_counted_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.fromarray(noise(9, 13, 3, "uint8") // (index + 1)) for index in range(3)]
+    content = files.pillow_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    last = content.rindex(b"!\xf9\4")
+    long = content[:last] + b"!\xfe" + b"\1x" * 1000 + b"\0" + content[last:]
+    assert gif_frames(content) == gif_frames(long) == 3
+    monkeypatch.setattr(chunks, "_MAX_BLOCKS", 100)
+    assert gif_frames(content) == 3 and gif_frames(long) == 2
+
+
+def test_compressed_metadata_of_a_jpeg_xl_are_told_once(tmp_path: Path) -> None:
+    content = files.by_oiio(tmp_path / "a.jxl", noise(9, 13, 3))
+    end = 12 + int.from_bytes(content[12:16])  # of the boxes in front
+    box = struct.pack(">I", 16) + b"brobxml " + bytes(4)
+    assert read_header(content[:end] + 3 * box + content[end:], "a").notices == (
+        "its compressed XMP is left out",
+        "its compressed EXIF is left out",  # of the encoder's own
+    )
 
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
