@@ -261,7 +261,8 @@ class _Server:
                     return
                 except OSError:
                     self.end()
-        raise XPSRError("The process that decodes pictures cannot be started.")
+        remedy = "end other programs and try again"
+        raise XPSRError("the process that decodes pictures cannot be started", remedy=remedy)
 
     def _start(self) -> None:
         self.end()
