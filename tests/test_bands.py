@@ -237,13 +237,17 @@ def test_large_planes_lie_in_a_file_without_a_name_that_goes_with_them(tmp_path:
 
 
 @pytest.mark.usefixtures("small_memory")
-def test_a_disk_without_room_is_one_line(tmp_path: Path) -> None:
+def test_a_disk_without_room_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         room_for(2**20),
         pytest.raises(InputError, match=r"has no room for 0\.0 GB of a picture .*; free space") as full,
     ):
         new_planes((3, 1000, 1000), tmp_path)
     assert full.value.code == "disk_full" and list(tmp_path.iterdir()) == []
+    monkeypatch.delattr("os.posix_fallocate", raising=False)
+    assert not new_planes((3, 1000, 1000), tmp_path).any()
+    with room_for(2**20), pytest.raises(InputError, match="has no room"):
+        new_planes((3, 500, 300), tmp_path)
     with pytest.raises(InputError, match="nowhere: has no room"):
         new_planes((3, 1000, 1000), tmp_path / "nowhere")
 

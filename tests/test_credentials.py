@@ -1,5 +1,6 @@
 """Results that are signed as C2PA: what their files tell, that it is checked, and what is refused."""
 
+import base64
 import datetime
 import hashlib
 import io
@@ -281,8 +282,15 @@ def test_files_that_cannot_sign_are_told_by_name(tmp_path: Path, signing: Signin
     expired = make_signing(tmp_path / "expired", days=-1)
     odd = make_signing(tmp_path / "odd", ec.generate_private_key(ec.SECP256K1()))
     own = make_authority_alone(tmp_path / "own")
+    first = x509.load_pem_x509_certificates(chain.read_bytes())[0].public_bytes(serialization.Encoding.DER)
+    curve = bytes.fromhex("06082a8648ce3d0301")  # the seventh of these is P-256, and the sixth nobody knows
+    assert first.count(curve) == 1
+    unknown = tmp_path / "unknown"
+    content = base64.encodebytes(first.replace(curve + b"\7", curve + b"\6")).decode()
+    unknown.write_text(f"-----BEGIN CERTIFICATE-----\n{content}-----END CERTIFICATE-----\n")
     for certificates, file, at, message in (
         (words, key, words, "is no PEM file of certificates"),
+        (unknown, key, unknown, "is no PEM file of certificates"),
         (chain, words, words, "is no PEM file of a private key"),
         (chain, other, other, "is not the key of the first certificate in"),
         (chain, locked, locked, "has a password; give a file without one"),

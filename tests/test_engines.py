@@ -15,8 +15,9 @@ from xpsr import InputError, MissingDependencyError, ModelError, Prior, Restorer
 from xpsr.cli import main
 from xpsr.devices import fast_dtypes
 from xpsr.engines import export_engine_model, resolve_place, running, use_engine
-from xpsr.engines.manifest import FOLDER, read_manifest
+from xpsr.engines.manifest import FOLDER, error_of, read_manifest
 from xpsr.engines.running import ExportedAutoencoder
+from xpsr.files import sha256
 from xpsr.models import DeepHaarAutoencoder
 
 Other = Literal["onnx", "openvino"]
@@ -197,6 +198,10 @@ def test_changed_files_are_refused(changeable: Path, file: str, message: str) ->
         {"graphs": {}},
         {"graphs": {"../decoder.onnx": {"part": "decoder", "tile": None, "sha256": "", "error": 0}}},
         {"graphs": [1]},
+        {"graphs": {"a.onnx": {"part": "denoiser", "tile": [16], "sha256": "", "error": 0}}},
+        {"graphs": {"a.onnx": {"part": "denoiser", "tile": [16, 16], "sha256": "", "error": 0}}},
+        {"graphs": {"a.onnx": {"part": "painter", "tile": [16, 16], "sha256": "", "error": 0}}},
+        {"graphs": {"a.onnx": {"part": "denoiser", "tile": None, "sha256": "", "error": 0}}},
         {"more": 1},
     ],
 )
@@ -205,6 +210,19 @@ def test_manifest_that_says_nothing_is_refused(changeable: Path, change: dict[st
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError, match=r"manifest\.json: .*; "):
         read_manifest(changeable)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("other", [b"no graph", "image_encoder_16x16.onnx"])
+def test_a_graph_that_an_engine_cannot_compute_is_one_line(engine: Other, other: bytes | str, changeable: Path) -> None:
+    folder = changeable / FOLDER
+    (folder / "decoder.onnx").write_bytes(other if isinstance(other, bytes) else (folder / other).read_bytes())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["graphs"]["decoder.onnx"]["sha256"] = sha256(folder / "decoder.onnx")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=rf"decoder\.onnx: engine {engine} cannot compute it \(.*\); export"):
+        use_engine(XPSRPipeline.from_pretrained(changeable), changeable, engine)
 
 
 @pytest.mark.parametrize(("engine", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
@@ -235,6 +253,11 @@ def test_engines_are_for_the_cpu_in_float32_unless_told_otherwise() -> None:
         resolve_place("onnx", "cpu", "bf16")
     with pytest.raises(InputError, match=r"engine=tensorrt is not one of torch, openvino, onnx"):
         resolve_place("tensorrt", "auto", "auto")  # type: ignore[arg-type]
+
+
+def test_numbers_of_another_shape_are_other_numbers() -> None:
+    assert error_of(torch.ones(1, 3, 1, 1), torch.ones(1, 3, 4, 4)) == float("inf")
+    assert error_of(torch.ones(1, 3) * 1.5, torch.ones(1, 3) * 2) == 0.25
 
 
 @pytest.mark.parametrize("tile", [(15, 16), (0, 16)])

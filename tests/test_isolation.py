@@ -1,7 +1,9 @@
 """Pictures of strangers in a process of their own: what goes wrong there is one line here."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -104,6 +106,49 @@ def test_a_killed_decoder_is_one_line() -> None:
     server.kill()  # by whoever looks after memory
     server.wait()
     assert decode_in_process(files.png(noise(4, 5, 3))).width == 5
+
+
+SAID = {"height": 1, "width": 1, "tensors": ["pixels"], "bytes": {}}
+ORIGIN = {"format": "PNG", "model": "rgb", "bits": 8, "dpi": None, "notices": []}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"[" * 100_000,
+        *(
+            json.dumps(words).encode()
+            for words in (
+                [],
+                {"error": "no"},
+                {**SAID, "height": -1, "width": -1, "origin": ORIGIN},
+                {**SAID, "height": float("inf"), "origin": ORIGIN},
+                {**SAID, "bytes": [1], "origin": ORIGIN},
+                {**SAID, "origin": {**ORIGIN, "model": "pink"}},
+                {**SAID, "origin": {**ORIGIN, "bits": 7}},
+                {**SAID, "origin": {**ORIGIN, "dpi": [float("nan"), 1]}},
+            )
+        ),
+    ],
+)
+def test_a_decoder_that_says_nonsense_is_one_line(told: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+
+    def hand(connection: socket.socket) -> None:
+        ends.append(connection.dup())
+        ends[0].sendall(len(told).to_bytes(4) + told + bytes(12))
+
+    monkeypatch.setattr(_SERVER, "hand", hand)
+    with pytest.raises(InputError, match=r"^picture: its decoder crashed or "):
+        decode_in_process(b"")
+    ends[0].close()
+
+
+def test_metadata_may_unpack_to_more_than_the_file() -> None:
+    packed = zlib.compress(files.xmp(1).ljust(100_000))
+    content = files.png(noise(4, 4, 3), before=files.chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + packed))
+    limits = Limits(max_bytes=len(content))
+    assert decode_in_process(content, limits=limits).origin == decode_image(content, "picture", limits=limits).origin
 
 
 def test_threads_may_decode_at_once() -> None:

@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import os
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,8 @@ from pictures_with_metadata import camera_exif
 from PIL import Image, ImageCms
 
 from xpsr.errors import InputError
-from xpsr.image import Limits, Picture, decode_image, decode_rgb, picture_size, read_image, to_uint8
-from xpsr.image.chunks import tiff_pages
+from xpsr.image import Limits, Picture, chunks, decode_image, decode_rgb, picture_size, read_image, to_uint8
+from xpsr.image.chunks import gif_frames, tiff_pages
 from xpsr.image.jxl import read_header
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -213,6 +216,9 @@ def test_jpeg_2000_and_pnm_are_read_at_their_own_depth(tmp_path: Path) -> None:
             content = kind + b"\n# made by a test\n13 9\n%d\n" % most + numbers.astype(">u2").tobytes()
             origin = same(content, as_rgb(numbers, most), within=2e-5).origin
             assert origin is not None and (origin.format, origin.bits) == ("PPM", bits)
+            long = content.replace(b" made by a test", b"made by a test" * 100)
+            origin = same(long, as_rgb(numbers, most), within=2e-5).origin
+            assert origin is not None and origin.bits == bits
         values = noise(48, 64, channels)
         content = files.by_oiio(tmp_path / "a.jp2", values)
         picture = same_bits(content)
@@ -323,6 +329,11 @@ def test_colours_that_are_said_by_numbers_are_told() -> None:
         content = files.png(noise(9, 13, 3), before=files.chunk(b"cICP", bytes([*numbers, 0, 1])))
         picture = same_bits(content)
         assert picture.origin is not None and picture.origin.notices == notices
+    text, said = files.chunk(b"tEXt", b"Comment\0of cICP chunks"), files.chunk(b"cICP", bytes([9, 16, 0, 1]))
+    long = files.chunk(b"tEXt", b"Comment\0" + bytes(2**16))
+    for before, count in ((text, 0), (long + said, 1)):
+        picture = same_bits(files.png(noise(9, 13, 3), before=before))
+        assert picture.origin is not None and len(picture.origin.notices) == count
     avif = files.avif(noise(9, 13, 3) >> 6, 10)
     place = avif.index(b"colrnclx") + 8
     picture = decode_image(avif[:place] + bytes([0, 9, 0, 18]) + avif[place + 4 :], "photo")
@@ -330,6 +341,26 @@ def test_colours_that_are_said_by_numbers_are_told() -> None:
 
 
 # Several pictures in one file
+
+
+def test_blocks_of_a_gif_are_not_counted_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.fromarray(noise(9, 13, 3, "uint8") // (index + 1)) for index in range(3)]
+    content = files.pillow_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    last = content.rindex(b"!\xf9\4")
+    long = content[:last] + b"!\xfe" + b"\1x" * 1000 + b"\0" + content[last:]
+    assert gif_frames(content) == gif_frames(long) == 3
+    monkeypatch.setattr(chunks, "_MAX_BLOCKS", 100)
+    assert gif_frames(content) == 3 and gif_frames(long) == 2
+
+
+def test_compressed_metadata_of_a_jpeg_xl_are_told_once(tmp_path: Path) -> None:
+    content = files.by_oiio(tmp_path / "a.jxl", noise(9, 13, 3))
+    end = 12 + int.from_bytes(content[12:16])  # of the boxes in front
+    box = struct.pack(">I", 16) + b"brobxml " + bytes(4)
+    assert read_header(content[:end] + 3 * box + content[end:], "a").notices == (
+        "its compressed XMP is left out",
+        "its compressed EXIF is left out",  # of the encoder's own
+    )
 
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
@@ -407,14 +438,20 @@ def test_a_truncated_deep_tiff_is_read_as_far_as_it_goes(tmp_path: Path) -> None
     same(bytes(moved), values / 65535)
     cut = bytes(moved[: len(moved) * 2 // 3])
     assert refused(cut).startswith("photo: is truncated or damaged (")
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, photometric="rgb", rowsperstrip=10)
+    cut = buffer.getvalue()[: len(buffer.getvalue()) * 2 // 3]
+    picture = decode_image(cut, "photo", accept_truncated=True)
+    assert np.abs(channels_last(picture)[:190] - values[:190] / 65535).max() < 1e-6
+    assert picture.origin is not None and picture.origin.notices[0].startswith("it is truncated")
 
 
-@pytest.mark.parametrize("suffix", [".jxl", ".webp", ".avif"])
-def test_what_cannot_be_read_in_part_is_refused_even_then(suffix: str, tmp_path: Path) -> None:
-    if suffix == ".jxl":
+@pytest.mark.parametrize("kind", ["JXL", "WEBP", "AVIF", "JPEG2000"])
+def test_what_cannot_be_read_in_part_is_refused_even_then(kind: str, tmp_path: Path) -> None:
+    if kind == "JXL":
         content = files.by_oiio(tmp_path / "a.jxl", noise(40, 30, 3))
     else:
-        content = files.pillow_bytes(Image.fromarray(noise(40, 30, 3, "uint8")), suffix[1:].upper())
+        content = files.pillow_bytes(Image.fromarray(noise(40, 30, 3, "uint8")), kind)
     for end in (len(content) // 2, 40, 13):
         assert refused(content[:end], accept_truncated=True).startswith("photo: is ")
 
@@ -478,6 +515,17 @@ def test_metadata_that_unpack_to_too_much_are_refused() -> None:
     assert "is made of too many small parts" in refused(many)
 
 
+def test_headers_take_no_long_time() -> None:
+    broken = files.chunk(b"prVt", b"\xff" * 2**20) + files.chunk(b"iTXt", b"k\0\1\xff") * 50_000
+    for content in (
+        files.png(noise(4, 4, 3, "uint8"), before=broken),  # texts without what stands between their words
+        b"P5" + b" " * 2000 + b"4 4 255\n" + bytes(16),
+    ):
+        start = time.monotonic()
+        assert decode_image(content, "photo").width == 4
+        assert time.monotonic() - start < 5
+
+
 def test_a_jpeg_xl_is_refused_by_its_header(tmp_path: Path) -> None:
     content = files.by_oiio(tmp_path / "a.jxl", noise(9, 13, 3))
     header = read_header(content, "a")
@@ -492,6 +540,26 @@ def test_devices_are_not_read(tmp_path: Path) -> None:
     for read in (read_image, picture_size):
         with pytest.raises(InputError, match=r"^/dev/zero: is a device, not a picture; name a file\.$"):
             read(Path("/dev/zero"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_pipe_is_read_but_has_no_size_beforehand(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        for read in (read_image, picture_size):
+            writing = pool.submit((tmp_path / "pipe").write_bytes, files.png(noise(4, 5, 3)))
+            if read is read_image:
+                assert read_image(tmp_path / "pipe").width == 5
+            else:
+                with pytest.raises(InputError, match=r"pipe: cannot be read \(.*seek.*\); "):
+                    picture_size(tmp_path / "pipe")
+            writing.exception()
+
+
+def test_errors_call_a_file_as_they_are_told() -> None:
+    for file in (b"text", io.BytesIO(b"text")):
+        with pytest.raises(InputError, match=r"^photo\.jpg: is not an image"):
+            read_image(file, named="photo.jpg")
 
 
 @pytest.mark.parametrize("name", ["-dash.png", "new\nline.png", "ü😀.png", "n" * 251 + ".png", "no suffix"])

@@ -105,18 +105,18 @@ def match_statistics(target: torch.Tensor, ours: ColorStatistics, theirs: ColorS
 
 
 _LEVELS = 5
+"""Bands that stay the target's in `match_wavelet`; each doubles the width of what counts as fine."""
 
 WAVELET_HALO = 2**_LEVELS - 1
 """Pixels beyond each that `match_wavelet` looks at."""
 
 
-def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = _LEVELS) -> torch.Tensor:
+def match_wavelet(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """Returns the high frequencies of `target` on the low frequencies of `source`.
 
     Args:
         target: (B, 3, H, W) floats in [0, 1].
         source: (B, 3, H, W) floats in [0, 1].
-        levels: number of bands that stay the target's; each doubles the width of what counts as fine.
 
     Returns:
         (B, 3, H, W) in the dtype of `target`, a little beyond [0, 1] in places; bands are float32.
@@ -133,7 +133,7 @@ def match_wavelet(target: torch.Tensor, source: torch.Tensor, *, levels: int = _
         )
     # The bands telescope and blurring is linear: high(target) + low(source) = target + low(source - target)
     low = source.float() - target.float()
-    for level in range(levels):
+    for level in range(_LEVELS):
         low = binomial_blur(low, 2**level)
     return (target.float() + low).to(target.dtype)
 

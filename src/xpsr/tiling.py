@@ -36,9 +36,9 @@ class Tile:
         """Returns the part (..., height, width) of `values` (..., H, W) that lies under the tile, as a view."""
         return values[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
-    def scaled(self, factor: float) -> "Tile":
-        """Returns the same part of a picture `factor` times as large; a fraction leaves whole pixels."""
-        top, left, height, width = (round(x * factor) for x in (self.top, self.left, self.height, self.width))
+    def scaled(self, factor: int) -> "Tile":
+        """Returns the same part of a picture `factor` times as large."""
+        top, left, height, width = (x * factor for x in (self.top, self.left, self.height, self.width))
         return Tile(top=top, left=left, height=height, width=width)
 
 
@@ -120,7 +120,7 @@ def blend_rows(
     yield total / norm
 
 
-def reflection(length: int, multiple: int, *, offset: int = 0, device: torch.device | None = None) -> torch.Tensor:
+def reflection(length: int, multiple: int, *, offset: int = 0) -> torch.Tensor:
     """Returns the lines of a picture, by their numbers, that together with its reflections make up a multiple.
 
     Those are offset, ..., 1, 0, 1, ..., length - 1, length - 2, ...; nothing is stretched. Where a picture is smaller
@@ -130,10 +130,9 @@ def reflection(length: int, multiple: int, *, offset: int = 0, device: torch.dev
         length: of its height or width.
         multiple: at least 1.
         offset: lines added before the first; the rest is added after the last.
-        device: where the numbers are wanted.
     """
     last = length - 1
-    lines = torch.arange(-(-(offset + length) // multiple) * multiple, device=device) - offset
+    lines = torch.arange(-(-(offset + length) // multiple) * multiple) - offset
     return (last - (lines.abs() - last).abs()).clamp(0, last)
 
 

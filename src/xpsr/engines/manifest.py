@@ -3,12 +3,14 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xpsr.caches import digest
+from xpsr.engines.networks import INPUTS
 from xpsr.errors import InputError, MissingDependencyError, ModelError
 from xpsr.files import write_text
 from xpsr.model_files import check_file, checksums, damaged, read_json
@@ -85,10 +87,11 @@ def read_manifest(model: Path) -> Manifest:
     try:
         graphs = {name: _graph(name, **facts) for name, facts in content.pop("graphs").items()}
         manifest = Manifest(graphs=graphs, **content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise damaged(path, "does not say what was exported") from error
-    if not manifest.tiles:
-        raise damaged(path, "names no denoiser")
+    encoders = {graph.tile for graph in graphs.values() if graph.part == "image_encoder"}
+    if not manifest.tiles or not encoders.issuperset(manifest.tiles):
+        raise damaged(path, "names no denoiser, or one without its image encoder")
     if manifest.weights != checksums(model):
         raise _again(path, "is of other weights than the model's", code="mismatch")
     for name, graph in manifest.graphs.items():
@@ -99,7 +102,7 @@ def read_manifest(model: Path) -> Manifest:
 
 
 def _graph(name: str, *, part: str, tile: list[int] | None, sha256: str, error: float) -> Graph:
-    if not re.fullmatch(r"[\w-]+\.onnx", name):
+    if not re.fullmatch(r"[\w-]+\.onnx", name) or part not in INPUTS or (tile is None) != (part == "decoder"):
         raise ValueError(name)
     return Graph(
         part=part, tile=None if tile is None else (int(tile[0]), int(tile[1])), sha256=sha256, error=float(error)
@@ -116,7 +119,12 @@ def require(what: str) -> None:
 
 
 def error_of(found: Any, expected: Any) -> float:
-    """Returns the largest difference between two tensors as a share of the largest number that was expected."""
+    """Returns the largest difference between two tensors as a share of the largest number that was expected.
+
+    It is infinite where they are of different shapes.
+    """
+    if found.shape != expected.shape:
+        return math.inf
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from xpsr.caches import keep, kept
 from xpsr.config.checks import check_argument
@@ -16,7 +17,8 @@ from xpsr.devices import Dtype, processor_name, resolve_device, resolve_dtype
 from xpsr.engines.manifest import FOLDER, LIMITS, Graph, error_of, read_manifest, require, tile_name
 from xpsr.engines.networks import example_inputs, networks_of
 from xpsr.engines.opening import Engine, Run, open_onnx, open_openvino
-from xpsr.errors import InputError, XPSRError
+from xpsr.errors import InputError, ModelError, XPSRError, brief
+from xpsr.model_files import damaged
 from xpsr.models import DeepHaarAutoencoder, Denoiser, DenoiserCache, XPSRControlNet, XPSRUNet, joined, streamed
 from xpsr.pipeline import XPSRPipeline
 
@@ -68,11 +70,8 @@ class ExportedDenoiser(Denoiser):
             InputError: there is no graph for latents of this size, or there is a cache, which no graph fills.
         """
         if cache is not None:
-            message, remedy = (
-                "is above 1, and exported networks keep nothing from step to step",
-                "use 1 or engine torch",
-            )
-            raise InputError(message, code="conflict", field="cache_interval", remedy=remedy)
+            message = "is above 1, and exported networks keep nothing from step to step"
+            raise InputError(message, code="conflict", field="cache_interval", remedy="use 1 or engine torch")
         size = (latents.shape[-2], latents.shape[-1])
         if size not in self._denoisers:
             message = f"latents of {tile_name(size)} have no exported network, but {_listed(self._denoisers)}"
@@ -195,16 +194,17 @@ def use_engine(pipe: XPSRPipeline, folder: Path, engine: Engine, *, dtype: Dtype
     Raises:
         InputError: the folder holds no exported networks.
         MissingDependencyError: the engine is not installed.
-        ModelError: a file is missing or damaged, or the model's weights are others than those exported.
+        ModelError: a file is missing or damaged, the engine cannot compute it, or the model's weights are others than
+            those exported.
         XPSRError: a graph gives other numbers than torch.
     """
     require(engine)
-    manifest, runs = read_manifest(folder), {}
+    manifest, networks = read_manifest(folder), networks_of(pipe)
+    runs = {}
     for name, graph in manifest.graphs.items():
-        path = folder / FOLDER / name
-        run = open_onnx(path) if engine == "onnx" else open_openvino(path, dtype=dtype)
-        _check(run, pipe, name, graph, engine, dtype)
-        runs[name] = run
+        if graph.part not in networks:
+            raise damaged(folder / FOLDER / name, "is of a part that the model has not")
+        runs[name] = _opened(folder / FOLDER / name, graph, pipe, networks[graph.part], engine, dtype)
     of_tile: dict[str, dict[Tile, Run]] = {"image_encoder": {}, "denoiser": {}}
     for name, graph in manifest.graphs.items():
         if graph.tile is not None:
@@ -217,20 +217,30 @@ def use_engine(pipe: XPSRPipeline, folder: Path, engine: Engine, *, dtype: Dtype
 
 
 @torch.no_grad()
-def _check(run: Run, pipe: XPSRPipeline, name: str, graph: Graph, engine: str, dtype: Dtype) -> None:
-    """Compares a graph with torch, unless the user's cache knows that it was right."""
+def _opened(path: Path, graph: Graph, pipe: XPSRPipeline, network: nn.Module, engine: Engine, dtype: Dtype) -> Run:
+    """Opens a graph and compares it with torch, unless the user's cache knows that it was right."""
     package = {"onnx": "onnxruntime"}.get(engine, engine)
-    facts = [graph.sha256, package, importlib.metadata.version(package), dtype, processor_name()]
+    version = importlib.metadata.version(package)
+    facts = [graph.part, graph.tile, graph.sha256, package, version, dtype, processor_name()]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    if key in kept("engine_checks.json", _is_error):
-        return
-    inputs = example_inputs(pipe, graph.part, graph.tile)
-    error = error_of(run(inputs), networks_of(pipe)[graph.part](**inputs))
-    if not error <= LIMITS[dtype]:
-        message = f"{name} differs from torch by {error:.2g} in {engine}'s {dtype}, more than {LIMITS[dtype]:g}"
+    is_known = key in kept("engine_checks.json", _is_error)
+    inputs = {} if is_known else example_inputs(pipe, graph.part, graph.tile)
+    try:
+        run = open_onnx(path) if engine == "onnx" else open_openvino(path, dtype=dtype)
+        found = None if is_known else run(inputs)
+    except Exception as error:  # whatever an engine meets in a graph that it does not know
+        message, remedy = f"{path}: engine {engine} cannot compute it ({brief(error)})", "export the model again"
+        raise ModelError(message, code="damaged", remedy=f"{remedy}, or use engine torch") from error
+    if found is None:
+        return run
+    difference = error_of(found, network(**inputs))
+    if not difference <= LIMITS[dtype]:
+        more = f"by {difference:.2g} in {engine}'s {dtype}, more than {LIMITS[dtype]:g}"
+        message = f"{path.name} differs from torch {more}"
         remedy = "use fp32" if dtype == "bf16" else "use engine torch"
         raise XPSRError(message, code="wrong_numbers", remedy=f"{remedy}; this engine computes wrongly here")
-    keep("engine_checks.json", key, error, _is_error)
+    keep("engine_checks.json", key, difference, _is_error)
+    return run
 
 
 def _is_error(entry: object) -> bool:

@@ -63,14 +63,18 @@ def tiff_pages(content: bytes, *, most: int = 1000) -> int:
     return len(places)
 
 
+_MAX_BLOCKS = 2**22
+"""Of a GIF, which are looked at one by one: a whole gigabyte, where an encoder fills them."""
+
+
 def gif_frames(content: bytes, *, most: int = 1000) -> int:
-    """Returns how many frames a GIF has, at most `most`."""
-    frames, place = 0, 13
+    """Returns how many frames a GIF has, at most `most`; those behind four million blocks are not counted."""
+    frames, blocks, place = 0, 0, 13
     if len(content) < place:
         return 0
     if content[10] & 0x80:
         place += 3 << (content[10] & 7) + 1
-    while place < len(content) and frames < most:
+    while place < len(content) and frames < most and blocks < _MAX_BLOCKS:
         kind = content[place]
         if kind == 0x2C and place + 10 <= len(content):
             frames += 1
@@ -80,7 +84,8 @@ def gif_frames(content: bytes, *, most: int = 1000) -> int:
             place += 2
         else:
             return frames
-        while place < len(content) and content[place]:
+        while place < len(content) and content[place] and blocks < _MAX_BLOCKS:
             place += 1 + content[place]
+            blocks += 1
         place += 1
     return frames

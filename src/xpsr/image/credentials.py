@@ -186,7 +186,7 @@ def _signer(credentials: Credentials) -> "Signer":
     certificates, secret = (read_bytes(file, limit=_MAX_PEM) for file in (credentials.certificates, credentials.key))
     try:
         owner = x509.load_pem_x509_certificates(certificates)[0].public_key()
-    except (ValueError, x509.InvalidVersion) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _unfit(credentials.certificates, "is no PEM file of certificates") from error
     try:
         key = serialization.load_pem_private_key(secret, None)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageFile
 
 from xpsr.errors import InputError
-from xpsr.image.chunks import gif_frames, tiff_pages
+from xpsr.image.chunks import gif_frames, png_chunks, tiff_pages
 from xpsr.image.deep import (
     avif_bits,
     plain_bits,
@@ -61,10 +61,10 @@ def decode(content: bytes, name: str, *, limits: Limits, accept_truncated: bool)
         return _upright(found, image), _origin(held, found, bits)
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
         found, bits = read_heic(content, name)
-        return found, _origin(held, found, bits)
+        return found, _origin(held, found, _told(bits))
     if image.format in ("JPEG2000", "PPM") and (bits := plain_bits(content)) > 8:
         found = read_plain(content, ".jp2" if image.format == "JPEG2000" else ".ppm", name)
-        return found, _origin(held, found, bits if bits in (10, 12) else 16)
+        return found, _origin(held, found, _told(bits))
     return _decode_plain(image, held, content, name, accept_truncated)
 
 
@@ -115,7 +115,7 @@ def _as_far_as_it_goes(image: Image.Image, content: bytes, name: str, error: Exc
                 image = Image.open(io.BytesIO(content[:end] + b"\xff\xd9"), formats=("JPEG",))
                 image.load()
                 return image
-    elif isinstance(image, ImageFile.ImageFile):
+    elif isinstance(image, ImageFile.ImageFile) and image.format != "JPEG2000":  # which is decoded at once, or not
         with suppress(Exception):
             image.tile = []  # nothing is left to be decoded
             image.load()
@@ -141,7 +141,7 @@ def _decode_tiff(content: bytes, name: str, limits: Limits, accept_truncated: bo
         except InputError as error:
             raise unread_compression(header, name) or error from error
     found, notices = read_tiff(content, header, name, accept_truncated=accept_truncated)
-    bits = 32 if header.kind == 3 else 8 if header.bits <= 8 else header.bits if header.bits in (10, 12) else 16
+    bits = 32 if header.kind == 3 else _told(header.bits)
     return _upright(found, image), _origin(held, found, bits, notices)
 
 
@@ -155,8 +155,13 @@ def _decode_jxl(content: bytes, name: str, limits: Limits) -> tuple[Stored, Orig
     notices = header.notices
     if header.is_animated:
         notices += ("it is animated; all but its first frame is left out",)
-    bits = header.bits if header.bits in (8, 10, 12, 32) else 1 if header.bits == 1 else 8 if header.bits < 8 else 16
+    bits = 32 if header.bits == 32 else _told(header.bits)
     return found, replace(_origin(_Held(image, content), found, bits, notices), format="JXL")
+
+
+def _told(bits: int) -> int:
+    """Bits of a whole number as `Origin` tells them."""
+    return bits if bits in (1, 8, 10, 12) else 8 if bits < 8 else 16
 
 
 def _upright(found: Stored, image: Image.Image) -> Stored:
@@ -205,7 +210,7 @@ def _left_out(image: Image.Image, kind: str, content: bytes) -> tuple[str, ...]:
 def _other_colors(kind: str, content: bytes) -> tuple[str, ...]:
     """Whether a file without a profile says by numbers (CICP) that its colours are not sRGB, as those of HDR do."""
     if kind == "PNG":
-        place = content.find(b"cICP", 0, 2**16) + 4
+        place = next((start for chunk, start, _ in png_chunks(content) if chunk == b"cICP"), 0)
         primaries, transfer = content[place : place + 2].ljust(2, b"\0")
     else:
         place = content.find(b"colrnclx") + 8

@@ -90,12 +90,13 @@ def read_jxl(content: bytes, name: str) -> tuple[Stored, bytes | None]:
     return _stored(values), icc
 
 
-_PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)\s")
+# A space at a time, or a long row of them could be divided in more ways than anybody can try
+_PNM = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d+)\s")
 
 
 def plain_bits(content: bytes) -> int:
     """Returns how many bits a value of a JPEG 2000 or PNM has; 8 where that cannot be told."""
-    if (header := _PNM.match(content[:1000])) is not None:
+    if (header := _PNM.match(content)) is not None:
         return int(header[1]).bit_length()
     start = content.find(b"\xff\x4f\xff\x51")  # where a codestream of JPEG 2000 begins, and says its size
     return 8 if start < 0 or start + 42 >= len(content) else (content[start + 42] & 0x7F) + 1
@@ -107,6 +108,9 @@ def read_plain(content: bytes, suffix: str, name: str) -> Stored:
     Raises:
         InputError: it is truncated or damaged.
     """
+    if (header := _PNM.match(content)) is not None:  # of which OpenImageIO knows no long ones
+        words = re.sub(rb"#[^\n]*\n", b" ", header[0]).split()
+        content = b" ".join(words) + b"\n" + content[header.end() :]
     return _stored(read(content, suffix, name)[0])
 
 

@@ -27,12 +27,15 @@ from xpsr.config.checks import check_argument, within
 from xpsr.errors import InputError, XPSRError
 from xpsr.image.limits import Limits
 from xpsr.image.origin import Origin
-from xpsr.image.picture import Picture, damaged
+from xpsr.image.picture import NUM_COLORS, Picture, damaged
 from xpsr.image.reading import decode_image
 
 __all__ = ["Facts", "decode_in_process", "inspect_in_process"]
 
 T = TypeVar("T")
+
+_NONSENSE = (AttributeError, EOFError, LookupError, OSError, OverflowError, RecursionError, TypeError, ValueError)
+"""What comes of an answer that is none, or of none."""
 
 _START = "import sys; from xpsr.image.isolation import serve; serve(int(sys.argv[1]))"
 _MOST_WORDS = 2**20
@@ -136,7 +139,7 @@ def _asked(request: dict[str, Any], content: bytes | bytearray, hear: Callable[[
             return hear(line)
         except InputError:
             raise
-        except (EOFError, OSError, LookupError, TypeError, ValueError) as error:  # it was killed, or says nonsense
+        except _NONSENSE as error:  # or it was killed
             if time.monotonic() - started >= seconds:
                 message = f"{name}: took more than {seconds:g} seconds to decode"
                 raise InputError(message, code="too_slow", remedy="shrink it or save it in another format") from error
@@ -196,7 +199,9 @@ def _facts(answer: dict[str, Any], limits: Limits) -> Facts:
         raise InputError(parts.pop("message") or "", **parts, limit=None if limit is None else float(limit))
     height, width = int(answer["height"]), int(answer["width"])
     lengths = [int(length) for length in answer["bytes"].values()]
-    if not 0 < height * width <= limits.max_pixels or min(lengths, default=0) < 0 or sum(lengths) > limits.max_bytes:
+    is_size = min(height, width) > 0 and height * width <= limits.max_pixels
+    most = limits.max_bytes + limits.max_metadata  # as in the file, or unpacked
+    if not is_size or min(lengths, default=0) < 0 or sum(lengths) > most:
         raise EOFError
     return Facts(
         width=width, height=height, format=str(answer["origin"]["format"]), has_alpha="alpha" in answer["tensors"]
@@ -226,8 +231,11 @@ def _picture(line: _Line, limits: Limits) -> Picture:
             held[part] = bytes(place)
     said = answer["origin"]
     dpi = said["dpi"] and (float(said["dpi"][0]), float(said["dpi"][1]))
+    is_sense = said["model"] in NUM_COLORS and said["bits"] in (1, 8, 10, 12, 16, 32)
+    if not is_sense or (dpi and not all(1 <= value <= 1e6 for value in dpi)):
+        raise EOFError
     notices = tuple(map(str, said["notices"]))
-    origin = Origin(format=facts.format, model=said["model"], bits=int(said["bits"]), dpi=dpi, notices=notices, **held)
+    origin = Origin(format=facts.format, model=said["model"], bits=said["bits"], dpi=dpi, notices=notices, **held)
     return Picture(**tensors, origin=origin)
 
 
@@ -253,11 +261,13 @@ class _Server:
                     return
                 except OSError:
                     self.end()
-        raise XPSRError("The process that decodes pictures cannot be started.")
+        remedy = "end other programs and try again"
+        raise XPSRError("the process that decodes pictures cannot be started", remedy=remedy)
 
     def _start(self) -> None:
         self.end()
         ours, theirs = socket.socketpair()
+        self._control = ours
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         with theirs:
             self._process = subprocess.Popen(
@@ -269,7 +279,6 @@ class _Server:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is not for it
             )
-        self._control = ours
         ours.settimeout(120)
         if not ours.recv(1):
             raise OSError("it ended before it was ready")

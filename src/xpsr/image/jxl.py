@@ -74,7 +74,13 @@ def read_header(content: bytes, name: str) -> JXLHeader:
         message = f"{name}: has {extra} channels beside its colours, above the limit of {_MAX_EXTRA}"
         raise InputError(message, code="too_large", remedy="save it as RGB")
     return JXLHeader(
-        width=width, height=height, bits=bits, is_animated=is_animated, exif=exif, xmp=xmp, notices=tuple(notices)
+        width=width,
+        height=height,
+        bits=bits,
+        is_animated=is_animated,
+        exif=exif,
+        xmp=xmp,
+        notices=tuple(dict.fromkeys(notices)),
     )
 
 

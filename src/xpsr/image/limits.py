@@ -45,8 +45,6 @@ _MAX_CHUNKS = 2**17
 _MAX_JUNK = 2**16
 """Bytes between a JPEG's segments that belong to none; Pillow looks at each by itself."""
 
-_COMPRESSED_AT = {b"zTXt": 2, b"iCCP": 2}  # after the keyword's zero: its compression method, then zlib
-
 _NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -106,21 +104,22 @@ def _check_png(content: bytes, name: str, limits: Limits) -> None:
             check_size(width, height, name, limits)
         if kind not in (b"zTXt", b"iCCP", b"iTXt"):
             continue
-        keyword = content.find(b"\0", start, end)
-        if keyword < 0:
-            continue
-        packed = keyword + _COMPRESSED_AT.get(kind, 0)
-        if kind == b"iTXt":
-            if content[keyword + 1 : keyword + 2] != b"\1":
-                continue
-            packed = content.find(b"\0", content.find(b"\0", keyword + 3, end) + 1, end) + 1
+        packed = _packed(kind, content[start:end])
         try:
-            unpacked += len(zlib.decompressobj().decompress(content[packed:end], limits.max_metadata - unpacked + 1))
+            unpacked += len(zlib.decompressobj().decompress(packed, limits.max_metadata - unpacked + 1))
         except zlib.error:  # Pillow says so
             continue
         if unpacked > limits.max_metadata:
             message = f"{name}: its metadata unpack to more than the limit of {limits.max_metadata} bytes"
             raise InputError(message, code="too_large", remedy="remove them", limit=limits.max_metadata)
+
+
+def _packed(kind: bytes, data: bytes) -> bytes:
+    """What of a chunk's data is compressed: behind a keyword and its method, and in iTXt a language and its keyword."""
+    _, _, rest = data.partition(b"\0")
+    if kind != b"iTXt":
+        return rest[1:]
+    return rest[2:].split(b"\0", 2)[-1] if rest[:1] != b"\0" else b""
 
 
 def _check_jpeg(content: bytes, name: str, limits: Limits) -> None:

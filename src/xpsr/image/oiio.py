@@ -27,7 +27,7 @@ def read(content: bytes, suffix: str, name: str, *, accept_truncated: bool = Fal
 
     Args:
         content: a file's bytes.
-        suffix: ".png", ".tif" or ".jxl", by which OpenImageIO knows the format.
+        suffix: ".png", ".tif", ".jxl", ".jp2" or ".ppm", by which OpenImageIO knows the format.
         name: how errors call the picture.
         accept_truncated: whether rows may be missing; they are 0.
 

@@ -5,6 +5,7 @@ import os
 import tempfile
 import weakref
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -41,7 +42,7 @@ def new_planes(shape: tuple[int, int, int], folder: Path | None) -> torch.Tensor
     size = channels * height * width * 4
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            _reserve(file.fileno(), size)  # else a full disk would end the process where it touches the memory
+            _reserve(file, size)  # else a full disk would end the process where it touches the memory
             mapped = mmap.mmap(file.fileno(), size)
     except OSError as error:
         raise refusal(folder, f"has no room for {size / 1e9:.1f} GB of a picture", error) from error
@@ -66,10 +67,11 @@ def drop_from_memory(planes: torch.Tensor) -> None:
         mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
-def _reserve(file: int, size: int) -> None:
+def _reserve(file: IO[bytes], size: int) -> None:
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
+        os.posix_fallocate(file.fileno(), 0, size)
         return
     blank = bytes(_BLANK)
     for start in range(0, size, _BLANK):
-        os.write(file, blank[: size - start])
+        file.write(blank[: size - start])
+    file.flush()

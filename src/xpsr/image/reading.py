@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -84,35 +85,34 @@ def read_image(
             end from where it stands and stays open.
         limits: what is refused before it is decoded.
         accept_truncated: whether a file that ends too early is read as far as it goes, where the format allows it.
-        named: what errors call a file that is but a copy of what a person knows; None: by its path.
+        named: what errors call a file that is but a copy of what a person knows; None: by its path, or "picture".
 
     Raises:
         InputError: the file is missing, a folder or device, not readable, empty, not an image, of a kind that is not
             read, damaged, truncated, without pixels or above the limits.
     """
     if isinstance(path, bytes | bytearray):
-        return decode_image(path, "picture", limits=limits, accept_truncated=accept_truncated)
+        return decode_image(path, named or "picture", limits=limits, accept_truncated=accept_truncated)
     if not isinstance(path, str | os.PathLike) and hasattr(path, "read"):
-        named = str(getattr(path, "name", "picture"))
+        named = named or str(getattr(path, "name", "picture"))
         return decode_image(_content(path, named, limits), named, limits=limits, accept_truncated=accept_truncated)
     place: Path = check_argument("path", path, Path)
     with _opened(place) as file:
-        try:
-            content = _read(file, named or str(place), limits)
-        except OSError as error:
-            raise refusal(place, "cannot be read", error) from error
+        content = _read(file, named or str(place), limits)
     return decode_image(content, named or str(place), limits=limits, accept_truncated=accept_truncated)
 
 
-def _opened(place: Path) -> BinaryIO:
-    """Opens a file that can be a picture: to read a device may take for ever."""
+@contextmanager
+def _opened(place: Path) -> Iterator[BinaryIO]:
+    """Opens a file that can be a picture: to read a device may take for ever. What the system refuses is an error."""
     try:
         mode = place.stat().st_mode
         if stat.S_ISDIR(mode):
             raise InputError(f"{place}: is a folder, not a picture", code="wrong_type", remedy="name a picture in it")
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             raise InputError(f"{place}: is a device, not a picture", code="wrong_type", remedy="name a file")
-        return place.open("rb")
+        with place.open("rb") as file:
+            yield file
     except OSError as error:
         raise refusal(place, "cannot be read", error) from error
 

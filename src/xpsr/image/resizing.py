@@ -89,7 +89,7 @@ class Resized:
 
 
 def rows_seen(rows: tuple[int, int], source_height: int, height: int, method: Method) -> tuple[int, int]:
-    """Returns the first and the last but one of the rows of a picture that rows of it at another height are made of."""
+    """Returns which rows of a picture (from the first up to, without it, the second) rows at another height are of."""
     scale = source_height / height
     support = _SUPPORT[method] * max(scale, 1) + 1  # and one for rounding
     top, bottom = rows

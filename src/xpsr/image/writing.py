@@ -113,7 +113,8 @@ def write_image(
 
     Raises:
         InputError: unknown suffix, a picture that the format cannot hold (alpha in JPEG or BMP, a side above 16383 in
-            WebP), or `path` cannot be written.
+            WebP), `path` cannot be written, or it cannot be signed so.
+        MissingDependencyError: it is to be signed, and c2pa-python is not installed.
     """
     place: Path = check_argument("path", path, Path)
     if _is_ready(image, _kind(place), options):
@@ -145,8 +146,12 @@ def write_strips(
         size: width and height of the whole.
         options: quality and metadata.
 
+    Returns:
+        What of the metadata could not be written, a phrase each.
+
     Raises:
         InputError: as `write_image`; or the strips are not together of that size.
+        MissingDependencyError: as `write_image`.
     """
     place: Path = check_argument("path", path, Path)
     kind, rest = _kind(place), _whole(strips, size)
@@ -243,7 +248,7 @@ def _kind(place: Path) -> Kind:
 
 def _unfit(place: Path, kind: Kind, reason: str) -> InputError:
     message = f"{place}: {kind} cannot hold this picture ({reason})"
-    return InputError(message, code="conflict", remedy="use .png")
+    return InputError(message, code="conflict", remedy="convert it to RGB" if kind == "PNG" else "use .png")
 
 
 def _strips(picture: Picture) -> Iterator[Picture]:
