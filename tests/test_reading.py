@@ -275,6 +275,25 @@ def test_pictures_are_turned_once_in_every_format(source: str, orientation: int,
     same(files.png(deep, before=held_at_end), expected)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_sizes_are_told_as_pictures_are_turned(orientation: int, tmp_path: Path) -> None:
+    values = noise(24, 40, 3, "uint8")
+    image, deep = Image.fromarray(values), values.astype(np.uint16) * 257
+    exif, xmp = files.exif(orientation), files.xmp(orientation)
+    contents = [files.pillow_bytes(image, kind, exif=exif) for kind in ("JPEG", "WEBP", "PNG", "TIFF", "AVIF")]
+    contents += [files.pillow_bytes(image, kind, xmp=xmp) for kind in ("JPEG", "WEBP")]
+    contents += [files.tiff(deep, tags=tags) for tags in ({274: orientation}, {700: xmp})]
+    contents.append(files.png(deep, before=files.chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))))
+    if orientation > 1:
+        contents.append(files.turned_jxl(tmp_path / "a.jxl", deep, orientation))
+    for content in contents:
+        (tmp_path / "photo").write_bytes(content)
+        height, width = read_image(tmp_path / "photo").pixels.shape[1:]
+        assert picture_size(tmp_path / "photo") == (width, height) == ((24, 40) if orientation > 4 else (40, 24)), (
+            content[:12]
+        )
+
+
 def test_exif_counts_before_xmp() -> None:
     values = np.kron(noise(3, 4, 3, "uint8"), np.ones((16, 16, 1), np.uint8))
     content = files.pillow_bytes(Image.fromarray(values), "WEBP", lossless=True, exif=files.exif(6), xmp=files.xmp(3))

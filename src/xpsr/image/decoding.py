@@ -26,7 +26,7 @@ from xpsr.image.metadata import found as found_in
 from xpsr.image.oiio import TRUNCATED
 from xpsr.image.opening import open_image
 from xpsr.image.origin import Origin
-from xpsr.image.picture import Stored, damaged, orientation_of, stored, turned, turned_values
+from xpsr.image.picture import Stored, damaged, orientation_of, stored, turned, turned_values, upright_size
 from xpsr.image.tiff import is_tiff, read_tiff, tiff_header, tiff_stand_in, unread_compression
 
 __all__ = ["decode", "size_of"]
@@ -69,7 +69,7 @@ def decode(content: bytes, name: str, *, limits: Limits, accept_truncated: bool)
 
 
 def size_of(file: BinaryIO, name: str, limits: Limits) -> tuple[int, int]:
-    """Returns width and height as they are stored.
+    """Returns width and height as `read_image` would turn the picture.
 
     Raises:
         InputError: as `read_image`, for what shows in the header.
@@ -81,7 +81,7 @@ def size_of(file: BinaryIO, name: str, limits: Limits) -> tuple[int, int]:
         check_size(header.width, header.height, name, limits)
         return header.width, header.height
     try:
-        return open_image(file, name, limits).size
+        return upright_size(open_image(file, name, limits))
     except InputError as error:
         if error.code != "unknown_format" or not is_tiff(start):
             raise

@@ -20,7 +20,7 @@ class JXLHeader:
     """The beginning of a JPEG XL.
 
     Attributes:
-        width: pixels in a row, as they are stored.
+        width: pixels in a row, upright.
         height: pixels in a column.
         bits: of a stored value; 32 for any kind of float.
         is_animated: there may be more than one frame.
@@ -111,7 +111,8 @@ def _parse(bits: _Bits) -> tuple[int, int, int, bool, int]:
         return width, height, 8, False, 0
     is_animated = False
     if bits.take(1):
-        bits.take(3)  # orientation, which the decoder applies
+        if bits.take(3) >= 4:  # orientation less 1, which the decoder applies: a row is a column
+            width, height = height, width
         if bits.take(1):
             _size(bits)  # how large it is meant to be shown
         if bits.take(1):

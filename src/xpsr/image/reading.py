@@ -157,7 +157,10 @@ def decode_image(
 
 
 def picture_size(path: Path, *, limits: Limits = _USUAL) -> tuple[int, int]:
-    """Returns width and height of a picture as they are stored; pixels are not read.
+    """Returns width and height of a picture, upright; pixels are not read.
+
+    Those of a PNG whose orientation stands behind its pixels, and of a TIFF that Pillow cannot open, are as they are
+    stored.
 
     Raises:
         InputError: as `read_image`.
