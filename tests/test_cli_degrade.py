@@ -184,6 +184,39 @@ def test_folders_are_searched_but_not_hidden_ones_nor_the_output(tmp_path: Path)
     assert list_sources(tmp_path, outside=tmp_path / "pairs") == ["a/c.JPG", "b.png"]
 
 
+@pytest.mark.parametrize("added", [["p03b.png"], ["a.png"], ["p03b.png", "p03c.png", "p03d.png"]])
+def test_pictures_that_are_added_move_the_others_into_other_shards(hr: Path, added: list[str]) -> None:
+    options = ["--shards", "--shard-size", "3"]
+    main(["degrade", "hr", "pairs", *options])
+    for seed, name in enumerate(added, 50):
+        save_picture(hr / name, seed)
+    main(["degrade", "hr", "pairs", *options])
+    main(["degrade", "hr", "fresh", *options])
+    assert tree(Path("pairs")) == tree(Path("fresh"))
+
+
+def test_a_picture_that_is_added_gives_others_of_its_name_other_names(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("b", "c/b", "d/b")):
+        save_picture(tmp_path / "hr" / folder / "x.png", seed)
+    make_pairs(tmp_path / "hr", tmp_path / "pairs", PairsConfig())
+    save_picture(tmp_path / "hr" / "a" / "x.png", 9)
+    for target in ("pairs", "fresh"):
+        make_pairs(tmp_path / "hr", tmp_path / target, PairsConfig())
+    assert tree(tmp_path / "pairs") == tree(tmp_path / "fresh")
+
+
+def test_shards_around_a_picture_that_was_skipped_are_filled_anew(tmp_path: Path) -> None:
+    for seed, name in enumerate("bcefg"):
+        save_picture(tmp_path / "hr" / f"{name}.png", seed)
+    (tmp_path / "hr" / "d.png").write_bytes(b"damaged")
+    config = PairsConfig(shard_size=3)
+    make_pairs(tmp_path / "hr", tmp_path / "pairs", config)  # bc and efg
+    save_picture(tmp_path / "hr" / "a.png", 9)  # abc, ef and g
+    for target in ("pairs", "fresh"):
+        make_pairs(tmp_path / "hr", tmp_path / target, config)
+    assert tree(tmp_path / "pairs") == tree(tmp_path / "fresh")
+
+
 # Interruptions
 
 
@@ -353,8 +386,9 @@ def test_other_settings_or_other_pictures_are_refused(hr: Path, capfd: pytest.Ca
     with FileLock("pairs/.xpsr.lock"):
         assert "pairs: another process is at work there" in refusal("hr", "pairs")
     assert tree(Path("pairs")) == before | {".xpsr.lock": b""}
-    Path("pairs/settings.json").write_text("{")
-    assert "pairs/settings.json: cannot be read" in refusal("hr", "pairs")
+    for damaged in ("{", '{"config": 5}', "[" * 100_000):
+        Path("pairs/settings.json").write_text(damaged)
+        assert "pairs/settings.json: cannot be read" in refusal("hr", "pairs")
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS)
