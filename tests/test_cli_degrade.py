@@ -418,7 +418,7 @@ def test_flat_and_tiny_pictures_are_skipped(tmp_path: Path) -> None:
     made = make_pairs(tmp_path / "hr", tmp_path / "pairs", PairsConfig(crop_size=32, min_detail=5.0))
     assert made.num_pairs == 1
     assert made.skipped == {
-        "flat.png": "flat.png: has no crop with the detail of min_detail=5.",
+        "flat.png": "flat.png: no crop of it has the detail of min_detail=5.",
         "small.png": "small.png: has 40 x 9 pixels, a side below min_size=16.",
     }
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xpsr import __version__
 from xpsr.config import PairsConfig, as_dict
-from xpsr.data.crops import FLAT_ATTEMPTS, levels
+from xpsr.data.crops import FLAT_ATTEMPTS, flat, levels
 from xpsr.data.manifest import INDEX, JOURNAL, MANIFEST, SETTINGS, SKIPPED
 from xpsr.data.pictures import Pixels, check_size, detail, draw_window
 from xpsr.data.seeding import generator_for
@@ -373,9 +373,7 @@ class _Work(Dataset["list[Line] | None"]):
                     crops.append((crop, left, top, generator))
                     break
             else:
-                raise InputError(
-                    f"{picture.source}: has no crop with the detail of min_detail={config.min_detail:g}.", code="flat"
-                )
+                raise flat(picture.source, config)
         return crops
 
 
