@@ -309,6 +309,7 @@ def fetch_shard(shard: Shard, cache: Path) -> Path:
         return target
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        held = FileLock(target.with_name(f".{target.name}.lock")).acquire()
     except OSError as error:
         raise TrainingError(
             f"cannot be written ({error.strerror})",
@@ -317,7 +318,7 @@ def fetch_shard(shard: Shard, cache: Path) -> Path:
             value=str(cache),
             remedy="name a folder that can be",
         ) from error
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    with held:
         if target.is_file():  # another process was faster
             return target
         with _stopping(), atomic_write(target) as part:  # a full disk is no reason to try the next pair
