@@ -250,6 +250,8 @@ def test_priors_of_shards_are_missed_as_training_misses_them(clean: Path, tmp_pa
         ([], 2, "the following arguments are required: check, DIR"),
         (["chek", "pairs"], 2, "unknown action chek; did you mean check?"),
         (["check", "pairs", "--jsn"], 2, "unknown option --jsn; did you mean --json?"),
+        (["check", "pairs", "--scale", "0"], 2, "--scale 0 is not in [1, 16]; use 4."),
+        (["check", "pairs", "--min-size", "-1"], 2, "--min-size -1 is not in [0, 65536]; use 16."),
         (["check", "nowhere"], 1, "nowhere: no such folder; name one with pictures, pairs or shards."),
         (["check", "empty"], 1, "empty: holds no pictures, pairs or shards; name another folder."),
     ],

@@ -343,6 +343,7 @@ def test_workers_give_the_same_bytes(finished: tuple[Path, Tree, list[str]], tmp
             2,
             "--shard-size 1 is less than num_per_image; use 2 or more.",
         ),
+        (["hr", "pairs", "--shard-size", "9"], 2, "--shard-size 9 is of tars, which nobody asked for; add --shards."),
         (["hr", "pairs", "--config", "no.yaml"], 2, "no.yaml: no such config file"),
         (["nowhere", "pairs"], 1, "nowhere: no such folder; name one with clean pictures."),
         (["empty", "pairs"], 1, "empty: holds no pictures; name a folder with .jpg, .png or other pictures"),

@@ -7,6 +7,8 @@ from pathlib import Path
 from xpsr.cli.progress import counting
 from xpsr.cli.terminal import Parser, answer, complain, explain, parse
 from xpsr.config import suggest
+from xpsr.config.checks import check_argument, within
+from xpsr.config.sizes import MAX_SCALE
 from xpsr.errors import InputError, XPSRError
 
 __all__ = ["run"]
@@ -31,6 +33,8 @@ def run(arguments: Sequence[str]) -> int:
     add("--quiet", action="store_true", default=False, help="no progress")
     add("--debug", action="store_true", default=False, help="show where errors come from")
     args = parse(parser, arguments)
+    check_argument("scale", args.scale, int, within(1, MAX_SCALE, "4"))
+    check_argument("min_size", args.min_size, int, within(0, 2**16, "16"))
     if args.action != "check":
         nearest = suggest(args.action, ["check"]).replace("'", "") or "; there is: check."
         raise InputError(f"unknown action {args.action}{nearest}")

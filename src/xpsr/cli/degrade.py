@@ -39,19 +39,23 @@ def run(arguments: Sequence[str]) -> int:
     )
     add("--sharpen", action="store_true", help="sharpen the clean pictures first, as XPSR's authors do")
     add("--shards", action="store_true", default=False, help="OUTPUT/shards/*.tar (WebDataset) instead of PNGs")
-    add("--shard-size", metavar="N", type=int, default=_SHARD_SIZE, help=f"pairs in a tar (default: {_SHARD_SIZE})")
+    add("--shard-size", metavar="N", type=int, help=f"pairs in a tar (default: {_SHARD_SIZE})")
     add("--workers", metavar="N", type=int, default=0, help="processes that do the work (default: 0, this one)")
     add("--quiet", action="store_true", default=False, help="no progress")
     add("--debug", action="store_true", default=False, help="show where errors come from")
     args = parse(parser, arguments)
     given = vars(args)
     check_argument("workers", args.workers, int, within(0, 256, "0 or more"))
+    shard_size = given.get("shard_size", _SHARD_SIZE)
+    if "shard_size" in given and not args.shards:
+        message = "is of tars, which nobody asked for"
+        raise InputError(message, code="conflict", field="shard_size", value=f"{shard_size}", remedy="add --shards")
     degradation = DEGRADATIONS[args.preset]
     if "config" in given:
         degradation = load_config(DegradationConfig, args.config, default=degradation)
     names = ("seed", "num_per_image", "crop_size", "min_size", "min_detail", "sharpen")
     options = {name: given[name] for name in names if name in given}
-    config = PairsConfig(degradation=degradation, shard_size=args.shard_size if args.shards else None, **options)
+    config = PairsConfig(degradation=degradation, shard_size=shard_size if args.shards else None, **options)
 
     warnings.filterwarnings("ignore", "This DataLoader will create")  # it was asked for
 
