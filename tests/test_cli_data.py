@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from xpsr.cli import main
-from xpsr.config import DEGRADATIONS, PairsConfig
-from xpsr.data import check_folder, make_pairs
+from xpsr.config import DEGRADATIONS, DataConfig, PairsConfig
+from xpsr.data import build_dataset, check_folder, make_pairs
 from xpsr.data.checking import perceptual_hash
+from xpsr.errors import TrainingError
+from xpsr.files import sha256
 
 DAMAGED = "is truncated or damaged (image file is truncated); copy or download it again."
 
@@ -196,7 +198,8 @@ def test_texts_that_are_none_and_pairs_that_are_there_twice_are_found(clean: Pat
         content = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     with tarfile.open(second, "w") as tar:
         for name, data in content.items():
-            write_member(tar, name, json.dumps({"content": 5}).encode() if name.endswith("json") else data)
+            texts = b"{" if name == "p1_0.json" else b'{"content": 5}'
+            write_member(tar, name, texts if name.endswith("json") else data)
     with tarfile.open(third, "w") as tar:
         for name in ("a.hr.png", "a.lr.png", "a.hr.png"):
             write_member(tar, name, content["p0_0.hr.png"])
@@ -225,6 +228,20 @@ def test_missing_priors_are_found(pairs: Path, clean: Path, capfd: pytest.Captur
     assert verdict == f"{clean}: 6 pictures checked: 1 no prior."
     assert main(["data", "check", str(clean), "--priors", "nowhere.jsonl"]) == 1
     assert "nowhere.jsonl: no such file of priors" in capfd.readouterr().err
+
+
+def test_priors_of_shards_are_missed_as_training_misses_them(clean: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    make_pairs(clean, folder, PairsConfig(shard_size=6))
+    told = [{"image": "lr/p0_0.png", "content": "x"}]  # training knows no such path
+    told += [{"image": f"p{seed}.png", "content": "x"} for seed in range(1, 4)]
+    told += [{"image": "x.png", "content": "x", "sha256": sha256(clean / "p4.png")}]
+    (folder / "priors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    missing = {name for kind, name in found(folder) if kind == "no prior"}
+    assert missing == {f"000000.tar: p{seed}_0" for seed in (0, 5)}
+    config = DataConfig(shards=(str(folder),), priors=folder / "priors.jsonl", crop_size=32, require_priors=True)
+    with pytest.raises(TrainingError, match=r"nothing about 2 of 6 pictures \(p0_0, p5_0\)"):
+        build_dataset(config, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,39 @@ def test_folders_are_searched_but_not_hidden_ones_nor_the_output(tmp_path: Path)
     assert list_sources(tmp_path, outside=tmp_path / "pairs") == ["a/c.JPG", "b.png"]
 
 
+@pytest.mark.parametrize("added", [["p03b.png"], ["a.png"], ["p03b.png", "p03c.png", "p03d.png"]])
+def test_pictures_that_are_added_move_the_others_into_other_shards(hr: Path, added: list[str]) -> None:
+    options = ["--shards", "--shard-size", "3"]
+    main(["degrade", "hr", "pairs", *options])
+    for seed, name in enumerate(added, 50):
+        save_picture(hr / name, seed)
+    main(["degrade", "hr", "pairs", *options])
+    main(["degrade", "hr", "fresh", *options])
+    assert tree(Path("pairs")) == tree(Path("fresh"))
+
+
+def test_a_picture_that_is_added_gives_others_of_its_name_other_names(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("b", "c/b", "d/b")):
+        save_picture(tmp_path / "hr" / folder / "x.png", seed)
+    make_pairs(tmp_path / "hr", tmp_path / "pairs", PairsConfig())
+    save_picture(tmp_path / "hr" / "a" / "x.png", 9)
+    for target in ("pairs", "fresh"):
+        make_pairs(tmp_path / "hr", tmp_path / target, PairsConfig())
+    assert tree(tmp_path / "pairs") == tree(tmp_path / "fresh")
+
+
+def test_shards_around_a_picture_that_was_skipped_are_filled_anew(tmp_path: Path) -> None:
+    for seed, name in enumerate("bcefg"):
+        save_picture(tmp_path / "hr" / f"{name}.png", seed)
+    (tmp_path / "hr" / "d.png").write_bytes(b"damaged")
+    config = PairsConfig(shard_size=3)
+    make_pairs(tmp_path / "hr", tmp_path / "pairs", config)  # bc and efg
+    save_picture(tmp_path / "hr" / "a.png", 9)  # abc, ef and g
+    for target in ("pairs", "fresh"):
+        make_pairs(tmp_path / "hr", tmp_path / target, config)
+    assert tree(tmp_path / "pairs") == tree(tmp_path / "fresh")
+
+
 # Interruptions
 
 
@@ -314,7 +347,7 @@ def test_workers_give_the_same_bytes(finished: tuple[Path, Tree, list[str]], tmp
             2,
             "--shard-size 1 is less than num_per_image; use 2 or more.",
         ),
-        (["hr", "pairs", "--shard-size", "9"], 2, "--shard-size means nothing without --shards; leave it out."),
+        (["hr", "pairs", "--shard-size", "9"], 2, "--shard-size 9 is of tars, which nobody asked for; add --shards."),
         (["hr", "pairs", "--config", "no.yaml"], 2, "no.yaml: no such config file"),
         (["nowhere", "pairs"], 1, "nowhere: no such folder; name one with clean pictures."),
         (["empty", "pairs"], 1, "empty: holds no pictures; name a folder with .jpg, .png or other pictures"),
@@ -358,8 +391,9 @@ def test_other_settings_or_other_pictures_are_refused(hr: Path, capfd: pytest.Ca
     with FileLock("pairs/.xpsr.lock"):
         assert "pairs: another process is at work there" in refusal("hr", "pairs")
     assert tree(Path("pairs")) == before | {".xpsr.lock": b""}
-    Path("pairs/settings.json").write_text("{")
-    assert "pairs/settings.json: cannot be read" in refusal("hr", "pairs")
+    for damaged in ("{", '{"config": 5}', "[" * 100_000):
+        Path("pairs/settings.json").write_text(damaged)
+        assert "pairs/settings.json: cannot be read" in refusal("hr", "pairs")
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS)
@@ -389,7 +423,7 @@ def test_flat_and_tiny_pictures_are_skipped(tmp_path: Path) -> None:
     made = make_pairs(tmp_path / "hr", tmp_path / "pairs", PairsConfig(crop_size=32, min_detail=5.0))
     assert made.num_pairs == 1
     assert made.skipped == {
-        "flat.png": "flat.png: has no crop with the detail of min_detail=5.",
+        "flat.png": "flat.png: no crop of it has the detail of min_detail=5.",
         "small.png": "small.png: has 40 x 9 pixels, a side below min_size=16.",
     }
 

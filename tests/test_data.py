@@ -247,12 +247,17 @@ def test_flat_crops_are_rejected_as_often_as_told(photos: Path) -> None:
     assert 0 < flat(0.5) < flat(1.0)
 
 
-def test_a_picture_that_is_flat_everywhere_stops_in_one_line(photos: Path) -> None:
-    (photos / "flat").mkdir()
-    Image.new("RGB", (64, 64)).save(photos / "flat" / "flat.png")
-    options = {"hr_dir": photos / "flat", "manifest": None, "min_detail": 1.0, "flat_crop_probability": 0.0}
-    with pytest.raises(TrainingError, match="none can be used, the last because: no crop of it has the detail"):
-        CropDataset(config(photos, **options), seed=0)[0]
+def test_a_picture_that_is_flat_everywhere_is_told_once_and_cannot_stand_alone(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("RGB", (64, 64)).save(photos / "pack" / "flat.png")
+    options = {"manifest": None, "min_detail": 1.0, "flat_crop_probability": 0.0}
+    dataset = CropDataset(config(photos, **options), seed=0)
+    assert all(dataset[index].hr.float().std() > 0 for index in range(12))
+    _, told = [record.message for record in caplog.records]  # after the one about content texts
+    assert told == f"{photos / 'pack' / 'flat.png'}: no crop of it has the detail of min_detail=1. It is passed over."
+    with pytest.raises(TrainingError, match=r"none can be used, the last because: .*: no crop of it has the detail"):
+        CropDataset(config(photos, **options, exclude=("p*.png",)), seed=0)[0]
 
 
 def test_unusable_pictures_are_passed_over_and_told_once(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -370,9 +375,31 @@ def test_a_manifest_may_be_json_lines(photos: Path) -> None:
     (photos / "m.jsonl").write_text('{"image": "pack/p2.png", "content": "sea"}\n{"image": "pack/p0.png"}\n')
     found = list_photos(config(photos, manifest=photos / "m.jsonl"))
     assert [(photo.path.name, photo.content) for photo in found] == [("p2.png", "sea"), ("p0.png", "")]
-    (photos / "m.tsv").write_text("name\tlabel\na\tb\n")
-    with pytest.raises(InputError, match="has no column 'file'"):
+    (photos / "m.jsonl").write_text(json.dumps({"image": str(photos / "pack" / "p2.png")}) + "\n")
+    (photos / "empty").mkdir()  # pictures may lie elsewhere
+    (elsewhere,) = list_photos(config(photos, hr_dir=photos / "empty", manifest=photos / "m.jsonl"))
+    assert elsewhere.path == photos / "pack" / "p2.png"
+
+
+def test_a_manifest_of_columns_may_begin_with_a_byte_order_mark(photos: Path) -> None:
+    (photos / "m.tsv").write_text("file\tlabel\npack/p2.png\tSea\n", encoding="utf-8-sig")
+    assert [photo.content for photo in list_photos(config(photos, manifest=photos / "m.tsv"))] == ["sea"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"name\tlabel\na\tb\n", "has no column 'file'"),
+        (b"package\tfile\n\npack\n", "line 3 names no file"),
+        ("file\tlabel\np0.png\tcafé\n".encode("latin-1"), "cannot be read ('utf-8' codec"),
+        (b"file\tlabel\np0.png\t" + b"x" * 200_000, "cannot be read (field larger"),
+    ],
+)
+def test_a_damaged_manifest_of_columns_is_one_line(photos: Path, content: bytes, problem: str) -> None:
+    (photos / "m.tsv").write_bytes(content)
+    with pytest.raises(InputError) as caught:
         list_photos(config(photos, manifest=photos / "m.tsv"))
+    assert str(caught.value).startswith(f"{photos / 'm.tsv'}: {problem}") and caught.value.code == "damaged"
 
 
 # Who reads which sample

@@ -340,6 +340,45 @@ def test_a_damaged_pair_is_passed_over(pairs: Path, tmp_path: Path, caplog: pyte
         FolderStore(folder, config())
 
 
+@pytest.mark.parametrize("sizes", [{"hr_size": 5}, {"lr_size": [1]}, {"hr_size": ["a", "b"], "lr_size": None}])
+def test_sizes_in_a_manifest_that_are_none_are_looked_up(pairs: Path, tmp_path: Path, sizes: dict[str, Any]) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    write_lines(folder / "manifest.jsonl", [line | sizes for line in entries(folder)])
+    assert len(FolderStore(folder, config())) == NUM_PICTURES * PER_PICTURE
+
+
+def test_damaged_texts_of_a_pair_are_told_with_its_name(
+    pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    write_lines(folder / "manifest.jsonl", [line | {"content": 5} for line in entries(folder)])
+    with pytest.raises(InputError, match=r"manifest\.jsonl, hr/p0_0\.png: content=5 is not a text"):
+        FolderStore(folder, config())
+    parts = {f"{part}.png": (pairs / part / "p0_0.png").read_bytes() for part in ("hr", "lr")}
+    members = {f"{name}.{end}": content for name in "abc" for end, content in parts.items()}
+    tar_of(tmp_path / "a.tar", members | {"a.json": b'{"levels": 5}', "b.json": b"[" * 100_000})
+    dataset = build_dataset(config(shards=(str(tmp_path / "a.tar"),)), seed=0)
+    assert [dataset[index].index for index in range(6)] == list(range(6))
+    told = sorted(record.message for record in caplog.records)
+    assert len(told) == 2 and "a.tar: a: levels=5 is not" in told[0] and "a.tar: b cannot be read" in told[1]
+
+
+def test_a_pair_that_is_flat_everywhere_is_told_once_and_changes_no_later_sample(
+    pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
+    for part in ("hr", "lr"):
+        with Image.open(folder / part / "p0_0.png") as image:
+            Image.new("RGB", image.size).save(folder / part / "p0_0.png")
+    options = config(pairs=folder, min_detail=1.0, flat_crop_probability=0.0)
+    dataset = build_dataset(options, seed=0)
+    samples = [dataset[index] for index in range(36)]
+    (record,) = caplog.records
+    assert "hr/p0_0.png: no crop of it has the detail of min_detail=1" in record.message
+    for index in range(24, 36):  # as a run that goes on there sees them
+        assert torch.equal(build_dataset(options, seed=0)[index].hr, samples[index].hr)
+
+
 def test_hardly_any_usable_pair_stops_in_one_line(pairs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(pairs, tmp_path / "pairs"))
     for path in (folder / "hr").iterdir():

@@ -135,6 +135,13 @@ def test_a_download_that_fails_is_tried_again_and_never_half_kept(address: str, 
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match=r"data\.shard_cache=.*file cannot be written .*; name a folder that can"):
         fetch_shard(shard, tmp_path / "file")
+    locked = fetch_shard(shard, tmp_path / "c")
+    locked.unlink()
+    lock = locked.with_name(f".{locked.name}.lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # root may write to any folder; to this file it cannot
+    with pytest.raises(TrainingError, match=r"data\.shard_cache=.*c cannot be written \(.*directory\); name a folder"):
+        fetch_shard(shard, tmp_path / "c")
 
 
 def test_shards_made_again_at_the_same_address_are_fetched_again(

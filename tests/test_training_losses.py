@@ -309,3 +309,6 @@ def test_encodings_are_kept_for_frozen_encoders_only(tmp_path: Path) -> None:
         frozen = cache.embed(parts.text_encoder, ids)
         assert torch.equal(frozen, EncodingCache(tmp_path).embed(parts.text_encoder, ids))
         assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match=r"file/.*: cannot be written \(Not a directory\); check the path"):
+            EncodingCache(tmp_path / "file").embed(parts.text_encoder, ids)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 from fork_server import start_python
+from full_disk import room_for
 from test_training_cli import CONFIG
 from training_helpers import components, losses_of, refined_vae, rows_of, run, run_config, save_photos
 
@@ -173,6 +174,28 @@ def test_one_run_at_a_time_in_a_folder(photos: Path, tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.field) == ("in_use", "train.output_dir")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert run(again)[0]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked" / ".lock").mkdir(parents=True)  # root may write to any folder; to this file it cannot
+    for folder in ("file", "file/run", "locked"):
+        with pytest.raises(TrainingError, match=r"cannot be written \(.*\); name a folder that can") as caught:
+            run(run_config(photos, tmp_path / folder))
+        assert (caught.value.field, caught.value.value) == ("train.output_dir", str(tmp_path / folder))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_a_log_that_cannot_be_written_is_one_line(photos: Path, tmp_path: Path) -> None:
+    run(run_config(photos, tmp_path / "run", max_steps=2))
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 1, "loss": 1.0}\n' * 10_000)
+    with room_for(log.stat().st_size + 10), pytest.raises(TrainingError) as caught:
+        run(run_config(photos, tmp_path / "run", max_steps=4))
+    assert str(caught.value) == f"{log}: cannot be written (File too large); free space or choose another disk."
+    assert caught.value.code == "disk_full"
+    assert run(run_config(photos, tmp_path / "run", max_steps=4))[0]
+    assert list(losses_of(tmp_path / "run")) == [1, 2, 3, 4]
 
 
 def test_batches_that_leave_nothing_for_diffusion_are_refused(photos: Path, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from xpsr.degradation import (
     filter_images,
     gaussian_kernel,
     gaussian_noise,
-    pad_kernel,
     poisson_noise,
     quantisation_factor,
     resize_images,
@@ -106,7 +105,7 @@ def kernels(numbers: Numbers) -> Iterator[Row]:
     if "kernel/sinc_pad21" in golden:  # which of the kernels it is, the file does not say
         padded = golden["kernel/sinc_pad21"]
         made = [
-            torch.from_numpy(pad_kernel(sinc_kernel(cutoff, size), STACKED))
+            torch.from_numpy(padded_kernel(sinc_kernel(cutoff, size)))
             for cutoff in given["omega"]
             for size in given["sizes"]
         ]
@@ -170,10 +169,15 @@ def random_mixed(numbers: Numbers) -> Iterator[Row]:
 SINC_PROBABILITY, FINAL_SINC_PROBABILITY = 0.1, 0.8
 
 
+def padded_kernel(kernel: np.ndarray) -> np.ndarray:
+    """A kernel in the middle of (21, 21) zeros."""
+    return np.pad(kernel, (STACKED - len(kernel)) // 2)
+
+
 def drawn_kernels(trace: Trace) -> list[torch.Tensor]:
     """Those of the two blurs and of the end, float32 (1, 21, 21) each."""
     made = [trace.blur(SINC_PROBABILITY), trace.blur(SINC_PROBABILITY), trace.final(FINAL_SINC_PROBABILITY)]
-    return [torch.from_numpy(pad_kernel(kernel, STACKED)).float()[None] for kernel in made]
+    return [torch.from_numpy(padded_kernel(kernel)).float()[None] for kernel in made]
 
 
 def random_kernels(numbers: Numbers) -> Iterator[Row]:

@@ -46,15 +46,16 @@ def run(arguments: Sequence[str]) -> int:
     args = parse(parser, arguments)
     given = vars(args)
     check_argument("workers", args.workers, int, within(0, 256, "0 or more"))
+    shard_size = given.get("shard_size", _SHARD_SIZE)
     if "shard_size" in given and not args.shards:
-        raise InputError("--shard-size means nothing without --shards; leave it out.")
-    shard_size = given.get("shard_size", _SHARD_SIZE) if args.shards else None
+        message = "is of tars, which nobody asked for"
+        raise InputError(message, code="conflict", field="shard_size", value=f"{shard_size}", remedy="add --shards")
     degradation = DEGRADATIONS[args.preset]
     if "config" in given:
         degradation = load_config(DegradationConfig, args.config, default=degradation)
     names = ("seed", "num_per_image", "crop_size", "min_size", "min_detail", "sharpen")
     options = {name: given[name] for name in names if name in given}
-    config = PairsConfig(degradation=degradation, shard_size=shard_size, **options)
+    config = PairsConfig(degradation=degradation, shard_size=shard_size if args.shards else None, **options)
 
     warnings.filterwarnings("ignore", "This DataLoader will create")  # it was asked for
 

@@ -230,7 +230,7 @@ class TrainConfig(Checked):
     gradient_accumulation_steps: int = option(
         1, "Passes per update, which sees batch_size * this * processes samples.", within(1, 10**5, "1 or more")
     )
-    fit_memory: bool = option(False, "On a GPU: halve batch_size (and double the passes) until it fits.")
+    fit_memory: bool = option(False, "On a GPU: divide batch_size, with as many more passes, until it fits.")
     seed: int = option(0, "All randomness follows from it.", SEED)
     precision: Literal["fp32", "bf16", "fp16"] = option("bf16", "What is computed in; weights are kept in float32.")
     parallel: Literal["ddp", "fsdp"] = option("ddp", "Of several processes: whole copies, or shards (FSDP2).")

@@ -106,16 +106,16 @@ def check_folder(
             f"{folder}: no such folder", code="not_found", remedy="name one with pictures, pairs or shards"
         )
     priors = priors or (folder / "priors.jsonl" if (folder / "priors.jsonl").is_file() else None)
-    table = None if priors is None else PriorTable(priors, folder)
     if (folder / "hr").is_dir() and (folder / "lr").is_dir():
         report = Report("pairs")
-        items = _find_pairs(folder, report)
     elif (folder / "shards").is_dir() or find_tars(folder):
         report = Report("shards")
-        items = _find_shards(folder, report)
     else:
         report = Report("pictures")
-        items = _find_pictures(folder)
+    root = None if report.layout == "shards" else folder  # training knows no paths of what is in a tar
+    table = None if priors is None else PriorTable(priors, root or Path())
+    find = {"pairs": _find_pairs, "shards": _find_shards, "pictures": _find_pictures}[report.layout]
+    items = find(folder, report)
     if not items and not report.findings:
         raise InputError(
             f"{folder}: holds no pictures, pairs or shards", code="no_pictures", remedy="name another folder"
@@ -124,7 +124,7 @@ def check_folder(
     looks = _Looks()
     for item in items:
         report.findings += _check(item, scale, min_size, looks)
-        if table is not None and _find_prior(table, item, folder) is None:
+        if table is not None and _find_prior(table, item, root) is None:
             report.findings.append(Finding("no prior", item.name, f"{priors} says nothing about it"))
         report.num_checked += 1
         if progress is not None:
@@ -143,7 +143,7 @@ def perceptual_hash(pixels: Pixels) -> int:
 
 def _check(item: _Item, scale: int, min_size: int, looks: "_Looks") -> Iterator[Finding]:
     try:
-        Texts.of(item.entry)
+        Texts.of(item.entry, "")
     except InputError as error:
         yield Finding("unreadable", item.name, str(error))
     pictures: dict[str, Pixels] = {}
@@ -227,7 +227,7 @@ def _shows_same(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> bool:
     return float((a * b).mean() / (a.std() * b.std())) >= _MIN_CORRELATION
 
 
-def _find_pictures(folder: Path) -> list[_Item]:
+def _find_pictures(folder: Path, report: Report) -> list[_Item]:
     named = ((path, path.relative_to(folder).as_posix()) for path in find_images(folder, recursive=True))
     return [_Item(name, name, partial(read_bytes, path), None, {}) for path, name in named]
 
@@ -273,7 +273,7 @@ def _find_shards(folder: Path, report: Report) -> list[_Item]:
             report.findings += _check_index(home / INDEX, tars)
         except InputError as error:
             report.findings.append(Finding("unreadable", INDEX, str(error)))
-    return [_in_tar(tar, number) for tar in tars.values() if tar is not None for number in range(len(tar))]
+    return [_in_tar(tar, number, report) for tar in tars.values() if tar is not None for number in range(len(tar))]
 
 
 def _check_index(path: Path, tars: Mapping[str, TarPairs | None]) -> Iterator[Finding]:
@@ -299,28 +299,20 @@ def _check_index(path: Path, tars: Mapping[str, TarPairs | None]) -> Iterator[Fi
         yield Finding("unlisted", name, f"{INDEX} does not tell of it")
 
 
-def _in_tar(tar: TarPairs, number: int) -> _Item:
-    name = tar.names[number]
+def _in_tar(tar: TarPairs, number: int, report: Report) -> _Item:
+    name = f"{tar.path.name}: {tar.names[number]}"
+    entry: dict[str, Any] = {}
     try:
-        *_, teacher, entry = tar.read(number)
-    except InputError:  # it is found when the pictures are read
-        teacher, entry = b"", {}
-    return _Item(
-        f"{tar.path.name}: {name}",
-        str(entry.get("source", name)),
-        partial(_part, tar, number, 0),
-        partial(_part, tar, number, 1),
-        {**entry, "hr": f"hr/{name}.png", "lr": f"lr/{name}.png"},
-        partial(_part, tar, number, 2) if teacher else None,
-    )
+        entry = tar.entry(number)
+    except InputError as error:
+        report.findings.append(Finding("unreadable", name, str(error)))
+    hr, lr, teacher = (partial(tar.part, number, kind) for kind in ("hr", "lr", TEACHER))
+    source = str(entry.get("source", tar.names[number]))
+    return _Item(name, source, hr, lr, entry, teacher if tar.holds(number, TEACHER) else None)
 
 
-def _part(tar: TarPairs, number: int, place: Literal[0, 1, 2]) -> bytes:
-    return tar.read(number)[place]
-
-
-def _find_prior(table: PriorTable, item: _Item, folder: Path) -> object:
-    if item.lr is None:
-        return table.find(folder / item.name)
-    lr, hr = priors_of(table, dict(item.entry), folder)
+def _find_prior(table: PriorTable, item: _Item, root: Path | None) -> object:
+    if item.lr is None and root is not None:
+        return table.find(root / item.name)
+    lr, hr = priors_of(table, dict(item.entry), root)
     return lr or hr

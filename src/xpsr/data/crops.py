@@ -4,7 +4,9 @@ Sample `i` of a dataset depends on the seed and on `i` alone, so a run can stop 
 workers draws the same samples.
 """
 
+import logging
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import get_args
 
 import cv2
@@ -12,16 +14,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xpsr.config import DataConfig
+from xpsr.config import DataConfig, PairsConfig
 from xpsr.data.photos import Photo, list_photos
 from xpsr.data.pictures import Pictures, Pixels, as_tensor, detail, draw_window, turn
 from xpsr.data.samples import Sample
 from xpsr.data.seeding import chance, generator_for, randint, uniform
 from xpsr.degradation import Degraded, degrade
-from xpsr.errors import TrainingError
+from xpsr.errors import InputError, TrainingError
 from xpsr.prior import Level, Levels, Prior, quality_text
 
-__all__ = ["CLEAN", "CropDataset", "levels", "misjudge", "none_usable"]
+__all__ = ["CLEAN", "CropDataset", "flat", "levels", "misjudge", "none_usable"]
+
+logger = logging.getLogger(__name__)
 
 CLEAN = Levels(blur="clean", noise="clean", compression="clean")
 FLAT_ATTEMPTS = 100  # crops of one picture; the chance that all of them are flat by mistake is below 1e-12
@@ -40,6 +44,7 @@ class CropDataset(Dataset[Sample]):
     def __init__(self, config: DataConfig, *, seed: int):
         self.config, self.seed, self.photos = config, seed, list_photos(config)
         self._pictures = Pictures(min_size=config.min_size)
+        self._flat: dict[Path, str] = {}
 
     def __getitem__(self, index: int) -> Sample:
         config, generator = self.config, generator_for(self.seed, index)
@@ -69,8 +74,12 @@ class CropDataset(Dataset[Sample]):
                 hr = self._cut(picture, generator)
                 if detail(hr) >= self.config.min_detail or chance(self.config.flat_crop_probability, generator):
                     return photo, hr
-        flat = f"no crop of it has the detail of min_detail={self.config.min_detail:g}."
-        raise none_usable(str(self.config.hr_dir), "pictures", self._pictures.unusable.get(photo.path, flat))
+            # told once, and yet tried again: no sample depends on those before it
+            if photo.path not in self._flat:
+                self._flat[photo.path] = str(flat(str(photo.path), self.config))
+                logger.warning("%s It is passed over.", self._flat[photo.path])
+        problem = self._pictures.unusable.get(photo.path) or self._flat[photo.path]
+        raise none_usable(str(self.config.hr_dir), "pictures", problem)
 
     def _cut(self, picture: Pixels, generator: torch.Generator) -> Pixels:
         size = self.config.crop_size
@@ -78,6 +87,11 @@ class CropDataset(Dataset[Sample]):
         reduction = fitting[randint(len(fitting), generator)] if fitting else 1.0
         hr, _ = draw_window(picture, round(size / reduction), generator)
         return hr if hr.shape[0] == size else cv2.resize(hr, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def flat(name: str, config: DataConfig | PairsConfig) -> InputError:
+    """Returns the error to raise for a picture, called `name`, of which many crops were flat."""
+    return InputError(f"{name}: no crop of it has the detail of min_detail={config.min_detail:g}.", code="flat")
 
 
 def none_usable(place: str, things: str, problem: str) -> TrainingError:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xpsr import __version__
 from xpsr.config import PairsConfig, as_dict
-from xpsr.data.crops import FLAT_ATTEMPTS, levels
+from xpsr.data.crops import FLAT_ATTEMPTS, flat, levels
 from xpsr.data.manifest import INDEX, JOURNAL, MANIFEST, SETTINGS, SKIPPED
 from xpsr.data.pictures import Pixels, check_size, detail, draw_window
 from xpsr.data.seeding import generator_for
@@ -68,9 +68,13 @@ class _Job:
 
 @dataclass
 class _Known:
-    """What former runs wrote down: lines of pairs by source and number, skipped pictures, shards by name."""
+    """What former runs wrote down: lines of pairs by source and number, skipped pictures, shards by name.
+
+    `homes` are what the pairs of a picture are called, and the shard that they are in, None for files.
+    """
 
     pairs: dict[str, dict[int, str]] = field(default_factory=dict)
+    homes: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     digests: dict[str, str | None] = field(default_factory=dict)
     skipped: dict[str, Line] = field(default_factory=dict)
     shards: dict[str, Line] = field(default_factory=dict)
@@ -83,11 +87,12 @@ class _Known:
             case {"problem": _, "source": source, "source_sha256": digest}:
                 self.pairs.pop(source, None)
                 self.skipped[source], self.digests[source] = line, digest
-            case {"number": number, "source": source, "source_sha256": digest}:
+            case {"name": name, "number": number, "source": source, "source_sha256": digest}:
                 self.skipped.pop(source, None)
                 if self.digests.get(source) != digest:  # the picture was another one then
                     self.pairs.pop(source, None)
                 self.digests[source] = digest
+                self.homes[source] = name.rpartition("_")[0], line.get("shard")
                 self.pairs.setdefault(source, {})[number] = to_line(line)  # as text, which takes less memory
 
     def lines(self, job: _Job) -> list[Line]:
@@ -216,19 +221,21 @@ def name_pairs(sources: Sequence[str]) -> list[str]:
 
 
 def _plan(sources: Sequence[str], config: PairsConfig, known: _Known) -> list[_Job]:
-    pictures = []
-    for source, name in zip(sources, name_pairs(sources), strict=True):
-        complete = source in known.skipped or len(known.pairs.get(source, {})) == config.num_per_image
-        digest = known.digests.get(source) if complete else None
-        pictures.append(_Picture(source, name, digest, source in known.skipped))
-    if config.shard_size is None:
-        return [_Job((picture,), None, None) for picture in pictures]
-    per_shard = config.shard_size // config.num_per_image
+    per_job = 1 if config.shard_size is None else config.shard_size // config.num_per_image
+    named = list(zip(sources, name_pairs(sources), strict=True))
     jobs: list[_Job] = []
-    for start in range(0, len(pictures), per_shard):
-        shard = f"shards/{len(jobs):06d}.tar"
-        chosen = tuple(pictures[start : start + per_shard])
-        jobs.append(_Job(chosen, shard, known.shards.get(shard, {}).get("size")))
+    for start in range(0, len(named), per_job):
+        shard = None if config.shard_size is None else f"shards/{len(jobs):06d}.tar"
+        pictures = []
+        for source, name in named[start : start + per_job]:
+            was_skipped, num_known = source in known.skipped, len(known.pairs.get(source, {}))
+            # where pictures were added, others may get other names and move into other shards
+            is_here = num_known == config.num_per_image and known.homes[source] == (name, shard)
+            complete = was_skipped or is_here
+            pictures.append(_Picture(source, name, known.digests[source] if complete else None, was_skipped))
+        line = known.shards.get(shard or "", {})
+        is_whole = line.get("num_pairs") == config.num_per_image * sum(not p.was_skipped for p in pictures)
+        jobs.append(_Job(tuple(pictures), shard, line.get("size") if is_whole else None))
     return jobs
 
 
@@ -366,9 +373,7 @@ class _Work(Dataset["list[Line] | None"]):
                     crops.append((crop, left, top, generator))
                     break
             else:
-                raise InputError(
-                    f"{picture.source}: has no crop with the detail of min_detail={config.min_detail:g}.", code="flat"
-                )
+                raise flat(picture.source, config)
         return crops
 
 
@@ -414,8 +419,8 @@ def _check_settings(path: Path, config: PairsConfig) -> None:
         write_text(path, json.dumps({"xpsr": __version__, "config": wanted}, indent=1) + "\n")
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        found = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read ({error!r})", code="damaged", remedy="name another folder, or delete this one"
         ) from error

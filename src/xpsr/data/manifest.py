@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xpsr.prior import Levels, Prior
+from xpsr.prior.texts import read_prior
 
 __all__ = ["INDEX", "JOURNAL", "MANIFEST", "SETTINGS", "SKIPPED", "TEACHER", "Texts"]
 
@@ -30,12 +31,14 @@ class Texts:
     levels: Levels | None = None
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any], lr: Prior | None = None, hr: Prior | None = None) -> "Texts":
+    def of(cls, entry: Mapping[str, Any], place: str, lr: Prior | None = None, hr: Prior | None = None) -> "Texts":
         """Returns what a line of the manifest says, and the priors of both pictures, which go before it.
+
+        An error begins with `place`, where the line stands.
 
         Raises:
             InputError: a text or a level in the line is of another kind.
         """
-        told, lr, hr = Prior.from_dict(entry), lr or Prior(), hr or Prior()
+        told, lr, hr = read_prior(entry, place), lr or Prior(), hr or Prior()
         content = lr.content or hr.content or told.content
         return cls(content, lr.quality or told.quality, hr.quality, told.levels)

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig
-from xpsr.data.crops import CLEAN, FLAT_ATTEMPTS, PICTURE_ATTEMPTS, misjudge, none_usable
+from xpsr.data.crops import CLEAN, FLAT_ATTEMPTS, PICTURE_ATTEMPTS, flat, misjudge, none_usable
 from xpsr.data.manifest import MANIFEST, TEACHER, Texts
 from xpsr.data.photos import PriorTable, report_missing
 from xpsr.data.pictures import Pixels, as_tensor, check_size, detail, turn
@@ -76,7 +76,8 @@ class PairDataset(Dataset[Sample]):
 
     def __init__(self, store: PairStore, config: DataConfig, *, seed: int):
         self.store, self.config, self.seed = store, config, seed
-        self._unusable: dict[int, str] = {}
+        self._unreadable: set[int] = set()
+        self._told: dict[int, str] = {}
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
 
     def __getitem__(self, index: int) -> Sample:
@@ -89,7 +90,7 @@ class PairDataset(Dataset[Sample]):
             found = self._cut(number, generator)
             if found is not None:
                 break
-            problem = self._unusable[number]
+            problem = self._told[number]
             number = randint(len(self.store), generator)
         else:
             raise none_usable(self.store.name, "pairs", problem)
@@ -110,7 +111,7 @@ class PairDataset(Dataset[Sample]):
 
     def _cut(self, number: int, generator: torch.Generator) -> tuple[list[Pixels], Pixels, Texts] | None:
         """Returns windows of HR and, where there is one, of the teacher's picture, and that of LR."""
-        if number in self._unusable:
+        if number in self._unreadable:
             return None
         config = self.config
         try:
@@ -122,17 +123,21 @@ class PairDataset(Dataset[Sample]):
             if pair.teacher:
                 large.append(decode_rgb(pair.teacher, f"{pair.name} (teacher)"))
                 check_ratio(f"{pair.name} (teacher)", large[1].shape[1::-1], lr.shape[1::-1], config.scale)
-            for _ in range(FLAT_ATTEMPTS):
-                crops, small = cut_pair(large, lr, config.crop_size, config.scale, generator)
-                if detail(crops[0]) >= config.min_detail or chance(config.flat_crop_probability, generator):
-                    return crops, small, pair.texts
-            raise InputError(
-                f"{pair.name}: no crop of it has the detail of min_detail={config.min_detail:g}.", code="flat"
-            )
         except InputError as error:
-            self._unusable[number] = str(error)
-            logger.warning("%s It is passed over.", error)
+            self._unreadable.add(number)
+            self._tell(number, error)
             return None
+        for _ in range(FLAT_ATTEMPTS):
+            crops, small = cut_pair(large, lr, config.crop_size, config.scale, generator)
+            if detail(crops[0]) >= config.min_detail or chance(config.flat_crop_probability, generator):
+                return crops, small, pair.texts
+        self._tell(number, flat(pair.name, config))  # and tried again: no sample depends on those before it
+        return None
+
+    def _tell(self, number: int, problem: InputError) -> None:
+        if number not in self._told:
+            self._told[number] = str(problem)
+            logger.warning("%s It is passed over.", problem)
 
     def _quality(self, texts: Texts, generator: torch.Generator) -> str:
         source = self.config.quality_from
@@ -180,16 +185,17 @@ class FolderStore:
                 remedy="make the pairs again",
             )
         for entry in entries:
-            hr, lr = (entry.get(f"{part}_size") or _size(folder / entry[part]) for part in ("hr", "lr"))
+            hr, lr = (_size(folder / entry[part], entry.get(f"{part}_size")) for part in ("hr", "lr"))
             if hr and lr:
-                check_ratio(str(folder / entry["hr"]), tuple(hr), tuple(lr), config.scale)
+                check_ratio(str(folder / entry["hr"]), hr, lr, config.scale)
         table = None if config.priors is None else PriorTable(config.priors, folder)
         found = [priors_of(table, entry, folder) for entry in entries]
         if table is not None and config.priors is not None:
             without = [entry["lr"] for entry, priors in zip(entries, found, strict=True) if priors == (None, None)]
             report_missing(config.priors, without, len(entries), required=config.require_priors)
         self._pairs = [
-            (entry["hr"], entry["lr"], Texts.of(entry, *priors)) for entry, priors in zip(entries, found, strict=True)
+            (entry["hr"], entry["lr"], Texts.of(entry, f"{folder / MANIFEST}, {entry['hr']}", *priors))
+            for entry, priors in zip(entries, found, strict=True)
         ]
         self._teachers = find_teachers(folder)
         for hr, _, _ in self._pairs:
@@ -283,7 +289,11 @@ def priors_of(
     return lr, hr
 
 
-def _size(path: Path) -> tuple[int, int] | None:
+def _size(path: Path, told: Any) -> tuple[int, int] | None:
+    """Returns width and height, as the manifest tells or the file; None of one that cannot be read."""
+    match told:
+        case [int(width), int(height)]:
+            return width, height
     try:
         return picture_size(path)
     except InputError:  # it is passed over when its turn comes

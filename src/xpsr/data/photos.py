@@ -5,11 +5,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from io import StringIO
 from pathlib import Path
 
 from xpsr.config import DataConfig
-from xpsr.errors import InputError, TrainingError
-from xpsr.files import find_images, path_key, sha256
+from xpsr.errors import InputError, TrainingError, one_line
+from xpsr.files import find_images, path_key, read_bytes, sha256
 from xpsr.prior import Prior, PriorFile
 
 __all__ = ["Photo", "PriorTable", "list_photos", "report_missing"]
@@ -111,9 +112,9 @@ def list_photos(config: DataConfig) -> list[Photo]:
                 untold.add(photo.path)
             else:
                 photos[place] = Photo(photo.path, prior.content, prior.quality)
-        names = [path.relative_to(hr_dir).as_posix() for path in (p.path for p in photos) if path in untold]
+        names = [_name(photo.path, hr_dir) for photo in photos if photo.path in untold]
         report_missing(config.priors, names, len(photos), required=config.require_priors)
-    silent = [p.path.relative_to(hr_dir).as_posix() for p in photos if not p.content and p.path not in untold]
+    silent = [_name(p.path, hr_dir) for p in photos if not p.content and p.path not in untold]
     if silent:
         counts = f"{len(silent)} of {len(photos)}"
         remedy = "describe them" + (" and set data.priors" if config.priors is None else "")
@@ -139,6 +140,10 @@ def report_missing(path: Path, names: Sequence[str], total: int, *, required: bo
     logger.warning("%s", error)
 
 
+def _name(path: Path, folder: Path) -> str:
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NUM_NAMED]) + (", …" if len(names) > _NUM_NAMED else "")
 
@@ -156,15 +161,22 @@ def _read_manifest(path: Path, hr_dir: Path) -> list[Photo]:
         entries = PriorFile(path).read()
         priors = [Prior.from_dict(entry) for entry in entries]
         return [Photo(hr_dir / e["image"], p.content, p.quality) for e, p in zip(entries, priors, strict=True)]
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    if rows and "file" not in rows[0]:
-        raise InputError(
-            f"{path}: has no column 'file'",
-            code="damaged",
-            remedy="use tab-separated columns package, file, label",
-        )
-    return [
-        Photo(hr_dir / (row.get("package") or "") / row["file"], (row.get("label") or "").strip().lower())
-        for row in rows
-    ]
+    text = read_bytes(path)
+    try:
+        rows = csv.DictReader(StringIO(text.decode("utf-8-sig"), newline=""), delimiter="\t")
+        photos = []
+        for row in rows:
+            if "file" not in row:
+                raise _damaged(path, "has no column 'file'")
+            if not row["file"]:
+                raise _damaged(path, f"line {rows.line_num} names no file")
+            place = hr_dir / (row.get("package") or "") / row["file"]
+            photos.append(Photo(place, (row.get("label") or "").strip().lower()))
+        return photos
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, f"cannot be read ({one_line(error)})") from error
+
+
+def _damaged(path: Path, problem: str) -> InputError:
+    remedy = "use tab-separated columns package, file, label, in UTF-8"
+    return InputError(f"{path}: {problem}", code="damaged", remedy=remedy)

@@ -103,20 +103,49 @@ class TarPairs:
         Raises:
             InputError: the file cannot be read or the JSON is damaged.
         """
+        hr, lr, teacher, line = self._read(number, *_KINDS)
+        return hr, lr, teacher, self._parse(number, line)
+
+    def holds(self, number: int, kind: str) -> bool:
+        """Returns whether a pair has a `kind`: `hr`, `lr`, `teacher` or `json`."""
+        return bool(self._places[number, _KINDS.index(kind), 1])
+
+    def part(self, number: int, kind: str) -> bytes:
+        """Returns the bytes of a pair's `kind`; none where it has none.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return self._read(number, kind)[0]
+
+    def entry(self, number: int) -> dict[str, Any]:
+        """Returns the JSON object of a pair; an empty one for none.
+
+        Raises:
+            InputError: the file cannot be read or the JSON is damaged.
+        """
+        return self._parse(number, self.part(number, "json"))
+
+    def _read(self, number: int, *kinds: str) -> list[bytes]:
+        found = []
         try:
             with self.path.open("rb") as file:
-                hr, lr, teacher, line = (self._read(file, *place) for place in self._places[number].tolist())
+                for kind in kinds:
+                    offset, size = self._places[number, _KINDS.index(kind)].tolist()
+                    file.seek(offset)
+                    found.append(file.read(size))
+        except OSError as error:
+            raise _damaged(self.path, f"{self.names[number]} cannot be read ({error})") from error
+        return found
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
             entry = json.loads(line) if line else {}
-        except (OSError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             raise _damaged(self.path, f"{self.names[number]} cannot be read ({error})") from error
         if not isinstance(entry, dict):
             raise _damaged(self.path, f"the JSON of {self.names[number]} is no object")
-        return hr, lr, teacher, entry
-
-    @staticmethod
-    def _read(file: Any, offset: int, size: int) -> bytes:
-        file.seek(offset)
-        return file.read(size)
+        return entry
 
 
 class ShardStore:
@@ -152,9 +181,9 @@ class ShardStore:
         if config.priors is not None and not remote:
             without = []
             for number in range(len(self)):
-                name, entry = self._entry(number)
-                if priors_of(self._priors, entry, None) == (None, None):
-                    without.append(name)
+                tar, place = self._find(number)
+                if priors_of(self._priors, tar.entry(place), None) == (None, None):
+                    without.append(tar.names[place])
             report_missing(config.priors, without, len(self), required=config.require_priors)
 
     def __len__(self) -> int:
@@ -172,8 +201,8 @@ class ShardStore:
         """
         tar, place = self._find(number)
         hr, lr, teacher, entry = tar.read(place)
-        texts = Texts.of(entry, *priors_of(self._priors, entry, None))
-        return StoredPair(f"{tar.path}: {tar.names[place]}", hr, lr, teacher, texts)
+        name = f"{tar.path}: {tar.names[place]}"
+        return StoredPair(name, hr, lr, teacher, Texts.of(entry, name, *priors_of(self._priors, entry, None)))
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
         """Returns int64 (len,): shards in random order, and the pairs of every eight of them shuffled together."""
@@ -184,10 +213,6 @@ class ShardStore:
             numbers = torch.cat([torch.arange(self._starts[s], self._starts[s + 1]) for s in chosen])
             groups.append(numbers[torch.randperm(len(numbers), generator=generator)])
         return torch.cat(groups)
-
-    def _entry(self, number: int) -> tuple[str, dict[str, Any]]:
-        tar, place = self._find(number)
-        return tar.names[place], tar.read(place)[-1]
 
     def _find(self, number: int) -> tuple[TarPairs, int]:
         which = int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -284,6 +309,7 @@ def fetch_shard(shard: Shard, cache: Path) -> Path:
         return target
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        held = FileLock(target.with_name(f".{target.name}.lock")).acquire()
     except OSError as error:
         raise TrainingError(
             f"cannot be written ({error.strerror})",
@@ -292,7 +318,7 @@ def fetch_shard(shard: Shard, cache: Path) -> Path:
             value=str(cache),
             remedy="name a folder that can be",
         ) from error
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    with held:
         if target.is_file():  # another process was faster
             return target
         with _stopping(), atomic_write(target) as part:  # a full disk is no reason to try the next pair

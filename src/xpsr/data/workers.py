@@ -58,8 +58,8 @@ def start_worker(number: int) -> None:
 
     A signal to the whole group is the parent's to answer: it may need the worker's samples to come to a good end.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else every worker complains that it was forked

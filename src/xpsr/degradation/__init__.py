@@ -10,7 +10,7 @@ The clean picture is taken as it is; XPSR's authors sharpen it first, for which 
 """
 
 from xpsr.degradation.arrays import Degraded, apply_plan, degrade, sharpen
-from xpsr.degradation.kernels import USM_SIGMA, USM_SIZE, KernelFamily, gaussian_kernel, pad_kernel, sinc_kernel
+from xpsr.degradation.kernels import USM_SIGMA, USM_SIZE, KernelFamily, gaussian_kernel, sinc_kernel
 from xpsr.degradation.plan import (
     GaussianBlur,
     GaussianNoise,
@@ -66,7 +66,6 @@ __all__ = [
     "filter_images",
     "gaussian_kernel",
     "gaussian_noise",
-    "pad_kernel",
     "plan_from_json",
     "plan_to_json",
     "poisson_noise",

@@ -1,24 +1,17 @@
 """The kernels of the blurs: six kinds of Gaussians and the sinc."""
 
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-__all__ = ["KERNEL_FAMILIES", "USM_SIGMA", "USM_SIZE", "KernelFamily", "gaussian_kernel", "pad_kernel", "sinc_kernel"]
+__all__ = ["KERNEL_FAMILIES", "USM_SIGMA", "USM_SIZE", "KernelFamily", "gaussian_kernel", "sinc_kernel"]
 
 KernelFamily: TypeAlias = Literal[
     "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"
 ]
 # In the order of `DegradationConfig.kernel_probabilities`
-KERNEL_FAMILIES: tuple[KernelFamily, ...] = (
-    "iso",
-    "aniso",
-    "generalized_iso",
-    "generalized_aniso",
-    "plateau_iso",
-    "plateau_aniso",
-)
+KERNEL_FAMILIES: tuple[KernelFamily, ...] = get_args(KernelFamily)
 # Of unsharp masking: OpenCV's rule gives this sigma for this size
 USM_SIZE, USM_SIGMA = 51, 8.0
 
@@ -65,9 +58,3 @@ def _bessel_j1(x: np.ndarray) -> np.ndarray:
     count = math.ceil(x.max() / 3) + 16
     sines = np.sin((np.arange(count) + 0.5) * (math.pi / 2 / count))
     return (np.sin(x[:, None] * sines) * sines).mean(1)
-
-
-def pad_kernel(kernel: np.ndarray, size: int) -> np.ndarray:
-    """Puts a (k, k) kernel in the middle of (size, size) zeros, so that kernels of several sizes can be stacked."""
-    margin = (size - kernel.shape[0]) // 2
-    return np.pad(kernel, margin)

@@ -4,10 +4,9 @@ A plan is a tuple of steps in order of use. Noise is not in it, only the seed th
 what is drawn does not depend on the picture.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -15,6 +14,8 @@ import numpy as np
 import torch
 
 from xpsr.config import DegradationConfig, DegradationStage
+from xpsr.config.checks import Rule, check_argument, within
+from xpsr.config.sizes import MAX_SIDE
 from xpsr.degradation.kernels import KERNEL_FAMILIES, KernelFamily, gaussian_kernel, sinc_kernel
 from xpsr.errors import InputError
 
@@ -126,12 +127,12 @@ Step: TypeAlias = GaussianBlur | SincBlur | Resize | GaussianNoise | PoissonNois
 Plan: TypeAlias = tuple[Step, ...]
 
 # A step is told by the names of its fields, which are its keys in JSON
-_KINDS = {frozenset(f.name for f in dataclasses.fields(kind)): kind for kind in get_args(Step)}
+_KINDS = {frozenset(f.name for f in fields(kind)): kind for kind in get_args(Step)}
 
 
 def plan_to_json(plan: Plan) -> list[dict[str, Any]]:
     """Returns one dictionary of JSON values for each step; numbers survive to the last bit."""
-    return [{f.name: _json_value(getattr(step, f.name)) for f in dataclasses.fields(step)} for step in plan]
+    return [{f.name: _json_value(getattr(step, f.name)) for f in fields(step)} for step in plan]
 
 
 def _json_value(value: Any) -> Any:
@@ -148,56 +149,35 @@ def plan_from_json(steps: Iterable[Mapping[str, Any]]) -> Plan:
     for index, values in enumerate(steps):
         kind = _KINDS.get(frozenset(values))
         if kind is None:
-            known = "; ".join(", ".join(f.name for f in dataclasses.fields(kind)) for kind in _KINDS.values())
+            known = "; ".join(", ".join(f.name for f in fields(kind)) for kind in _KINDS.values())
             raise InputError(f"step {index} has the keys {', '.join(values)}, not those of any step: {known}.")
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        wrong = [name for name, value in given.items() if not _fits(name, value)]
-        if wrong:
-            name = wrong[0]
-            raise InputError(f"step {index}: {name}={values[name]!r} is {_LIMITS[name]}; repair or draw it anew.")
+        try:
+            given = {f.name: check_argument(f.name, values[f.name], f.type, _RULES.get(f.name)) for f in fields(kind)}
+        except InputError as error:
+            raise error.recast(InputError, source=f"step {index}") from error
         plan.append(kind(**given))
     return tuple(plan)
 
 
-# What is wrong with a value that does not fit, by field
-_LIMITS = {
-    "kernel": f"none of {', '.join(KERNEL_FAMILIES)}",
-    "size": "not an odd number from 1 to 99",
-    "sigma": "not two numbers above 0",
-    "rotation": "not a finite number",
-    "beta": "not a number above 0",
-    "sinc": "not in (0, pi]",
-    "resize": f"none of {', '.join(_INTERPOLATIONS)}",
-    "height": "not a whole number of at least 1",
-    "width": "not a whole number of at least 1",
-    "factor": "neither null nor a number above 0",
-    "gaussian_noise": "not in [0, 255]",
-    "poisson_noise": "not a number of at least 0",
-    "gray": "neither true nor false",
-    "seed": f"not a whole number in [0, {_MAX_SEED}]",
-    "jpeg_quality": "not in [1, 100]",
+def _is_size(size: int) -> tuple[str, str] | None:
+    return None if size in range(1, 100, 2) else ("is not an odd number from 1 to 99", "use 21, for example")
+
+
+# Of the fields of steps; a config draws nothing beyond, and what is not here may be anything of its type
+_RULES: dict[str, Rule] = {
+    "size": _is_size,
+    "sigma": within(0.01, 100, "1, for example"),
+    "rotation": within(-2 * math.pi, 2 * math.pi, "0"),
+    "beta": within(0.1, 20, "1"),
+    "sinc": within(0.01, math.pi, "2, for example"),
+    "height": within(1, MAX_SIDE, "64, for example"),
+    "width": within(1, MAX_SIDE, "64, for example"),
+    "factor": within(0.01, 16, "null"),
+    "gaussian_noise": within(0, 255, "10, for example"),
+    "poisson_noise": within(0, 100, "1, for example"),
+    "seed": within(0, _MAX_SEED, "0, for example"),
+    "jpeg_quality": within(1, 100, "75, for example"),
 }
-
-
-def _fits(name: str, value: Any) -> bool:
-    if name == "kernel":
-        return value in KERNEL_FAMILIES
-    if name == "resize":
-        return value in _INTERPOLATIONS
-    if name == "gray":
-        return isinstance(value, bool)
-    if name == "sigma":
-        return isinstance(value, tuple) and len(value) == 2 and all(_fits("beta", part) for part in value)
-    if name == "factor" and value is None:
-        return True
-    if name in ("size", "height", "width", "seed"):
-        bounds = {"size": (1, 99), "seed": (0, _MAX_SEED)}.get(name, (1, math.inf))
-        whole = isinstance(value, int) and not isinstance(value, bool) and bounds[0] <= value <= bounds[1]
-        return whole and (name != "size" or value % 2 == 1)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return False
-    bounds = {"sinc": (0, math.pi), "gaussian_noise": (0, 255), "jpeg_quality": (1, 100)}.get(name, (0, math.inf))
-    return name == "rotation" or (bounds[0] <= value <= bounds[1] and (value > 0 or name.endswith("noise")))
 
 
 def draw_plans(
@@ -214,6 +194,9 @@ def draw_plans(
     `shared`: where the reference draws once for a batch (resizes, kind of noise, whether there is a second blur, order
     of the end), this generator is asked once for all of them; strengths and kernels are each picture's own anyway.
     None: everything is each picture's own.
+
+    Raises:
+        InputError: see `draw_plan`.
     """
     if shared is None:
         return [draw_plan(config, generator, height, width, scale=scale) for generator in generators]
@@ -243,7 +226,7 @@ def draw_plan(
         structure: where the draws come from that a batch may share (see `draw_plans`); None: from `generator` too.
 
     Raises:
-        InputError: the size is not a multiple of `scale`.
+        InputError: `scale` is below 1, the size is not a multiple of it, or the generator is not on the CPU.
     """
     if scale < 1:
         raise InputError(f"scale={scale} does not shrink; use a whole number of at least 1, such as 4.")

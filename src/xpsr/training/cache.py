@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from xpsr.files import atomic_write
@@ -22,6 +22,9 @@ class EncodingCache:
 
     Every row is encoded by itself, so that what is read is bit for bit what would be computed again. The mini's
     autoencoder, which costs less than a file, and a text encoder that is trained are passed through.
+
+    Raises:
+        InputError: from both methods: an encoding cannot be written.
     """
 
     def __init__(self, folder: Path):
@@ -58,9 +61,9 @@ class EncodingCache:
         if path.is_file():
             return load_file(path)["encoding"]
         value: torch.Tensor = compute().detach().cpu().contiguous()
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
-            save_file({"encoding": value}, part)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(save({"encoding": value}))
         return value
 
     def _name(self, network: nn.Module) -> str:

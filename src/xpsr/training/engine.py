@@ -98,20 +98,24 @@ def _alone(folder: Path) -> Iterator[None]:
     """Keeps other runs out of a folder, which is made."""
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    def refusal(message: str, code: str, remedy: str) -> TrainingError:
+        return TrainingError(message, code=code, field="train.output_dir", value=str(folder), remedy=remedy)
+
+    lock = FileLock(folder / ".lock")
     try:
-        with FileLock(folder / ".lock", timeout=0) as lock:
-            yield
-            with suppress(OSError):  # an open file stays on Windows
-                Path(lock.lock_file).unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
     except Timeout as error:
-        raise TrainingError(
-            "is in use: another run is writing here",
-            code="in_use",
-            field="train.output_dir",
-            value=str(folder),
-            remedy="wait for it, or use another folder",
-        ) from error
+        message, remedy = "is in use: another run is writing here", "wait for it, or use another folder"
+        raise refusal(message, "in_use", remedy) from error
+    except OSError as error:
+        raise refusal(f"cannot be written ({error.strerror})", "refused", "name a folder that can be") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # an open file stays on Windows
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ import torch
 from xpsr import __version__
 from xpsr.config import TrainRunConfig, as_dict
 from xpsr.config.checks import said
-from xpsr.errors import InputError, MissingDependencyError
-from xpsr.files import atomic_write
+from xpsr.errors import InputError, MissingDependencyError, TrainingError
+from xpsr.files import atomic_write, refusal
 from xpsr.jsonl import read_lines, to_line, write_lines
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ OnMetrics = Callable[[int, Mapping[str, float]], None]
 
 
 class RunLog:
-    """Writes `metrics.jsonl`, a line at a time, and tells trackers and `on_metrics`; all in the main process alone."""
+    """Writes `metrics.jsonl`, a line at a time, and tells trackers and `on_metrics`; all in the main process alone.
+
+    Raises:
+        TrainingError: from the methods that write: a line cannot be written, as on a full disk.
+    """
 
     def __init__(
         self, config: TrainRunConfig, accelerator: "Accelerator", *, step: int, on_metrics: OnMetrics | None = None
@@ -66,15 +71,16 @@ class RunLog:
         path = config.train.output_dir / "metrics.jsonl"
         # what a killed run wrote after its last checkpoint is done, and written, again
         write_lines(path, [row for row in _read_metrics(path) if row["step"] <= step])
-        self._file = path.open("a", encoding="utf-8")
         accelerator.init_trackers("xpsr", config=dict(_flat(as_dict(config))))
+        self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._main:
-            self._file.close()
+            with suppress(OSError):  # what could not be written was told
+                self._file.close()
 
     def write(self, step: int, metrics: Mapping[str, float], *, batch_size: int) -> None:
         """Writes the terms of an update's loss; `batch_size` is that of a whole update."""
@@ -98,8 +104,11 @@ class RunLog:
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        self._file.write(to_line({"step": step, "time": time.time(), **rounded}))
-        self._file.flush()
+        try:
+            self._file.write(to_line({"step": step, "time": time.time(), **rounded}))
+            self._file.flush()
+        except OSError as error:
+            raise refusal(Path(self._file.name), "cannot be written", error).recast(TrainingError) from error
         self._accelerator.log(dict(values), step=step)
         if self._on_metrics is not None:
             self._on_metrics(step, rounded)
