@@ -205,6 +205,27 @@ def test_a_folder_of_which_a_picture_is_missing_is_a_failure(place: Path, capsys
     assert run(place, [{"name": "bad", "command": f"{program} {{inputs}} {{outputs}}"}]) == 0
 
 
+def test_what_is_written_for_a_longer_name_is_not_taken_for_a_shorter_one(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(place / "pictures", ("a", "b", "a_b"))
+    program = write_program(place / "all.py", ENLARGE_ALL)
+    assert run(place, [{"name": "all", "command": f"{program} {{inputs}} {{outputs}}"}]) == 0
+    found = records(place / "out" / "results" / "few" / "all")
+    assert {name: record["input"] for name, record in found.items()} == {n: f"{n}.png" for n in ("a", "b", "a_b")}
+    assert len({record["output_sha256"] for record in found.values()}) == 3
+    program = write_program(place / "all.py", ENLARGE_ALL.replace("source.iterdir()", "source.glob('*_b.png')"))
+    assert run(place, [{"name": "all", "command": f"{program} {{inputs}} {{outputs}}"}]) == 1
+    assert "a.png: the command has written no picture of it" in errors(capsys)[-1]
+
+
+def test_a_picture_may_be_called_as_a_place_of_a_command(place: Path) -> None:
+    for folder in ("lr", "hr"):
+        (place / "pictures" / folder / "a.png").rename(place / "pictures" / folder / "{output}.png")
+    program = write_program(place / "one.py", ENLARGE)
+    assert run(place, [{"name": "one", "command": f"{program} {{input}} {{output}}"}]) == 0
+
+
 def test_no_shell_sees_a_command(place: Path) -> None:
     odd = "$(touch hacked); touch hacked"
     for folder in ("lr", "hr"):

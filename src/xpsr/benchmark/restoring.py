@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from xpsr.batch.restoring import restore_file
-from xpsr.benchmark.commands import Command, find_output
+from xpsr.benchmark.commands import Command, find_outputs
 from xpsr.benchmark.suite import Pair, link_all
 from xpsr.config import MethodConfig, Size, UpscaleConfig
 from xpsr.errors import InputError, XPSRError
@@ -218,8 +218,9 @@ def _by_command(
         start = time.perf_counter()
         command.run(inputs, outputs, what=f"{len(waiting)} pictures of {waiting[0].lr.parent}")
         seconds = (time.perf_counter() - start) / len(waiting)
+        found = find_outputs(outputs, {pair.name for pair in waiting})
         for pair in waiting:
-            _take(find_output(outputs, pair.name), folder, pair, digests[pair.name], way, seconds, size)
+            _take(found.get(pair.name), folder, pair, digests[pair.name], way, seconds, size)
             yield Made(name=pair.name, seconds=seconds)
 
 
