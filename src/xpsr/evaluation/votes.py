@@ -1,7 +1,7 @@
 """Votes of blind comparisons, and the ranking that they give."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,8 @@ def _texts(answers: Mapping[str, Any], field: str, path: Path) -> dict[str, str]
     value = answers.get(field)
     if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value.values()):
         raise _damaged(path, f"it has no {field}")
+    if len({*value.values()}) < len(value):
+        raise _damaged(path, f"two of its {field} have one name")
     return value
 
 
@@ -173,7 +175,7 @@ def _vote(
     choice, seconds = entry.get("choice"), entry.get("seconds")
     if left == right or choice not in ("left", "right", "tie"):
         raise _damaged(path, f"{where} is no choice between two")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= sys.float_info.max:
         raise _damaged(path, f"{where} has no seconds")
     return Vote(voter=voter, picture=picture, left=left, right=right, choice=choice, seconds=float(seconds))
 
@@ -188,7 +190,11 @@ def _refuse_repeats(votes: Sequence[Vote], path: Path) -> None:
 
 
 def _damaged(path: Path, problem: str) -> InputError:
-    return InputError(f"{path}: cannot be used, {problem}", code="damaged", remedy="save it again from the page")
+    return InputError(
+        f"{path}: cannot be used, {problem}",
+        code="damaged",
+        remedy="save it again from the page, or name the key.json that was written with it",
+    )
 
 
 def rank_votes(paths: Sequence[Path], *, key: Path | None = None, seed: int = 0) -> Ranking:
