@@ -134,6 +134,15 @@ def test_what_is_not_the_suites_is_not_replaced(place: Path, capsys: pytest.Capt
     assert foreign.read_bytes() == b"somebody's"
 
 
+def test_a_page_that_is_of_no_report_is_told_before_any_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "out" / "few").mkdir(parents=True)
+    (place / "out" / "few" / "index.html").write_text("somebody's")
+    assert run(place, [BICUBIC]) == 2
+    (line,) = errors(capsys)
+    assert "few/index.html: is there already, and belongs to no report" in line
+    assert not (place / "out" / "results").exists()
+
+
 def test_a_run_that_was_killed_goes_on(place: Path) -> None:
     body = f"import time\nwhile 'b' in source.name and not Path('go').exists():\n    time.sleep(0.05)\n{ENLARGE}"
     slow = write_program(place / "slow.py", body)

@@ -295,6 +295,15 @@ def test_page_that_votes_may_be_of_is_not_replaced(tmp_path, capsys):
     assert key_of(tmp_path / "page")["seed"] == 0
 
 
+def test_page_without_a_key_is_somebodys(tmp_path, capsys):
+    a, b = make_folders(tmp_path, methods=2).values()
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "index.html").write_text("mine")
+    said = refusal(capsys, a, b, "-o", tmp_path / "page")
+    assert f"{tmp_path / 'page' / 'index.html'}: is there already, without the key.json of a page" in said
+    assert (tmp_path / "page" / "index.html").read_text() == "mine"
+
+
 def test_too_many_pictures_for_a_page_are_refused_with_a_number_that_fits(tmp_path, capsys, monkeypatch):
     methods = make_folders(tmp_path, methods=2)
     monkeypatch.setattr(comparison, "MAX_BYTES", 200)

@@ -190,11 +190,8 @@ def _refuse_repeats(votes: Sequence[Vote], path: Path) -> None:
 
 
 def _damaged(path: Path, problem: str) -> InputError:
-    return InputError(
-        f"{path}: cannot be used, {problem}",
-        code="damaged",
-        remedy="save it again from the page, or name the key.json that was written with it",
-    )
+    remedy = "save it again from the page, or name the key.json that was written with it"
+    return InputError(f"{path}: cannot be used, {problem}", code="damaged", remedy=remedy)
 
 
 def rank_votes(paths: Sequence[Path], *, key: Path | None = None, seed: int = 0) -> Ranking:
