@@ -152,6 +152,23 @@ def test_votes_survive_a_reload_and_can_be_taken_back(browser, made, tmp_path):
         assert changed["voter"] == before["voter"]
 
 
+def test_two_windows_of_one_browser_are_one_voter(browser, made, tmp_path):
+    address = (made / "index.html").as_uri()
+    with opened(browser, address) as page:
+        wait_for_pair(page, 1)
+        other = page.context.new_page()
+        other.goto(address)
+        wait_for_pair(other, 1)
+        other.keyboard.press("ArrowLeft")
+        wait_for_pair(other, 2)
+        wait_for_pair(page, 2)  # what is left to see is told to the first, too
+        page.keyboard.press("ArrowUp")
+        wait_for_pair(other, 3)
+        ballots = [saved_votes(one, tmp_path / "votes.json") for one in (page, other)]
+        assert ballots[0] == ballots[1]
+        assert [vote["choice"] for vote in ballots[0]["votes"]] == ["left", "tie"]
+
+
 def test_flipping_shows_one_in_the_place_of_the_other(browser, made):
     with opened(browser, made / "index.html") as page:
         wait_for_pair(page, 1)
