@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import mean_levels, opened, running, wait_for
+from browser import data_of, mean_levels, opened, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -61,18 +60,6 @@ def make_evaluation(
         methods=tuple(made),
         facts={"xpsr": "1.2.3", "machine": {"cores": 2}},
     )
-
-
-def data_of(path: Path) -> Any:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(encoding="utf-8"))
-    assert found is not None
-    return json.loads(found[1])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
