@@ -164,6 +164,13 @@ def test_table_says_who_won_against_whom(tmp_path):
     assert "3 votes (1 tie) of 1 voter on 3 pictures." in table
 
 
+def test_names_are_cells_of_the_table_whatever_they_hold(tmp_path):
+    write_key(tmp_path, methods=("*a*\n| b", "bat"))
+    table = ranking_table(rank_votes([write_votes(tmp_path / "v.json", [entry(0, "*a*\n| b", "bat", "left")])]))
+    assert len(table.splitlines()) == 11
+    assert r"| \*a\*" in table
+
+
 def test_key_is_found_beside_the_votes_or_named(tmp_path):
     (tmp_path / "page").mkdir()
     key = write_key(tmp_path / "page")

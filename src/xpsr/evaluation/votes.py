@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from xpsr.errors import InputError
 from xpsr.evaluation.comparison import KEY_NAME
+from xpsr.evaluation.tables import cell_of, row_of
 from xpsr.files import read_bytes
 
 __all__ = ["PRIOR_WINS", "Rank", "Ranking", "Vote", "Votes", "rank_votes", "ranking_table", "read_votes"]
@@ -275,24 +276,20 @@ def _strengths(wins: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def ranking_table(ranking: Ranking) -> str:
     """Returns a ranking as Markdown: the scores, and who was preferred to whom how often."""
-    names = [rank.name.replace("|", r"\|") for rank in ranking.ranks]
+    names = [cell_of(rank.name) for rank in ranking.ranks]
     lines = ["| method | score | 95 % interval | win rate | votes |", "|---|---:|---:|---:|---:|"]
     for name, rank in zip(names, ranking.ranks, strict=True):
         span = "–" if rank.low is None or rank.high is None else f"{rank.low:+.2f} to {rank.high:+.2f}"
         rate = "–" if rank.win_rate is None else f"{100 * rank.win_rate:.0f} %"
-        lines.append(f"| {name} | {rank.score:+.2f} | {span} | {rate} | {rank.num_votes} |")
-    lines += ["", "| won against | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for name, row, at in zip(names, ranking.wins, range(len(names)), strict=True):
-        cells = [
-            "" if column == at else f"{won:g} of {won + ranking.wins[column][at]:g}" for column, won in enumerate(row)
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    counts = (
-        _counted(ranking.num_votes, "vote"),
-        _counted(ranking.num_voters, "voter"),
-        _counted(ranking.num_pictures, "picture"),
-    )
-    lines += ["", f"{counts[0]} ({_counted(ranking.num_ties, 'tie')}) of {counts[1]} on {counts[2]}."]
+        lines.append(row_of([name, f"{rank.score:+.2f}", span, rate, f"{rank.num_votes}"]))
+    lines += ["", row_of(["won against", *names]), "|---|" + "---:|" * len(names)]
+    for at, (name, row) in enumerate(zip(names, ranking.wins, strict=True)):
+        cells = [f"{won:g} of {won + ranking.wins[column][at]:g}" for column, won in enumerate(row)]
+        cells[at] = ""
+        lines.append(row_of([name, *cells]))
+    votes, ties = _counted(ranking.num_votes, "vote"), _counted(ranking.num_ties, "tie")
+    voters, pictures = _counted(ranking.num_voters, "voter"), _counted(ranking.num_pictures, "picture")
+    lines += ["", f"{votes} ({ties}) of {voters} on {pictures}."]
     lines[-1] += (
         " Votes about one picture say nothing of others, so there are no intervals."
         if ranking.num_pictures == 1
