@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Models:
     device: str
     _name: str | None = None
     _restorer: Restorer | None = None
-    is_fresh: bool = field(default=False)
+    is_fresh: bool = False
 
     def get(self, name: str) -> Restorer:
         """Returns a model, loaded.
