@@ -114,6 +114,23 @@ def test_other_settings_texts_or_programs_are_restored_again(place: Path, tiny_m
     assert records(results / "m")["a"]["prior"]["content"] == "a moose"
 
 
+def test_a_preset_and_what_goes_with_settings_are_a_methods_own(place: Path, tiny_model: Path) -> None:
+    model = {"model": str(tiny_model), "describer": "none"}
+    small = {"num_inference_steps": 2, "min_working_size": 0, "tile_size": 16, "tile_overlap": 4}
+    methods = [
+        {**model, "name": "plain"},
+        {**model, "name": "preset", "preset": "paper", "settings": small},
+        {**model, "name": "consistent", "lr_consistency": True},
+        {**model, "name": "protected", "protect": "auto"},
+    ]
+    assert run(place, methods) == 0
+    results = place / "out" / "results" / "few"
+    plain, preset, consistent, protected = (records(results / str(method["name"]))["a"] for method in methods)
+    assert preset["settings"]["guidance_scale"] == 5.5 and small.items() <= preset["settings"].items()
+    assert consistent["fidelity"]["lr_psnr"] > plain["fidelity"]["lr_psnr"] + 10
+    assert "protected" in protected["fidelity"] and "protected" not in plain["fidelity"]
+
+
 def test_a_picture_that_the_set_has_no_longer_goes(place: Path) -> None:
     assert run(place, [BICUBIC]) == 0
     (place / "out" / "results" / "few" / "bicubic" / "mine.txt").write_text("not of the suite")
