@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.combinations import PARTS, PICTURE, Combination
+from benchmarks.combinations import PARTS, PICTURE, Combination, positive
 from benchmarks.peer import check_checkout, measure_peer, split_command
 from benchmarks.processes import BenchmarkError, ask_worker
 from benchmarks.reports import show_operators, show_parts, show_peers, show_reference
@@ -51,16 +51,16 @@ def parser() -> argparse.ArgumentParser:
     sizes.add_argument("--size", nargs="+", type=_size, default=[(128, 128)], help="of the input: SIDE or WIDTHxHEIGHT")
     sizes.add_argument("--sizes", nargs="+", type=_size, help="of the output instead; --parts is whole by default")
     several.add_argument("--dtype", nargs="+", default=["auto"], help="auto, fp32, bf16, fp16")
-    several.add_argument("--threads", nargs="+", type=_positive, default=[None], help="default: torch's own choice")
+    several.add_argument("--threads", nargs="+", type=positive, default=[None], help="default: torch's own choice")
     several.add_argument("--engine", nargs="+", default=[None], help="as Restorer takes it; default: its own")
     several.add_argument("--parts", nargs="+", choices=PARTS, help="default: all")
     one = parser.add_argument_group("how")
     one.add_argument("--device", default="auto")
     one.add_argument("--compile", action="store_true", help="ControlNet and UNet by torch.compile")
-    one.add_argument("--steps", type=_positive, help="of denoising, in whole (default: the model's own)")
+    one.add_argument("--steps", type=positive, help="of denoising, in whole (default: the model's own)")
     one.add_argument("--scale", type=float, default=4.0, help="how much larger the output is (default: 4)")
     one.add_argument("--picture", type=Path, default=PICTURE, help="resized to the size (default: examples/moose.png)")
-    one.add_argument("--runs", type=_positive, default=5, help="that count (default: 5)")
+    one.add_argument("--runs", type=positive, default=5, help="that count (default: 5)")
     one.add_argument("--warm-up", type=int, default=1, help="that do not, after one that counts FLOPs (default: 1)")
     one.add_argument("--profile", action="store_true", help="tell the operators' shares, too")
     others = parser.add_argument_group("others beside it")
@@ -76,17 +76,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
-    return _positive(width), _positive(height or width)
+    return positive(width), positive(height or width)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_positive.__name__ = "positive number"  # as argparse calls it
 _size.__name__ = "size"
 
 

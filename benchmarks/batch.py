@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from benchmarks.combinations import PICTURE
 from xpsr.batch.crew import Crew
 from xpsr.batch.inline import Inline
 from xpsr.batch.inputs import plan_items
@@ -31,7 +32,6 @@ from xpsr.records import Recipe
 from xpsr.restore import Restorer
 from xpsr.sources import Job, Source
 
-PICTURE = Path(__file__).parents[1] / "examples" / "moose.png"
 SIDE = 48
 
 

@@ -46,6 +46,21 @@ class Combination:
     profile: bool
 
 
+def positive(text: str) -> int:
+    """Reads a number of 1 or more, for argparse.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+positive.__name__ = "positive number"  # as argparse calls it
+
+
 def picture_of(path: Path, width: int, height: int) -> Picture:
     """Reads a picture and resizes its colours to that size.
 

@@ -5,13 +5,12 @@ https://github.com/qyp2000/XPSR that the caller has, by a Python that the caller
 """
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.models import random_networks
+from benchmarks.models import Sizes, random_networks
 from benchmarks.peer import check_checkout
 from benchmarks.processes import BenchmarkError, answer_request, ask_worker
 from benchmarks.timing import measure
@@ -25,7 +24,7 @@ def measure_reference(
     checkout: Path,
     *,
     python: str = sys.executable,
-    sizes: Mapping[str, dict[str, Any]] = STABLE_DIFFUSION_1_5,
+    sizes: Sizes = STABLE_DIFFUSION_1_5,
     latent_side: int = LATENT_SIDE,
     device: str = "cpu",
     threads: int | None = None,

@@ -30,8 +30,9 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.combinations import PICTURE
 from benchmarks.memory import peak_memory
-from benchmarks.reporting import ROOT, machine
+from benchmarks.reporting import machine
 from benchmarks.tables import markdown_table
 from benchmarks.weights import random_weights
 from xpsr import Prior, XPSRPipeline
@@ -42,7 +43,6 @@ from xpsr.models import XPSRControlNet, XPSRUNet
 from xpsr.training import build_tokenizer
 from xpsr.training.planning import STABLE_DIFFUSION_1_5
 
-PICTURE = ROOT / "examples" / "moose.png"
 GIGABYTES = 20
 Sizes = Mapping[str, dict[str, Any]]
 # What the reference's and Stable Diffusion's configs say beside the sizes

@@ -34,7 +34,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.combinations import PICTURE
+from benchmarks.combinations import PICTURE, positive
 from benchmarks.reporting import ROOT
 from benchmarks.rows import Rows
 from benchmarks.tables import table
@@ -279,10 +279,17 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("url", help="of a server on this machine")
-    add("--concurrency", type=int, default=100, metavar="N", help="requests at a time (default: 100)")
-    add("--requests", type=int, metavar="N", help="all of them (default: 100; with --soak: a million at most)")
-    add("--side", type=int, default=48, metavar="PIXELS", help="of the pictures (default: 48)")
-    add("--option", action="append", default=[], metavar="NAME=VALUE", help="of every request, as describer=none")
+    add("--concurrency", type=positive, default=100, metavar="N", help="requests at a time (default: 100)")
+    add("--requests", type=positive, metavar="N", help="all of them (default: 100; with --soak: a million at most)")
+    add("--side", type=positive, default=48, metavar="PIXELS", help="of the pictures (default: 48)")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=VALUE",
+        help="of every request, as describer=none",
+    )
     add("--token-file", type=Path, metavar="FILE", help="whose first line is sent with every request")
     add("--pid", type=int, help="the server's process, whose memory is told then (Linux)")
     add("--spool", type=Path, metavar="FOLDER", help="the server's, whose files are counted then")
@@ -295,8 +302,18 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError
+    return name, value
+
+
+_pair.__name__ = "NAME=VALUE"  # as argparse calls it
+
+
 async def _run(args: argparse.Namespace) -> int:
-    options = {"format": "png", **dict(one.split("=", 1) for one in args.option)}
+    options = {"format": "png", **dict(args.option)}
     token = None if args.token_file is None else args.token_file.read_text().split()[0]
     requests = args.requests or (100 if args.soak is None else _MOST)
     rows = Rows(args.output)

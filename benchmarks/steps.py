@@ -18,13 +18,14 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.combinations import positive
 from benchmarks.models import Subject, open_subject
 from benchmarks.rows import Rows
 from benchmarks.tables import table
 from xpsr.config import Settings
 from xpsr.errors import InputError, XPSRError, one_line
 from xpsr.evaluation import mean_scores, score
-from xpsr.files import list_images, no_pictures
+from xpsr.files import list_images
 from xpsr.image import to_picture
 from xpsr.models.scheduling import SCHEDULERS
 from xpsr.prior import Prior
@@ -133,20 +134,18 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--model", required=True, help="a folder of a model that takes several steps, or full")
     parser.add_argument("--suite", type=Path, required=True, help="a folder of the pictures that are restored")
-    parser.add_argument("--count", type=int, help="of its pictures, the first so many")
+    parser.add_argument("--count", type=positive, help="of its pictures, the first so many")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--against", default=VARIANTS[0], help=f"the variant to compare with (default: {VARIANTS[0]})")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=positive)
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument("-o", "--output", type=Path, help="a .jsonl, to which rows are added")
     args = parser.parse_args(arguments)
     against = parse_variant(args.against)
     variants = [variant for variant in map(parse_variant, args.variants) if variant.name != against.name]
     pictures = list_images(args.suite)[: args.count]
-    if not pictures:
-        raise no_pictures(args.suite)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     rows = Rows(args.output)

@@ -1,6 +1,7 @@
 """A headless browser for tests of pages, where one is installed."""
 
 import io
+import json
 import re
 import shutil
 import time
@@ -68,6 +69,13 @@ def _origin(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:"
 
 
+def data_of(path: Path) -> Any:
+    """Returns what the scripts of a page in one file read."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(encoding="utf-8"))
+    assert found is not None
+    return json.loads(found[1])
+
+
 def wait_for(page: Any, condition: str, *, seconds: float = 10) -> None:
     """Waits until a JavaScript expression holds; playwright's own way needs `eval`, which our pages forbid."""
     end = time.monotonic() + seconds
@@ -77,8 +85,8 @@ def wait_for(page: Any, condition: str, *, seconds: float = 10) -> None:
 
 
 def mean_levels(page: Any, selector: str, *points: tuple[float, float]) -> list[float]:
-    """Returns means of red, green and blue in [0, 255] of 40 x 40 pixels around points of an element, given in parts of
-    its size, as the screen shows them."""
+    """Returns mean levels in [0, 255] of 40 x 40 pixels around points of an element, given in parts of its size, as the
+    screen shows them."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     shot = Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")
     means = []

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import gc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 gc.disable()  # until everything is imported, which makes a million objects and no garbage
 
@@ -26,6 +28,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # imported modules live to the end: no collection need go through them again
     gc.set_threshold(100_000, 10, 10)
     gc.enable()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A playwright Browser; without one the test is skipped."""
+    from browser import running
+
+    with running() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,14 @@ import sys
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import opened, running
+from browser import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -623,12 +623,6 @@ def test_the_page_shows_two_hundred_failures_and_the_slowest_twenty(tmp_path: Pa
         f"{number}.0" for number in range(30, 10, -1)
     ]
     assert "Failed: 250. The last run made 30 in 2 min, 0.3 pictures/s." in html.unescape(page.text)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running() as browser:
-        yield browser
 
 
 def test_a_browser_shows_the_page_in_the_dark_and_on_a_telephone(browser: Any, tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_a_server_elsewhere_is_refused_in_a_line(capsys: pytest.CaptureFixture[s
     assert "is not on this machine" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--concurrency", "0"], ["--requests", "0"], ["--option", "describer"]])
+def test_arguments_that_ask_for_nothing_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([HERE, *arguments])
+    assert caught.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
 def test_a_server_that_is_not_there_is_told_for_each_request(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([HERE, "--requests", "2", "--concurrency", "1", "--side", "16"]) == 1
     captured = capsys.readouterr()

@@ -114,6 +114,23 @@ def test_other_settings_texts_or_programs_are_restored_again(place: Path, tiny_m
     assert records(results / "m")["a"]["prior"]["content"] == "a moose"
 
 
+def test_a_preset_and_what_goes_with_settings_are_a_methods_own(place: Path, tiny_model: Path) -> None:
+    model = {"model": str(tiny_model), "describer": "none"}
+    small = {"num_inference_steps": 2, "min_working_size": 0, "tile_size": 16, "tile_overlap": 4}
+    methods = [
+        {**model, "name": "plain"},
+        {**model, "name": "preset", "preset": "paper", "settings": small},
+        {**model, "name": "consistent", "lr_consistency": True},
+        {**model, "name": "protected", "protect": "auto"},
+    ]
+    assert run(place, methods) == 0
+    results = place / "out" / "results" / "few"
+    plain, preset, consistent, protected = (records(results / str(method["name"]))["a"] for method in methods)
+    assert preset["settings"]["guidance_scale"] == 5.5 and small.items() <= preset["settings"].items()
+    assert consistent["fidelity"]["lr_psnr"] > plain["fidelity"]["lr_psnr"] + 10
+    assert "protected" in protected["fidelity"] and "protected" not in plain["fidelity"]
+
+
 def test_a_picture_that_the_set_has_no_longer_goes(place: Path) -> None:
     assert run(place, [BICUBIC]) == 0
     (place / "out" / "results" / "few" / "bicubic" / "mine.txt").write_text("not of the suite")
@@ -132,6 +149,15 @@ def test_what_is_not_the_suites_is_not_replaced(place: Path, capsys: pytest.Capt
     (line,) = errors(capsys)
     assert "a.png: is there already, and nothing beside it says that xpsr made it" in line
     assert foreign.read_bytes() == b"somebody's"
+
+
+def test_a_page_that_is_of_no_report_is_told_before_any_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "out" / "few").mkdir(parents=True)
+    (place / "out" / "few" / "index.html").write_text("somebody's")
+    assert run(place, [BICUBIC]) == 2
+    (line,) = errors(capsys)
+    assert "few/index.html: is there already, and belongs to no report" in line
+    assert not (place / "out" / "results").exists()
 
 
 def test_a_run_that_was_killed_goes_on(place: Path) -> None:
@@ -203,6 +229,27 @@ def test_a_folder_of_which_a_picture_is_missing_is_a_failure(place: Path, capsys
     assert "b.png: the command has written no picture of it" in line
     program = write_program(place / "bad.py", ENLARGE_ALL)  # the one that was made is made again, by another program
     assert run(place, [{"name": "bad", "command": f"{program} {{inputs}} {{outputs}}"}]) == 0
+
+
+def test_what_is_written_for_a_longer_name_is_not_taken_for_a_shorter_one(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(place / "pictures", ("a", "b", "a_b"))
+    program = write_program(place / "all.py", ENLARGE_ALL)
+    assert run(place, [{"name": "all", "command": f"{program} {{inputs}} {{outputs}}"}]) == 0
+    found = records(place / "out" / "results" / "few" / "all")
+    assert {name: record["input"] for name, record in found.items()} == {n: f"{n}.png" for n in ("a", "b", "a_b")}
+    assert len({record["output_sha256"] for record in found.values()}) == 3
+    program = write_program(place / "all.py", ENLARGE_ALL.replace("source.iterdir()", "source.glob('*_b.png')"))
+    assert run(place, [{"name": "all", "command": f"{program} {{inputs}} {{outputs}}"}]) == 1
+    assert "a.png: the command has written no picture of it" in errors(capsys)[-1]
+
+
+def test_a_picture_may_be_called_as_a_place_of_a_command(place: Path) -> None:
+    for folder in ("lr", "hr"):
+        (place / "pictures" / folder / "a.png").rename(place / "pictures" / folder / "{output}.png")
+    program = write_program(place / "one.py", ENLARGE)
+    assert run(place, [{"name": "one", "command": f"{program} {{input}} {{output}}"}]) == 0
 
 
 def test_no_shell_sees_a_command(place: Path) -> None:

@@ -384,6 +384,9 @@ def test_steps_want_a_model_that_takes_several(tmp_path: Path, capsys: pytest.Ca
     assert "the one step that this model has learned" in capsys.readouterr().err
     assert command.main(["steps", "--model", "mini", "--suite", str(tmp_path)]) == 2
     assert "no pictures" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["steps", "--model", "mini", "--suite", str(PICTURE.parent), "--count", "0"])
+    assert "--count: invalid positive number value: '0'" in capsys.readouterr().err
 
 
 # Rows, tables, the command

@@ -3,13 +3,12 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import mean_levels, opened, running, wait_for
+from browser import data_of, mean_levels, opened, wait_for
 from PIL import Image
 
 from xpsr.cli import main
@@ -35,11 +34,8 @@ def make_folders(folder: Path, *, methods: int = 3, end: str = "") -> dict[str, 
     return {method: folder / method for method in chosen}
 
 
-def data_of(folder: Path) -> Any:
-    page = (folder / "index.html").read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
-    assert found is not None
-    return json.loads(found[1])
+def pictures_of(folder: Path) -> Any:
+    return data_of(folder / "index.html")["pictures"]
 
 
 def key_of(folder: Path) -> Any:
@@ -60,12 +56,6 @@ def wait_for_pair(page: Any, number: int) -> None:
 
 def sides_of(page: Any) -> list[float]:
     return mean_levels(page, "#stage", (0.25, 0.5), (0.75, 0.5))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +142,23 @@ def test_votes_survive_a_reload_and_can_be_taken_back(browser, made, tmp_path):
         assert changed["voter"] == before["voter"]
 
 
+def test_two_windows_of_one_browser_are_one_voter(browser, made, tmp_path):
+    address = (made / "index.html").as_uri()
+    with opened(browser, address) as page:
+        wait_for_pair(page, 1)
+        other = page.context.new_page()
+        other.goto(address)
+        wait_for_pair(other, 1)
+        other.keyboard.press("ArrowLeft")
+        wait_for_pair(other, 2)
+        wait_for_pair(page, 2)  # what is left to see is told to the first, too
+        page.keyboard.press("ArrowUp")
+        wait_for_pair(other, 3)
+        ballots = [saved_votes(one, tmp_path / "votes.json") for one in (page, other)]
+        assert ballots[0] == ballots[1]
+        assert [vote["choice"] for vote in ballots[0]["votes"]] == ["left", "tie"]
+
+
 def test_flipping_shows_one_in_the_place_of_the_other(browser, made):
     with opened(browser, made / "index.html") as page:
         wait_for_pair(page, 1)
@@ -194,7 +201,7 @@ def test_same_seed_writes_the_same_page_and_another_draws_others(tmp_path):
     one, two, three = ((tmp_path / name / "index.html").read_bytes() for name in ("one", "two", "three"))
     assert one == two
     assert one != three
-    assert len(data_of(tmp_path / "one")["pictures"]) == 1
+    assert len(pictures_of(tmp_path / "one")) == 1
 
 
 def test_metadata_and_names_of_files_do_not_reach_the_page(tmp_path):
@@ -206,7 +213,7 @@ def test_metadata_and_names_of_files_do_not_reach_the_page(tmp_path):
             image.save(path.with_suffix(".jpg"), exif=exif, quality=100)
         path.unlink()
     write_comparison(methods, tmp_path / "page")
-    for picture in data_of(tmp_path / "page")["pictures"]:
+    for picture in pictures_of(tmp_path / "page"):
         for address in picture["results"].values():
             assert address.startswith("data:image/webp;base64,UklGR")
             assert "c2VjcmV0bHk" not in address
@@ -219,14 +226,14 @@ def test_turned_pictures_are_compared_upright(tmp_path):
     with Image.open(methods["secretly"] / "walrus.png") as image:
         image.transpose(Image.Transpose.ROTATE_90).save(methods["secretly"] / "walrus.png", exif=exif)
     write_comparison(methods, tmp_path / "page")
-    assert {(picture["width"], picture["height"]) for picture in data_of(tmp_path / "page")["pictures"]} == {(48, 32)}
+    assert {(picture["width"], picture["height"]) for picture in pictures_of(tmp_path / "page")} == {(48, 32)}
 
 
 def test_large_pictures_are_shown_in_the_middle(tmp_path):
     for method, level in (("a", 10), ("b", 90)):
         save(tmp_path / method / "wide.png", level, size=(1300, 8))
     write_comparison({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "page")
-    (picture,) = data_of(tmp_path / "page")["pictures"]
+    (picture,) = pictures_of(tmp_path / "page")
     assert (picture["width"], picture["height"]) == (1152, 8)
     assert picture["note"] == "The middle 1152 × 8 of 1300 × 8 pixels."
 
@@ -293,6 +300,15 @@ def test_page_that_votes_may_be_of_is_not_replaced(tmp_path, capsys):
     capsys.readouterr()
     assert "belongs to another comparison" in refusal(capsys, *command[1:], "--seed", 1)
     assert key_of(tmp_path / "page")["seed"] == 0
+
+
+def test_page_without_a_key_is_somebodys(tmp_path, capsys):
+    a, b = make_folders(tmp_path, methods=2).values()
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "index.html").write_text("mine")
+    said = refusal(capsys, a, b, "-o", tmp_path / "page")
+    assert f"{tmp_path / 'page' / 'index.html'}: is there already, without the key.json of a page" in said
+    assert (tmp_path / "page" / "index.html").read_text() == "mine"
 
 
 def test_too_many_pictures_for_a_page_are_refused_with_a_number_that_fits(tmp_path, capsys, monkeypatch):

@@ -100,6 +100,19 @@ def test_the_same_pictures_give_the_same_files_but_for_the_date(folder: Path) ->
         assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["index.html", "scores.json", "scores.csv", "report.md"])
+def test_a_file_that_is_of_no_report_is_not_replaced(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (folder / "site").mkdir()
+    (folder / "site" / name).write_text("[]")
+    assert run(*BOTH, "-o", "site", "--no-page") == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"xpsr: site/{name}: is there already, and belongs to no report; choose a new folder.\n"
+    assert [path.name for path in (folder / "site").iterdir()] == [name]
+    assert (folder / "site" / name).read_text() == "[]"
+
+
 def test_without_a_place_for_a_report_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--pred", "fine", "--ref", "hr") == 0
     out = capsys.readouterr().out

@@ -114,6 +114,11 @@ def test_weights_that_are_absent_wrong_or_no_weights_are_told(folder: Path, tmp_
     network.write_bytes((folder / VGG_FILE).read_bytes())
     with pytest.raises(InputError, match=r"alexnet-owt.* do not hold the weights of lpips_alex"):
         open_there()
+    network.write_bytes((folder / ALEX_FILE).read_bytes())
+    (tmp_path / "alex.pth").write_bytes((folder / "vgg.pth").read_bytes())
+    with pytest.raises(InputError, match=r"alex\.pth: do not hold the weights of lpips_alex"):
+        open_there()
+    (tmp_path / "alex.pth").write_bytes((folder / "alex.pth").read_bytes())
     network.write_bytes(b"no weights")
     with pytest.raises(InputError, match=rf"{ALEX_FILE}: holds no weights that can be read"):
         open_there()

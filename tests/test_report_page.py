@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import mean_levels, opened, running, wait_for
+from browser import data_of, mean_levels, opened, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -61,18 +60,6 @@ def make_evaluation(
         methods=tuple(made),
         facts={"xpsr": "1.2.3", "machine": {"cores": 2}},
     )
-
-
-def data_of(path: Path) -> Any:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(encoding="utf-8"))
-    assert found is not None
-    return json.loads(found[1])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -306,10 +293,10 @@ def test_page_says_what_it_leaves_out(tmp_path, monkeypatch):
     assert data_of(tmp_path / "none.html")["embedded"] == "No pictures are in this page, only their scores."
 
 
-def test_what_was_not_measured_of_a_picture_is_no_number(browser, tmp_path):
+def test_what_was_not_measured_of_a_picture_is_left_out(browser, tmp_path):
     evaluation = make_evaluation(tmp_path)
     good, poor = evaluation.methods
-    scores = ({"psnr_y": float("nan")}, {}, {"psnr_y": float("inf")}, {"psnr_y": 20.0})
+    scores = ({}, {}, {}, {"psnr_y": 20.0})
     write_page(
         replace(evaluation, methods=(replace(good, scores=scores), poor)), tmp_path / "page.html", max_pictures=0
     )

@@ -68,6 +68,14 @@ def test_a_model_that_does_not_restore_is_put_aside(config: TrainRunConfig, tmp_
     assert (tmp_path / "model.failed" / "README.md").is_file() and not (tmp_path / "model").exists()
 
 
+def test_validation_refuses_pictures_whose_results_would_have_one_name(config: TrainRunConfig, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "photos" / "p1.jpg")
+    validation = ValidationConfig(every=1, hr_dir=tmp_path / "photos")
+    with pytest.raises(InputError, match=r"holds p1\.jpg and p1\.png, whose results would have one name; ") as caught:
+        Validation(replace(config, validation=validation))
+    assert caught.value.field == "validation.hr_dir"
+
+
 def test_validation_refuses_pictures_without_a_partner(config: TrainRunConfig, tmp_path: Path) -> None:
     (tmp_path / "lr").mkdir()
     Image.new("RGB", (16, 12)).save(tmp_path / "lr" / "p1.png")

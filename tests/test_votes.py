@@ -164,6 +164,13 @@ def test_table_says_who_won_against_whom(tmp_path):
     assert "3 votes (1 tie) of 1 voter on 3 pictures." in table
 
 
+def test_names_are_cells_of_the_table_whatever_they_hold(tmp_path):
+    write_key(tmp_path, methods=("*a*\n| b", "bat"))
+    table = ranking_table(rank_votes([write_votes(tmp_path / "v.json", [entry(0, "*a*\n| b", "bat", "left")])]))
+    assert len(table.splitlines()) == 11
+    assert r"| \*a\*" in table
+
+
 def test_key_is_found_beside_the_votes_or_named(tmp_path):
     (tmp_path / "page").mkdir()
     key = write_key(tmp_path / "page")
@@ -198,6 +205,7 @@ def with_vote(**members: Any) -> Callable[[Entry], None]:
         (with_vote(choice="both"), "damaged", "no choice between two"),
         (with_vote(seconds=-1), "damaged", "no seconds"),
         (with_vote(seconds="1"), "damaged", "no seconds"),
+        (with_vote(seconds=10**400), "damaged", "no seconds"),
         (lambda ballot: ballot["votes"].append(ballot["votes"][0]), "damaged", "vote 2 repeats one before it"),
     ],
 )
@@ -236,6 +244,14 @@ def test_any_file_is_read_or_refused(tmp_path, content):
         read_votes([path], key=key)
     with pytest.raises(InputError, match=r"v\.json"):
         read_votes([key], key=path)
+
+
+def test_a_key_that_calls_two_methods_alike_is_refused(tmp_path):
+    key = write_key(tmp_path)
+    key.write_text(key.read_text(encoding="utf-8").replace('"bat"', '"ant"'), encoding="utf-8")
+    votes = write_votes(tmp_path / "v.json", [entry(0, "ant", "cow", "left")])
+    with pytest.raises(InputError, match=r"key\.json: cannot be used, two of its methods have one name"):
+        rank_votes([votes])
 
 
 def test_one_voter_twice_and_nobody_are_refused(tmp_path):

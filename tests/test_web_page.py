@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import mean_levels, opened, running, wait_for
+from browser import mean_levels, opened, wait_for
 from page_checks import FAINT, LONGEST_FRAME, NAMELESS, SMALL
 from PIL import Image
 
@@ -84,12 +84,6 @@ def served(
     finally:
         server.should_exit = True
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

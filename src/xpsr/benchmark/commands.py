@@ -1,16 +1,19 @@
 """Programs of others as methods: a command that is told where a picture, or a folder of them, is and where it goes."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from xpsr.errors import XPSRError, printable
 from xpsr.files import IMAGE_SUFFIXES, sha256
 
-__all__ = ["Command", "find_output"]
+__all__ = ["Command", "find_outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +65,9 @@ class Command:
         Raises:
             XPSRError: it ended with another exit code than 0, took too long or could not be started.
         """
-        program, *arguments = self.words
-        for name, path in (("input", source), ("output", target)):
-            for place in (f"{{{name}}}", f"{{{name}s}}"):
-                arguments = [word.replace(place, str(path.absolute())) for word in arguments]
+        program, *words = self.words
+        places = {"input": str(source.absolute()), "output": str(target.absolute())}
+        arguments = [re.sub(r"\{(input|output)s?\}", lambda place: places[place[1]], word) for word in words]
         argv = [self.program() or program, *arguments]
         shown = shlex.join([program, *arguments])
         try:
@@ -93,10 +95,17 @@ class Command:
             raise XPSRError(f"{what}: the command {ended}: {shown}{last}", code="failed")
 
 
-def find_output(folder: Path, name: str) -> Path | None:
-    """Returns the picture that a command has written for `name`: NAME, or NAME and what begins with _, as NAME_out."""
-    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    exact = [path for path in images if path.stem == name]
-    longer = [path for path in images if path.stem.startswith(f"{name}_")]
-    found = exact or longer
-    return found[0] if len(found) == 1 else None
+def find_outputs(folder: Path, names: Collection[str]) -> dict[str, Path]:
+    """Returns the picture that a command has written for each name: NAME, or NAME and what begins with _, as NAME_out.
+
+    A file is of the longest name that it begins with. There is none of a name of which there are several files.
+    """
+    files: dict[str, list[Path]] = defaultdict(list)
+    for path in folder.iterdir():
+        name = path.stem
+        while name not in names and "_" in name:
+            name = name.rpartition("_")[0]
+        if name in names and path.suffix.lower() in IMAGE_SUFFIXES:
+            files[name].append(path)
+    found = {name: [path for path in paths if path.stem == name] or paths for name, paths in files.items()}
+    return {name: paths[0] for name, paths in found.items() if len(paths) == 1}

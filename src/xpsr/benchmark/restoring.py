@@ -6,14 +6,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from xpsr.batch.restoring import restore_file
-from xpsr.benchmark.commands import Command, find_output
+from xpsr.benchmark.commands import Command, find_outputs
 from xpsr.benchmark.suite import Pair, link_all
 from xpsr.config import MethodConfig, Size, UpscaleConfig
 from xpsr.errors import InputError, XPSRError
@@ -55,7 +55,7 @@ class Models:
     device: str
     _name: str | None = None
     _restorer: Restorer | None = None
-    is_fresh: bool = field(default=False)
+    is_fresh: bool = False
 
     def get(self, name: str) -> Restorer:
         """Returns a model, loaded.
@@ -218,8 +218,9 @@ def _by_command(
         start = time.perf_counter()
         command.run(inputs, outputs, what=f"{len(waiting)} pictures of {waiting[0].lr.parent}")
         seconds = (time.perf_counter() - start) / len(waiting)
+        found = find_outputs(outputs, {pair.name for pair in waiting})
         for pair in waiting:
-            _take(find_output(outputs, pair.name), folder, pair, digests[pair.name], way, seconds, size)
+            _take(found.get(pair.name), folder, pair, digests[pair.name], way, seconds, size)
             yield Made(name=pair.name, seconds=seconds)
 
 

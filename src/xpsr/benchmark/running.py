@@ -19,6 +19,7 @@ from xpsr.config import MethodConfig, Size
 from xpsr.devices import processor_name, resolve_device
 from xpsr.errors import InputError, XPSRError, one_line
 from xpsr.evaluation import Evaluation, Protocol, evaluate, load_protocol, write_report
+from xpsr.evaluation.report import check_place
 from xpsr.files import refusal
 from xpsr.jsonl import append_lines, read_lines
 from xpsr.model_files import resolve_model
@@ -126,8 +127,8 @@ def run_suite(
         on_failure: is told of a method that failed: set, method and error.
 
     Raises:
-        InputError: a set is not there, has no texts that a method asks for, the protocol is unknown, or another run is
-            at work in `out`.
+        InputError: a set is not there, has no texts that a method asks for, the protocol is unknown, what lies where a
+            report goes is of none, or another run is at work in `out`.
     """
     config, place = suite.config, str(resolve_device(device))
     protocol = load_protocol(config.protocol)
@@ -137,8 +138,9 @@ def run_suite(
     texts = {
         one.name: SetTexts(one, seed=config.seed, kept=PriorFile(out / "described.jsonl"), device=place) for one in sets
     }
-    for method in config.methods:
-        for one in sets:
+    for one in sets:
+        check_place(out / one.name)
+        for method in config.methods:
             texts[one.name].check(method)
     with _alone_in(out):
         run = _Run(

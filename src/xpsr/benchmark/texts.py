@@ -1,7 +1,7 @@
 """What a model is told of each picture of a set: right texts, wrong ones, or none."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -89,28 +89,18 @@ class SetTexts:
             if source != "described" and (source != "swapped" or self._set.config.priors is not None):
                 self._texts(method, aspect, source)
 
-    def priors(self, method: MethodConfig, *, progress: Callable[[int], None] | None = None) -> list[Prior]:
-        """Returns what a method is told of each picture; where a describer is needed, it looks at all of them first.
-
-        Args:
-            method: a model and what it is told.
-            progress: is told how many pictures were described since it was last called.
+    def priors(self, method: MethodConfig) -> list[Prior]:
+        """Returns what a model is told of each picture; where a describer is needed, it looks at all of them first.
 
         Raises:
             InputError: as `check`, or a picture cannot be described.
             ModelError: the describer cannot be loaded or reached, or fails.
         """
-        contents = self._texts(method, "content", method.texts.content, progress)
-        qualities = self._texts(method, "quality", method.texts.quality, progress)
+        contents = self._texts(method, "content", method.texts.content)
+        qualities = self._texts(method, "quality", method.texts.quality)
         return [Prior(content, quality) for content, quality in zip(contents, qualities, strict=True)]
 
-    def _texts(
-        self,
-        method: MethodConfig,
-        aspect: Aspect,
-        source: TextSource,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[str]:
+    def _texts(self, method: MethodConfig, aspect: Aspect, source: TextSource) -> list[str]:
         config = self._set.config
         if source == "none":
             return [""] * len(self._set.pairs)
@@ -121,7 +111,7 @@ class SetTexts:
             assert config.priors is not None
             priors = self._written(config.priors)
         else:
-            priors = self._described(method, progress)
+            priors = self._described(method)
         texts = [getattr(prior, aspect) for prior in priors]
         if source != "swapped":
             return texts
@@ -141,18 +131,14 @@ class SetTexts:
             self._said[key] = FileDescriber(path).describe([pair.lr for pair in self._set.pairs])
         return self._said[key]
 
-    def _described(self, method: MethodConfig, progress: Callable[[int], None] | None) -> list[Prior]:
+    def _described(self, method: MethodConfig) -> list[Prior]:
         questions = QUESTIONS[method.preset or "default"]
         key = f"{method.describer} {questions}"
         if key not in self._said:
             name = method.describer
             describer = open_describer(name, questions=questions if is_asked(name) else None, device=self._device)
-            found: dict[Path, Prior] = {}
             with released(describer):
-                for image, prior in describe_files(describer, [pair.lr for pair in self._set.pairs], self._kept):
-                    found[image] = prior
-                    if progress is not None:
-                        progress(1)
+                found = dict(describe_files(describer, [pair.lr for pair in self._set.pairs], self._kept))
             self._said[key] = [found[pair.lr] for pair in self._set.pairs]
         return self._said[key]
 

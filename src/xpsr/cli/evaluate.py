@@ -79,9 +79,11 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("--no-page means nothing without -o; leave it out.")
 
     from xpsr.evaluation.protocols import load_protocol
-    from xpsr.evaluation.report import PAGE, as_json, as_text, write_report
+    from xpsr.evaluation.report import PAGE, as_json, as_text, check_place, write_report
     from xpsr.evaluation.scoring import evaluate
 
+    if output is not None:
+        check_place(output)
     protocol = load_protocol(args.protocol)
     if "metrics" in given:
         names = tuple(filter(None, (name.strip() for name in args.metrics.split(","))))

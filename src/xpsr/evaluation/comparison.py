@@ -51,7 +51,8 @@ def write_comparison(
     Raises:
         InputError: there are fewer than two methods; a folder has no pictures, lacks one, has one too many or several
             of one name; results of one picture differ in size, or from the original; a picture cannot be read; the
-            pictures are more than `MAX_BYTES`; or in `folder` is a page with another key, whose votes it would orphan.
+            pictures are more than `MAX_BYTES`; or in `folder` is a page with another key, whose votes it would orphan,
+            or with none.
     """
     if len(methods) < 2:
         message = f"{', '.join(methods) or 'nothing'}: is one method" if methods else "no methods are given"
@@ -67,7 +68,7 @@ def write_comparison(
     names = random_.sample(sorted(found), min(max_pictures, len(found)))
     method_tokens, picture_tokens = _tokens(random_, methods), _tokens(random_, names)
     key = digest[:16]
-    _refuse_other_key(folder / KEY_NAME, key)
+    _refuse_other_page(folder, key)
     shown: list[dict[str, Any]] = []
     total = 0
     for name in names:
@@ -112,15 +113,17 @@ def _refuse_twice(folders: Sequence[Path]) -> None:
         known.add(folder.resolve())
 
 
-def _refuse_other_key(path: Path, key: str) -> None:
-    if not path.exists():
-        return
-    try:
-        known = json.loads(read_bytes(path, limit=2**24))["key"]
-    except (ValueError, KeyError, TypeError):
-        known = None
-    if known != key:
-        message = f"{path}: belongs to another comparison, whose votes it explains"
+def _refuse_other_page(folder: Path, key: str) -> None:
+    path, page = folder / KEY_NAME, folder / PAGE_NAME
+    if path.exists():
+        try:
+            known = json.loads(read_bytes(path, limit=2**24))["key"]
+        except (ValueError, KeyError, TypeError):
+            known = None
+        message = f"{path}: belongs to another comparison, whose votes it explains" if known != key else None
+    else:
+        message = f"{page}: is there already, without the {KEY_NAME} of a page" if page.exists() else None
+    if message is not None:
         raise InputError(message, code="exists", remedy="choose a new folder")
 
 

@@ -192,8 +192,11 @@ class Lpips(nn.Module):
     def __init__(self, name: str, network: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor]):
         super().__init__()
         self.name = name
-        self.network = _alexnet(network) if name == "lpips_alex" else _vgg16(network, lambda width: nn.MaxPool2d(2))
-        self.weights = [head[f"lin{stage}.model.1.weight"] for stage in range(5)]  # (1, C, 1, 1)
+        if name == "lpips_alex":
+            self.network, widths = _alexnet(network), [layer[1] for layer in _ALEX_LAYERS if layer]
+        else:
+            self.network, widths = _vgg16(network, lambda width: nn.MaxPool2d(2)), [width for width, _ in _VGG_WIDTHS]
+        self.weights = [head[f"lin{k}.model.1.weight"].view(1, width, 1, 1) for k, width in enumerate(widths)]
         # means and deviations of ImageNet's colours, for pixels in [-1, 1]
         self.mean = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
         self.deviation = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)

@@ -238,7 +238,6 @@ their weights."""
 _LACKING = {
     "hr": "needs the originals",
     "lr": "needs the pictures that were restored",
-    "nothing": "",
 }
 
 

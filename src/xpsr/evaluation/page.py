@@ -1,14 +1,14 @@
 """The report as a page: one HTML file with everything in it, for whoever opens it, from a disk, without a network."""
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import ImageOps
 
+from xpsr.config import as_dict
 from xpsr.evaluation.metrics import Metric
 from xpsr.evaluation.pages import build_page, cut, data_uri, middle
 from xpsr.evaluation.results import Case, Evaluation, Method
@@ -38,7 +38,6 @@ def write_page(evaluation: Evaluation, path: Path, *, max_pictures: int = 24) ->
     Raises:
         InputError: a picture cannot be read, or `path` cannot be written.
     """
-    evaluation = _with_numbers(evaluation)
     pictures = _embedded(evaluation, max_pictures)
     names = [method.name for method in evaluation.methods]
     num_methods, num_pictures = len(names), len(evaluation.names)
@@ -57,12 +56,12 @@ def write_page(evaluation: Evaluation, path: Path, *, max_pictures: int = 24) ->
         "names": list(evaluation.names),
         "pictures": pictures,
         "facts": {
-            "protocol": _plain(asdict(evaluation.protocol)),
+            "protocol": as_dict(evaluation.protocol),
             "metrics": {
                 metric.name: f"{metric.title}, version {metric.version}, needs {metric.needs}"
                 for metric in evaluation.metrics
             },
-            **_plain(evaluation.facts),
+            **evaluation.facts,
         },
     }
     page = build_page(
@@ -73,15 +72,6 @@ def write_page(evaluation: Evaluation, path: Path, *, max_pictures: int = 24) ->
         data=data,
     )
     write_text(path, page)
-
-
-def _with_numbers(evaluation: Evaluation) -> Evaluation:
-    """The evaluation without scores that are no numbers, which JSON has no word for."""
-    methods = [
-        replace(method, scores=tuple({k: v for k, v in one.items() if math.isfinite(v)} for one in method.scores))
-        for method in evaluation.methods
-    ]
-    return replace(evaluation, methods=tuple(methods))
 
 
 def choose_pictures(evaluation: Evaluation, count: int) -> list[int]:
@@ -116,8 +106,7 @@ def _rankings(evaluation: Evaluation, metric: Metric) -> Iterator[list[int]]:
 
 def _column(method: Method, metric: Metric) -> list[float | None]:
     """Scores of a method by one metric, in the order of pictures; None where there is none."""
-    values = (scores.get(metric.name) for scores in method.scores)
-    return [value if value is not None and math.isfinite(value) else None for value in values]
+    return [scores.get(metric.name) for scores in method.scores]
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
@@ -150,16 +139,6 @@ def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _interval(column: Sequence[float | None]) -> dict[str, Any] | None:
     values = [value for value in column if value is not None]
     return asdict(mean_interval(values)) if values else None
-
-
-def _plain(value: Any) -> Any:
-    """Returns facts as JSON has them; what it has no word for as text."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    is_fine = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-    return value if is_fine else str(value)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,40 +9,61 @@ from pathlib import Path
 from typing import Any
 
 from xpsr.config import as_dict
-from xpsr.errors import printable
+from xpsr.errors import InputError, printable
 from xpsr.evaluation.metrics import Metric
 from xpsr.evaluation.results import Evaluation, Interval
 from xpsr.evaluation.statistics import MIN_PICTURES, Comparison, best_methods, compare_all, summaries
 from xpsr.evaluation.tables import cell_of, decimals_of, mean_with_interval, p_value, row_of
-from xpsr.files import refusal, write_text
+from xpsr.files import read_bytes, refusal, write_text
 
-__all__ = ["PAGE", "as_csv", "as_json", "as_markdown", "as_text", "write_report"]
+__all__ = ["PAGE", "as_csv", "as_json", "as_markdown", "as_text", "check_place", "write_report"]
 
 PAGE = "index.html"
 """The page of a report, in its folder."""
 
+_SCORES, _TABLE, _TEXT = "scores.json", "scores.csv", "report.md"
 _MOST_LINES = 20  # of differences on a terminal
 
 
 def write_report(evaluation: Evaluation, folder: Path, *, page: bool = True) -> None:
     """Writes `scores.json`, `scores.csv`, `report.md` and `index.html`, the page, unless it is not wanted.
 
-    Files of these names that are there are replaced.
+    Those of a former report are replaced.
 
     Raises:
-        InputError: the folder or a file cannot be written.
+        InputError: as `check_place`, or the folder or a file cannot be written.
     """
+    check_place(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refusal(folder, "cannot be made", error) from error
-    write_text(folder / "scores.json", json.dumps(as_json(evaluation), indent=1) + "\n")
-    write_text(folder / "scores.csv", as_csv(evaluation))
-    write_text(folder / "report.md", as_markdown(evaluation))
+    write_text(folder / _SCORES, json.dumps(as_json(evaluation), indent=1) + "\n")
+    write_text(folder / _TABLE, as_csv(evaluation))
+    write_text(folder / _TEXT, as_markdown(evaluation))
     if page:
         from xpsr.evaluation.page import write_page
 
         write_page(evaluation, folder / PAGE)
+
+
+def check_place(folder: Path) -> None:
+    """Refuses a folder for a report that holds a file of one of its names, and no `scores.json` of a report.
+
+    Raises:
+        InputError: it is such a folder.
+    """
+    there = [path for name in (PAGE, _SCORES, _TABLE, _TEXT) if (path := folder / name).exists()]
+    if there and not _is_of_report(folder / _SCORES):
+        message = f"{there[0]}: is there already, and belongs to no report"
+        raise InputError(message, code="exists", remedy="choose a new folder")
+
+
+def _is_of_report(scores: Path) -> bool:
+    try:
+        return {"protocol", "methods"} <= json.loads(read_bytes(scores)).keys()
+    except (InputError, ValueError, RecursionError, AttributeError):  # it is not there, or something else
+        return False
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Method:
     Attributes:
         name: as the table calls it.
         cases: its pictures; those of all methods have the same names in the same order.
-        scores: of each picture by metric. One that cannot be measured of a picture (NIQE of a flat one) is absent.
+        scores: finite, of each picture by metric. One that cannot be measured (NIQE of a flat picture) is absent.
     """
 
     name: str

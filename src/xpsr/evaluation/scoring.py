@@ -1,6 +1,5 @@
 """Folders of restored pictures scored: by several processes, and only what has not been scored before."""
 
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -82,8 +81,8 @@ def evaluate(
     """
     check_argument("workers", workers, int, within(0, 256, "0 or more"))
     paired = pair_methods(methods, hr=hr, lr=lr)
-    there: dict[Needs, bool] = {"nothing": True, "hr": hr is not None, "lr": lr is not None}
-    available = frozenset(needs for needs, is_there in there.items() if is_there)
+    given: dict[Needs, Path | None] = {"hr": hr, "lr": lr}
+    available = frozenset(needs for needs, folder in given.items() if folder is not None)
     plan = _Plan(protocol=protocol, available=available, weights=weights)
     metrics, not_measured = plan.open()
     if not metrics:
@@ -282,7 +281,6 @@ class _Store:
         self._known: dict[tuple[str, ...], Score] = {}
         self._new: list[dict[str, Any]] = []
         self._written = time.monotonic()
-        self._digest = functools.lru_cache(maxsize=64)(sha256)  # the original of a picture serves all methods
         self.digests: dict[Path, str] = {}
         if path is not None:
             self._read(path)
@@ -291,8 +289,8 @@ class _Store:
         """Returns what is known of a case and what is to be done."""
         paths = (case.restored, case.hr, case.lr)
         for path in paths:
-            if path is not None:
-                self.digests[path] = self._digest(path)
+            if path is not None and path not in self.digests:  # the original of a picture serves all methods
+                self.digests[path] = sha256(path)
         restored, hr, lr = ("" if path is None else self.digests[path] for path in paths)
         digests = (restored, hr, lr)
         found = {metric.name: self._known.get(self._key(metric, digests)) for metric in self._metrics}

@@ -1,7 +1,7 @@
 """Votes of blind comparisons, and the ranking that they give."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from xpsr.errors import InputError
 from xpsr.evaluation.comparison import KEY_NAME
+from xpsr.evaluation.tables import cell_of, row_of
 from xpsr.files import read_bytes
 
 __all__ = ["PRIOR_WINS", "Rank", "Ranking", "Vote", "Votes", "rank_votes", "ranking_table", "read_votes"]
@@ -154,6 +155,8 @@ def _texts(answers: Mapping[str, Any], field: str, path: Path) -> dict[str, str]
     value = answers.get(field)
     if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value.values()):
         raise _damaged(path, f"it has no {field}")
+    if len({*value.values()}) < len(value):
+        raise _damaged(path, f"two of its {field} have one name")
     return value
 
 
@@ -173,7 +176,7 @@ def _vote(
     choice, seconds = entry.get("choice"), entry.get("seconds")
     if left == right or choice not in ("left", "right", "tie"):
         raise _damaged(path, f"{where} is no choice between two")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= sys.float_info.max:
         raise _damaged(path, f"{where} has no seconds")
     return Vote(voter=voter, picture=picture, left=left, right=right, choice=choice, seconds=float(seconds))
 
@@ -188,7 +191,8 @@ def _refuse_repeats(votes: Sequence[Vote], path: Path) -> None:
 
 
 def _damaged(path: Path, problem: str) -> InputError:
-    return InputError(f"{path}: cannot be used, {problem}", code="damaged", remedy="save it again from the page")
+    remedy = "save it again from the page, or name the key.json that was written with it"
+    return InputError(f"{path}: cannot be used, {problem}", code="damaged", remedy=remedy)
 
 
 def rank_votes(paths: Sequence[Path], *, key: Path | None = None, seed: int = 0) -> Ranking:
@@ -272,24 +276,20 @@ def _strengths(wins: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def ranking_table(ranking: Ranking) -> str:
     """Returns a ranking as Markdown: the scores, and who was preferred to whom how often."""
-    names = [rank.name.replace("|", r"\|") for rank in ranking.ranks]
+    names = [cell_of(rank.name) for rank in ranking.ranks]
     lines = ["| method | score | 95 % interval | win rate | votes |", "|---|---:|---:|---:|---:|"]
     for name, rank in zip(names, ranking.ranks, strict=True):
         span = "–" if rank.low is None or rank.high is None else f"{rank.low:+.2f} to {rank.high:+.2f}"
         rate = "–" if rank.win_rate is None else f"{100 * rank.win_rate:.0f} %"
-        lines.append(f"| {name} | {rank.score:+.2f} | {span} | {rate} | {rank.num_votes} |")
-    lines += ["", "| won against | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for name, row, at in zip(names, ranking.wins, range(len(names)), strict=True):
-        cells = [
-            "" if column == at else f"{won:g} of {won + ranking.wins[column][at]:g}" for column, won in enumerate(row)
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    counts = (
-        _counted(ranking.num_votes, "vote"),
-        _counted(ranking.num_voters, "voter"),
-        _counted(ranking.num_pictures, "picture"),
-    )
-    lines += ["", f"{counts[0]} ({_counted(ranking.num_ties, 'tie')}) of {counts[1]} on {counts[2]}."]
+        lines.append(row_of([name, f"{rank.score:+.2f}", span, rate, f"{rank.num_votes}"]))
+    lines += ["", row_of(["won against", *names]), "|---|" + "---:|" * len(names)]
+    for at, (name, row) in enumerate(zip(names, ranking.wins, strict=True)):
+        cells = [f"{won:g} of {won + ranking.wins[column][at]:g}" for column, won in enumerate(row)]
+        cells[at] = ""
+        lines.append(row_of([name, *cells]))
+    votes, ties = _counted(ranking.num_votes, "vote"), _counted(ranking.num_ties, "tie")
+    voters, pictures = _counted(ranking.num_voters, "voter"), _counted(ranking.num_pictures, "picture")
+    lines += ["", f"{votes} ({ties}) of {voters} on {pictures}."]
     lines[-1] += (
         " Votes about one picture say nothing of others, so there are no intervals."
         if ranking.num_pictures == 1

@@ -250,3 +250,49 @@ export class Stage {
     for (const listener of this.listeners) listener();
   }
 }
+
+/** The border between two sides of a stage, and the handle that moves it: from 0, where only the right one is seen, to 100. */
+export class Border {
+  constructor(stage, handle) {
+    Object.assign(this, { stage, handle, position: 50 });
+    handle.addEventListener("keydown", (event) => {
+      const far = event.shiftKey ? 10 : 2;
+      const next = {
+        ArrowLeft: this.position - far, ArrowDown: this.position - far, ArrowRight: this.position + far, ArrowUp: this.position + far,
+        PageDown: this.position - 10, PageUp: this.position + 10, Home: 0, End: 100,
+      }[event.key];
+      if (next === undefined) return;
+      event.preventDefault();
+      event.stopPropagation();
+      this.move(next);
+    });
+    handle.addEventListener("pointerdown", (event) => {
+      handle.setPointerCapture(event.pointerId);
+      event.preventDefault();
+      handle.focus({ preventScroll: true });
+    });
+    handle.addEventListener("pointermove", (event) => { if (handle.hasPointerCapture(event.pointerId)) this.follow(event); });
+  }
+
+  /** Puts the handle where it belongs, with what it says; returns where that is, in parts of the stage's width. */
+  place(said) {
+    const [from, to] = this.stage.span();
+    const at = from + ((to - from) * this.position) / 100;
+    this.handle.style.left = `${100 * at}%`;
+    this.handle.setAttribute("aria-valuenow", Math.round(this.position));
+    this.handle.setAttribute("aria-valuetext", said);
+    return at;
+  }
+
+  move(position) {
+    this.position = clamp(position, 0, 100);
+    this.stage.refresh();
+  }
+
+  /** Moves to where a pointer is. */
+  follow(event) {
+    const box = this.stage.canvas.getBoundingClientRect();
+    const [from, to] = this.stage.span();
+    this.move((100 * ((event.clientX - box.left) / box.width - from)) / (to - from));
+  }
+}

@@ -28,10 +28,10 @@ function orderOf(data, voter) {
 }
 
 class Ballot {
-  constructor(data) {
+  constructor(data, { isNew = false } = {}) {
     this.data = data;
     this.place = `xpsr-votes-${data.key}`;
-    const kept = this.read();
+    const kept = isNew ? null : this.read();
     this.voter = kept?.voter ?? Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("");
     this.pairs = orderOf(data, this.voter);
     this.votes = kept?.votes ?? [];
@@ -45,8 +45,10 @@ class Ballot {
     } catch { return null; }
   }
 
-  forget() { store.set(this.place, ""); }
-  keep() { store.set(this.place, JSON.stringify({ voter: this.voter, votes: this.votes })); }
+  get text() { return JSON.stringify({ voter: this.voter, votes: this.votes }); }
+  /** Whether another window has voted meanwhile. */
+  get isOld() { return store.kept && store.get(this.place) !== this.text; }
+  keep() { store.set(this.place, this.text); }
   get current() { return this.pairs[this.votes.length] ?? null; }
 
   vote(choice, seconds) {
@@ -140,13 +142,21 @@ class Booth {
     find("tag-zoom").textContent = `${scale.toFixed(scale < 0.995 ? 2 : 1)} ×`;
   }
 
+  /** Goes on from what is kept, which another window may have written, or begins anew. */
+  reopen(options) {
+    this.ballot = new Ballot(this.data, options);
+    this.next();
+  }
+
   vote(choice) {
+    if (this.ballot.isOld) return void this.reopen();
     if (!this.isReady) return; // nobody has seen the pair yet
     this.ballot.vote(choice, (performance.now() - this.since) / 1000);
     this.next();
   }
 
   undo() {
+    if (this.ballot.isOld) return void this.reopen();
     if (!this.ballot.votes.length) return;
     this.ballot.undo();
     this.next();
@@ -173,7 +183,7 @@ class Booth {
     on("context", () => this.toggleContext());
     on("undo", () => this.undo());
     on("undo-last", () => this.undo());
-    on("another", () => { this.save(); this.ballot.forget(); this.ballot = new Ballot(this.data); this.next(); });
+    on("another", () => { this.save(); this.reopen({ isNew: true }); });
     // after a click with the mouse, Space flips and does not press the button again
     document.addEventListener("click", (event) => event.detail > 0 && event.target.closest?.("button")?.blur());
     on("export", () => this.save());
@@ -197,6 +207,7 @@ class Booth {
       }
       event.preventDefault();
     });
+    addEventListener("storage", () => this.ballot.isOld && this.reopen());
     addEventListener("resize", () => this.ballot.current && this.refresh());
   }
 }

@@ -6,8 +6,9 @@ const LAYOUTS = ["slide", "beside", "difference"];
 class Viewer {
   constructor(data) {
     Object.assign(this, { data, pictures: new Map(data.pictures.map((one) => [one.index, one])), current: null, turn: 0 });
-    Object.assign(this, { left: null, right: null, position: 50, layout: "slide" });
+    Object.assign(this, { left: null, right: null, layout: "slide" });
     this.stage = new Stage(find("canvas"));
+    this.border = new Border(this.stage, find("handle"));
     this.stage.before.push(() => this.clip());
     this.stage.listeners.push(() => this.onPaint());
     if (!this.pictures.size) {
@@ -91,18 +92,8 @@ class Viewer {
   }
 
   clip() {
-    const [from, to] = this.stage.span();
-    const border = from + ((to - from) * this.position) / 100;
+    const border = this.border.place(`${Math.round(this.border.position)} % left side`);
     if (this.layout === "slide") [this.panes[0].clip, this.panes[1].clip] = [[0, border], [border, 1]];
-    const handle = find("handle");
-    handle.style.left = `${100 * border}%`;
-    handle.setAttribute("aria-valuenow", Math.round(this.position));
-    handle.setAttribute("aria-valuetext", `${Math.round(this.position)} % left side`);
-  }
-
-  move(position) {
-    this.position = clamp(position, 0, 100);
-    this.stage.refresh();
   }
 
   onPaint() {
@@ -130,24 +121,6 @@ class Viewer {
     on("out", () => this.stage.zoomBy(0.8));
     on("fit", () => this.stage.fit());
     on("actual", () => this.stage.actual());
-    const handle = find("handle");
-    handle.addEventListener("keydown", (event) => {
-      const far = event.shiftKey ? 10 : 2;
-      const next = {
-        ArrowLeft: this.position - far, ArrowDown: this.position - far, ArrowRight: this.position + far, ArrowUp: this.position + far,
-        PageDown: this.position - 10, PageUp: this.position + 10, Home: 0, End: 100,
-      }[event.key];
-      if (next === undefined) return;
-      event.preventDefault();
-      this.move(next);
-    });
-    handle.addEventListener("pointerdown", (event) => { handle.setPointerCapture(event.pointerId); event.preventDefault(); handle.focus({ preventScroll: true }); });
-    handle.addEventListener("pointermove", (event) => {
-      if (!handle.hasPointerCapture(event.pointerId)) return;
-      const box = find("stage").getBoundingClientRect();
-      const [from, to] = this.stage.span();
-      this.move((100 * ((event.clientX - box.left) / box.width - from)) / (to - from));
-    });
     find("viewer").addEventListener("keydown", (event) => {
       if (/^(SELECT|INPUT)$/.test(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
       const action = { n: () => this.step(1), p: () => this.step(-1), s: () => toggle("slide", "beside"), d: () => toggle("difference", "slide"), x: () => this.swap() }[event.key.toLowerCase()];

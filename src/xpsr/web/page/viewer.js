@@ -1,5 +1,5 @@
 // Before and after on one canvas: with a border that moves, side by side, or one in the other's place.
-import { Stage, clamp, find, make } from "./base.js";
+import { Border, Stage, find, make } from "./base.js";
 import { overlayOf } from "./pixels.js";
 import { percentText, short, sizeText } from "./words.js";
 
@@ -39,8 +39,9 @@ class Sheet extends Stage {
 
 export class Viewer {
   constructor(visit) {
-    Object.assign(this, { visit, picture: null, before: null, position: 50, layout: "slide", side: "after", hasMap: false, turn: 0, shown: "" });
+    Object.assign(this, { visit, picture: null, before: null, layout: "slide", side: "after", hasMap: false, turn: 0, shown: "" });
     this.stage = new Sheet(find("canvas"));
+    this.border = new Border(this.stage, find("handle"));
     this.stage.onDrag = (event) => this.drag(event);
     this.stage.before.push(() => this.clip());
     this.stage.listeners.push(() => this.onPaint());
@@ -147,29 +148,18 @@ export class Viewer {
   }
 
   clip() {
-    const [from, to] = this.stage.span();
-    const border = from + ((to - from) * this.position) / 100;
+    const part = this.border.position / 100;
+    const border = this.border.place(`${percentText(part)} before, ${percentText(1 - part)} after`);
     const { panes } = this.stage;
     if (this.layout === "slide" && panes.length > 1) {
       panes.forEach((pane, at) => { pane.clip = at ? [border, 1] : [0, border]; });
     }
-    const handle = find("handle");
-    handle.style.left = `${100 * border}%`;
-    handle.setAttribute("aria-valuenow", Math.round(this.position));
-    handle.setAttribute("aria-valuetext", `${percentText(this.position / 100)} before, ${percentText(1 - this.position / 100)} after`);
-  }
-
-  move(position) {
-    this.position = clamp(position, 0, 100);
-    this.stage.refresh();
   }
 
   /** Moves the border to where a pointer is; returns whether there is one. */
   drag(event) {
     if (find("handle").hidden) return false;
-    const box = find("stage").getBoundingClientRect();
-    const [from, to] = this.stage.span();
-    this.move((100 * ((event.clientX - box.left) / box.width - from)) / (to - from));
+    this.border.follow(event);
     return true;
   }
 
@@ -224,24 +214,6 @@ export class Viewer {
       this.before = this.options[Number(event.target.value)];
       this.show(this.picture);
     });
-    const handle = find("handle");
-    handle.addEventListener("keydown", (event) => {
-      const far = event.shiftKey ? 10 : 2;
-      const next = {
-        ArrowLeft: this.position - far, ArrowDown: this.position - far, ArrowRight: this.position + far, ArrowUp: this.position + far,
-        PageDown: this.position - 10, PageUp: this.position + 10, Home: 0, End: 100,
-      }[event.key];
-      if (next === undefined) return;
-      event.preventDefault();
-      event.stopPropagation();
-      this.move(next);
-    });
-    handle.addEventListener("pointerdown", (event) => {
-      handle.setPointerCapture(event.pointerId);
-      event.preventDefault();
-      handle.focus({ preventScroll: true });
-    });
-    handle.addEventListener("pointermove", (event) => { if (handle.hasPointerCapture(event.pointerId)) this.drag(event); });
     // the wheel scrolls the page until the picture was clicked, which nobody would guess
     let timer;
     find("canvas").addEventListener("wheel", () => {
