@@ -23,10 +23,10 @@ from xpsr.batch.ledger import Ledger
 from xpsr.batch.process import work_on
 from xpsr.batch.processes import ProcessCrew
 from xpsr.batch.restoring import Opened, open_job
-from xpsr.batch.wire import order_line, read_news, read_order, ticket_line
+from xpsr.batch.wire import failed_line, order_line, read_news, read_order, ticket_line
 from xpsr.batch.worker import Worker
 from xpsr.config import UpscaleConfig
-from xpsr.errors import ModelError
+from xpsr.errors import InputError, ModelError
 from xpsr.files import sha256
 from xpsr.prior import Prior
 from xpsr.records import Recipe
@@ -121,6 +121,12 @@ def test_a_model_that_cannot_be_loaded_is_told_in_one_line(tiny_model: Path, tmp
     )
     news = read_news(done.stdout, "hand")
     assert done.returncode == 0 and "none" in str(news.error) and "\n" not in str(news.error)  # type: ignore[union-attr]
+
+
+def test_what_a_process_refuses_is_refused_as_if_it_were_here() -> None:
+    error = InputError("is above 8", code="out_of_range", field="scale", value="9", remedy="use 8", limit=8)
+    news = read_news(failed_line(error), "hand")
+    assert isinstance(news, Lost) and type(news.error) is InputError and news.error.parts == error.parts
 
 
 def children(process: int) -> list[int]:

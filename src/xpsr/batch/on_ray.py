@@ -22,7 +22,7 @@ from typing import Any
 
 from xpsr import __version__
 from xpsr.batch.crew import Finished, Hand, Lost, News, Ready
-from xpsr.batch.items import Order, Outcome, Ticket, failure_of
+from xpsr.batch.items import Order, Outcome, Ticket, as_error, failure_of
 from xpsr.errors import InputError, MissingDependencyError, XPSRError, brief
 
 __all__ = ["RayCrew"]
@@ -224,13 +224,11 @@ class _Actor:
         self._news.put(Ready(hand=self.name))
 
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, XPSRError):
-            self._error = error
-        elif isinstance(error, ImportError):
+        if isinstance(error, ImportError) and not isinstance(error, XPSRError):
             remedy = "install xpsr and what it needs on all machines"
             self._error = XPSRError(f"a worker on Ray cannot begin ({brief(error)})", code="conflict", remedy=remedy)
         else:
-            self._error = XPSRError(failure_of(error).line, code="unexpected")
+            self._error = as_error(error)
         self.is_over = True
 
     def _end(self, _: "Future[Any]") -> None:
