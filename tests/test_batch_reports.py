@@ -1,6 +1,7 @@
 """What is told of a run: failures, metrics, log, page, status, and what it will take."""
 
 import csv
+import errno
 import html
 import json
 import math
@@ -575,6 +576,18 @@ def test_the_page_has_thumbnails_of_what_can_be_read_and_is_safe_to_open(tmp_pat
     assert page.cells.count("no picture") == 5 and page.tags["script"] == 0
     assert {*map(printable, sources)} <= set(page.cells)
     assert "All of them are in" in page.text
+
+
+def test_the_page_is_there_where_the_disk_has_no_room_for_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("xpsr.batch.summary.tempfile.TemporaryDirectory", refuse)
+    with failing(tmp_path, ["a"]) as ledger:
+        write_summary(ledger, tmp_path / SUMMARY)
+    assert Page(tmp_path / SUMMARY).cells.count("no picture") == 1
 
 
 @settings(max_examples=25, deadline=None)

@@ -237,12 +237,12 @@ def _read(row: Row) -> Image.Image | None:
         return None
     from xpsr.image import Limits, decode_rgb  # torch, which a run without failures need not wait for
 
-    with tempfile.TemporaryDirectory(prefix="xpsr-") as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="xpsr-") as folder:
             path = fetch(row.item, Path(folder)).path
             if not path.is_file():  # to open a pipe takes for ever
                 return None
             content = read_bytes(path, limit=_MOST)
-            return Image.fromarray(decode_rgb(content, "source", limits=Limits(max_bytes=_MOST, max_pixels=_MOST)))
-        except Exception:  # whatever a stranger's file does to a decoder; the row says what is wrong with it
-            return None
+        return Image.fromarray(decode_rgb(content, "source", limits=Limits(max_bytes=_MOST, max_pixels=_MOST)))
+    except Exception:  # a full disk, or whatever a stranger's file does to a decoder, of which the row tells
+        return None
