@@ -321,7 +321,7 @@ def open_batch(
                 seed=upscale.seed,
                 content=upscale.content,
                 quality=upscale.quality,
-                shard=config.part,
+                part=config.part,
                 on_error=tell,
                 on_note=on_note,
             )
