@@ -107,6 +107,9 @@ def test_a_name_that_is_no_text_is_told_and_stops_nothing(batch: Run, photos: li
     done = batch("photos", "-o", "out")
     assert done.code == 1 and "the name is not UTF-8; rename it." in done.err and states()["done"] == 6
     assert "na\\udcffme.png" in Path("out/failures.csv").read_text(encoding="utf-8")
+    told = [json.loads(line) for line in Path("out/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (told[1]["event"], told[1]["code"], told[1]["source"][-9:]) == ("unplanned", "bad_name", "na\udcffme.png")
+    assert "Could not be planned: 1; failures.csv tells why." in Path("out/summary.html").read_text(encoding="utf-8")
 
 
 def test_a_result_is_that_of_upscale(batch: Run, photos: list[Path], tiny_model: Path) -> None:
