@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,12 +20,15 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from xpsr.batch import restoring
 from xpsr.batch.ledger import Ledger
+from xpsr.batch.running import _devices, open_batch
 from xpsr.cli import main
+from xpsr.config import BatchConfig, UpscaleConfig
 from xpsr.files import sha256
 
 
@@ -102,6 +107,9 @@ def test_a_name_that_is_no_text_is_told_and_stops_nothing(batch: Run, photos: li
     done = batch("photos", "-o", "out")
     assert done.code == 1 and "the name is not UTF-8; rename it." in done.err and states()["done"] == 6
     assert "na\\udcffme.png" in Path("out/failures.csv").read_text(encoding="utf-8")
+    told = [json.loads(line) for line in Path("out/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (told[1]["event"], told[1]["code"], told[1]["source"][-9:]) == ("unplanned", "bad_name", "na\udcffme.png")
+    assert "Could not be planned: 1; failures.csv tells why." in Path("out/summary.html").read_text(encoding="utf-8")
 
 
 def test_a_result_is_that_of_upscale(batch: Run, photos: list[Path], tiny_model: Path) -> None:
@@ -337,17 +345,18 @@ def test_a_full_disk_loses_nothing_and_says_so(batch: Run, photos: list[Path], m
     assert batch("photos", "-o", "out").code == 1 and results() == results("whole")
 
 
+@pytest.mark.parametrize("ledger", ["out", "kept"])
 def test_a_disk_that_will_not_hold_the_rest_ends_the_run_early(
-    batch: Run, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    batch: Run, photos: list[Path], monkeypatch: pytest.MonkeyPatch, ledger: str
 ) -> None:
     usage = shutil.disk_usage(".")
     with monkeypatch.context() as patch:
         patch.setattr("xpsr.batch.running._DISK_SECONDS", 0.0)
-        patch.setattr("xpsr.batch.running.shutil.disk_usage", lambda _: usage._replace(free=1))
-        short = batch("photos", "-o", "out")
+        patch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1) if Path(path).name == "out" else usage)
+        short = batch("photos", "-o", "out", "--ledger", ledger)
     assert short.code == 1 and "out: the disk is too small by about " in short.err
-    assert 1 <= states()["done"] < 6 and states()["running"] == 0
-    assert batch("photos", "-o", "out").code == 1 and states()["done"] == 6
+    assert 1 <= states(ledger)["done"] < 6 and states(ledger)["running"] == 0
+    assert batch("photos", "-o", "out", "--ledger", ledger).code == 1 and states(ledger)["done"] == 6
 
 
 def test_what_a_killed_run_has_left_is_removed(batch: Run, photos: list[Path]) -> None:
@@ -363,6 +372,54 @@ def test_what_a_killed_run_has_left_is_removed(batch: Run, photos: list[Path]) -
     assert not part.exists() and not Path("out/.xpsr-scratch").exists() and states()["done"] == 6
 
 
+def test_a_rehearsal_leaves_alone_what_a_run_is_writing(batch: Run, photos: list[Path]) -> None:
+    batch("photos", "-o", "out")
+    part = Path("out/.xpsr-1234.part")
+    part.write_bytes(b"half")
+    with Ledger(Path("out/ledger.sqlite")) as ledger:
+        ledger.keep(started=[(row.number, "hand", 0.0) for row in list(ledger.rows("done"))])
+        assert batch("photos", "-o", "out", "--dry-run").code == 0
+    assert part.exists()
+
+
+def test_what_another_machine_made_is_overwritten_and_what_was_said_of_it_stays(batch: Run, photos: list[Path]) -> None:
+    lines = [json.dumps({"image": str(path), "content": f"a {path.stem}", "quality": "x"}) for path in photos]
+    Path("said.jsonl").write_text("\n".join(lines))
+    options = ("photos", "-o", "out", "--priors", "said.jsonl", "--exclude", "bad.png")
+    assert batch(*options).code == 0
+    with closing(sqlite3.connect("out/ledger.sqlite")) as db, db:
+        db.execute("UPDATE facts SET value = '\"cuda\"' WHERE name = 'device'")
+    for path in photos[:2]:
+        Path("out", path.relative_to("photos")).unlink()
+    refused = batch(*options)
+    assert refused.code == 2 and 'is the output of another plan (device "cuda", not "cpu")' in refused.err
+    for path in Path("out").rglob("*.json"):
+        path.write_text("{}")
+    again = batch(*options, "--on-existing", "overwrite")
+    assert again.code == 0 and "nothing waits" not in again.err and states()["done"] == 6
+    said = {path.stem: json.loads(path.read_text())["prior"]["content"] for path in Path("out").rglob("*.json")}
+    assert said == {path.stem: f"a {path.stem}" for path in photos}
+
+
+@pytest.mark.parametrize(("workers", "count"), [(None, 2), (0, 1), (3, 3)])
+def test_graphics_cards_take_turns(monkeypatch: pytest.MonkeyPatch, workers: int | None, count: int) -> None:
+    monkeypatch.setattr("xpsr.devices.resolve_device", lambda device: torch.device("cuda:0"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert _devices("auto", BatchConfig(workers=workers)) == ["cuda:0", "cuda:1", "cuda:0"][:count]
+
+
+def test_an_input_that_was_never_there_is_no_sign_that_a_store_is_away(tiny_model: Path, photos: list[Path]) -> None:
+    config = BatchConfig(workers=0, upscale=UpscaleConfig(model=str(tiny_model)))
+    told: list[str] = []
+    named = ["photos", "nowhere", "memory://nowhere/a.png"]
+    with open_batch(
+        named, "out", config, folder=Path("out"), on_error=lambda name, _: told.append(name), on_note=print
+    ) as batch:
+        assert len(told) == 2 and batch._is_reachable()
+        Path("photos").rename("away")
+        assert not batch._is_reachable()
+
+
 def test_failures_of_tar_files_and_stores_name_what_a_person_knows(batch: Run, photos: list[Path]) -> None:
     with tarfile.open("set.tar", "w") as tar:
         tar.add("photos/bad.png", "a/bad.png")
@@ -373,6 +430,9 @@ def test_failures_of_tar_files_and_stores_name_what_a_person_knows(batch: Run, p
     assert "set.tar::a/bad.png: is not an image" in ended.err and "memory://in/worse.png: is not an" in ended.err
     told = Path("out/failures.csv").read_text() + Path("out/summary.html").read_text()
     assert "set.tar::a/bad.png" in told and ".xpsr-scratch" not in told + ended.err
+    Path("said.jsonl").write_text('{"image": "elsewhere.png", "content": "a moose", "quality": "dark"}')
+    unsaid = batch("set.tar", "-o", "said", "--priors", "said.jsonl")
+    assert unsaid.code == 1 and "set.tar::a/p0.png" in unsaid.err and ".xpsr-scratch" not in unsaid.err
 
 
 def test_a_describer_that_asks_a_model_is_asked_once_and_before_all_others(batch: Run, photos: list[Path]) -> None:

@@ -24,7 +24,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xpsr.batch.inputs import plan_items, seed_of
+from xpsr.batch.inputs import plan_items
 from xpsr.batch.items import Item
 from xpsr.batch.naming import Naming, below
 from xpsr.batch.stores import Member, fetch, stamp_of
@@ -70,6 +70,10 @@ def plan(*inputs: str, out: str = "out", **options: Any) -> tuple[list[Item], li
         inputs, out=out, on_error=lambda name, error: errors.append(str(error)), on_note=notes.append, **options
     )
     return list(items), errors, notes
+
+
+def seed_of(called: str) -> int:
+    return int(hashlib.sha256(called.encode()).hexdigest()[:8], 16)
 
 
 def targets(*inputs: str, **options: Any) -> dict[str, str]:
@@ -206,7 +210,7 @@ def test_an_empty_name_is_refused() -> None:
 def test_a_seed_depends_on_nothing_but_the_id() -> None:
     touch("in/a.jpg", "in/b/c.jpg", "other/b/c.jpg")
     seeds = {item.id: item.seed for item in plan("in")[0]}
-    assert seeds["b/c.jpg"] == int(hashlib.sha256(b"b/c.jpg").hexdigest()[:8], 16) == plan("other")[0][0].seed
+    assert seeds["b/c.jpg"] == seed_of("b/c.jpg") == plan("other")[0][0].seed
     assert {item.seed for item in plan("in", seed=7)[0]} == {7}
 
 
@@ -218,7 +222,7 @@ def test_shares_are_apart_and_are_all(names: set[str], count: int) -> None:
         file.flush()
         options: dict[str, Any] = {"out": tempfile.gettempdir() + "/none"}
         whole = plan(file.name, **options)[0]
-        shares = [plan(file.name, shard=(number + 1, count), **options)[0] for number in range(count)]
+        shares = [plan(file.name, part=(number + 1, count), **options)[0] for number in range(count)]
     assert sorted((item for share in shares for item in share), key=lambda item: item.id) == whole
     for number, share in enumerate(shares):
         assert all(int(hashlib.sha256(one.id.encode()).hexdigest(), 16) % count == number for one in share)
@@ -234,15 +238,9 @@ def test_names_are_those_of_the_whole_plan_whatever_is_left_out() -> None:
         "c/A.tif": "c/A.tif",
         "c/b.jpg": "c/b.jpg",
     }
-    parts = targets("in", shard=(1, 2)) | targets("in", shard=(2, 2))
+    parts = targets("in", part=(1, 2)) | targets("in", part=(2, 2))
     assert parts == whole
     assert targets("in", include=["**/*.jpg"]) | targets("in", exclude=["**/*.jpg"]) == whole
-
-
-@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
-def test_a_share_that_is_none_is_refused(shard: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=rf"shard={shard[0]}/{shard[1]} is no share: .*use 1/8"):
-        plan("in", shard=shard)
 
 
 # Patterns

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fork_server import run_python
 from PIL import Image
 
 from xpsr.batch.crew import Lost
@@ -23,10 +24,10 @@ from xpsr.batch.ledger import Ledger
 from xpsr.batch.process import work_on
 from xpsr.batch.processes import ProcessCrew
 from xpsr.batch.restoring import Opened, open_job
-from xpsr.batch.wire import order_line, read_news, read_order, ticket_line
+from xpsr.batch.wire import failed_line, order_line, read_news, read_order, ticket_line
 from xpsr.batch.worker import Worker
 from xpsr.config import UpscaleConfig
-from xpsr.errors import ModelError
+from xpsr.errors import InputError, ModelError
 from xpsr.files import sha256
 from xpsr.prior import Prior
 from xpsr.records import Recipe
@@ -69,7 +70,7 @@ def test_a_process_answers_every_ticket_and_overlaps_their_stages(tiny_model: Pa
 
 def test_a_thread_that_fails_ends_its_process_and_does_not_hang(tmp_path: Path) -> None:
     code = "from xpsr.batch.process import _or_end\nimport time\n_or_end(lambda: 1 / 0)\ntime.sleep(60)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
 
 
@@ -115,12 +116,18 @@ def test_a_source_that_changes_while_it_is_read_makes_no_result(
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_one_line(tiny_model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "xpsr.batch.process"]
-    done = subprocess.run(  # noqa: PLW1510 - its code is looked at
-        command, input=order_line(order_of(tmp_path / "none", tmp_path)), capture_output=True, text=True, timeout=300
-    )
+    line = order_line(order_of(tmp_path / "none", tmp_path))
+    code = f"import io, sys; sys.stdin = io.StringIO({line!r}); from xpsr.batch.process import main; main()"
+    done = run_python("-c", code)
     news = read_news(done.stdout, "hand")
-    assert done.returncode == 0 and "none" in str(news.error) and "\n" not in str(news.error)  # type: ignore[union-attr]
+    assert done.returncode == 0 and isinstance(news, Lost) and isinstance(news.error, InputError)
+    assert "none" in str(news.error) and "\n" not in str(news.error)
+
+
+def test_what_a_process_refuses_is_refused_as_if_it_were_here() -> None:
+    error = InputError("is above 8", code="out_of_range", field="scale", value="9", remedy="use 8", limit=8)
+    news = read_news(failed_line(error), "hand")
+    assert isinstance(news, Lost) and type(news.error) is InputError and news.error.parts == error.parts
 
 
 def children(process: int) -> list[int]:

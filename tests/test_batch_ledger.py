@@ -1,4 +1,5 @@
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,31 @@ def test_priors_are_kept_and_handed_out(ledger: Ledger) -> None:
     assert [ticket.item.id for ticket in ledger.waiting(lacks_prior=True)] == ["b"]
     assert ledger.waiting()[0].prior == Prior(content="a moose", quality="blurry")
     assert ledger.waiting()[1].prior is None
+
+
+def test_priors_are_of_the_plan_whatever_machine_restores(ledger: Ledger) -> None:
+    prior = Prior(content="a moose", quality="blurry")
+    for kind, kept in (("machine", prior), ("plan", None)):
+        ledger.bind({"device": "cuda"}, kind=kind)
+        ledger.plan([item("a")])
+        ledger.keep_priors({1: prior})
+        ledger.bind({"device": "cpu"}, kind=kind)
+        assert ledger.waiting()[0].prior == kept
+
+
+@pytest.mark.parametrize("content", [b"no database" * 99, None])
+def test_a_ledger_that_cannot_be_opened_is_given_back(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "ledger.sqlite"
+    if content is None:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 9")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="ledger") as caught:
+        Ledger(path)
+    path.unlink()
+    Ledger(path).close()  # while the error, and with it the first one, is still there
+    assert caught.value.code in ("refused", "conflict")
 
 
 def test_another_plan_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -31,12 +31,12 @@ from PIL import Image
 
 from xpsr.cli import main
 from xpsr.config import ServeConfig, UpscaleConfig, override
-from xpsr.errors import InputError, MissingDependencyError, ModelError, XPSRError
+from xpsr.errors import InputError, MissingDependencyError, ModelError, XPSRError, error_of
 from xpsr.image import Picture, decode_image, read_image
 from xpsr.planning import keep_rate
 from xpsr.prior import Prior
 from xpsr.sources import Source, result_suffix
-from xpsr.web.hands import Hand, _error_of, _read
+from xpsr.web.hands import Hand, _read
 from xpsr.web.jobs import UPLOAD, Job, Kind, Request
 from xpsr.web.process import _request_of, error_parts, order_line, request_line
 from xpsr.web.scheduler import Scheduler
@@ -485,7 +485,7 @@ errors = st.builds(
 @settings(max_examples=50, deadline=None)
 @given(errors)
 def test_errors_pass_whole(error: XPSRError) -> None:
-    passed = _error_of(json.loads(json.dumps(error_parts(error))))
+    passed = error_of(json.loads(json.dumps(error_parts(error))))
     assert type(passed) is type(error) and str(passed) == str(error)
     assert all(getattr(passed, part) == getattr(error, part) for part in ("code", "field", "value", "remedy", "source"))
 
@@ -547,7 +547,7 @@ def test_whatever_a_process_says_is_news_or_is_refused(said: dict[str, Any]) -> 
     assert progress is None or (len(progress) == 2 and all(type(number) is int for number in progress))
     assert prior is None or isinstance(prior, Prior)
     if told["kind"] in ("refused", "failed"):
-        error = _error_of(told["error"])
+        error = error_of(told["error"])
         assert str(error) and all(
             isinstance(getattr(error, part), str | None) for part in ("message", "field", "value", "remedy", "source")
         )
@@ -839,7 +839,7 @@ def test_what_nobody_has_foreseen_is_told_as_that_and_ends_nothing(house: House,
     assert [news and news["kind"] for news in told] == ["begun", "failed"] * 2
     for news in told[1::2]:
         assert news is not None and news["error"]["code"] == "unexpected"
-        assert str(_error_of(news["error"])) == "something went wrong that nobody has foreseen"
+        assert str(error_of(news["error"])) == "something went wrong that nobody has foreseen"
     assert house.done() and house.hand._process is process
 
 

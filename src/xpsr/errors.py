@@ -12,7 +12,7 @@ calls the field as its reader does, a flag, a YAML key or a member of a JSON obj
 """
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
 __all__ = [
@@ -23,8 +23,10 @@ __all__ = [
     "TrainingError",
     "XPSRError",
     "brief",
+    "error_of",
     "one_line",
     "printable",
+    "unexpected",
 ]
 
 Kind = TypeVar("Kind", bound="XPSRError")
@@ -122,6 +124,27 @@ class Cancelled(XPSRError):
     """Whoever asked for something wants it no more."""
 
     code = "cancelled"
+
+
+def error_of(parts: Mapping[str, Any]) -> XPSRError:
+    """Returns the error that another process tells of, by its `parts` and, as "kind", the name of its class.
+
+    Whatever they hold, it is an error: what is no text becomes one, and a kind that nobody knows is an `XPSRError`.
+    """
+    given = {part: parts.get(part) for part in ("code", "field", "value", "remedy", "source")}
+    told = {part: None if text is None else str(text) for part, text in given.items()}
+    limit = parts.get("limit")
+    kinds = {kind.__name__: kind for kind in (InputError, ModelError, MissingDependencyError)}
+    return kinds.get(str(parts.get("kind")), XPSRError)(
+        str(parts.get("message")), **told, limit=limit if isinstance(limit, int | float) else None
+    )
+
+
+def unexpected(error: Exception | None = None) -> XPSRError:
+    """Returns what is told of an error that nobody has foreseen; None: not even its name, which is for the log."""
+    if error is None:
+        return XPSRError("something went wrong that nobody has foreseen", code="unexpected")
+    return XPSRError(f"unexpected {type(error).__name__}: {one_line(error)}", code="unexpected")
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from xpsr.batch.items import Made
 from xpsr.batch.ledger import Tally
-from xpsr.errors import InputError
 from xpsr.planning import in_words, time_in_words
 
 if TYPE_CHECKING:  # the runner may ask for `shortage`
@@ -166,18 +165,9 @@ def estimate(pictures: int, samples: Sequence[Sample], *, workers: int = 1) -> E
 
     Args:
         pictures: how many there are.
-        samples: what some of them took.
+        samples: what some of them took, at least one.
         workers: how many will work at once.
-
-    Raises:
-        InputError: there are no samples.
     """
-    if not samples:
-        message, remedy = (
-            "no picture was restored, so nobody knows what all take",
-            "see why those that were tried failed",
-        )
-        raise InputError(message, code="no_samples", remedy=remedy)
     return Estimate(
         pictures=pictures,
         workers=workers,

@@ -15,10 +15,10 @@ class Inline:
     """A crew of one thread in this process, for a look into it with a debugger, and for stores that only it can see."""
 
     name = "inline"
+    depth = 1
 
     def __init__(self, order: Order):
         self.news: SimpleQueue[News] = SimpleQueue()
-        self.depth = 1
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, args=(Worker(order),), daemon=True)
         self._thread.start()

@@ -18,7 +18,7 @@ from xpsr.errors import InputError
 from xpsr.files import refusal
 from xpsr.sources import ResultFormat
 
-__all__ = ["plan_items", "seed_of"]
+__all__ = ["plan_items"]
 
 _SPOOLED = 5_000
 """Pictures that are written or read at once."""
@@ -36,7 +36,7 @@ def plan_items(
     seed: int | None = None,
     content: str | None = None,
     quality: str | None = None,
-    shard: tuple[int, int] | None = None,
+    part: tuple[int, int] = (1, 1),
     on_error: Callable[[str, InputError], None],
     on_note: Callable[[str], None],
 ) -> Iterator[Item]:
@@ -47,7 +47,7 @@ def plan_items(
     may have the same. The seed is the one that is given, or else the row's, or else the first 32 bits of the id's
     SHA-256, so that it never depends on order or company. The result goes to the folder of its id, under a name that
     depends on no other pictures but those of its folder with the same name but for the suffix, whether or not
-    `include`, `exclude` and `shard` leave those out.
+    `include`, `exclude` and `part` leave those out.
 
     `include` and `exclude` are patterns of whole ids: * and ? stand for anything but /, [ab] and [!ab] for one letter
     that is or is not among these, **/ for any folders or none, ** for anything; upper case counts. One without / fits
@@ -67,7 +67,7 @@ def plan_items(
         seed: of all pictures; None: each has its own.
         content: what is in all pictures; None: what their rows say, if they have any.
         quality: what is wrong with all pictures; None: what their rows say, if they have any.
-        shard: (i, n) for the i-th of n shares, from 1: pictures whose ids' SHA-256 modulo n is i - 1.
+        part: (i, n) for the i-th of n shares, from 1: pictures whose ids' SHA-256 modulo n is i - 1.
         on_error: is told what cannot be used, by its name, and why: an input, a line, a picture.
         on_note: is told in a line what of an input is passed over.
 
@@ -79,9 +79,6 @@ def plan_items(
     """
     naming = Naming(name=name, format=format, size=size)
     fits = _filter(include, exclude)
-    if shard is not None and not 1 <= shard[0] <= shard[1]:
-        message, remedy = "is no share: the first of them is 1/N, the last N/N", "use 1/8 to 8/8, for example"
-        raise InputError(message, code="out_of_range", field="shard", value="/".join(map(str, shard)), remedy=remedy)
     if "" in inputs:
         message, remedy = "an empty name is no input", "is a variable of the shell empty?"
         raise InputError(message, code="not_found", remedy=remedy)
@@ -91,7 +88,6 @@ def plan_items(
         if search.is_out(one):
             message = f"{one}: results would be among the pictures they are made of"
             raise InputError(message, code="conflict", remedy="choose another folder with -o")
-    part = shard or (1, 1)
 
     def items() -> Iterator[Item]:
         for found, target in _placed(search, inputs, naming, fits):
@@ -103,22 +99,13 @@ def plan_items(
                 id=found.id,
                 source=found.source,
                 target=target,
-                seed=_first_bits(digest) if own is None else own,
+                seed=int.from_bytes(digest[:4], "big") if own is None else own,
                 content=found.content if content is None else content,
                 quality=found.quality if quality is None else quality,
                 stamp=found.stamp,
             )
 
     return items()
-
-
-def seed_of(id: str) -> int:  # noqa: A002 - an item's
-    """Returns the seed of a picture for which nobody has chosen one: the first 32 bits of its id's SHA-256."""
-    return _first_bits(hashlib.sha256(id.encode()).digest())
-
-
-def _first_bits(digest: bytes) -> int:
-    return int.from_bytes(digest[:4], "big")
 
 
 # Which of them, and where their results go

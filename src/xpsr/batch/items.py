@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xpsr.config import UpscaleConfig
-from xpsr.errors import InputError, XPSRError, one_line
+from xpsr.errors import InputError, XPSRError, unexpected
 from xpsr.files import refusal
 from xpsr.prior import Prior
 
-__all__ = ["Failure", "Item", "Made", "Order", "Outcome", "Ticket", "failure_of"]
+__all__ = ["Failure", "Item", "Made", "Order", "Outcome", "Ticket", "as_error", "failure_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,14 +121,19 @@ Outcome = Made | Failure
 
 def failure_of(error: Exception) -> Failure:
     """Returns what an error says of the picture that it came from."""
+    told = as_error(error)
+    # what is wrong with a picture, an option or a model stays so; what a system refuses may pass
+    may_pass = told.code in _PASSING or (not isinstance(told, InputError) and told.code != "invalid_model")
+    return Failure(code=told.code, line=str(told), remedy=told.remedy or "", may_pass=may_pass)
+
+
+def as_error(error: Exception) -> XPSRError:
+    """Returns any error as one of xpsr's."""
     if isinstance(error, XPSRError):
-        # what is wrong with a picture, an option or a model stays so; what a system refuses may pass
-        may_pass = error.code in _PASSING or (not isinstance(error, InputError) and error.code != "invalid_model")
-        return Failure(code=error.code, line=str(error), remedy=error.remedy or "", may_pass=may_pass)
+        return error
     if isinstance(error, OSError):
-        return failure_of(refusal(Path(error.filename or "."), "cannot be used", error))
-    line = f"unexpected {type(error).__name__}: {one_line(error)}"
-    return Failure(code="unexpected", line=line, may_pass=True)
+        return refusal(Path(error.filename or "."), "cannot be used", error)
+    return unexpected(error)
 
 
 _PASSING = ("refused", "store", "out_of_memory", "disk_full")

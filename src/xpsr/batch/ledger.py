@@ -7,7 +7,7 @@ rows: a power cut loses the last second of them, not the results, which the next
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -141,17 +141,16 @@ class Ledger:
 
     def __init__(self, path: Path, *, read_only: bool = False):
         self.path = path
-        # a file of its own, as SQLite locks its own file for moments
-        self._lock = None if read_only else FileLock(path.with_name(f"{path.name}-lock"), timeout=0)
         if read_only and not path.is_file():
             message, remedy = f"{path}: there is no ledger of a batch", "is it the right folder?"
             raise InputError(message, code="not_found", remedy=remedy)
-        with self._speaking():
-            if self._lock is not None:
+        with self._speaking(), ExitStack() as stack:
+            if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._take_lock(self._lock)
+                stack.callback(self._locked().release)
             mode = "ro" if read_only else "rwc"
             self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)
+            stack.callback(self._db.close)
             self._db.isolation_level = None  # transactions begin where we say so
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
@@ -166,6 +165,7 @@ class Ledger:
                 raise InputError(
                     f"{path}: is no ledger of a batch", code="wrong_type", remedy="is it the right folder?"
                 )
+            self._held = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -175,9 +175,7 @@ class Ledger:
 
     def close(self) -> None:
         """Lets others have the file."""
-        self._db.close()
-        if self._lock is not None:
-            self._lock.release()
+        self._held.close()
 
     def copy(self, path: Path) -> None:
         """Writes the ledger as it is now into another file."""
@@ -191,7 +189,8 @@ class Ledger:
 
         Args:
             facts: by name, what JSON can hold.
-            kind: what they are about; those of each kind are compared, and replaced, by themselves.
+            kind: what they are about; those of each kind are compared, and replaced, by themselves. On the "plan"
+                depends what was said of pictures, too, which others leave.
             replaces: whether other facts take the place of those that are there, and all pictures wait again.
 
         Raises:
@@ -216,7 +215,8 @@ class Ledger:
                     [(kind, name, json.dumps(value)) for name, value in wanted.items()],
                 )
                 if known:
-                    self._db.execute("UPDATE jobs SET state = 'waiting', attempts = 0, prior = NULL")
+                    forgets = ", prior = NULL" if kind == "plan" else ""
+                    self._db.execute(f"UPDATE jobs SET state = 'waiting', attempts = 0{forgets}")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -375,13 +375,16 @@ class Ledger:
 
     # SQLite
 
-    def _take_lock(self, lock: FileLock) -> None:
+    def _locked(self) -> FileLock:
+        """Keeps other runs out, by a file of its own, as SQLite locks its own file for moments."""
+        lock = FileLock(self.path.with_name(f"{self.path.name}-lock"), timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
             message = f"{self.path.parent}: another run is at work there"
             remedy = "wait for its end, or choose another -o (or --ledger)"
             raise InputError(message, code="busy", remedy=remedy) from error
+        return lock
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._speaking():

@@ -22,7 +22,7 @@ from typing import Any
 
 from xpsr import __version__
 from xpsr.batch.crew import Finished, Hand, Lost, News, Ready
-from xpsr.batch.items import Order, Outcome, Ticket, failure_of
+from xpsr.batch.items import Order, Outcome, Ticket, as_error, failure_of
 from xpsr.errors import InputError, MissingDependencyError, XPSRError, brief
 
 __all__ = ["RayCrew"]
@@ -55,7 +55,6 @@ class RayCrew:
             for the one that RAY_ADDRESS names or `ray start` has begun on this machine, or else as "local".
         num_cpus: of one actor, as Ray counts them.
         num_gpus: of one actor, which sees these alone; a part of one is allowed. With 0 it sees none.
-        depth: pictures that each holds at most.
 
     Raises:
         InputError: the cluster does not answer, or no machine of it can hold one actor.
@@ -63,9 +62,10 @@ class RayCrew:
         XPSRError: Ray cannot connect or start.
     """
 
-    def __init__(self, order: Order, *, address: str, num_cpus: float = 1, num_gpus: float = 0, depth: int = 3):
+    depth = 3
+
+    def __init__(self, order: Order, *, address: str, num_cpus: float = 1, num_gpus: float = 0):
         self.news: SimpleQueue[News] = SimpleQueue()
-        self.depth = depth
         self._order, self._needs = order, {"CPU": num_cpus, "GPU": num_gpus}
         self._hands: list[_Actor] = []
         self._died_early: list[tuple[_Actor, float]] = []  # and when
@@ -90,7 +90,7 @@ class RayCrew:
             num_gpus=num_gpus,
             max_restarts=0,  # the runner is to know who died
             max_task_retries=0,
-            max_concurrency=depth + 1,  # and `stay`
+            max_concurrency=self.depth + 1,  # and `stay`
             runtime_env={"env_vars": variables},
         )(_actor_class())
         self._next_look = self._placed_at = time.monotonic()
@@ -224,13 +224,11 @@ class _Actor:
         self._news.put(Ready(hand=self.name))
 
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, XPSRError):
-            self._error = error
-        elif isinstance(error, ImportError):
+        if isinstance(error, ImportError) and not isinstance(error, XPSRError):
             remedy = "install xpsr and what it needs on all machines"
             self._error = XPSRError(f"a worker on Ray cannot begin ({brief(error)})", code="conflict", remedy=remedy)
         else:
-            self._error = XPSRError(failure_of(error).line, code="unexpected")
+            self._error = as_error(error)
         self.is_over = True
 
     def _end(self, _: "Future[Any]") -> None:

@@ -29,10 +29,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.platform != "win32" else signal.SIG_DFL)
     told = threading.Lock()
 
-    from xpsr.batch.items import failure_of
+    from xpsr.batch.items import as_error
     from xpsr.batch.wire import READY, done_line, failed_line, read_order
     from xpsr.batch.worker import Worker
-    from xpsr.errors import XPSRError
 
     def tell(line: str) -> None:
         try:
@@ -47,11 +46,8 @@ def main() -> None:
         return
     try:
         worker = Worker(read_order(line))
-    except XPSRError as error:
-        tell(failed_line(error))
-        return
     except Exception as error:
-        tell(failed_line(XPSRError(failure_of(error).line, code="unexpected")))
+        tell(failed_line(as_error(error)))
         return
     tell(READY)
 

@@ -49,12 +49,12 @@ class ProcessCrew:
 
     Args:
         orders: one for each process; they differ in their device.
-        depth: pictures that each holds at most.
     """
 
-    def __init__(self, orders: Sequence[Order], *, depth: int = 3):
+    depth = 3
+
+    def __init__(self, orders: Sequence[Order]):
         self.news: SimpleQueue[News] = SimpleQueue()
-        self.depth = depth
         self._orders = list(orders)
         self._hands: list[_Process | None] = [None] * len(self._orders)
         self._started = 0

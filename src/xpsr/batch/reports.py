@@ -75,6 +75,8 @@ class Reporter:
         self._failures: Counter[str] = Counter()
         self._complaints: set[str] = set()
         self._note({"event": "started", **_counts(ledger.tally())})
+        for source, error in unplanned:
+            self._note({"event": "unplanned", "source": source, "code": error.code, "line": str(error)})
         self._write_log()
         self._write_metrics(is_up=True)
 
@@ -124,8 +126,14 @@ class Reporter:
         with self._going_on(FAILURES):
             write_failures(self._ledger, self._folder / FAILURES, unplanned=self._unplanned)
         with self._going_on(SUMMARY):
-            rate = self.throughput.overall
-            write_summary(self._ledger, self._folder / SUMMARY, seconds=seconds, made=self._made, rate=rate)
+            write_summary(
+                self._ledger,
+                self._folder / SUMMARY,
+                seconds=seconds,
+                made=self._made,
+                rate=self.throughput.overall,
+                num_unplanned=len(self._unplanned),
+            )
 
     def in_words(self) -> str:
         """Returns how fast it is and how long it takes, "2.5 pictures/s, 3 min left"; "" where nobody knows yet."""
@@ -144,7 +152,8 @@ class Reporter:
     def _write_metrics(self, *, is_up: bool) -> None:
         self._measured = self._clock()
         with self._going_on(METRICS):
-            write_text(self._folder / METRICS, "".join(_exposition(self._metrics(self._ledger.tally(), is_up=is_up))))
+            metrics = self._metrics(self._ledger.tally(), is_up=is_up)
+            write_text(self._folder / METRICS, "".join(_exposition(metrics, self._folder.absolute())))
 
     def _metrics(self, tally: Tally, *, is_up: bool) -> "Iterator[_Metric]":
         rate = self.throughput.recent if is_up else None
@@ -210,7 +219,7 @@ def _harmless(cell: str) -> str:
 # Metrics
 
 _Metric = tuple[str, str, str, Mapping[str, float]]
-"""Name, type, what it is, and values by their labels."""
+"""Name, type, what it is, and values by the label that tells them apart; "": there is but one."""
 
 
 def _one(value: float | None) -> dict[str, float]:
@@ -218,19 +227,22 @@ def _one(value: float | None) -> dict[str, float]:
 
 
 def _by(label: str, counts: Mapping[str, int]) -> dict[str, float]:
-    return {f'{{{label}="{_escaped(text)}"}}': float(count) for text, count in counts.items()}
+    return {_label(label, text): float(count) for text, count in counts.items()}
 
 
-def _exposition(metrics: Iterable[_Metric]) -> Iterator[str]:
-    """Yields lines of Prometheus' text format."""
+def _exposition(metrics: Iterable[_Metric], folder: Path) -> Iterator[str]:
+    """Yields lines of Prometheus' text format; the folder is a label of all, as a collector may have other plans."""
+    plan = _label("folder", str(folder))
     for name, kind, about, values in metrics:
         yield f"# HELP xpsr_batch_{name} {about}\n# TYPE xpsr_batch_{name} {kind}\n"
-        for labels, value in values.items():
-            yield f"xpsr_batch_{name}{labels} {'NaN' if math.isnan(value) else f'{value:.15g}'}\n"
+        for label, value in values.items():
+            labels = ",".join(filter(None, (plan, label)))
+            yield f"xpsr_batch_{name}{{{labels}}} {'NaN' if math.isnan(value) else f'{value:.15g}'}\n"
 
 
-def _escaped(text: str) -> str:
-    return printable(text).replace("\\", r"\\").replace('"', r"\"")
+def _label(name: str, text: str) -> str:
+    escaped = printable(text).replace("\\", r"\\").replace('"', r"\"")
+    return f'{name}="{escaped}"'
 
 
 # Status
@@ -311,17 +323,19 @@ def _run_of(folder: Path) -> dict[str, Any]:
 
 
 def _numbers(path: Path) -> dict[str, float]:
-    """Values of metrics without labels; none where there is no such file."""
+    """Values of metrics of which there is but one; none where there is no such file."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     found = {}
     for line in lines:
-        name, _, value = line.partition(" ")
+        if line.startswith("#"):
+            continue
+        name, _, value = line.rpartition(" ")
         try:
-            found[name.removeprefix("xpsr_batch_")] = float(value)
-        except ValueError:  # a comment
+            found[name.partition("{")[0].removeprefix("xpsr_batch_")] = float(value)
+        except ValueError:  # written by somebody else
             continue
     return found
 

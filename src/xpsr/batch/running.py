@@ -17,18 +17,18 @@ from xpsr.batch.items import Failure, Order, Ticket, failure_of
 from xpsr.batch.ledger import LEDGER, Ledger
 from xpsr.batch.stores import Results, fetch, is_address, plain, stamp_of
 from xpsr.config import BatchConfig, as_dict
-from xpsr.errors import InputError, XPSRError
+from xpsr.errors import InputError, XPSRError, printable
 from xpsr.files import sha256
 from xpsr.model_files import fetch_model
 from xpsr.prior import QUESTIONS, Prior, PriorLookup
 from xpsr.records import Recipe
+from xpsr.sources import Source
 
 if TYPE_CHECKING:  # they load torch
     from xpsr.batch.crew import Crew
     from xpsr.batch.runner import End, Event
 
-__all__ = ["Batch", "Outcome", "open_batch"]
-
+__all__ = ["Batch", "Ending", "open_batch"]
 
 _MACHINE = frozenset({"device", "offload", "on_existing", "max_pixels", "max_bytes", "accept_truncated"})
 """Fields of `UpscaleConfig` that no result depends on."""
@@ -44,12 +44,12 @@ _LOOKED_AT = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Ending:
     """How a run ended.
 
     Attributes:
         end: "complete"; "stopped" where somebody asked for it; "disk_full"; "disk_short" where the disk has no room for
-            what waits.
+            what waits; "trouble" where sources or results could not be reached.
         missing_bytes: which that lacks.
     """
 
@@ -62,22 +62,26 @@ class Batch:
     """A plan with its ledger, which nobody else can use meanwhile; `open_batch` makes one.
 
     Attributes:
-        inputs: what was named.
+        inputs: what was named and is there.
         out: the folder of all results, or its address.
+        results: the same, to be written to.
         folder: where ledger and reports are, which is `out` where that is a folder of this machine.
         config: of the run.
         ledger: what became of each picture.
         lookup: who tells what is in pictures and what is wrong with them.
         weights: `Recipe.weights_key` of the model.
+        broken_off: targets that a run was at work on when it was killed.
     """
 
     inputs: Sequence[str]
     out: str
+    results: Results
     folder: Path
     config: BatchConfig
     ledger: Ledger
     lookup: PriorLookup
     weights: str
+    broken_off: Sequence[str]
 
     def describe(
         self,
@@ -124,18 +128,19 @@ class Batch:
         priors: dict[int, Prior] = {}
         failed: dict[int, Failure] = {}
         with tempfile.TemporaryDirectory(prefix="xpsr-", dir=self._scratch) as folder:
-            numbers: dict[Path, list[int]] = {}
+            sources: dict[Path, list[tuple[int, Source]]] = {}
             for ticket in tickets:
                 here = Path(folder, str(ticket.number))
                 here.mkdir()
                 try:
-                    numbers.setdefault(fetch(ticket.item, here).path, []).append(ticket.number)
+                    source = fetch(ticket.item, here)
+                    sources.setdefault(source.path, []).append((ticket.number, source))
                 except Exception as error:  # every picture is tried
                     failed[ticket.number] = failure_of(error)
-            for path, found in look(list(numbers)).items():
-                for number in numbers[path]:
+            for path, found in look(list(sources)).items():
+                for number, source in sources[path]:
                     if isinstance(found, Exception):
-                        failed[number] = failure_of(found)
+                        failed[number] = _named(failure_of(found), source)
                     else:
                         priors[number] = found
         return priors, failed
@@ -146,7 +151,7 @@ class Batch:
         is_stopping: Callable[[], bool] = lambda: False,
         on_event: "Callable[[Event], None]" = lambda event: None,
         on_tick: Callable[[], None] = lambda: None,
-    ) -> Outcome:
+    ) -> Ending:
         """Restores all pictures that wait.
 
         Args:
@@ -160,8 +165,9 @@ class Batch:
         from xpsr.batch.estimates import shortage
         from xpsr.batch.runner import run
 
+        self.results.sweep(self.broken_off)
         if is_stopping() or not self.ledger.tally().waiting:
-            return Outcome(end="stopped" if is_stopping() else "complete")
+            return Ending(end="stopped" if is_stopping() else "complete")
         config, crew, missing = self.config, self._crew(), 0
         looked, is_whole = time.monotonic(), False
 
@@ -169,7 +175,7 @@ class Batch:
             nonlocal looked, missing
             if time.monotonic() - looked >= _DISK_SECONDS:
                 looked = time.monotonic()
-                missing = shortage(self._free_bytes(), self.ledger.tally())
+                missing = shortage(self.results.free_bytes(), self.ledger.tally())
             on_tick()
 
         try:
@@ -187,7 +193,7 @@ class Batch:
         finally:
             crew.close(now=not is_whole)
         is_short = missing > 0 and end == "stopped"
-        return Outcome(end="disk_short" if is_short else end, missing_bytes=missing if is_short else 0)
+        return Ending(end="disk_short" if is_short else end, missing_bytes=missing if is_short else 0)
 
     def _is_reachable(self) -> bool:
         """Returns whether all inputs are there, and results can be written."""
@@ -196,11 +202,7 @@ class Batch:
                 stamp_of(plain(name))
         except XPSRError:
             return False
-        return Results(self.out).is_reachable()
-
-    def _free_bytes(self) -> int | None:
-        """Room for results, where that can be known."""
-        return None if is_address(self.out) else shutil.disk_usage(self.folder).free
+        return self.results.is_reachable()
 
     def orders(self) -> list[Order]:
         """Returns what each worker on this machine is told; on Ray, what all of them are.
@@ -294,13 +296,19 @@ def open_batch(
     )
     recipe = Recipe(config=upscale, describer=lookup.name, folder=fetch_model(upscale.model))
     asked = upscale.size_asked
+    absent: set[str] = set()
+
+    def tell(name: str, error: InputError) -> None:
+        absent.add(name)
+        on_error(name, error)
+
     # the ledger is for whoever comes from another folder, too
     inputs = [name if not name or is_address(name) else str(Path(name).absolute()) for name in inputs]
     with Ledger(folder / LEDGER) as ledger:
         facts = _facts(out, config, recipe)
         ledger.bind(facts, replaces=upscale.on_existing == "overwrite")
         results = Results(out)
-        results.sweep(ledger.recover())
+        broken_off = ledger.recover()
         ledger.plan(
             plan_items(
                 inputs,
@@ -313,8 +321,8 @@ def open_batch(
                 seed=upscale.seed,
                 content=upscale.content,
                 quality=upscale.quality,
-                shard=config.part,
-                on_error=on_error,
+                part=config.part,
+                on_error=tell,
                 on_note=on_note,
             )
         )
@@ -323,18 +331,32 @@ def open_batch(
         scratch = _scratch_of(folder)
         shutil.rmtree(scratch, ignore_errors=True)  # what a run that was killed has left
         scratch.mkdir(parents=True)
+        batch = Batch(
+            inputs=[name for name in inputs if plain(name) not in absent],
+            out=out,
+            results=results,
+            folder=folder,
+            config=config,
+            ledger=ledger,
+            lookup=lookup,
+            weights=recipe.weights_key,
+            broken_off=broken_off,
+        )
         try:
-            yield Batch(
-                inputs=inputs,
-                out=out,
-                folder=folder,
-                config=config,
-                ledger=ledger,
-                lookup=lookup,
-                weights=recipe.weights_key,
-            )
+            if upscale.on_existing == "overwrite":
+                batch.orders()  # what another machine has made waits again
+            yield batch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _named(failure: Failure, source: Source) -> Failure:
+    """Returns a failure that calls a picture, of which there was a copy, by its address."""
+    if source.address is None:
+        return failure
+    return dataclasses.replace(
+        failure, line=failure.line.replace(printable(str(source.path)), printable(source.address))
+    )
 
 
 def _scratch_of(folder: Path) -> Path:
@@ -381,4 +403,5 @@ def _devices(device: str, config: BatchConfig) -> list[str]:
     cards = [str(found)]
     if found.type == "cuda" and device != str(found):  # "auto" or "cuda", and no certain one
         cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return [cards[number % len(cards)] for number in range(config.workers or len(cards))]
+    count = len(cards) if config.workers is None else max(config.workers, 1)
+    return [cards[number % len(cards)] for number in range(count)]

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -369,10 +370,7 @@ class Results:
         """Returns whether anything can be written there at all."""
         try:
             if self._system is None:
-                folder = Path(self.out).absolute()
-                while not folder.exists():  # it is made with the first result
-                    folder = folder.parent
-                with tempfile.TemporaryFile(dir=folder, prefix=".xpsr-"):
+                with tempfile.TemporaryFile(dir=self._nearest(), prefix=".xpsr-"):
                     return True
             with tempfile.TemporaryDirectory(prefix="xpsr-") as here:
                 probe = Path(here, "probe")
@@ -382,6 +380,17 @@ class Results:
         except Exception:  # whatever its package raises
             return False
         return True
+
+    def free_bytes(self) -> int | None:
+        """Returns how much room for results there is; None: nobody knows."""
+        return None if self._system is not None else shutil.disk_usage(self._nearest()).free
+
+    def _nearest(self) -> Path:
+        """The folder, or, as it is made with the first result, the nearest one above it that is there."""
+        folder = Path(self.out).absolute()
+        while not folder.exists():
+            folder = folder.parent
+        return folder
 
     def stamp(self, target: str) -> str:
         """Returns the stamp of a result.

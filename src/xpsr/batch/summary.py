@@ -79,7 +79,13 @@ _PAGE = """<!doctype html>
 
 
 def write_summary(
-    ledger: Ledger, path: Path, *, seconds: float | None = None, made: int = 0, rate: float | None = None
+    ledger: Ledger,
+    path: Path,
+    *,
+    seconds: float | None = None,
+    made: int = 0,
+    rate: float | None = None,
+    num_unplanned: int = 0,
 ) -> None:
     """Writes what became of a plan as one HTML file that needs nothing else.
 
@@ -92,6 +98,7 @@ def write_summary(
         seconds: that the last run took; None: nobody knows.
         made: pictures that it made.
         rate: pictures that it finished in a second; None: nobody knows.
+        num_unplanned: sources of which the plan has no picture.
 
     Raises:
         InputError: the ledger cannot be read, or `path` not be written.
@@ -105,14 +112,16 @@ def write_summary(
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         title=f"{tally.done + tally.skipped:,} of {tally.total:,} pictures are done",
         style=style,
-        lead=_lead(tally, seconds, made, rate),
+        lead=_lead(tally, seconds, made, rate, num_unplanned),
         body="\n".join(part for parts in sections for part in parts),
     )
     write_text(path, page)
 
 
-def _lead(tally: Tally, seconds: float | None, made: int, rate: float | None) -> str:
+def _lead(tally: Tally, seconds: float | None, made: int, rate: float | None, num_unplanned: int) -> str:
     parts = []
+    if num_unplanned:
+        parts.append(f"Could not be planned: {num_unplanned:,}; failures.csv tells why.")
     if tally.failed:
         parts.append(f"Failed: {tally.failed:,}.")
     if tally.waiting + tally.running:
@@ -237,12 +246,12 @@ def _read(row: Row) -> Image.Image | None:
         return None
     from xpsr.image import Limits, decode_rgb  # torch, which a run without failures need not wait for
 
-    with tempfile.TemporaryDirectory(prefix="xpsr-") as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="xpsr-") as folder:
             path = fetch(row.item, Path(folder)).path
             if not path.is_file():  # to open a pipe takes for ever
                 return None
             content = read_bytes(path, limit=_MOST)
-            return Image.fromarray(decode_rgb(content, "source", limits=Limits(max_bytes=_MOST, max_pixels=_MOST)))
-        except Exception:  # whatever a stranger's file does to a decoder; the row says what is wrong with it
-            return None
+        return Image.fromarray(decode_rgb(content, "source", limits=Limits(max_bytes=_MOST, max_pixels=_MOST)))
+    except Exception:  # a full disk, or whatever a stranger's file does to a decoder, of which the row tells
+        return None

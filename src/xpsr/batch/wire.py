@@ -6,7 +6,7 @@ from dataclasses import asdict
 from xpsr.batch.crew import Finished, Lost, News, Ready
 from xpsr.batch.items import Failure, Item, Made, Order, Outcome, Ticket
 from xpsr.config import UpscaleConfig, as_dict, override
-from xpsr.errors import XPSRError
+from xpsr.errors import XPSRError, error_of
 from xpsr.prior import Prior
 
 __all__ = [
@@ -56,7 +56,7 @@ def done_line(number: int, outcome: Outcome) -> str:
 
 def failed_line(error: XPSRError) -> str:
     """Writes why the work cannot begin."""
-    return json.dumps({"kind": "failed", "line": str(error), "code": error.code}) + "\n"
+    return json.dumps({"kind": "failed", "error": {**error.parts, "kind": type(error).__name__}}) + "\n"
 
 
 def read_news(line: str, hand: str) -> News:
@@ -65,7 +65,7 @@ def read_news(line: str, hand: str) -> News:
     if said["kind"] == "ready":
         return Ready(hand=hand)
     if said["kind"] == "failed":
-        return Lost(hand=hand, error=XPSRError(said["line"], code=said["code"]))
+        return Lost(hand=hand, error=error_of(said["error"]))
     values = said["outcome"]
     outcome = Made(**values | {"notices": tuple(values["notices"])}) if said["is_made"] else Failure(**values)
     return Finished(hand=hand, number=said["number"], outcome=outcome)

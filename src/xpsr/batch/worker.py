@@ -21,7 +21,7 @@ from xpsr.records import Recipe, Seen, look, occupied, what_to_do
 from xpsr.restore import Restored
 from xpsr.sources import Job, read_sidecar
 
-__all__ = ["Held", "Worker", "key_of"]
+__all__ = ["Held", "Worker"]
 
 
 @dataclass(kw_only=True)
@@ -164,7 +164,7 @@ class Worker:
         width, height = record["output_size"]
         return Made(
             status=status,
-            key=key_of(record, recipe),
+            key=_key_of(record, recipe),
             output_sha256=record["output_sha256"],
             output_stamp=self._results.stamp(ticket.item.target),
             pixels=width * height,
@@ -174,7 +174,7 @@ class Worker:
         )
 
 
-def key_of(record: dict[str, Any], recipe: Recipe) -> str:
+def _key_of(record: dict[str, Any], recipe: Recipe) -> str:
     """Returns the SHA-256 of what a result is a function of: its source's bytes, texts, seed, settings and model."""
     facts = {
         "input": record["input_sha256"],

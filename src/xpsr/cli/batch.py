@@ -17,7 +17,7 @@ from xpsr.errors import InputError
 
 if TYPE_CHECKING:  # what help does without
     from xpsr.batch.runner import Event
-    from xpsr.batch.running import Batch, Outcome
+    from xpsr.batch.running import Batch, Ending
 
 __all__ = ["run"]
 
@@ -68,7 +68,7 @@ def _work(batch: "Batch", report: "_Report", *, quiet: bool) -> int:
     tally = batch.ledger.tally()
     if not tally.waiting and tally.total:
         complain(f"{tally.done + tally.skipped} of {tally.total} pictures were done already; nothing waits.")
-    reporter, outcome = Reporter(batch.ledger, unplanned=report.lines), None
+    reporter, ending = Reporter(batch.ledger, unplanned=report.lines), None
     with _stopping() as is_stopping:
 
         def on_event(event: "Event") -> None:
@@ -92,11 +92,11 @@ def _work(batch: "Batch", report: "_Report", *, quiet: bool) -> int:
                         now = batch.ledger.tally()
                         bar(now.total - now.waiting - now.running, now.total, reporter.in_words())
 
-                outcome = batch.run(is_stopping=is_stopping, on_event=on_event, on_tick=on_tick)
+                ending = batch.run(is_stopping=is_stopping, on_event=on_event, on_tick=on_tick)
         finally:
-            reporter.close(None if outcome is None else outcome.end)
-    report.end(batch, outcome)
-    return 130 if outcome.end == "stopped" else report.code
+            reporter.close(None if ending is None else ending.end)
+    report.end(batch, ending)
+    return 130 if ending.end == "stopped" else report.code
 
 
 def _parser() -> Parser:
@@ -274,7 +274,7 @@ class _Report:
             for notice in getattr(outcome, "notices", ()):
                 complain(f"{shown(item.source)}: {notice}.")
 
-    def end(self, batch: "Batch", outcome: "Outcome | None") -> None:
+    def end(self, batch: "Batch", ending: "Ending") -> None:
         """Tells how it ended."""
         tally = batch.ledger.tally()
         if tally.failed:
@@ -283,16 +283,15 @@ class _Report:
         listed = ", ".join(count for count in counts if not count.startswith("0 ")) or "nothing"
         if not self._quiet and not self._json:
             answer(f"{batch.out}: {listed}")
-        if outcome is not None and outcome.end == "trouble":
+        if ending.end == "trouble":
             self.code = 1
             complain(f"{batch.out}: sources or results cannot be reached; see to it, and run the same command again.")
-        elif outcome is not None and outcome.end in ("disk_full", "disk_short"):
+        elif ending.end in ("disk_full", "disk_short"):
             from xpsr.planning import in_words
 
             self.code = 1
-            what = (
-                "is full" if outcome.end == "disk_full" else f"is too small by about {in_words(outcome.missing_bytes)}"
-            )
+            short = f"is too small by about {in_words(ending.missing_bytes)}"
+            what = "is full" if ending.end == "disk_full" else short
             complain(f"{batch.out}: the disk {what}; free some of it, and run the same command again.")
         elif tally.failed:
             complain(f"{batch.folder / 'failures.csv'} lists what failed; --retry-failed tries it again.")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from xpsr.config import RenamedWarning, suggest
-from xpsr.errors import InputError, XPSRError, one_line, printable
+from xpsr.errors import InputError, XPSRError, one_line, printable, unexpected
 from xpsr.files import refusal
 
 __all__ = [
@@ -210,7 +210,7 @@ def explain(error: Exception, command: str = "upscale") -> str:
         return f"the memory does not suffice; use {remedy}."
     if isinstance(error, OSError) and error.filename is not None:
         return str(refusal(Path(os.fsdecode(error.filename)), "cannot be used", error))
-    return f"unexpected {type(error).__name__}: {text}; run again with --debug to see where."
+    return f"{unexpected(error)}; run again with --debug to see where."
 
 
 def explain_of(path: Path, error: Exception, command: str = "upscale") -> str:

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xpsr.config import ServeConfig
-from xpsr.errors import InputError, XPSRError, printable
+from xpsr.errors import InputError, XPSRError, printable, unexpected
 from xpsr.web.door import Door, address_of
 from xpsr.web.problems import PROBLEM_JSON, headers_of, problem_of
 from xpsr.web.scheduler import Busy, ending
@@ -146,7 +146,7 @@ class Guards:
                 return
             if not isinstance(told, XPSRError):
                 logger.exception("unexpected %s", type(error).__name__)
-                told = XPSRError("something went wrong that nobody has foreseen", code="unexpected")
+                told = unexpected()
             await exchange.refuse(told)
         finally:
             self._tell(scope, exchange, client)

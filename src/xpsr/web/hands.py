@@ -12,7 +12,7 @@ from typing import Any
 
 from xpsr.batch.processes import start_process
 from xpsr.config import ServeConfig
-from xpsr.errors import InputError, MissingDependencyError, ModelError, XPSRError, one_line
+from xpsr.errors import XPSRError, error_of, one_line, unexpected
 from xpsr.prior import Prior
 from xpsr.web.jobs import Job
 from xpsr.web.process import order_line, preview_of, request_line
@@ -150,8 +150,7 @@ class Hand:
             self._hand_over(job, process)
         except Exception:
             process.kill()  # it may be at work on it
-            message = "something went wrong that nobody has foreseen"
-            self._scheduler.fail(job, XPSRError(message, code="unexpected"))
+            self._scheduler.fail(job, unexpected())
             raise
 
     def _hand_over(self, job: Job, process: "_Process") -> None:
@@ -182,7 +181,7 @@ class Hand:
                 self._scheduler.finish(job, news["record"])
                 return
             elif news["kind"] == "failed":
-                error = _error_of(news["error"])
+                error = error_of(news["error"])
                 is_late = error.code == "cancelled" and job.is_wanted
                 self._scheduler.fail(job, too_late(self._scheduler.max_seconds) if is_late else error)
                 return
@@ -243,7 +242,7 @@ class _Process:
             message = f"the process that restores pictures has loaded no models within {timeout:g} seconds"
             raise XPSRError(message, code="too_slow", remedy="see what holds it up") from None
         if news is not None and news["kind"] == "refused":
-            raise _error_of(news["error"])
+            raise error_of(news["error"])
         if news is None or news["kind"] != "ready":
             message = "the process that restores pictures died while it loaded its models"
             raise XPSRError(message, code="worker_died", remedy="see what it wrote before, or what killed it")
@@ -299,13 +298,3 @@ def _read(line: str) -> dict[str, Any]:
     if news.get("preview") is not None:
         news["preview"] = preview_of(news["preview"])
     return news
-
-
-def _error_of(parts: dict[str, Any]) -> XPSRError:
-    given = {part: parts.get(part) for part in ("code", "field", "value", "remedy", "source")}
-    told = {part: None if text is None else str(text) for part, text in given.items()}
-    limit = parts.get("limit")
-    kinds = {kind.__name__: kind for kind in (InputError, ModelError, MissingDependencyError)}
-    return kinds.get(str(parts.get("kind")), XPSRError)(
-        str(parts.get("message")), **told, limit=limit if isinstance(limit, int | float) else None
-    )

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xpsr.errors import InputError, XPSRError, printable
+from xpsr.errors import InputError, XPSRError, printable, unexpected
 from xpsr.files import refusal
 from xpsr.web.scheduler import Busy
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
-__all__ = ["PROBLEM_JSON", "add_handlers", "headers_of", "problem", "problem_of", "unexpected"]
+__all__ = ["PROBLEM_JSON", "add_handlers", "headers_of", "problem", "problem_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +114,6 @@ def problem_of(error: XPSRError, instance: str | None = None) -> tuple[int, dict
         instance: the path that tells more, such as that of the job.
     """
     told = _for_clients(error)
-    if told is None:
-        return 500, unexpected(instance)
     status = _STATUS.get(told.code, 422)
     return status, problem(
         status,
@@ -127,11 +125,6 @@ def problem_of(error: XPSRError, instance: str | None = None) -> tuple[int, dict
         limit=told.limit,
         instance=instance,
     )
-
-
-def unexpected(instance: str | None = None) -> dict[str, Any]:
-    """Returns the problem document of what nobody has foreseen, status 500."""
-    return problem(500, "unexpected", "something went wrong that nobody has foreseen", instance=instance)
 
 
 def headers_of(error: XPSRError) -> Mapping[str, str]:
@@ -196,7 +189,7 @@ def add_handlers(app: "FastAPI") -> None:
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected %s", type(error).__name__, exc_info=error)
-        return answer(500, unexpected())
+        return answer(*problem_of(unexpected()))
 
 
 def _methods(request: "Request") -> list[str]:
@@ -210,8 +203,8 @@ def _methods(request: "Request") -> list[str]:
     return list(filter(takes, ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")))
 
 
-def _for_clients(error: XPSRError) -> XPSRError | None:
-    """Returns an error without what is of the server alone; None: there is nothing in it for a client."""
+def _for_clients(error: XPSRError) -> XPSRError:
+    """Returns an error without what is of the server alone; where nothing is left, one that tells nothing."""
     code, kind = error.code, InputError if isinstance(error, InputError) else XPSRError
     if code in _OF_SERVER or (code == "not_found" and error.field is None):
         code = "refused" if code == "not_found" else code
@@ -223,7 +216,7 @@ def _for_clients(error: XPSRError) -> XPSRError | None:
         message, remedy = "it takes more memory than the server gives it", "use a smaller scale or picture"
         return InputError(message, code="too_large", remedy=remedy)
     if code in _UNTOLD or (code not in _STATUS and kind is not InputError):
-        return None
+        return unexpected()
     return error if error.source is None else kind(**error.parts | {"source": None})
 
 

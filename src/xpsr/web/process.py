@@ -62,7 +62,7 @@ def error_parts(error: Exception, *, hidden: Mapping[str, str] | None = None) ->
         hidden: texts that no client should see, such as paths of the server, and what is written in their places.
     """
     from xpsr.devices import ran_out_of_memory
-    from xpsr.errors import XPSRError
+    from xpsr.errors import XPSRError, unexpected
     from xpsr.files import refusal
 
     cause = error.__cause__
@@ -80,7 +80,7 @@ def error_parts(error: Exception, *, hidden: Mapping[str, str] | None = None) ->
         is_full = refusal(Path(), "", error).code == "disk_full"
         message = "the server has no room for the result" if is_full else "the server cannot read or write its files"
         return {"message": message, "code": "disk_full" if is_full else "refused", "remedy": "try again later"}
-    return {"message": "something went wrong that nobody has foreseen", "code": "unexpected", "remedy": None}
+    return unexpected().parts
 
 
 def _without(hidden: Mapping[str, str], text: Any) -> str:
