@@ -245,6 +245,7 @@ def test_a_query_is_sent_but_not_shown(server: Server, caplog: pytest.LogCapture
         "http://a:b/v1",
         "http://a/ b",
         "http://xn--a/v1",
+        "http://localhost:99999/v1",
     ],
 )
 def test_addresses_that_are_none_are_refused(url: str) -> None:
