@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xpsr.errors import InputError, ModelError
+from xpsr.errors import InputError, MissingDependencyError, ModelError
 from xpsr.files import path_key, sha256
 from xpsr.prior.files import PriorFile
 from xpsr.prior.protocol import Describer
@@ -40,6 +40,11 @@ def describe_files(
         as_file: what the describer is given of a path, such as a `PictureFile` that says how it is read.
         refresh: asks again about every picture.
         on_error: is told of a picture that cannot be described, and the rest goes on; None: the error is raised.
+
+    Raises:
+        InputError: the file cannot be read or written.
+        ModelError: the describer cannot be loaded or reached, or fails.
+        MissingDependencyError: it needs a package that is missing.
     """
     identity = _identity(describer)
     known = {} if refresh or file is None else _known(file, identity)
@@ -105,7 +110,7 @@ def _describe_group(
 ) -> Iterator[tuple[Path, str, Prior]]:
     try:
         priors = look([image for image, _ in group]) if group else []
-    except ModelError:  # the describer is at fault, not a picture
+    except (ModelError, MissingDependencyError):  # the describer is at fault, not a picture
         raise
     except Exception as error:
         if on_error is None:

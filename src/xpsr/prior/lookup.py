@@ -125,6 +125,7 @@ class PriorLookup:
         Raises:
             InputError: the file cannot be read or written.
             ModelError: the model cannot be loaded or reached, or fails.
+            MissingDependencyError: it needs a package that is missing.
         """
         if isinstance(self._describer, MiniLater):
             self._describer.open()
@@ -147,6 +148,7 @@ class PriorLookup:
 
         Raises:
             ModelError: the model cannot be loaded or reached.
+            MissingDependencyError: it needs a package that is missing.
         """
 
         def look(images: Sequence[Path]) -> dict[Path, Prior | Exception]:
