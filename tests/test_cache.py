@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fork_server import start_python
 from full_disk import room_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -253,8 +253,8 @@ for index in range(50):
 
 def test_several_processes_write_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "priors.jsonl"
-    processes = [subprocess.Popen([sys.executable, "-c", APPEND, path, name]) for name in "ab"]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    with start_python("-c", APPEND, path, "a") as one, start_python("-c", APPEND, path, "b") as other:
+        assert [process.communicate(timeout=60)[1] for process in (one, other)] == ["", ""]
     assert len({entry["image"] for entry in PriorFile(path).read()}) == 100
     assert list(tmp_path.iterdir()) == [path]  # no lock stays behind
 
@@ -459,6 +459,16 @@ def test_pairs_take_content_from_hr_and_quality_from_lr(
     assert not Path("other.jsonl").exists()
 
 
+def test_a_file_that_was_not_written_is_not_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.png").write_bytes(b"no picture")
+    assert main(["describe", "bad.png"]) == 1
+    captured = capfd.readouterr()
+    assert captured.out == "" and "bad.png: is not an image" in captured.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -484,5 +494,5 @@ def test_describe_refuses_in_one_line(
     monkeypatch.chdir(tmp_path)
     assert main(["describe", *arguments]) in (1, 2)
     captured = capfd.readouterr()
-    assert captured.out in ("", "priors.jsonl\n") and message in captured.err
+    assert captured.out == "" and message in captured.err
     assert not Path("priors.jsonl").exists()
