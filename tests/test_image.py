@@ -1,6 +1,7 @@
 import errno
 import io
 import json
+import os
 import re
 import sys
 import warnings
@@ -22,6 +23,8 @@ from xpsr.errors import InputError
 from xpsr.files import WRITTEN_SUFFIXES, atomic_write, list_images, write_text
 from xpsr.image import (
     MAX_PIXELS,
+    Limits,
+    PictureFile,
     decode_rgb,
     picture_size,
     read_image,
@@ -296,6 +299,15 @@ def test_unreadable_files_are_refused_by_name(tmp_path: Path, name: str) -> None
     pattern = re.escape(f"{path}: {message}").replace(r"\(\.\*\)", r"\(.*\)")
     assert re.fullmatch(pattern, refused(path))
     assert refused(str(path)) == refused(path)
+
+
+def test_a_picture_file_is_a_path_that_is_read_as_it_says(tmp_path: Path) -> None:
+    path, _ = damaged_files(tmp_path)["truncated.jpg"]
+    assert PictureFile(path, accept_truncated=True).limits == Limits()
+    assert to_picture(PictureFile(path, accept_truncated=True)).width == 64
+    assert refused(PictureFile(path)) == refused(path)
+    large = PictureFile(path, limits=Limits(max_pixels=100), accept_truncated=True)
+    assert os.fspath(large) == str(path) and refused(large).endswith("exceed the limit of 100; crop or shrink it.")
 
 
 def test_a_truncated_pil_image_is_refused(tmp_path: Path) -> None:

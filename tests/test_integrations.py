@@ -33,6 +33,7 @@ from diffusers.models.attention_processor import (
     SlicedAttnProcessor,
 )
 from huggingface_hub import ModelCard
+from network_helpers import TINY, Config
 from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -46,15 +47,6 @@ ROOT = Path(__file__).parents[1]
 Network = XPSRUNet | XPSRControlNet
 Networks = tuple[XPSRUNet, XPSRControlNet]
 
-TINY: dict[str, Any] = {
-    "block_out_channels": (8, 16),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "cross_attention_dim": 12,
-    "attention_head_dim": 2,  # diffusers' name for the number of heads
-    "norm_num_groups": 4,
-}
 ONE_LEVEL = {
     **TINY,
     "block_out_channels": (8,),
@@ -65,7 +57,7 @@ ONE_LEVEL = {
 WITHOUT_TEXT = {**ONE_LEVEL, "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
 
 
-def tiny_networks(window: int | None, config: dict[str, Any] = TINY, encoder: Sequence[int] = (4, 6, 8)) -> Networks:
+def tiny_networks(window: int | None, config: Config = TINY, encoder: Sequence[int] = (4, 6, 8)) -> Networks:
     torch.manual_seed(0)
     unet = XPSRUNet.from_config({**config, "conditional_attention_window": window})
     controlnet = XPSRControlNet.from_unet(unet, conditioning_embedding_out_channels=tuple(encoder))

@@ -12,6 +12,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from network_helpers import TINY, Config
 from torch import nn
 
 from xpsr.checkpoint import load_strict
@@ -27,17 +28,6 @@ from xpsr.models import (
 )
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
-Config = dict[str, Any]
-
-TINY: Config = {
-    "block_out_channels": (8, 16),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "cross_attention_dim": 12,
-    "attention_head_dim": 2,  # diffusers' name for the number of heads
-    "norm_num_groups": 4,
-}
 TEXT_LENGTH = 5
 
 

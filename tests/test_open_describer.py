@@ -38,7 +38,9 @@ def test_names_stand_for_describers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mini", "http://localhost/v1#m", "priors.jsonl"])
-@pytest.mark.parametrize("options", [{"quality_model": "x"}, {"revision": "x"}, {"quantization": "int8"}])
+@pytest.mark.parametrize(
+    "options", [{"quality_model": "x"}, {"revision": "x"}, {"quantization": "int8"}, {"dtype": "bf16"}]
+)
 def test_options_for_models_go_with_nothing_else(name: str, options: Any) -> None:
     ((option, value),) = options.items()
     with pytest.raises(InputError, match=f"{option}={value} is for models on this machine, and .* is none; leave it"):

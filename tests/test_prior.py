@@ -2,6 +2,7 @@
 
 import ast
 import re
+import time
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, get_args
@@ -139,6 +140,14 @@ def test_an_answer_is_one_line_without_control_characters(text: str) -> None:
     assert len(answer) <= 1000
     assert not re.search(r"[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e]", answer)
     assert clean_answer(answer) == answer or len(answer) == 1000
+
+
+def test_an_answer_of_any_length_is_looked_at_in_no_time() -> None:
+    answer = " ".join(f"word{index}" for index in range(400_000))  # 4 MB, as much as a server may send
+    start = time.process_time()
+    assert len(clean_answer(answer)) <= 1000
+    assert time.process_time() - start < 10
+    assert clean_answer("a house. " + "blurry " * 2000) == ""
 
 
 def test_a_long_text_without_spaces_ends_with_a_whole_sentence_too() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xpsr.errors import InputError
-from xpsr.prior import FileDescriber, Prior, open_describer
+from xpsr.prior import FileDescriber, Prior, is_asked, open_describer
 
 
 def noise(seed: int, width: int = 60, height: int = 40) -> Image.Image:
@@ -127,8 +127,11 @@ def test_pictures_without_a_prior_are_refused_by_name(tmp_path: Path) -> None:
     "line",
     [
         '{"image": "a.png", "content": ',
+        "[" * 100_000,
+        "no json",
         '["a.png"]',
         '{"content": "x"}',
+        '{"image": 3}',
         '{"image": "a.png", "content": 3}',
         '{"image": "a.png", "content": "\\ud800"}',
         json.dumps({"image": "a.png", "quality": "dark " * 2001}),
@@ -137,7 +140,8 @@ def test_pictures_without_a_prior_are_refused_by_name(tmp_path: Path) -> None:
 def test_damaged_lines_are_told_by_number(line: str, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "priors.jsonl", {"image": "a.png", "content": "x", "quality": ""})
     path.write_text(path.read_text() + "\n" + line + "\n" + path.read_text())
-    with pytest.raises(InputError, match=r"priors\.jsonl, line 3"):
+    remedy = r"(mend or delete the line|use '3'|write it in UTF-8|shorten it)"
+    with pytest.raises(InputError, match=rf"priors\.jsonl, line 3: .*; {remedy}\.$"):
         FileDescriber(path)
 
 
@@ -171,6 +175,18 @@ def test_sidecars_are_read_alone_and_by_the_folder(tmp_path: Path, monkeypatch: 
     assert contents == ["a house", "a tree"]
     monkeypatch.chdir("out")  # the paths in sidecars are those of another folder now
     assert FileDescriber(edited.name).describe(["../photos/a.png"])[0].content == "a red panda"
+
+
+def test_names_that_no_file_can_have_are_looked_up_like_others(tmp_path: Path) -> None:
+    name = "x" * 300
+    path = write_lines(tmp_path / "priors.jsonl", {"image": "a.png", "sha256": "0" * 64, "content": "a house"})
+    with pytest.raises(InputError, match="says nothing about it"):
+        FileDescriber(path).describe([f"{name}.png"])
+    sidecar = write_sidecar(tmp_path / "b.json", f"{name}.png", content="a tree")
+    assert FileDescriber(sidecar).describe([tmp_path / f"{name}.png"])[0].content == "a tree"
+    with pytest.raises(InputError, match="no such file or folder"):
+        open_describer(f"{name}.jsonl")
+    assert is_asked(name)  # a model's id, as far as anybody can tell
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,7 @@ def test_a_query_is_sent_but_not_shown(server: Server, caplog: pytest.LogCapture
         "http://a:b/v1",
         "http://a/ b",
         "http://xn--a/v1",
+        "http://localhost:99999/v1",
     ],
 )
 def test_addresses_that_are_none_are_refused(url: str) -> None:
@@ -479,6 +480,26 @@ def test_upscale_asks_the_questions_of_its_preset_and_keeps_the_answers(
         assert main([*options, "--describer", f"{server.url}#a-model", "-o", "b.png"]) == 0
     assert json.loads(Path("b.json").read_text())["prior"]["content"] == "a red panda"
     assert len(server.requests) == 6 and Path("priors.jsonl").read_text() == "mine\n"
+
+
+def test_a_describer_is_shown_what_the_options_let_be_read(
+    server: Server, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("frames").mkdir()
+    noise(0, 64, 64).save("frames/1.png")
+    Path("frames/1.png").write_bytes(Path("frames/1.png").read_bytes()[:6000])
+    options = ["--model", str(tiny_model), "--scale", "2", "--steps", "1", "--min-size", "0", "--accept-truncated"]
+    options += ["--describer", f"{server.url}#a-model"]
+    for command in (
+        ["upscale", "frames"],
+        ["upscale", "frames", "--sequence", "-o", "video"],
+        ["batch", "frames", "-o", "rehearsed", "--workers", "0", "--dry-run"],
+        ["batch", "frames", "-o", "batch", "--workers", "0"],
+    ):
+        server.requests.clear()
+        assert main([*command, *options]) == 0, capfd.readouterr().err
+        assert [picture_of(request).size for request in server.requests] == [(64, 64)] * 2
 
 
 def test_one_failure_ends_the_others_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

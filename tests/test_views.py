@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xpsr.errors import InputError
 from xpsr.image import Picture, to_picture, to_pil
 from xpsr.prior.views import crops_view, whole_view
 
@@ -64,11 +63,6 @@ def test_crops_show_the_most_detailed_window_of_each_quarter() -> None:
 def test_a_flat_picture_shows_the_first_window_of_each_quarter() -> None:
     view = numbers(crops_view(to_picture(np.full((1000, 1000), 7, np.uint8))))
     assert view.shape == (448, 448) and (view == 0x070707).all()
-
-
-def test_size_of_crops_is_checked() -> None:
-    with pytest.raises(InputError, match="size=100 is not a positive multiple of 16"):
-        crops_view(numbered(8, 8), size=100)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def _looked_at(batch: Batch, tickets: list[Ticket]) -> list[Ticket]:
     """Pictures with what a describer says of them that is asked before all the work."""
     if not (batch.lookup.is_asked or batch.lookup.needs_files):
         return tickets
-    with batch.lookup.looking_on() as look:
+    with batch.looking_on() as look:
         priors, _ = batch.look(tickets, look)
     return [dataclasses.replace(ticket, prior=priors.get(ticket.number)) for ticket in tickets]
 

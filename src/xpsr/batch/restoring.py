@@ -24,6 +24,7 @@ from xpsr.image import (
     ImageLike,
     Limits,
     Picture,
+    PictureFile,
     Provenance,
     WriteOptions,
     check_signing,
@@ -51,6 +52,7 @@ __all__ = [
     "open_job",
     "open_picture",
     "open_restorer",
+    "picture_file",
     "plan_of",
     "refuse_too_large",
     "restore_file",
@@ -68,6 +70,11 @@ def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
     if source.content is None:
         width, height = picture_size(source.path, limits=_limits_of(config))
         config.target(width, height).refuse_above(MAX_OUTPUT_PIXELS, width, height)
+
+
+def picture_file(path: Path, config: UpscaleConfig) -> PictureFile:
+    """Returns a picture's file that whoever looks at it reads as `open_job` does."""
+    return PictureFile(path, limits=_limits_of(config), accept_truncated=config.accept_truncated)
 
 
 def open_restorer(config: UpscaleConfig, *, device: str) -> Restorer:

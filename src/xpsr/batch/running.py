@@ -7,10 +7,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xpsr.batch.inputs import plan_items
 from xpsr.batch.items import Failure, Order, Ticket, failure_of
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # they load torch
     from xpsr.batch.runner import End, Event
 
 __all__ = ["Batch", "Ending", "open_batch"]
+
+Look: TypeAlias = Callable[[Sequence[Path]], dict[Path, Prior | Exception]]
 
 _MACHINE = frozenset({"device", "offload", "on_existing", "max_pixels", "max_bytes", "accept_truncated"})
 """Fields of `UpscaleConfig` that no result depends on."""
@@ -107,7 +110,7 @@ class Batch:
         from xpsr.batch.runner import Event
 
         after = done = 0
-        with self.lookup.looking_on() as look:
+        with self.looking_on() as look:
             while not is_stopping() and (
                 tickets := self.ledger.waiting(after=after, limit=_LOOKED_AT, lacks_prior=True)
             ):
@@ -121,10 +124,14 @@ class Batch:
                         on_event(Event(ticket=ticket, outcome=failure, is_last=True, hand="describer"))
                 on_look(done)
 
-    def look(
-        self, tickets: Sequence[Ticket], look: Callable[[Sequence[Path]], dict[Path, Prior | Exception]]
-    ) -> tuple[dict[int, Prior], dict[int, Failure]]:
-        """Returns what `look`, of `PriorLookup.looking_on`, says of pictures, and of which it can say nothing."""
+    def looking_on(self) -> AbstractContextManager[Look]:
+        """As `PriorLookup.looking_on`, of pictures that are read as the config says."""
+        from xpsr.batch.restoring import picture_file
+
+        return self.lookup.looking_on(as_file=partial(picture_file, config=self.config.upscale))
+
+    def look(self, tickets: Sequence[Ticket], look: Look) -> tuple[dict[int, Prior], dict[int, Failure]]:
+        """Returns what `look`, of `looking_on`, says of pictures, and of which it can say nothing."""
         priors: dict[int, Prior] = {}
         failed: dict[int, Failure] = {}
         with tempfile.TemporaryDirectory(prefix="xpsr-", dir=self._scratch) as folder:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,7 +154,7 @@ def _restore(
     """Restores pictures into a folder, or to standard output, or tells how they would be."""
     config = recipe.config
     with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
-        from xpsr.batch.restoring import make_folder, open_restorer, restore_file, write_options
+        from xpsr.batch.restoring import make_folder, open_restorer, picture_file, restore_file, write_options
         from xpsr.image import image_bytes
 
     waiting = _small_enough(waiting, config, report)
@@ -165,7 +166,8 @@ def _restore(
     ahead = [job.source.path for job, _ in waiting if job.source.content is None] if prior_of.is_asked else []
     with picture_bar(len(waiting), looks_ahead=bool(ahead), quiet=report.quiet) as bar:
         if not is_dry:
-            prior_of.describe_ahead(ahead, kept, progress=bar.looked)
+            as_file = partial(picture_file, config=config)
+            prior_of.describe_ahead(ahead, kept, as_file=as_file, progress=bar.looked)
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
             restorer = open_restorer(config, device=device)

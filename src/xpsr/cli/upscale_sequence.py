@@ -3,6 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def restore_sequence(
         total: how many pictures the folder has.
     """
     with loading(quiet=report.quiet):
-        from xpsr.batch.restoring import make_folder, open_restorer
+        from xpsr.batch.restoring import make_folder, open_restorer, picture_file
         from xpsr.sequence import FrameRestorer, earlier_seed, find_shots, in_order, needed
 
     jobs = in_order(jobs)
@@ -83,7 +84,7 @@ def restore_sequence(
     with picture_bar(len(todo), quiet=report.quiet) as bar:
         if not is_dry:
             bar.show(f"looking at {len(described)} shot{'s' * (len(described) != 1)}")
-            prior_of.describe_ahead(described, kept)
+            prior_of.describe_ahead(described, kept, as_file=partial(picture_file, config=config))
         bar.show(f"loading {config.model}")
         with loading(quiet=True):
             restorer = open_restorer(config, device=device)

@@ -51,18 +51,16 @@ class ExportedDenoiser(Denoiser):
         super().__init__(controlnet, unet)
         self._image_encoders, self._denoisers = dict(image_encoders), dict(denoisers)
 
-    def forward(
+    def predict(
         self,
         latents: torch.Tensor,
         timestep: torch.Tensor,
         pixels: torch.Tensor,
         content: torch.Tensor,
         quality: torch.Tensor,
-        image_features: torch.Tensor | None = None,
-        *,
-        guidance_scale: float = 1.0,
-        conditioning_scale: float = 1.0,
-        cache: DenoiserCache | None = None,
+        image_features: torch.Tensor | None,
+        conditioning_scale: float,
+        cache: DenoiserCache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Denoiser`'s, of float32 tensors on the CPU.
 
@@ -79,18 +77,13 @@ class ExportedDenoiser(Denoiser):
             raise InputError(message, code="wrong_size", remedy=remedy)
         if image_features is None:
             image_features = torch.cat([self._image_encoders[size]({"pixels": row[None]}) for row in pixels])
-        copies, count = len(content) // len(latents), len(latents)
         shared = {"timestep": timestep.float(), "conditioning_scale": torch.tensor(float(conditioning_scale))}
-        rows = []
-        for row in range(copies * count):
-            one = {"latents": latents, "image_features": image_features, "content": content, "quality": quality}
-            picked = {name: values[row % len(values)][None] for name, values in one.items()}
-            rows.append(self._denoisers[size]({**picked, **shared}))
-        output = torch.cat(rows)
-        if copies > 1:
-            negative, positive = output.chunk(2)
-            output = negative + guidance_scale * (positive - negative)
-        return output, image_features
+        rows = {"latents": latents, "image_features": image_features, "content": content, "quality": quality}
+        outputs = []
+        for row in range(len(latents)):
+            picked = {name: values[row % len(values)][None] for name, values in rows.items()}
+            outputs.append(self._denoisers[size]({**picked, **shared}))
+        return torch.cat(outputs), image_features
 
 
 class ExportedAutoencoder(DeepHaarAutoencoder):

@@ -10,6 +10,7 @@ from xpsr.image.planes import IN_MEMORY, drop_from_memory, new_planes
 from xpsr.image.profiles import to_gray
 from xpsr.image.reading import (
     ImageLike,
+    PictureFile,
     decode_image,
     decode_rgb,
     picture_size,
@@ -30,6 +31,7 @@ __all__ = [
     "Limits",
     "Origin",
     "Picture",
+    "PictureFile",
     "Provenance",
     "Resized",
     "WriteOptions",

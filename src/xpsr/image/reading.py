@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -22,6 +23,7 @@ from xpsr.image.picture import Picture, as_rgb, from_array, from_pil, from_store
 
 __all__ = [
     "ImageLike",
+    "PictureFile",
     "decode_image",
     "decode_rgb",
     "picture_size",
@@ -36,13 +38,31 @@ ImageLike: TypeAlias = Picture | Image.Image | NDArray[Any] | torch.Tensor | Ima
 _USUAL = Limits()
 
 
+@dataclass(frozen=True)
+class PictureFile(os.PathLike[str]):
+    """A path whose picture is read otherwise than by default, whenever somebody reads it.
+
+    Attributes:
+        path: where it lies.
+        limits: and what follows are as of `read_image`.
+    """
+
+    path: Path
+    limits: Limits = field(default=_USUAL, kw_only=True)
+    accept_truncated: bool = field(default=False, kw_only=True)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
 def to_picture(image: ImageLike) -> Picture:
     """Returns `image` as RGB in [0, 1]; gray becomes three equal channels, a tensor stays on its device.
 
     Args:
         image: one of
             a `Picture`, which is returned as it is;
-            a path, the bytes of a file, or a file that is open for reading bytes: see `read_image`;
+            a path, the bytes of a file, or a file that is open for reading bytes: see `read_image`; a `PictureFile`
+            is read as it says;
             a PIL image of any mode that converts to RGB: EXIF orientation and profile are applied, 16-bit gray
             ("I;16", and "I" read as 16 bit) is scaled, "F" is taken as [0, 1];
             an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a batch of one of these;
@@ -60,6 +80,8 @@ def to_picture(image: ImageLike) -> Picture:
         return from_array(image)
     if isinstance(image, torch.Tensor):
         return from_tensor(image)
+    if isinstance(image, PictureFile):
+        return read_image(image.path, limits=image.limits, accept_truncated=image.accept_truncated)
     if isinstance(image, str | os.PathLike | bytes | bytearray) or hasattr(image, "read"):
         return read_image(image)
     remedy = "use a path, the bytes of a file, a PIL image, an array or a tensor"

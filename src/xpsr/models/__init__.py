@@ -1,22 +1,21 @@
-"""The two networks of XPSR and the small networks around them. Blocks are diffusers' own; nothing of them is copied.
+"""The two networks of XPSR and what they need around them. Blocks are diffusers' own; nothing of them is copied.
 
 `attention`, `controlnet` and `unet` are the method (arXiv 2403.05049; the mapping to the reference's checkpoints is in
-`xpsr.checkpoint`), `denoiser` puts them together, `storage` keeps
-their weights in fewer bits. `autoencoder` belongs to the bundled miniature.
+`xpsr.checkpoint`), `denoiser` puts them together, `scheduling` says what their outputs mean, and `storage` keeps their
+weights in fewer bits. `autoencoder` belongs to the mini, and `strips` to what is larger than memory.
 """
 
 from diffusers import ModelMixin  # noqa: F401  # diffusers looks for it in the module that model_index.json names
 
-from xpsr.models.attention import SemanticFusionAttention, WindowAttention, WindowAttnProcessor
+from xpsr.models.attention import SemanticFusionAttention, WindowAttnProcessor
 from xpsr.models.autoencoder import (
     GRID_HALO,
     HAAR_AUTOENCODERS,
     DeepHaarAutoencoder,
     HaarAutoencoder,
     HaarPackets,
-    ResidualDecoder,
 )
-from xpsr.models.controlnet import ImageEncoder, XPSRControlNet, XPSRControlNetOutput
+from xpsr.models.controlnet import XPSRControlNet, XPSRControlNetOutput
 from xpsr.models.denoiser import Denoiser, DenoiserCache
 from xpsr.models.scheduling import (
     estimate_clean,
@@ -27,22 +26,18 @@ from xpsr.models.scheduling import (
 )
 from xpsr.models.storage import store_weights
 from xpsr.models.strips import Rows, joined, streamed
-from xpsr.models.unet import ConditionalUpBlock, XPSRUNet, XPSRUNetOutput
+from xpsr.models.unet import XPSRUNet, XPSRUNetOutput
 
 __all__ = [
     "GRID_HALO",
     "HAAR_AUTOENCODERS",
-    "ConditionalUpBlock",
     "DeepHaarAutoencoder",
     "Denoiser",
     "DenoiserCache",
     "HaarAutoencoder",
     "HaarPackets",
-    "ImageEncoder",
-    "ResidualDecoder",
     "Rows",
     "SemanticFusionAttention",
-    "WindowAttention",
     "WindowAttnProcessor",
     "XPSRControlNet",
     "XPSRControlNetOutput",

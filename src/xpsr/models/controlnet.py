@@ -73,6 +73,9 @@ class XPSRControlNet(Refusals, ControlNetModel):
     """diffusers' `ControlNetModel` with Semantic-Fusion Attention, an image pyramid and latent heads.
 
     With `semantic_fusion=False`, an ablation, the stock attentions read both texts, one after the other in one row.
+
+    Raises:
+        ValueError: `controlnet_conditioning_channel_order` is not "rgb".
     """
 
     _repeated_blocks = UNet2DConditionModel._repeated_blocks  # for compile_repeated_blocks
@@ -108,7 +111,11 @@ class XPSRControlNet(Refusals, ControlNetModel):
         cls, unet: UNet2DConditionModel, load_weights_from_unet: bool = True, **kwargs: Any
     ) -> "XPSRControlNet":
         """Makes a ControlNet of the same size as `unet`, its encoder copied; content, quality and fusion all start from
-        the UNet's attention wherever the shapes agree. Keywords are ours and those of `ControlNetModel.from_unet`."""
+        the UNet's attention wherever the shapes agree. Keywords are ours and those of `ControlNetModel.from_unet`.
+
+        Raises:
+            ValueError: a ControlNet has no place for what the UNet's config asks for.
+        """
         fusing = kwargs.pop("semantic_fusion", True)
         controlnet = super().from_unet(unet, load_weights_from_unet=False, **kwargs)
         controlnet = controlnet if fusing else cls.from_config(controlnet.config, semantic_fusion=False)

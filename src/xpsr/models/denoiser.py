@@ -65,6 +65,29 @@ class Denoiser(nn.Module):
         copies = len(content) // len(latents)
         if copies > 1:
             latents = latents.repeat(copies, 1, 1, 1)
+        output, image_features = self.predict(
+            latents, timestep, pixels, content, quality, image_features, conditioning_scale, cache
+        )
+        if copies > 1:
+            negative, positive = output.chunk(2)
+            output = negative + guidance_scale * (positive - negative)
+        return output, image_features
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        pixels: torch.Tensor,
+        content: torch.Tensor,
+        quality: torch.Tensor,
+        image_features: torch.Tensor | None,
+        conditioning_scale: float,
+        cache: DenoiserCache | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Does what `forward` does, without guidance: latents (B or 2B, C, h, w) are one for each row of texts.
+
+        An engine that computes the networks takes the place of this.
+        """
         deep_features = None if cache is None else cache.deep_features
         control = self.controlnet(
             latents,
@@ -87,8 +110,4 @@ class Denoiser(nn.Module):
         )
         if cache is not None:
             cache.deep_features = made.deep_features
-        output = made.sample.float()
-        if copies > 1:
-            negative, positive = output.chunk(2)
-            output = negative + guidance_scale * (positive - negative)
-        return output, control.image_features
+        return made.sample.float(), control.image_features

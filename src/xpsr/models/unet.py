@@ -70,6 +70,9 @@ class XPSRUNet(Refusals, UNet2DConditionModel):
     `conditional_attention_window` it looks at windows of that many latent pixels instead of the whole grid, every
     second one shifted by half: linear instead of quadratic in the picture's size (ours; the paper looks at the whole
     grid).
+
+    Raises:
+        ValueError: `up_block_types` has another block than `UpBlock2D` and `CrossAttnUpBlock2D`.
     """
 
     _no_split_modules = (*UNet2DConditionModel._no_split_modules, ConditionalUpBlock.__name__)
@@ -160,8 +163,18 @@ class XPSRUNet(Refusals, UNet2DConditionModel):
     ) -> XPSRUNetOutput | tuple[torch.Tensor]:
         """Predicts noise, velocity or sample (B, C, H, W) from latents, content text and the ControlNet's residuals.
 
-        Each residual is both added to its skip connection and attended to. With the `deep_features` of an earlier step
-        only the outermost level is computed (DeepCache, Ma et al. 2023); then its residuals are enough.
+        Args:
+            sample: noisy latents (B, C, H, W).
+            timestep: one for all, or (B,).
+            encoder_hidden_states: content embeddings (B, N, D).
+            down_block_additional_residuals: the ControlNet's (B, C_i, H_i, W_i), one for each skip connection, which
+                are both added to it and attended to.
+            mid_block_additional_residual: likewise of the middle, where it is added alone.
+            deep_features: of an earlier step; then only the outermost level is computed (DeepCache, Ma et al. 2023),
+                and its residuals are enough.
+            class_labels, timestep_cond, added_cond_kwargs: what configs with class embeddings, of distilled models and
+                SDXL-like ones want.
+            return_dict: whether an `XPSRUNetOutput` is returned, or a tuple of the sample alone.
         """
         if self.config.center_input_sample:
             sample = 2 * sample - 1

@@ -1,11 +1,12 @@
 """Pictures that are described once: what a file of priors holds is not asked again, and what it lacks is added."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xpsr.errors import InputError, ModelError
+from xpsr.errors import InputError, MissingDependencyError, ModelError
 from xpsr.files import path_key, sha256
 from xpsr.prior.files import PriorFile
 from xpsr.prior.protocol import Describer
@@ -22,6 +23,7 @@ def describe_files(
     file: PriorFile | None,
     *,
     content_from: Callable[[Path], Path | None] | None = None,
+    as_file: Callable[[Path], os.PathLike[str]] = Path,
     refresh: bool = False,
     on_error: Callable[[Path, Exception], None] | None = None,
 ) -> Iterator[tuple[Path, Prior]]:
@@ -35,16 +37,34 @@ def describe_files(
         images: files.
         file: what is already known, and where the rest goes; None: nothing is known, and nothing kept.
         content_from: another picture that the content is asked of, such as the clean one of a training pair.
+        as_file: what the describer is given of a path, such as a `PictureFile` that says how it is read.
         refresh: asks again about every picture.
         on_error: is told of a picture that cannot be described, and the rest goes on; None: the error is raised.
+
+    Raises:
+        InputError: the file cannot be read or written.
+        ModelError: the describer cannot be loaded or reached, or fails.
+        MissingDependencyError: it needs a package that is missing.
     """
     identity = _identity(describer)
     known = {} if refresh or file is None else _known(file, identity)
     waiting: list[tuple[Path, str]] = []
 
+    def look(images: Sequence[Path]) -> list[Prior]:
+        priors = describer.describe([as_file(image) for image in images])
+        if content_from is None:
+            return priors
+        sources = [content_from(image) for image in images]
+        clean = [as_file(source) for source in sources if source is not None]
+        contents = iter(describer.describe(clean) if clean else [])
+        return [
+            prior if source is None else Prior(next(contents).content, prior.quality, prior.levels)
+            for prior, source in zip(priors, sources, strict=True)
+        ]
+
     def describe() -> Iterator[tuple[Path, Prior]]:
         group, waiting[:] = list(waiting), []
-        done = list(_describe_group(describer, group, content_from, on_error))
+        done = list(_describe_group(look, group, on_error))
         # a picture of which nothing could be said is asked about again next time
         if file is not None and (worth := [one for one in done if one[2].content or one[2].quality]):
             file.append(
@@ -84,26 +104,13 @@ def written_priors(describer: Describer, file: PriorFile) -> Callable[[Path, str
 
 
 def _describe_group(
-    describer: Describer,
+    look: Callable[[Sequence[Path]], list[Prior]],
     group: Sequence[tuple[Path, str]],
-    content_from: Callable[[Path], Path | None] | None,
     on_error: Callable[[Path, Exception], None] | None,
 ) -> Iterator[tuple[Path, str, Prior]]:
-    def look(images: Sequence[tuple[Path, str]]) -> list[Prior]:
-        priors = describer.describe([image for image, _ in images])
-        if content_from is None:
-            return priors
-        sources = [content_from(image) for image, _ in images]
-        clean = [source for source in sources if source is not None]
-        contents = iter(describer.describe(clean) if clean else [])
-        return [
-            prior if source is None else Prior(next(contents).content, prior.quality, prior.levels)
-            for prior, source in zip(priors, sources, strict=True)
-        ]
-
     try:
-        priors = look(group) if group else []
-    except ModelError:  # the describer is at fault, not a picture
+        priors = look([image for image, _ in group]) if group else []
+    except (ModelError, MissingDependencyError):  # the describer is at fault, not a picture
         raise
     except Exception as error:
         if on_error is None:
@@ -112,7 +119,7 @@ def _describe_group(
             on_error(group[0][0], error)
             return
         for one in group:  # the others are not to suffer
-            yield from _describe_group(describer, [one], content_from, on_error)
+            yield from _describe_group(look, [one], on_error)
         return
     for (image, digest), prior in zip(group, priors, strict=True):
         yield image, digest, prior

@@ -156,6 +156,7 @@ def open_describer(
     for_models = {
         "quality_model": quality_model,
         "revision": revision,
+        "dtype": None if dtype == "auto" else dtype,
         "quantization": None if quantization == "none" else quantization,
         "trust_remote_code": trust_remote_code or None,
     }
@@ -210,5 +211,7 @@ def open_describer(
 def _holds_priors(text: str) -> bool:
     if is_remote(text):
         return False
-    path = Path(text)
-    return path.suffix.lower() in (".json", ".jsonl") or (path.is_dir() and not (path / "config.json").is_file())
+    if Path(text).suffix.lower() in (".json", ".jsonl"):
+        return True
+    # pathlib raises for a name that is too long
+    return os.path.isdir(text) and not Path(text, "config.json").is_file()  # noqa: PTH112

@@ -125,8 +125,10 @@ class FileDescriber:
         key = path_key(image)
         if key in self._by_path:
             return self._by_path[key]
-        if self._by_sha256 and image.is_file() and (digest := sha256(image)) in self._by_sha256:
-            return self._by_sha256[digest]
+        if self._by_sha256 and os.path.isfile(image):  # noqa: PTH113
+            digest = sha256(image)
+            if digest in self._by_sha256:
+                return self._by_sha256[digest]
         named = self._by_stem.get(Path(key).stem, {})
         if len(named) > 1:
             kin = {path: prior for path, prior in named.items() if path.parent.name == Path(key).parent.name}
@@ -142,8 +144,8 @@ class FileDescriber:
 
 def _read(path: Path) -> list[tuple[Path, str | None, Prior]]:
     """Returns path, SHA-256 where it is known, and prior of every picture, the latest last."""
-    if not path.is_dir():
-        if not path.is_file():
+    if not os.path.isdir(path):  # noqa: PTH112 - as above
+        if not os.path.isfile(path):  # noqa: PTH113
             remedy = "name a JSONL of priors, a sidecar or a folder of them"
             raise InputError(f"{path}: no such file or folder", code="not_found", remedy=remedy)
         found = list(_read_file(path))
@@ -181,7 +183,8 @@ def _read_file(path: Path) -> Iterator[tuple[Path, str | None, Prior]]:
         raise InputError(said, code="damaged", remedy="mend it or write it again")
     # from the sidecar's folder, or, as sidecars once had it, from where the command ran
     places = (path.parent / source, Path(source))
-    yield next((place for place in places if place.exists()), places[0]), None, read_prior(prior, str(path))
+    image = next((place for place in places if os.path.exists(place)), places[0])  # noqa: PTH110
+    yield image, None, read_prior(prior, str(path))
 
 
 def _prompt_folders(path: Path) -> tuple[list[Path], list[Path]] | None:

@@ -102,7 +102,12 @@ class PriorLookup:
         return tell
 
     def describe_ahead(
-        self, images: Sequence[Path], file: PriorFile | None, *, progress: Callable[[int], None] | None = None
+        self,
+        images: Sequence[Path],
+        file: PriorFile | None,
+        *,
+        as_file: Callable[[Path], os.PathLike[str]] = Path,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         """Asks a model about all of `images` now and frees its memory; a describer that asks none looks when called.
 
@@ -114,35 +119,42 @@ class PriorLookup:
         Args:
             images: files.
             file: where it is kept; None: nowhere.
+            as_file: as of `describe_files`.
             progress: is told how many pictures were finished since it was last called.
 
         Raises:
             InputError: the file cannot be read or written.
             ModelError: the model cannot be loaded or reached, or fails.
+            MissingDependencyError: it needs a package that is missing.
         """
         if isinstance(self._describer, MiniLater):
             self._describer.open()
         if not self.is_asked:
             return
         with released(self._describer):
-            for image, prior in describe_files(self._describer, images, file, on_error=self._ahead.__setitem__):
+            seen = describe_files(self._describer, images, file, as_file=as_file, on_error=self._ahead.__setitem__)
+            for image, prior in seen:
                 self._ahead[image] = prior
                 if progress is not None:
                     progress(1)
 
     @contextmanager
-    def looking_on(self) -> "Iterator[Callable[[Sequence[Path]], dict[Path, Prior | Exception]]]":
+    def looking_on(
+        self, *, as_file: Callable[[Path], os.PathLike[str]] = Path
+    ) -> "Iterator[Callable[[Sequence[Path]], dict[Path, Prior | Exception]]]":
         """Yields what asks about some files after others, and frees a model at the end of the block.
 
-        It returns for each file what is said, or why nothing is.
+        It returns for each file what is said, or why nothing is. `as_file` is as of `describe_files`.
 
         Raises:
             ModelError: the model cannot be loaded or reached.
+            MissingDependencyError: it needs a package that is missing.
         """
 
         def look(images: Sequence[Path]) -> dict[Path, Prior | Exception]:
             found: dict[Path, Prior | Exception] = {}
-            for image, prior in describe_files(self._describer, images, None, on_error=found.__setitem__):
+            seen = describe_files(self._describer, images, None, as_file=as_file, on_error=found.__setitem__)
+            for image, prior in seen:
                 found[image] = self._completed(prior)
             return found
 

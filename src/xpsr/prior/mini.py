@@ -152,16 +152,16 @@ def _read_config(path: Path) -> dict[str, Any]:
 def native_crops(pixels: torch.Tensor) -> list[torch.Tensor]:
     """Returns up to nine crops of at most 128 x 128 pixels, unscaled, on the grid of JPEG's blocks: the most detailed.
 
-    `pixels` (3, H, W); each crop is (3, h, w) with sides of at least 16, mirrored if need be.
+    `pixels` (3, H, W) in [0, 1]; each crop is (3, h, w) of whole 255ths, its sides at least 16, mirrored if need be.
     """
-    pixels = (to_uint8(pixels).float() / 255).cpu()
     height, width = pixels.shape[-2:]
     if min(height, width) < 16:
         rows = _mirrored(height, max(height, 16))
         pixels = pixels[:, rows][:, :, _mirrored(width, max(width, 16))]
         height, width = pixels.shape[-2:]
     tops, lefts = _starts(height), _starts(width)
-    crops = [pixels[:, top : top + _CROP, left : left + _CROP] for top in tops for left in lefts]
+    windows = (pixels[:, top : top + _CROP, left : left + _CROP] for top in tops for left in lefts)
+    crops = [to_uint8(window).float() / 255 for window in windows]
     if len(crops) > _MOST_CROPS:
         detail = [float(crop.std((-2, -1)).mean()) for crop in crops]
         best = sorted(range(len(crops)), key=lambda index: -detail[index])[:_MOST_CROPS]

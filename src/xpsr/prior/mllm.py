@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,7 +67,7 @@ class MLLMDescriber:
         local_files_only: fetches nothing from the hub.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is out of range, or there is no such device.
     """
 
     def __init__(
@@ -97,9 +96,11 @@ class MLLMDescriber:
         self.questions: Questions = questions
         self.batch_size = check_argument("batch_size", batch_size, int, within(1, 1000, "4"))
         self.max_new_tokens = check_argument("max_new_tokens", max_new_tokens, int, within(1, 10**6, "160"))
-        self._dtype = dtype
-        self._device = device
-        self._quantization = quantization
+        self._dtype = check_argument("dtype", dtype, Literal["auto", "fp32", "bf16", "fp16"])
+        self._device = check_argument("device", device, str)
+        self._quantization = check_argument("quantization", quantization, Literal["none", "int8", "int4"])
+        if device != "auto":
+            _place(device)  # refused here, and not for each picture
         # of both models, their configs and their processors
         self._options = {"trust_remote_code": trust_remote_code, "local_files_only": local_files_only}
         self._loaded: _Loaded | None = None
@@ -129,7 +130,7 @@ class MLLMDescriber:
             progress: is told how many pictures were finished since it was last called.
 
         Raises:
-            InputError: a picture or the device cannot be used.
+            InputError: a picture cannot be used.
             ModelError: a model cannot be found, loaded or run in the memory there is.
             MissingDependencyError: a package is missing; the message says how to install it.
         """
@@ -288,10 +289,11 @@ def _load(
     name = source.name
     place = _place(device)
     quantizer = _quantizer(quantization)
-    if not (name and Path(name).is_dir()) and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    is_folder = os.path.isdir(name)  # noqa: PTH112 - pathlib raises for a name that is too long
+    if not is_folder and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         message = f"{name}: no such folder, and no id of a model on the hub"
         raise ModelError(message, code="not_found", remedy="check the name")
-    if not Path(name).is_dir():  # transformers would try for half a minute to reach a hub that is out of reach
+    if not is_folder:  # transformers would try for half a minute to reach a hub that is out of reach
         download(name, ["config.json"], revision=source.revision, local_files_only=options["local_files_only"])
     options = {**options, "revision": source.revision}
     try:

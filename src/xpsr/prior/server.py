@@ -324,7 +324,7 @@ def _endpoint(url: str) -> tuple[str, str, str]:
     """
     try:
         parts = urlsplit(url.strip())
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port
         _ = httpx.URL(url.strip()).host  # is stricter, and reads international names
     except (ValueError, httpx.InvalidURL) as error:
         message = f"the server's address cannot be read ({error})"

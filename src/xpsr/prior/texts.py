@@ -177,7 +177,7 @@ def clean_answer(answer: str) -> str:
         or not any(c.isalpha() for c in text)
         or _REFUSALS.search(text)
         or _ORDERS.search(text)
-        or _loops(text)
+        or _loops(text[:MAX_CHARACTERS])  # it takes the square of the length
     ):
         return ""
     if len(text) <= _LONGEST_ANSWER:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xpsr.errors import InputError
 from xpsr.prior.texts import View
 
 if TYPE_CHECKING:  # they load torch
@@ -14,6 +13,7 @@ if TYPE_CHECKING:  # they load torch
 
 __all__ = ["crops_view", "view_picture", "whole_view"]
 
+_LONGEST = 1536  # pixels of a side of what is shown whole
 _CELL = 8  # pixels; windows begin at multiples of it, so the blocks of a JPEG stay in one grid
 
 
@@ -22,14 +22,14 @@ def view_picture(picture: "Picture", view: View) -> "Image.Image":
     return whole_view(picture) if view == "whole" else crops_view(picture)
 
 
-def whole_view(picture: "Picture", *, longest: int = 1536) -> "Image.Image":
-    """Returns the whole picture as 8-bit RGB, shrunk where a side is longer than `longest` pixels."""
+def whole_view(picture: "Picture") -> "Image.Image":
+    """Returns the whole picture as 8-bit RGB, shrunk where a side is longer than 1536 pixels."""
     from PIL import Image
 
     from xpsr.image import to_pil
 
     image = to_pil(picture.pixels)
-    factor = longest / max(image.size)
+    factor = _LONGEST / max(image.size)
     if factor >= 1:
         return image
     width, height = (max(round(side * factor), 1) for side in image.size)
@@ -41,19 +41,14 @@ def crops_view(picture: "Picture", *, size: int = 448) -> "Image.Image":
 
     Every pixel is one of the picture's: noise, blur and JPEG blocks are as they were. A side of more than `size` pixels
     is cut in two, and of each half, or quarter of the picture, the window of `size / 2` with the strongest gradients is
-    shown, the first of equals. A picture that fits is shown as it is.
-
-    Raises:
-        InputError: `size` is not a positive multiple of 16.
+    shown, the first of equals. A picture that fits is shown as it is. `size` is a multiple of 16.
     """
     import numpy as np
     from PIL import Image
 
     from xpsr.image import to_pil
 
-    if size < 1 or size % (2 * _CELL):
-        message = f"is not a positive multiple of {2 * _CELL}"
-        raise InputError(message, code="out_of_range", field="size", value=str(size), remedy="use 448")
+    assert size % (2 * _CELL) == 0
     image = to_pil(picture.pixels)
     rows, columns = _bands(image.height, size), _bands(image.width, size)
     if len(rows) == len(columns) == 1:
