@@ -191,6 +191,28 @@ def test_a_picture_is_restored_as_by_the_command_line(server: Served, tiny_model
     assert job["links"]["map"] is None
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "called", "media_type"),
+    [
+        ("Photo.JPEG", "JPEG", "Photo_x4.JPEG", "image/jpeg"),
+        ("scan.tiff", "TIFF", "scan_x4.tiff", "image/tiff"),
+        ("photo.jfif", "JPEG", "photo_x4.jpg", "image/jpeg"),
+        ("lie.png", "JPEG", "lie_x4.jpg", "image/jpeg"),
+        ("photo", "TIFF", "photo_x4.tif", "image/tiff"),
+        ("moving.jpg", "GIF", "moving_x4.png", "image/png"),
+    ],
+)
+def test_a_result_is_called_as_the_command_line_calls_it(
+    server: Served, name: str, kind: str, called: str, media_type: str
+) -> None:
+    job = server.over(server.post(picture(1, kind), name=name, is_async="1", **TEXTS))
+    result = server.http.get(job["links"]["result"])
+    assert job["output"]["name"] == called and called in result.headers["content-disposition"]
+    assert result.headers["content-type"] == media_type == f"image/{job['output']['format'].lower()}"
+    assert server.http.get(job["links"]["record"]).json()["output"] == called
+    assert "Photo" not in str([*server.scheduler.find(job["id"]).folder.iterdir()])
+
+
 def test_options_count_as_on_the_command_line(server: Served, tiny_model: Path, tmp_path: Path) -> None:
     content = picture(2)
     fields = {

@@ -25,9 +25,6 @@ __all__ = [
     "prior_document",
 ]
 
-_FORMATS = {".jpg": "JPEG", ".tif": "TIFF"}
-"""Pillow's names of formats, where they are not what names of files end with."""
-
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -266,11 +263,11 @@ def job_document(job: Job, config: ServeConfig) -> JobDocument:
 
 
 def _output(job: Job, record: dict[str, Any]) -> dict[str, Any]:
-    suffix, fidelity = job.request.suffix, record["fidelity"]
+    fidelity = record["fidelity"]
     width, height = record["output_size"]
     return {
         "name": job.result_name,
-        "format": _FORMATS.get(suffix, suffix[1:].upper()),
+        "format": job.request.result_format,
         "width": width,
         "height": height,
         "bytes": record["bytes"],

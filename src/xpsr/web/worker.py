@@ -28,7 +28,7 @@ from xpsr.config import ServeConfig, UpscaleConfig, as_dict
 from xpsr.config.checks import said
 from xpsr.devices import resolve_device
 from xpsr.errors import Cancelled, InputError, XPSRError
-from xpsr.image import Limits, Picture, decode_in_process, to_pil
+from xpsr.image import Picture, decode_in_process, to_pil
 from xpsr.model_files import fetch_model
 from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, completed, open_describer
 from xpsr.prior.describers import is_asked
@@ -38,9 +38,10 @@ from xpsr.records import Recipe
 from xpsr.restore import Restorer
 from xpsr.sources import Job as RestoringJob
 from xpsr.sources import Source
+from xpsr.web.decoding import decode
 from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Preview, Request
 
-__all__ = ["Told", "Worker", "limits_of"]
+__all__ = ["Told", "Worker"]
 
 T = TypeVar("T")
 
@@ -48,9 +49,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_SHOWN = 2**24
 """Pixels of such a PNG; more are reduced."""
-
-_DECODING = 64
-"""Bytes that decoding a pixel may take: 12 of float32 in the end, and what decoders need on the way."""
 
 _DOUBT = 2
 """How many times too long a picture has to take to be refused beforehand: what is known of it is an estimate."""
@@ -69,11 +67,6 @@ class Told:
     progress: tuple[int, int] | None = None
     prior: Prior | None = None
     preview: Preview | None = None
-
-
-def limits_of(config: ServeConfig) -> Limits:
-    """Returns what is refused before it is decoded."""
-    return Limits(max_pixels=config.max_pixels, max_bytes=config.max_bytes)
 
 
 class Worker:
@@ -163,12 +156,7 @@ class Worker:
         if config.protect not in (None, "auto"):  # any other one is a file of the server
             raise InputError("is not auto", code="unknown_value", field="protect", remedy="use auto, or leave it out")
         content = (folder / UPLOAD).read_bytes()
-        picture = decode_in_process(
-            content,
-            limits=limits_of(self._config),
-            accept_truncated=config.accept_truncated,
-            memory=max(2**32, _DECODING * self._config.max_pixels),
-        )
+        picture = decode(content, self._config, accept_truncated=config.accept_truncated)
         _stop_if(is_cancelled)
         if request.kind == "upscale":  # known before anybody looks
             restorer = _known(self._restorers, "model", config.model)
@@ -186,7 +174,7 @@ class Worker:
         recipe = kept.with_config(
             dataclasses.replace(config, **{f: getattr(kept.config, f) for f in ("model", "device", "memory")})
         )
-        target = folder / f"result{request.suffix}"
+        target = folder / request.result_file
         place = folder / "map.png" if request.wants_map else None
         job = RestoringJob(source=Source(path=Path("picture"), content=content), target=target, map=place)
         opened = open_picture(job, picture, recipe, named="picture")
@@ -203,8 +191,7 @@ class Worker:
         own = model_name(recipe.config.model)  # the name that `xpsr upscale` writes, where clients know it
         called = own if own.rpartition("/")[2] == config.model else config.model
         restored = write_restored(opened, dataclasses.replace(restored, record=facts), recipe, model=called)
-        written = "JPEG" if target.suffix in (".jpg", ".jpeg") else target.suffix[1:].upper()
-        if written not in SHOWN_FORMATS:
+        if request.result_format not in SHOWN_FORMATS:
             _show(restored.picture, folder / "view.png")
         return restored.record | {"bytes": target.stat().st_size}
 
