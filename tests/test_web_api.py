@@ -976,6 +976,19 @@ def test_openapi_says_what_there_is(server: Served, done: dict[str, Any]) -> Non
             assert method["description"] if method["operationId"] == "upscale" else method["summary"]
 
 
+def test_openapi_says_where_a_token_is_needed(server: Served, tmp_path: Path) -> None:
+    assert "securitySchemes" not in server.http.get("/openapi.json").json()["components"]
+    (tmp_path / "tokens").write_text("0123456789abcdef\n")
+    made = served(ServeConfig(token_file=tmp_path / "tokens"), tmp_path)
+    told = made.http.get("/openapi.json").json()
+    ((name, scheme),) = told["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, methods in told["paths"].items():
+        for method in methods.values():
+            assert method.get("security", []) == ([{name: []}] if path.startswith("/v1/") else []), path
+    made.spool.close()
+
+
 def test_pixels_are_the_same_in_every_lossless_format(server: Served) -> None:
     answers = [server.post(picture(11), format=kind, **TEXTS, **SEED) for kind in ("png", "tiff", "webp")]
     pixels = [decode_image(answer.content, "a").pixels for answer in answers]

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Protocol, get_args
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Security
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response, StreamingResponse
 
@@ -74,7 +75,12 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
     """
     routes = _Routes(config, scheduler, hands, spool)
     router = APIRouter()
-    add = router.add_api_route
+    # for /openapi.json: `guards` have asked for the token by then
+    token = HTTPBearer(scheme_name="token", description="One of the operator's tokens.", auto_error=False)
+    needed = [Security(token)] if config.token_file is not None else []
+
+    def add(path: str, route: Callable[..., Any], **told: Any) -> None:
+        router.add_api_route(path, route, dependencies=needed if path.startswith("/v1/") else [], **told)
 
     def get(path: str, route: Callable[..., Any], **told: Any) -> None:
         add(path, route, **told)
