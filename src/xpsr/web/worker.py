@@ -24,7 +24,7 @@ from xpsr.batch.restoring import (
     restore_opened,
     write_restored,
 )
-from xpsr.config import ServeConfig, UpscaleConfig, as_dict
+from xpsr.config import ServeConfig, Size, UpscaleConfig, as_dict
 from xpsr.config.checks import said
 from xpsr.devices import resolve_device
 from xpsr.errors import Cancelled, InputError, XPSRError
@@ -80,7 +80,8 @@ class Worker:
         hidden: where models and describers are, which is nobody's business, and what clients call each.
 
     Raises:
-        InputError: an option that this machine or a model cannot follow, or a describer that is none.
+        InputError: an option that this machine or a model cannot follow, a describer that is none, or too little memory
+            for any picture.
         ModelError: a model cannot be loaded.
         MissingDependencyError: an engine is not installed.
         XPSRError: this system has no processes in which pictures of strangers can be decoded.
@@ -103,6 +104,7 @@ class Worker:
             for name, where in config.named("models").items():
                 asked = dataclasses.replace(config.upscale, model=where, device=device, memory=config.memory)
                 self._restorers[name], folder = open_restorer(asked, device=device), fetch_model(where)
+                _refuse_memory(name, self._restorers[name], asked)
                 for describer in self._describers:
                     recipe = Recipe(config=asked, describer=describer, folder=folder)
                     self._recipes[name, describer] = recipe.with_config(asked)
@@ -245,6 +247,18 @@ def _opened(name: str, where: str, config: ServeConfig, device: str) -> Describe
     if isinstance(opened, MLLMDescriber):
         opened.describe([torch.full((3, 256, 256), 0.5)])
     return opened
+
+
+def _refuse_memory(name: str, restorer: Restorer, config: UpscaleConfig) -> None:
+    """Refuses a limit of memory in which a model restores no picture at all."""
+    least: dict[str, Any] = {f.name: None for f in dataclasses.fields(Size)} | {"scale": 1.0}
+    try:
+        plan_of(restorer, 1, 1, dataclasses.replace(config, **least))
+    except InputError as error:
+        if error.field == "memory":
+            message = f"is too little for the model {name}, whatever the picture"
+            parts = {"message": message, "value": config.memory}
+            raise InputError(**error.parts | parts) from error
 
 
 def _known(there: dict[str, T], option: str, name: str) -> T:
