@@ -656,5 +656,6 @@ def test_page_holds_no_inline_code_and_its_files_are_short():
             assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function", text), (
                 path.name
             )
-    assert {path.suffix for path in PAGE.rglob("*.*")} - {".md"} == web_app._TYPES.keys()  # nothing is there and not served
+    # nothing is there and not served
+    assert {path.suffix for path in PAGE.rglob("*.*")} - {".md"} == web_app._TYPES.keys()
     assert sum(path.stat().st_size for path in (PAGE / "examples").iterdir()) < 60_000

@@ -47,7 +47,7 @@ class ServeConfig(Checked):
     wait_seconds: float = option(600.0, "From an upload's beginning to when its work begins.", within(0.1, 10**6))
     upload_seconds: float = option(60.0, "For an upload.", within(0.1, 10**6))
     max_queue: int = option(64, "Requests that wait or are worked on; more are told to come later.", within(1, 10**6))
-    max_per_client: int = option(16, "Of them, of one client.", within(1, 10**6))
+    max_per_client: int = option(16, "Requests and uploads of one client.", within(1, 10**6))
     keep_seconds: float = option(
         3600.0, "How long results are kept, while there is room on the disk.", within(1, 10**7)
     )

@@ -176,8 +176,8 @@ class LimitsDocument(_Document):
     max_output_pixels: int = Field(description="Of a result.")
     max_seconds: float = Field(description="Of work on a picture.")
     wait_seconds: float = Field(description="From an upload's beginning to when its work begins.")
-    max_queue: int = Field(description="Requests that come, wait or are worked on.")
-    max_per_client: int = Field(description="Of them, of one client.")
+    max_queue: int = Field(description="Requests that wait or are worked on.")
+    max_per_client: int = Field(description="Requests and uploads of one client.")
     keep_seconds: float = Field(description="For which results are kept.")
 
 
