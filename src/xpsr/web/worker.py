@@ -30,6 +30,7 @@ from xpsr.devices import resolve_device
 from xpsr.errors import Cancelled, InputError, XPSRError
 from xpsr.image import Picture, decode_in_process, to_pil
 from xpsr.model_files import fetch_model
+from xpsr.planning import in_words
 from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, completed, open_describer
 from xpsr.prior.describers import is_asked
 from xpsr.prior.mllm import MLLMDescriber
@@ -252,13 +253,15 @@ def _opened(name: str, where: str, config: ServeConfig, device: str) -> Describe
 def _refuse_memory(name: str, restorer: Restorer, config: UpscaleConfig) -> None:
     """Refuses a limit of memory in which a model restores no picture at all."""
     least: dict[str, Any] = {f.name: None for f in dataclasses.fields(Size)} | {"scale": 1.0}
+    smallest = dataclasses.replace(config, **least)
     try:
-        plan_of(restorer, 1, 1, dataclasses.replace(config, **least))
+        plan_of(restorer, 1, 1, smallest)
     except InputError as error:
-        if error.field == "memory":
-            message = f"is too little for the model {name}, whatever the picture"
-            parts = {"message": message, "value": config.memory}
-            raise InputError(**error.parts | parts) from error
+        if error.field != "memory":
+            raise
+        needed = in_words(plan_of(restorer, 1, 1, dataclasses.replace(smallest, memory=None)).peak_bytes)
+        message, remedy = f"is too little for the model {name}, whatever the picture", f"use {needed} or more"
+        raise InputError(message, code=error.code, field="memory", value=config.memory, remedy=remedy) from error
 
 
 def _known(there: dict[str, T], option: str, name: str) -> T:
