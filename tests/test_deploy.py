@@ -19,10 +19,8 @@ from xpsr.cli import main
 from xpsr.config import ServeConfig
 from xpsr.errors import InputError
 from xpsr.web import problems
-from xpsr.web.app import build_app
+from xpsr.web.app import Service
 from xpsr.web.metrics import Metrics
-from xpsr.web.scheduler import Scheduler
-from xpsr.web.spool import Spool
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -239,17 +237,16 @@ def coded(cell: str) -> list[str]:
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[tuple[Scheduler, Spool]]:
-    spool = Spool(tmp_path)
-    asked = {name: getattr(DEFAULT, name) for name in ("max_queue", "max_per_client", "max_seconds", "keep_seconds")}
-    yield Scheduler(spool, **asked), spool
-    spool.close()
+def service(tmp_path: Path) -> Iterator[Service]:
+    made = Service(ServeConfig(spool=tmp_path))
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def routes(parts: tuple[Scheduler, Spool]) -> set[str]:
+def routes(service: Service) -> set[str]:
     """Of the API, with their methods."""
-    paths = build_app(DEFAULT, parts[0], [], parts[1]).openapi()["paths"]
+    paths = service.app.openapi()["paths"]
     return {f"{method.upper()} {path}" for path, told in paths.items() for method in told}
 
 
@@ -296,9 +293,9 @@ def test_docs_tell_every_status_of_every_code() -> None:
     assert set(problems._STATUS) <= set(told)  # all that are not 422
 
 
-def test_docs_name_every_metric(parts: tuple[Scheduler, Spool]) -> None:
+def test_docs_name_every_metric(service: Service) -> None:
     metrics = Metrics()
-    metrics.watch(parts[0], [])
+    metrics.watch(service.scheduler, [])
     there = set(re.findall(r"^# HELP (\w+)(?<!_created) ", metrics.text().decode(), re.MULTILINE))
     named = {name for cell, *_ in rows("name") for name in coded(cell)}
     family = "xpsr_process_"

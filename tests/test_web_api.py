@@ -191,6 +191,28 @@ def test_a_picture_is_restored_as_by_the_command_line(server: Served, tiny_model
     assert job["links"]["map"] is None
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "called", "media_type"),
+    [
+        ("Photo.JPEG", "JPEG", "Photo_x4.JPEG", "image/jpeg"),
+        ("scan.tiff", "TIFF", "scan_x4.tiff", "image/tiff"),
+        ("photo.jfif", "JPEG", "photo_x4.jpg", "image/jpeg"),
+        ("lie.png", "JPEG", "lie_x4.jpg", "image/jpeg"),
+        ("photo", "TIFF", "photo_x4.tif", "image/tiff"),
+        ("moving.jpg", "GIF", "moving_x4.png", "image/png"),
+    ],
+)
+def test_a_result_is_called_as_the_command_line_calls_it(
+    server: Served, name: str, kind: str, called: str, media_type: str
+) -> None:
+    job = server.over(server.post(picture(1, kind), name=name, is_async="1", **TEXTS))
+    result = server.http.get(job["links"]["result"])
+    assert job["output"]["name"] == called and called in result.headers["content-disposition"]
+    assert result.headers["content-type"] == media_type == f"image/{job['output']['format'].lower()}"
+    assert server.http.get(job["links"]["record"]).json()["output"] == called
+    assert "Photo" not in str([*server.scheduler.find(job["id"]).folder.iterdir()])
+
+
 def test_options_count_as_on_the_command_line(server: Served, tiny_model: Path, tmp_path: Path) -> None:
     content = picture(2)
     fields = {
@@ -952,6 +974,19 @@ def test_openapi_says_what_there_is(server: Served, done: dict[str, Any]) -> Non
                 kinds = answer.get("content", {}).keys()
                 assert (kinds == {"application/problem+json"}) == (int(status) >= 400), path
             assert method["description"] if method["operationId"] == "upscale" else method["summary"]
+
+
+def test_openapi_says_where_a_token_is_needed(server: Served, tmp_path: Path) -> None:
+    assert "securitySchemes" not in server.http.get("/openapi.json").json()["components"]
+    (tmp_path / "tokens").write_text("0123456789abcdef\n")
+    made = served(ServeConfig(token_file=tmp_path / "tokens"), tmp_path)
+    told = made.http.get("/openapi.json").json()
+    ((name, scheme),) = told["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, methods in told["paths"].items():
+        for method in methods.values():
+            assert method.get("security", []) == ([{name: []}] if path.startswith("/v1/") else []), path
+    made.spool.close()
 
 
 def test_pixels_are_the_same_in_every_lossless_format(server: Served) -> None:

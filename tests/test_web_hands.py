@@ -419,6 +419,15 @@ def test_the_end_reaches_a_process_that_is_being_started_again(played: Programs)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts files in /proc")
+def test_the_end_reaches_a_process_that_is_started_after_it(played: Programs) -> None:
+    house = played(is_started=False)
+    house.hand.close()
+    with pytest.raises(XPSRError) as caught:
+        house.hand.start()
+    assert caught.value.code == "worker_died" and not house.hand.is_ready
+    assert house.hand.pid is not None and not is_there(house.hand.pid)
+
+
 def test_many_deaths_leave_neither_threads_nor_files_behind(played: Programs) -> None:
     house = played(HONEST, *[READY + "hear()"] * 20)
 
@@ -712,7 +721,7 @@ def pixels(picture: Picture | Path) -> torch.Tensor:
 def test_what_browsers_do_not_show_lies_beside_in_what_they_do(house: House) -> None:
     content = deep_tiff()
     job = house.done(content, name="deep.tif", scale=2.0)
-    assert job.result.suffix == ".tif"
+    assert (job.result.name, job.result_name) == ("result.tiff", "deep_x2.tif")
     for seen, shown in ((decode_image(content, "picture"), "input.png"), (read_image(job.result), "view.png")):
         with Image.open(job.folder / shown) as image:
             assert (image.format, image.mode, image.size) == ("PNG", "RGB", (seen.width, seen.height))
@@ -987,6 +996,7 @@ def test_a_model_that_cannot_be_loaded_is_told_at_the_start(tiny_model: Path, tm
             {"upscale": UpscaleConfig(engine="onnx")},
             "holds no exported networks; make a folder that does: xpsr export",
         ),
+        ({"memory": "1"}, r"^memory=1 is too little for the model tiny, whatever the picture; use \d+ MB or more\.$"),
         ({"models": ("no/where/at/all",)}, "^model=no/where/at/all is no model"),
         ({"describers": ("texts=priors.jsonl",)}, "priors.jsonl"),
     ],

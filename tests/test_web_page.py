@@ -287,6 +287,32 @@ def test_settings_are_of_all_pictures_or_of_one(browser, server, pictures):
         assert page.get_attribute("#set-way-auto", "type") == "radio" and page.is_checked("#set-way-auto")
 
 
+def test_settings_begin_with_what_the_operator_chose(browser, house, pictures, tmp_path):
+    usual = UpscaleConfig(strip_gps=True, format="png")
+    with idle(house, tmp_path, upscale=usual) as (_, address), opened(browser, address) as page:
+        wait_for(page, "document.getElementById('set-metadata-place')?.checked")
+        told = """async () => {
+            const { Settings } = await import('/page/settings.js');
+            const settings = new Settings(await (await fetch('/v1/models')).json());
+            const usual = settings.defaults();
+            return ['place', 'keep', 'none'].map((metadata) => settings.fields({ ...usual, metadata, map: false }));
+        }"""
+        assert page.evaluate(told) == [
+            {},
+            {"strip_gps": "false", "strip_metadata": "false"},
+            {"strip_gps": "false", "strip_metadata": "true"},
+        ]
+        assert page.input_value("#set-format") == "png"
+
+
+def test_an_example_that_does_not_come_is_told(browser, server):
+    with visiting(browser, server, told="404") as page:
+        page.evaluate("document.querySelector('[data-example]').dataset.example = 'page/examples/none.png'")
+        page.click("[data-example]")
+        wait_for(page, "document.querySelector('.toast.is-fault') !== null")
+        assert not texts(page, ".card .what")
+
+
 # the viewer
 
 
@@ -624,4 +650,6 @@ def test_page_holds_no_inline_code_and_its_files_are_short():
             assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function", text), (
                 path.name
             )
+    # nothing is there and not served
+    assert {path.suffix for path in PAGE.rglob("*.*")} - {".md"} == web_app._TYPES.keys()
     assert sum(path.stat().st_size for path in (PAGE / "examples").iterdir()) < 60_000

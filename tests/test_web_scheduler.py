@@ -287,6 +287,29 @@ def test_a_job_that_nobody_has_begun_comes_back_first(spool: Spool) -> None:
     assert second.state == "cancelled" and not second.folder.exists() and scheduler.counts["waiting"] == 0
 
 
+def test_a_job_that_comes_back_waits_no_longer_than_it_might_have(spool: Spool) -> None:
+    scheduler = scheduler_of(spool, wait_seconds=0.1, max_seconds=100)
+    job = submit(scheduler)
+    might, work = job.deadline, take(scheduler).deadline
+    assert work - might > 99
+    scheduler.give_back(job)
+    assert job.deadline == might
+    time.sleep(0.11)
+    scheduler.sweep()
+    assert job.error is not None and str(job.error).startswith("nobody had time for it within 0.1 seconds")
+
+
+def test_a_job_that_comes_back_after_the_end_is_told_so(spool: Spool) -> None:
+    ended: list[Job] = []
+    scheduler = scheduler_of(spool, on_over=ended.append)
+    job = submit(scheduler)
+    take(scheduler)
+    scheduler.close()
+    scheduler.give_back(job)
+    assert (job.state, ended) == ("failed", [job]) and job.error is not None and job.error.code == "draining"
+    assert scheduler.is_idle
+
+
 def test_a_server_that_drains_ends_what_it_has(spool: Spool) -> None:
     scheduler = scheduler_of(spool)
     running = submit(scheduler)

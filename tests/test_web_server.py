@@ -171,7 +171,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "examples").mkdir(parents=True)
     (folder / "index.html").write_text("<!doctype html>")
     (folder / "main.js").write_text("export {}")
-    (folder / "examples" / "a.webp").write_bytes(b"webp")
+    (folder / "examples" / "a.png").write_bytes(b"png")
     (folder / "secret.py").write_text("")
     (tmp_path / "xpsr" / "web" / "app.py").write_text("secret")
     shared = tmp_path / "xpsr" / "evaluation" / "pages"
@@ -190,7 +190,7 @@ def test_the_page_is_served_and_nothing_else(start: Start, page: Path) -> None:
     assert answer.headers["cache-control"] == "no-cache"
     again = running.get("/", headers={"If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", answer.headers["etag"])
-    for path, kind in (("main.js", "text/javascript; charset=utf-8"), ("examples/a.webp", "image/webp")):
+    for path, kind in (("main.js", "text/javascript; charset=utf-8"), ("examples/a.png", "image/png")):
         assert running.get(f"/page/{path}").headers["content-type"] == kind
     for path in (
         "/page/",

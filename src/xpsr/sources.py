@@ -341,8 +341,8 @@ def result_suffix(source: Source, format: ResultFormat) -> str:  # noqa: A002 - 
         return named_suffix("", format)
     start = _start_of(source)
     kind = next((suffix for begins, suffix in _BEGINNINGS.items() if re.match(begins, start, re.DOTALL)), None)
-    if source.content is not None:
-        return kind or ".png"
+    if kind is None and source.content is not None:
+        return ".png"
     suffix = source.path.suffix
     named = _LIKE.get(suffix.lower(), suffix).lower()
     if kind is not None and {".jpeg": ".jpg", ".tiff": ".tif"}.get(named, named) != kind:

@@ -32,7 +32,7 @@ class ServeConfig(Checked):
     """How `xpsr serve` answers, whom, and how much it takes on."""
 
     host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 is all of this machine's.", _ADDRESS)
-    port: int = option(8000, "0: any that is free.", within(0, 65535, "8000"))
+    port: int = option(8000, "0: any that is free.", within(0, 65535))
     models: tuple[str, ...] = option(("mini",), "NAME or NAME=WHERE; the first is the default.")
     describers: tuple[str, ...] = option(("mini",), "NAME or NAME=WHERE; the first is the default.")
     devices: tuple[str, ...] = option(("auto",), "A worker for each.")
@@ -40,20 +40,18 @@ class ServeConfig(Checked):
     allowed_hosts: tuple[str, ...] = option((), "Names under which the server is reached, beside those of the machine.")
     forwarded_allow_ips: tuple[str, ...] = option((), "Addresses of proxies whose X-Forwarded-For is believed.")
     page: bool = option(True, "Whether there is a page for people.")
-    max_bytes: int = option(2**26, "Of a picture's file.", within(1, 2**40, "67108864"))
-    max_pixels: int = option(2**24, "Of a picture, width times height.", within(1, 2**40, "16777216"))
-    max_output_pixels: int = option(2**26, "Of a result.", within(1, 2**40, "67108864"))
-    max_seconds: float = option(600.0, "Of work on a picture.", within(0.1, 10**6, "600"))
-    wait_seconds: float = option(
-        600.0, "From an upload's beginning to when its work begins.", within(0.1, 10**6, "600")
-    )
-    upload_seconds: float = option(60.0, "For an upload.", within(0.1, 10**6, "60"))
+    max_bytes: int = option(2**26, "Of a picture's file.", within(1, 2**40))
+    max_pixels: int = option(2**24, "Of a picture, width times height.", within(1, 2**40))
+    max_output_pixels: int = option(2**26, "Of a result.", within(1, 2**40))
+    max_seconds: float = option(600.0, "Of work on a picture.", within(0.1, 10**6))
+    wait_seconds: float = option(600.0, "From an upload's beginning to when its work begins.", within(0.1, 10**6))
+    upload_seconds: float = option(60.0, "For an upload.", within(0.1, 10**6))
     max_queue: int = option(64, "Requests that wait or are worked on; more are told to come later.", within(1, 10**6))
-    max_per_client: int = option(16, "Of them, of one client.", within(1, 10**6, "16"))
+    max_per_client: int = option(16, "Requests and uploads of one client.", within(1, 10**6))
     keep_seconds: float = option(
-        3600.0, "How long results are kept, while there is room on the disk.", within(1, 10**7, "3600")
+        3600.0, "How long results are kept, while there is room on the disk.", within(1, 10**7)
     )
-    drain_seconds: float = option(60.0, "For what is in hand when the server is to end.", within(0, 10**5, "60"))
+    drain_seconds: float = option(60.0, "For what is in hand when the server is to end.", within(0, 10**5))
     memory: str | None = None  # of a worker; `UpscaleConfig` checks it
     spool: Path | None = option(None, "Folder of uploads and results while they are kept; null: the system's own.")
     upscale: UpscaleConfig = option(UpscaleConfig(), "What holds where a request says nothing else.")

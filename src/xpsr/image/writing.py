@@ -28,7 +28,7 @@ from xpsr.image.reading import ImageLike, to_picture
 from xpsr.image.scanlines import write_scanlines
 from xpsr.image.xmp import Provenance
 
-__all__ = ["WriteOptions", "image_bytes", "refuse_unwritable", "write_image", "write_into", "write_strips"]
+__all__ = ["WriteOptions", "format_of", "image_bytes", "refuse_unwritable", "write_image", "write_into", "write_strips"]
 
 Kind = Literal["BMP", "JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JXL"]
 
@@ -117,7 +117,7 @@ def write_image(
         MissingDependencyError: it is to be signed, and c2pa-python is not installed.
     """
     place: Path = check_argument("path", path, Path)
-    if _is_ready(image, _kind(place), options):
+    if _is_ready(image, format_of(place), options):
         content = image_bytes(place, image, options)
         with atomic_write(place) as part:
             part.write_bytes(content)
@@ -154,7 +154,7 @@ def write_strips(
         MissingDependencyError: as `write_image`.
     """
     place: Path = check_argument("path", path, Path)
-    kind, rest = _kind(place), _whole(strips, size)
+    kind, rest = format_of(place), _whole(strips, size)
     first = next(rest)
     is_signed = options.credentials is not None
     refuse_unwritable(place, size, has_alpha=first.alpha is not None, is_signed=is_signed)
@@ -189,7 +189,7 @@ def image_bytes(place: Path, image: ImageLike, options: WriteOptions = WriteOpti
     Raises:
         InputError: unknown suffix, or a picture that the format cannot hold.
     """
-    kind = _kind(place)
+    kind = format_of(place)
     if _is_ready(image, kind, options):
         return _encoded(place, kind, upright(image, "picture"), options.quality)
     picture = to_picture(image)
@@ -219,7 +219,7 @@ def write_into(part: Path, place: Path, picture: Picture, options: WriteOptions)
         InputError: the format cannot hold the picture.
     """
     size = picture.width, picture.height
-    return _write(part, place, _kind(place), _strips(picture), size, picture, options)
+    return _write(part, place, format_of(place), _strips(picture), size, picture, options)
 
 
 def refuse_unwritable(place: Path, size: tuple[int, int], *, has_alpha: bool, is_signed: bool = False) -> None:
@@ -228,7 +228,7 @@ def refuse_unwritable(place: Path, size: tuple[int, int], *, has_alpha: bool, is
     Raises:
         InputError: unknown suffix, too many pixels along a side, alpha, or no place to sign in.
     """
-    kind = _kind(place)
+    kind = format_of(place)
     if max(size) > _MAX_SIDES.get(kind, 2**31):
         raise _unfit(place, kind, f"a side has more than {_MAX_SIDES[kind]} pixels")
     if has_alpha and kind in ("JPEG", "BMP"):
@@ -237,7 +237,12 @@ def refuse_unwritable(place: Path, size: tuple[int, int], *, has_alpha: bool, is
         raise _unfit(place, kind, "it is to be signed")
 
 
-def _kind(place: Path) -> Kind:
+def format_of(place: Path) -> Kind:
+    """Returns what Pillow calls the format of a file that is to be written, by what its name ends with.
+
+    Raises:
+        InputError: there is none of that suffix.
+    """
     suffix = place.suffix.lower()
     if suffix not in WRITTEN_SUFFIXES:
         known = ", ".join(sorted(WRITTEN_SUFFIXES))

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Protocol, get_args
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Security
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response, StreamingResponse
 
@@ -16,8 +17,8 @@ from xpsr import __version__
 from xpsr.config import ServeConfig
 from xpsr.errors import InputError, XPSRError
 from xpsr.sources import ResultFormat
-from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Job, Kind, Request
-from xpsr.web.openapi import ACCEPTED, EVENTS, RESULTS, form_of, problems, sent
+from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Job, Kind, Request, media_type
+from xpsr.web.openapi import ACCEPTED, EVENTS, PARTS, RESULTS, form_of, problems, sent
 from xpsr.web.options import DESCRIBE, OPTIONS, options_of, parse_options
 from xpsr.web.problems import PROBLEM_JSON, headers_of, problem_of
 from xpsr.web.scheduler import Scheduler, no_such_job
@@ -32,7 +33,7 @@ from xpsr.web.schemas import (
     job_path,
     prior_document,
 )
-from xpsr.web.sending import MEDIA_TYPES, numbered, send_file, zip_parts
+from xpsr.web.sending import numbered, send_file, zip_parts
 from xpsr.web.spool import Spool
 from xpsr.web.uploads import Inspector, receive_form
 from xpsr.web.watching import events_of, until_over
@@ -74,7 +75,12 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
     """
     routes = _Routes(config, scheduler, hands, spool)
     router = APIRouter()
-    add = router.add_api_route
+    # for /openapi.json: `guards` have asked for the token by then
+    token = HTTPBearer(scheme_name="token", description="One of the operator's tokens.", auto_error=False)
+    needed = [Security(token)] if config.token_file is not None else []
+
+    def add(path: str, route: Callable[..., Any], **told: Any) -> None:
+        router.add_api_route(path, route, dependencies=needed if path.startswith("/v1/") else [], **told)
 
     def get(path: str, route: Callable[..., Any], **told: Any) -> None:
         add(path, route, **told)
@@ -128,7 +134,7 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
         routes.result,
         operation_id="get_result",
         response_class=Response,
-        responses=RESULTS | sent(*MEDIA_TYPES.values(), status=206) | problems(*_OF_FILES),
+        responses=RESULTS | PARTS | problems(*_OF_FILES),
     )
     get(
         "/v1/jobs/{id}/record",
@@ -138,7 +144,7 @@ def build_api(config: ServeConfig, scheduler: Scheduler, hands: Sequence[HandLik
         responses=problems(*_OF_FILES),
     )
     for name, route in (("input", routes.input), ("view", routes.view), ("map", routes.map)):
-        shown = [f"image/{kind.lower()}" for kind in sorted(SHOWN_FORMATS)] if name != "map" else ["image/png"]
+        shown = [media_type(kind) for kind in (["PNG"] if name == "map" else sorted(SHOWN_FORMATS))]
         get(
             f"/v1/jobs/{{id}}/{name}",
             route,
@@ -242,7 +248,7 @@ class _Routes:
             raise job.cancelled_error()
         name, kind = job.request.name, job.request.format
         if kind in SHOWN_FORMATS:
-            return await self._show(job, request, UPLOAD, f"image/{kind.lower()}", name)
+            return await self._show(job, request, UPLOAD, media_type(kind), name)
         if job.prior is None and not job.is_over:  # it may be half written
             raise _not_ready(job)
         if not await anyio.to_thread.run_sync((job.folder / "input.png").exists):
@@ -252,9 +258,9 @@ class _Routes:
     async def view(self, id: str, request: HTTPRequest) -> Response:  # noqa: A002
         """Shows a result."""
         job = self._made(id, request)
-        kind = MEDIA_TYPES[job.request.suffix]
-        if kind.removeprefix("image/").upper() in SHOWN_FORMATS:
-            return await self._show(job, request, job.result.name, kind, job.result_name)
+        kind = job.request.result_format
+        if kind in SHOWN_FORMATS:
+            return await self._show(job, request, job.result.name, media_type(kind), job.result_name)
         return await self._show(job, request, "view.png", "image/png", f"{Path(job.result_name).stem}.png")
 
     async def map(self, id: str, request: HTTPRequest) -> Response:  # noqa: A002
@@ -376,7 +382,7 @@ class _Routes:
             request,
             job.result,
             job=job.id,
-            media_type=MEDIA_TYPES[job.request.suffix],
+            media_type=media_type(job.request.result_format),
             name=job.result_name,
             headers=headers,
         )

@@ -33,23 +33,17 @@ from xpsr.web.scheduler import Scheduler
 from xpsr.web.server import Server, listen, url_of
 from xpsr.web.spool import Spool
 
-__all__ = ["build_app", "serve"]
+__all__ = ["Service", "build_app", "serve"]
 
 logger = logging.getLogger(__name__)
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
-    ".ico": "image/x-icon",
     ".jpg": "image/jpeg",
     ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json",
     ".png": "image/png",
     ".svg": "image/svg+xml",
-    ".txt": "text/plain; charset=utf-8",
-    ".webmanifest": "application/manifest+json",
-    ".webp": "image/webp",
-    ".woff2": "font/woff2",
 }
 """Of files of the page; what the system says of them differs from machine to machine."""
 
@@ -108,6 +102,72 @@ def build_app(
     return app
 
 
+class Service:
+    """A server without sockets: the app, the queue behind it, and those who work.
+
+    Args:
+        config: of the server; where it listens is not looked at.
+
+    Attributes:
+        app: what answers requests, for any server of ASGI.
+        scheduler: the queue.
+
+    Raises:
+        InputError: an address, a file or an option cannot be used.
+    """
+
+    def __init__(self, config: ServeConfig):
+        disable_created_metrics()  # a second series for each one, of no use to anybody
+        metrics = Metrics()
+        self._spool = Spool(config.spool)
+        try:
+            self.scheduler = Scheduler(
+                self._spool,
+                max_queue=config.max_queue,
+                max_per_client=config.max_per_client,
+                max_seconds=config.max_seconds,
+                wait_seconds=config.wait_seconds,
+                keep_seconds=config.keep_seconds,
+                num_hands=len(config.devices),
+                on_over=metrics.over,
+            )
+            self._hands = [
+                Hand(config, device, self.scheduler, on_death=partial(metrics.died, device))
+                for device in config.devices
+            ]
+            self.app = build_app(config, self.scheduler, self._hands, self._spool, metrics=metrics)
+        except BaseException:
+            self._spool.close()
+            raise
+
+    def start(self) -> None:
+        """Loads the models, of all devices at once, and begins to work.
+
+        Raises:
+            InputError: an option that this machine or a model cannot follow.
+            ModelError: a model cannot be loaded.
+            XPSRError: a process died while it loaded its models.
+        """
+        with ThreadPoolExecutor(len(self._hands)) as pool:
+            try:
+                for start in [pool.submit(hand.start) for hand in self._hands]:
+                    start.result()
+            except BaseException:
+                self.end()  # before the pool is left, which waits for those that load
+                raise
+
+    def end(self) -> None:
+        """Ends whatever is in hand; whoever waits for it is told so."""
+        self.scheduler.close()
+        with ThreadPoolExecutor(len(self._hands)) as closing:
+            closing.map(Hand.close, self._hands)
+
+    def close(self) -> None:
+        """Ends it, and removes what is kept."""
+        self.end()
+        self._spool.close()
+
+
 def serve(config: ServeConfig, *, announce: Callable[[str], None]) -> None:
     """Answers requests until a signal ends it; `Server` says how.
 
@@ -121,39 +181,16 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None]) -> None:
         XPSRError: a process died while it loaded its models.
         KeyboardInterrupt: Ctrl-C ended it, or a second signal what the first one had not yet.
     """
-    disable_created_metrics()  # a second series for each one, of no use to anybody
-    metrics = Metrics()
     with ExitStack() as stack:
         stack.enter_context(_terminable())
         sockets = listen(config.host, config.port)
         for place in sockets:
             stack.enter_context(place)
-        spool = Spool(config.spool)
-        stack.callback(spool.close)
-        scheduler = Scheduler(
-            spool,
-            max_queue=config.max_queue,
-            max_per_client=config.max_per_client,
-            max_seconds=config.max_seconds,
-            wait_seconds=config.wait_seconds,
-            keep_seconds=config.keep_seconds,
-            num_hands=len(config.devices),
-            on_over=metrics.over,
-        )
-        hands = [Hand(config, device, scheduler, on_death=partial(metrics.died, device)) for device in config.devices]
-        app = build_app(config, scheduler, hands, spool, metrics=metrics)
+        service = Service(config)
+        stack.callback(service.close)
         line = f"xpsr serves {', '.join(config.named('models'))} on {url_of(config.host, sockets)} (Ctrl-C ends it)"
-        pool = stack.enter_context(ThreadPoolExecutor(len(hands)))
-
-        def end() -> None:
-            scheduler.close()
-            with ThreadPoolExecutor(len(hands)) as closing:
-                closing.map(Hand.close, hands)
-
-        stack.callback(end)  # before the pool is left, which waits for those that load
-        server = Server(app, config, scheduler, on_start=partial(announce, line), on_end=end)
-        for start in [pool.submit(hand.start) for hand in hands]:
-            start.result()
+        server = Server(service.app, config, service.scheduler, on_start=partial(announce, line), on_end=service.end)
+        service.start()
         server.run(sockets)
     if server.was_interrupted:
         raise KeyboardInterrupt

@@ -5,7 +5,7 @@ import ipaddress
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xpsr.config import ServeConfig
@@ -13,7 +13,7 @@ from xpsr.config.checks import said
 from xpsr.errors import InputError, XPSRError, printable
 from xpsr.files import read_bytes
 
-__all__ = ["Door", "Hosts", "Tokens", "address_of", "is_loopback"]
+__all__ = ["Door", "Hosts", "Proxies", "Tokens", "address_of", "is_loopback"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,27 @@ def address_of(host: str | None) -> str:
             return str(address.ipv4_mapped)
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
+
+
+class Proxies:
+    """Those whose word is taken for who a client is.
+
+    Args:
+        given: addresses and networks.
+    """
+
+    def __init__(self, given: Sequence[str]):
+        self._networks = [ipaddress.ip_network(one, strict=False) for one in given]
+
+    def __contains__(self, host: object) -> bool:
+        try:
+            address = ipaddress.ip_address(str(host).partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, self._networks)
 
 
 class Hosts:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 
 import anyio
 from starlette.requests import ClientDisconnect
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xpsr.config import ServeConfig
 from xpsr.errors import InputError, XPSRError, printable, unexpected
-from xpsr.web.door import Door, address_of
+from xpsr.web.door import Door, Proxies, address_of
 from xpsr.web.problems import PROBLEM_JSON, headers_of, problem_of
 from xpsr.web.scheduler import Busy, ending
 
@@ -115,7 +114,7 @@ class Guards:
         self._app, self._config, self._door, self._on_answer = app, config, door, on_answer
         self._most = max(_MOST_AT_ONCE, 2 * config.max_per_client)
         self._at_once: Counter[str] = Counter()
-        self._proxies = [ip_network(one, strict=False) for one in config.forwarded_allow_ips]
+        self._proxies = Proxies(config.forwarded_allow_ips)
         self._is_proxy_told = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,19 +156,12 @@ class Guards:
             return
         forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
         host = (scope.get("client") or ("",))[0]
-        if not forwarded or host in forwarded or self._is_proxy(host):
+        if not forwarded or host in forwarded or host in self._proxies:
             return
         self._is_proxy_told = True
         line = "A request with X-Forwarded-For came from %s, whose word is not taken: if it is a proxy, all clients "
         line += "behind it count as one, unless it is named by --forwarded-allow-ips."
         logger.warning(line, printable(host[:64]))
-
-    def _is_proxy(self, host: str) -> bool:
-        try:
-            address = ip_address(host.partition("%")[0])
-        except ValueError:
-            return False
-        return any(address in network for network in self._proxies)
 
     @contextmanager
     def _among(self, client: str, path: str) -> Iterator[None]:

@@ -85,12 +85,12 @@ class Hand:
             MissingDependencyError: an engine is not installed.
             XPSRError: the process died, or this system has not what the server needs.
         """
-        self._process = _Process(self._order)
         try:
-            self.facts = self._process.wait_until_ready()
+            self._launch()
             self._thread.start()
         except BaseException:
-            self._process.kill()
+            if self._process is not None:
+                self._process.kill()
             raise
 
     @property
@@ -111,6 +111,13 @@ class Hand:
         if self._thread.is_alive():
             self._thread.join(10)
 
+    def _launch(self, *, timeout: float | None = None) -> None:
+        """Starts a process, and returns when it has its models."""
+        process = self._process = _Process(self._order)
+        if self._is_ending.is_set():  # `close` has not seen this one
+            process.kill()
+        self.facts = process.wait_until_ready(timeout=timeout)
+
     def _work(self) -> None:
         while not self._is_ending.is_set():
             try:
@@ -129,10 +136,7 @@ class Hand:
             logger.warning("The process for %s has died; another one is started.", self.device)
             self._on_death()
             try:
-                process = self._process = _Process(self._order)
-                if self._is_ending.is_set():  # `close` has seen the last one
-                    process.kill()
-                self.facts = process.wait_until_ready(timeout=_LONGEST_LOAD)
+                self._launch(timeout=_LONGEST_LOAD)
                 return
             except XPSRError as error:
                 if self._process is not None:

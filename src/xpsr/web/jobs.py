@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeAlias
 
 from xpsr.config import UpscaleConfig
 from xpsr.errors import Cancelled, XPSRError
+from xpsr.image.writing import format_of
 from xpsr.prior import Prior
 
-__all__ = ["OVER", "SHOWN_FORMATS", "UPLOAD", "Job", "JobState", "Kind", "Preview", "Request"]
+__all__ = ["OVER", "SHOWN_FORMATS", "UPLOAD", "Job", "JobState", "Kind", "Preview", "Request", "media_type"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,11 @@ UPLOAD = "upload"
 
 SHOWN_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "GIF", "BMP"})
 """Of files that every browser shows; beside one of another format lies a PNG that it can show."""
+
+
+def media_type(format: str) -> str:  # noqa: A002 - what it is
+    """Returns what HTTP calls a format of pictures that Pillow calls so."""
+    return f"image/{format.lower()}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,16 @@ class Request:
     config: UpscaleConfig
     wants_map: bool = False
     wants_previews: bool = False
+
+    @property
+    def result_format(self) -> str:
+        """Pillow's name of the format of the result's file."""
+        return format_of(Path(f"result{self.suffix}"))
+
+    @property
+    def result_file(self) -> str:
+        """The name of the result's file in the job's folder."""
+        return f"result.{self.result_format.lower()}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +142,7 @@ class Job:
     @property
     def result(self) -> Path:
         """The file of the result."""
-        return self.folder / f"result{self.request.suffix}"
+        return self.folder / self.request.result_file
 
     @property
     def result_name(self) -> str:

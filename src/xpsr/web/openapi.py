@@ -5,12 +5,12 @@ from http import HTTPStatus
 from typing import Any
 
 from xpsr.config.checks import MAX_CHARACTERS
+from xpsr.web.jobs import media_type
 from xpsr.web.options import Option
 from xpsr.web.problems import PROBLEM_JSON
-from xpsr.web.sending import MEDIA_TYPES
 from xpsr.web.uploads import IMAGE
 
-__all__ = ["ACCEPTED", "EVENTS", "RESULTS", "form_of", "problems", "sent"]
+__all__ = ["ACCEPTED", "EVENTS", "PARTS", "RESULTS", "form_of", "problems", "sent"]
 
 _JOB_HEADERS = {
     "X-XPSR-Job": {"description": "The job's id.", "schema": {"type": "string"}},
@@ -31,7 +31,10 @@ def sent(*media_types: str, status: int = 200, headers: Mapping[str, Any] | None
     return {status: told | ({"headers": dict(headers)} if headers else {})}
 
 
-RESULTS = sent(*MEDIA_TYPES.values(), headers=_JOB_HEADERS)
+_RESULT_TYPES = [media_type(kind) for kind in ("AVIF", "JPEG", "JXL", "PNG", "TIFF", "WEBP")]
+
+RESULTS = sent(*_RESULT_TYPES, headers=_JOB_HEADERS)
+PARTS = sent(*_RESULT_TYPES, status=206)
 
 ACCEPTED: Responses = {
     202: {

@@ -7,7 +7,7 @@ from the same picture alone by 7e-8, and results are to be those of `xpsr upscal
 import math
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from xpsr.errors import InputError, XPSRError
 from xpsr.prior import Prior
 from xpsr.web.jobs import Job, JobState, Preview, Request
 from xpsr.web.spool import Spool
+from xpsr.web.turns import Turns
 
 __all__ = ["Busy", "Place", "Scheduler", "ending", "no_such_job", "too_late"]
 
@@ -100,8 +101,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._jobs: dict[str, Job] = {}  # the oldest first; one that is worked on may be forgotten already
         self._coming: list[Place] = []
-        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by client; the first one is served next
-        self._running: dict[Job, float] = {}  # since when
+        self._waiting = Turns()
+        self._running: dict[Job, tuple[float, float]] = {}  # since when, and until when it might have waited
         self._seconds = _USUAL_SECONDS  # what a job takes, lately
         self.is_draining = self._is_closed = False
 
@@ -156,8 +157,7 @@ class Scheduler:
                 raise _to_end()
             self._refuse_above(self._max_queue)
             place.job = self._jobs[job.id] = job
-            self._waiting.setdefault(job.client, deque()).append(job)
-            moved = self._number()
+            moved = self._waiting.add(job)
             self._changed.notify_all()
         _tell(moved)
         return job
@@ -182,7 +182,7 @@ class Scheduler:
             if job.is_over:
                 return
             job.is_wanted = False
-            moved = self._leave(job)
+            moved = self._waiting.remove(job)
             self._end(job, "cancelled", error=job.cancelled_error())
             is_free = job not in self._running
             self._changed.notify_all()
@@ -209,7 +209,7 @@ class Scheduler:
         end = time.monotonic() + timeout
         while True:
             with self._changed:
-                job, moved = self._next()
+                job, moved = self._waiting.next()
                 if job is None:
                     left = end - time.monotonic()
                     if left <= 0:
@@ -220,7 +220,7 @@ class Scheduler:
                 if is_late := now > job.deadline:
                     self._end(job, "failed", error=_waited(self._wait_seconds))
                 else:
-                    self._running[job], job.deadline = now, now + self.max_seconds
+                    self._running[job], job.deadline = (now, job.deadline), now + self.max_seconds
                     job.started = time.time()
                     job.state = "running"
             if is_late:
@@ -231,20 +231,22 @@ class Scheduler:
 
     def give_back(self, job: Job) -> None:
         """Puts a job that was taken, and that nobody has begun to work on, before all others again."""
+        over: Collection[Job] = []
         moved: Collection[Job] = []
         with self._changed:
-            self._running.pop(job)
-            if not job.is_over:
-                job.state = "waiting"
+            _, deadline = self._running.pop(job)
+            is_gone = job.is_over
+            if not is_gone and self._is_closed:
+                self._end(job, "failed", error=ending())
+                over = [job]
+            elif not is_gone:
+                job.state, job.deadline = "waiting", deadline
                 job.started = job.progress = job.preview = None
-                self._waiting.setdefault(job.client, deque()).appendleft(job)
-                self._waiting.move_to_end(job.client, last=False)
-                moved = self._number()
-            is_gone = job.state == "cancelled"
+                moved = [job, *self._waiting.add_first(job)]
             self._changed.notify_all()
         if is_gone:
             self._spool.remove(job.folder)
-        _tell([job, *(other for other in moved if other is not job)])
+        self._over(over, moved)
 
     def report(
         self,
@@ -284,8 +286,7 @@ class Scheduler:
         self.drain()
         with self._changed:
             self._is_closed = True
-            left = [job for jobs in self._waiting.values() for job in jobs]
-            self._waiting.clear()
+            left = self._waiting.clear()
             for job in left:
                 self._end(job, "failed", error=ending())
         self._over(left, [])
@@ -302,7 +303,7 @@ class Scheduler:
         with self._changed:
             return {
                 "coming": self._num_coming(),
-                "waiting": sum(map(len, self._waiting.values())),
+                "waiting": len(self._waiting),
                 "running": len(self._running),
                 "kept": len(self._kept()),
             }
@@ -317,8 +318,8 @@ class Scheduler:
         """Fails jobs that have waited too long, and forgets those whose time is over; is called every second or so."""
         now = time.monotonic()
         with self._changed:
-            late = [job for jobs in self._waiting.values() for job in jobs if now > job.deadline]
-            moved = [other for job in late for other in self._leave(job)]
+            late = [job for job in self._waiting if now > job.deadline]
+            moved = [other for job in late for other in self._waiting.remove(job)]
             for job in late:
                 self._end(job, "failed", error=_waited(self._wait_seconds))
             gone = [job for job in self._kept() if job.until is not None and now >= job.until]
@@ -337,9 +338,9 @@ class Scheduler:
     def _refuse(self, client: str) -> None:
         if self.is_draining:
             raise _to_end()
-        mine = self._num_coming(client) + len(self._waiting.get(client, ()))
+        mine = self._num_coming(client) + self._waiting.num_of(client)
         mine += sum(job.client == client for job in self._running)
-        clients = self._waiting.keys() | {job.client for job in self._running}
+        clients = self._waiting.clients | {job.client for job in self._running}
         if mine >= self._max_per_client:  # in one round of all clients it has one less
             seconds = self._in_seconds(len(clients))
             message = f"{mine} of your requests wait or are worked on, and the limit is {self._max_per_client}"
@@ -351,7 +352,7 @@ class Scheduler:
             raise Busy(message, code="busy", remedy=f"try again in {seconds} seconds", retry_after=seconds)
 
     def _refuse_above(self, most: int) -> None:
-        total = sum(map(len, self._waiting.values())) + len(self._running)
+        total = len(self._waiting) + len(self._running)
         if total >= most:
             seconds = self._in_seconds(1)
             message = f"{total} requests wait or are worked on, and the limit is {most}"
@@ -360,38 +361,6 @@ class Scheduler:
     def _in_seconds(self, jobs: int) -> int:
         """In how many seconds so many jobs are done, more or less."""
         return min(max(math.ceil(self._seconds * jobs / self._num_hands), 1), _LONGEST_WAIT)
-
-    def _next(self) -> tuple[Job | None, Collection[Job]]:
-        """Takes the next job out of the queue; returns whose place has changed, too."""
-        if not self._waiting:
-            return None, []
-        client, jobs = next(iter(self._waiting.items()))
-        job = jobs.popleft()
-        self._waiting.move_to_end(client)  # who was served is the last one to be served again
-        if not jobs:
-            del self._waiting[client]
-        return job, self._number()
-
-    def _leave(self, job: Job) -> Collection[Job]:
-        jobs = self._waiting.get(job.client)
-        if jobs is None or job not in jobs:
-            return []
-        jobs.remove(job)
-        if not jobs:
-            del self._waiting[job.client]
-        return self._number()
-
-    def _number(self) -> Collection[Job]:
-        """Tells the waiting how many are before them; returns those for whom that has changed."""
-        rows, place, moved = [list(jobs) for jobs in self._waiting.values()], 0, []
-        for turn in range(max(map(len, rows), default=0)):
-            for row in rows:
-                if turn < len(row):
-                    if row[turn].place != place:
-                        row[turn].place = place
-                        moved.append(row[turn])
-                    place += 1
-        return moved
 
     def _end(
         self, job: Job, state: JobState, *, record: dict[str, Any] | None = None, error: XPSRError | None = None
@@ -452,7 +421,7 @@ class Scheduler:
                 job.kept = size
                 self._end(job, state, record=record, error=error)
                 if state == "done":
-                    self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
+                    self._seconds += 0.2 * (time.monotonic() - began[0] - self._seconds)
             self._changed.notify_all()
         if is_news:
             self._over([job], [])

@@ -25,9 +25,6 @@ __all__ = [
     "prior_document",
 ]
 
-_FORMATS = {".jpg": "JPEG", ".tif": "TIFF"}
-"""Pillow's names of formats, where they are not what names of files end with."""
-
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -179,8 +176,8 @@ class LimitsDocument(_Document):
     max_output_pixels: int = Field(description="Of a result.")
     max_seconds: float = Field(description="Of work on a picture.")
     wait_seconds: float = Field(description="From an upload's beginning to when its work begins.")
-    max_queue: int = Field(description="Requests that come, wait or are worked on.")
-    max_per_client: int = Field(description="Of them, of one client.")
+    max_queue: int = Field(description="Requests that wait or are worked on.")
+    max_per_client: int = Field(description="Requests and uploads of one client.")
     keep_seconds: float = Field(description="For which results are kept.")
 
 
@@ -266,11 +263,11 @@ def job_document(job: Job, config: ServeConfig) -> JobDocument:
 
 
 def _output(job: Job, record: dict[str, Any]) -> dict[str, Any]:
-    suffix, fidelity = job.request.suffix, record["fidelity"]
+    fidelity = record["fidelity"]
     width, height = record["output_size"]
     return {
         "name": job.result_name,
-        "format": _FORMATS.get(suffix, suffix[1:].upper()),
+        "format": job.request.result_format,
         "width": width,
         "height": height,
         "bytes": record["bytes"],

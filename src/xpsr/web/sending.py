@@ -23,19 +23,9 @@ from xpsr.errors import InputError
 from xpsr.sources import folded
 from xpsr.web.scheduler import no_such_job
 
-__all__ = ["MEDIA_TYPES", "disposition", "numbered", "send_file", "zip_parts"]
+__all__ = ["disposition", "numbered", "send_file", "zip_parts"]
 
 logger = logging.getLogger(__name__)
-
-MEDIA_TYPES = {
-    ".avif": "image/avif",
-    ".jpg": "image/jpeg",
-    ".jxl": "image/jxl",
-    ".png": "image/png",
-    ".tif": "image/tiff",
-    ".webp": "image/webp",
-}
-"""Of results, by what their names end with."""
 
 _PIECE = 2**18
 """Bytes that are read at once."""

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import ip_address, ip_network
 from types import FrameType
 from typing import Any
 
@@ -23,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from xpsr.config import ServeConfig
 from xpsr.errors import InputError, brief
-from xpsr.web.door import address_of
+from xpsr.web.door import Proxies, address_of
 from xpsr.web.guards import usual_headers
 from xpsr.web.problems import PROBLEM_JSON, problem
 from xpsr.web.scheduler import Scheduler
@@ -124,9 +123,10 @@ class Server(uvicorn.Server):
         on_start: Callable[[], None],
         on_end: Callable[[], None],
     ):
+        proxies = Proxies(config.forwarded_allow_ips)
         settings = uvicorn.Config(
             app,
-            http=partial(_Connection, _Crowd(config.forwarded_allow_ips)),  # type: ignore[arg-type]
+            http=partial(_Connection, _Crowd(proxies)),  # type: ignore[arg-type]
             ws="none",
             loop="asyncio",
             lifespan="on",
@@ -136,7 +136,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=bool(config.forwarded_allow_ips),
-            forwarded_allow_ips=[str(ip_network(one, strict=False)) for one in config.forwarded_allow_ips],
+            forwarded_allow_ips=list(proxies),
             timeout_keep_alive=_IDLE_SECONDS,
         )
         super().__init__(settings)
@@ -202,11 +202,11 @@ class _Crowd:
     """Whose connections there are, so that no address has them all.
 
     Args:
-        proxies: addresses and networks that may have any share of them.
+        proxies: those that may have any share of them.
     """
 
-    def __init__(self, proxies: Sequence[str]):
-        self._proxies = [ip_network(one, strict=False) for one in proxies]
+    def __init__(self, proxies: Proxies):
+        self._proxies = proxies
         self._counts: Counter[str] = Counter()
         self._total, self._told = 0, -math.inf
 
@@ -214,7 +214,7 @@ class _Crowd:
         """Returns what a connection from an address is counted as, or None: there are too many."""
         name, now = address_of(host), time.monotonic()
         is_full = self._total >= _MOST_CONNECTIONS
-        if is_full or (self._counts[name] >= _MOST_OF_ONE and not self._is_proxy(host)):
+        if is_full or (self._counts[name] >= _MOST_OF_ONE and host not in self._proxies):
             if now - self._told >= 60:
                 self._told = now
                 most = _MOST_CONNECTIONS if is_full else _MOST_OF_ONE
@@ -230,13 +230,6 @@ class _Crowd:
         self._counts[name] -= 1
         if not self._counts[name]:
             del self._counts[name]
-
-    def _is_proxy(self, host: str | None) -> bool:
-        try:
-            address = ip_address((host or "").partition("%")[0])
-        except ValueError:
-            return False
-        return any(address in network for network in self._proxies)
 
 
 class _Reader(h11.Connection):

@@ -20,8 +20,9 @@ from starlette.requests import Request as HTTPRequest
 from xpsr.config import ServeConfig, UpscaleConfig
 from xpsr.config.checks import said
 from xpsr.errors import InputError, printable
-from xpsr.image import Facts, Limits, inspect_in_process, refuse_unwritable
+from xpsr.image import Facts, refuse_unwritable
 from xpsr.sources import Source, result_suffix
+from xpsr.web.decoding import inspect
 from xpsr.web.jobs import UPLOAD
 from xpsr.web.options import OPTIONS, refuse_target, unknown_option
 from xpsr.web.spool import Spool
@@ -37,9 +38,6 @@ _MAX_TEXT = 2**16
 
 _MAX_NAME = 200
 """Characters of what a picture is called."""
-
-_SECONDS = 20.0
-"""That a picture may take to decode."""
 
 _AT_ONCE = 2**18
 """Bytes that are read, parsed and written in one go, in another thread."""
@@ -249,7 +247,6 @@ class Inspector:
 
     def __init__(self, config: ServeConfig, *, at_once: int = 2):
         self._config = config
-        self._limits = Limits(max_pixels=config.max_pixels, max_bytes=config.max_bytes)
         self._turns = anyio.CapacityLimiter(at_once)
         self._turn_of: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()  # of each client
 
@@ -273,14 +270,7 @@ class Inspector:
 
     def _inspect(self, folder: Path, form: Form, asked: UpscaleConfig, makes: bool) -> tuple[Facts, str]:
         content = (folder / UPLOAD).read_bytes()
-        facts = inspect_in_process(
-            content,
-            name=form.name,
-            limits=self._limits,
-            accept_truncated=asked.accept_truncated,
-            memory=max(2**32, 64 * self._config.max_pixels),  # as much as who restores it gives it, too
-            seconds=_SECONDS,
-        )
+        facts = inspect(content, self._config, name=form.name, accept_truncated=asked.accept_truncated)
         suffix = result_suffix(Source(path=Path(form.name), content=content), asked.format)
         if makes:
             refuse_target(asked, self._config, facts.width, facts.height)

@@ -24,12 +24,13 @@ from xpsr.batch.restoring import (
     restore_opened,
     write_restored,
 )
-from xpsr.config import ServeConfig, UpscaleConfig, as_dict
+from xpsr.config import ServeConfig, Size, UpscaleConfig, as_dict
 from xpsr.config.checks import said
 from xpsr.devices import resolve_device
 from xpsr.errors import Cancelled, InputError, XPSRError
-from xpsr.image import Limits, Picture, decode_in_process, to_pil
+from xpsr.image import Picture, decode_in_process, to_pil
 from xpsr.model_files import fetch_model
+from xpsr.planning import in_words
 from xpsr.prior import QUESTIONS, Describer, FileDescriber, Prior, completed, open_describer
 from xpsr.prior.describers import is_asked
 from xpsr.prior.mllm import MLLMDescriber
@@ -38,9 +39,10 @@ from xpsr.records import Recipe
 from xpsr.restore import Restorer
 from xpsr.sources import Job as RestoringJob
 from xpsr.sources import Source
+from xpsr.web.decoding import decode
 from xpsr.web.jobs import SHOWN_FORMATS, UPLOAD, Preview, Request
 
-__all__ = ["Told", "Worker", "limits_of"]
+__all__ = ["Told", "Worker"]
 
 T = TypeVar("T")
 
@@ -48,9 +50,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_SHOWN = 2**24
 """Pixels of such a PNG; more are reduced."""
-
-_DECODING = 64
-"""Bytes that decoding a pixel may take: 12 of float32 in the end, and what decoders need on the way."""
 
 _DOUBT = 2
 """How many times too long a picture has to take to be refused beforehand: what is known of it is an estimate."""
@@ -71,11 +70,6 @@ class Told:
     preview: Preview | None = None
 
 
-def limits_of(config: ServeConfig) -> Limits:
-    """Returns what is refused before it is decoded."""
-    return Limits(max_pixels=config.max_pixels, max_bytes=config.max_bytes)
-
-
 class Worker:
     """Models and describers that are loaded, under the names that clients know.
 
@@ -87,7 +81,8 @@ class Worker:
         hidden: where models and describers are, which is nobody's business, and what clients call each.
 
     Raises:
-        InputError: an option that this machine or a model cannot follow, or a describer that is none.
+        InputError: an option that this machine or a model cannot follow, a describer that is none, or too little memory
+            for any picture.
         ModelError: a model cannot be loaded.
         MissingDependencyError: an engine is not installed.
         XPSRError: this system has no processes in which pictures of strangers can be decoded.
@@ -110,6 +105,7 @@ class Worker:
             for name, where in config.named("models").items():
                 asked = dataclasses.replace(config.upscale, model=where, device=device, memory=config.memory)
                 self._restorers[name], folder = open_restorer(asked, device=device), fetch_model(where)
+                _refuse_memory(name, self._restorers[name], asked)
                 for describer in self._describers:
                     recipe = Recipe(config=asked, describer=describer, folder=folder)
                     self._recipes[name, describer] = recipe.with_config(asked)
@@ -163,12 +159,7 @@ class Worker:
         if config.protect not in (None, "auto"):  # any other one is a file of the server
             raise InputError("is not auto", code="unknown_value", field="protect", remedy="use auto, or leave it out")
         content = (folder / UPLOAD).read_bytes()
-        picture = decode_in_process(
-            content,
-            limits=limits_of(self._config),
-            accept_truncated=config.accept_truncated,
-            memory=max(2**32, _DECODING * self._config.max_pixels),
-        )
+        picture = decode(content, self._config, accept_truncated=config.accept_truncated)
         _stop_if(is_cancelled)
         if request.kind == "upscale":  # known before anybody looks
             restorer = _known(self._restorers, "model", config.model)
@@ -186,7 +177,7 @@ class Worker:
         recipe = kept.with_config(
             dataclasses.replace(config, **{f: getattr(kept.config, f) for f in ("model", "device", "memory")})
         )
-        target = folder / f"result{request.suffix}"
+        target = folder / request.result_file
         place = folder / "map.png" if request.wants_map else None
         job = RestoringJob(source=Source(path=Path("picture"), content=content), target=target, map=place)
         opened = open_picture(job, picture, recipe, named="picture")
@@ -203,8 +194,7 @@ class Worker:
         own = model_name(recipe.config.model)  # the name that `xpsr upscale` writes, where clients know it
         called = own if own.rpartition("/")[2] == config.model else config.model
         restored = write_restored(opened, dataclasses.replace(restored, record=facts), recipe, model=called)
-        written = "JPEG" if target.suffix in (".jpg", ".jpeg") else target.suffix[1:].upper()
-        if written not in SHOWN_FORMATS:
+        if request.result_format not in SHOWN_FORMATS:
             _show(restored.picture, folder / "view.png")
         return restored.record | {"bytes": target.stat().st_size}
 
@@ -258,6 +248,20 @@ def _opened(name: str, where: str, config: ServeConfig, device: str) -> Describe
     if isinstance(opened, MLLMDescriber):
         opened.describe([torch.full((3, 256, 256), 0.5)])
     return opened
+
+
+def _refuse_memory(name: str, restorer: Restorer, config: UpscaleConfig) -> None:
+    """Refuses a limit of memory in which a model restores no picture at all."""
+    least: dict[str, Any] = {f.name: None for f in dataclasses.fields(Size)} | {"scale": 1.0}
+    smallest = dataclasses.replace(config, **least)
+    try:
+        plan_of(restorer, 1, 1, smallest)
+    except InputError as error:
+        if error.field != "memory":
+            raise
+        needed = in_words(plan_of(restorer, 1, 1, dataclasses.replace(smallest, memory=None)).peak_bytes)
+        message, remedy = f"is too little for the model {name}, whatever the picture", f"use {needed} or more"
+        raise InputError(message, code=error.code, field="memory", value=config.memory, remedy=remedy) from error
 
 
 def _known(there: dict[str, T], option: str, name: str) -> T:

@@ -1,7 +1,7 @@
 // The picture that is selected: its texts, what is going on with it, and its result.
 import { find, make } from "./base.js";
 import { copy, downloadPng, downloadRecord, downloadResult } from "./downloads.js";
-import { announce, toast } from "./notices.js";
+import { announce, attempt, toast } from "./notices.js";
 import { bytesText, clockText, durationText, isNumber, percentText, sizeText } from "./words.js";
 
 const ASPECTS = ["content", "quality"];
@@ -112,7 +112,7 @@ export class Detail {
     find("download").disabled = find("download-png").disabled = !isThere;
     find("download").classList.toggle("main", isThere);
     find("restore").classList.toggle("main", !isThere);
-    find("download-png").hidden = Boolean(result && result.output.format.toUpperCase() === "PNG");
+    find("download-png").hidden = Boolean(result && result.output.format === "PNG");
     find("download-record").disabled = !result || (result.isExpired && !result.has("record"));
     find("copy-command").disabled = !result?.job.command;
     find("remove-result").disabled = !picture.chosen?.isOver;
@@ -189,18 +189,14 @@ export class Detail {
     find(find("working").hidden ? "canvas" : "cancel").focus(); // the button is gone
   }
 
-  async attempt(action) {
-    try { await action(); } catch (error) { toast(error.text ?? error.message, { isFault: true }); }
-  }
-
   download() {
     const result = this.picture?.chosen;
-    if (result?.state === "done") this.attempt(() => downloadResult(result));
+    if (result?.state === "done") attempt(() => downloadResult(result));
   }
 
   listen() {
     const on = (id, action) => find(id).addEventListener("click", action);
-    const chosen = (action) => () => this.attempt(() => action(this.picture.chosen));
+    const chosen = (action) => () => attempt(() => action(this.picture.chosen));
     for (const aspect of ASPECTS) find(aspect).addEventListener("input", (event) => this.visit.edit(this.picture, aspect, event.target.value));
     on("unedit", () => { this.visit.unedit(this.picture); this.update(); find("content").focus(); announce("The texts are as the model saw it again"); });
     on("restore", () => this.restore());

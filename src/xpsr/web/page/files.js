@@ -74,8 +74,7 @@ export function chooseBy(buttons, input, take) {
 }
 
 /** Fetches an example, a file beside the page. */
-export async function exampleFile(address) {
-  const response = await fetch(address);
-  const name = address.split("/").at(-1);
-  return entryOf(new File([await response.blob()], name, { type: response.headers.get("Content-Type") ?? "" }));
+export async function exampleFile(server, address) {
+  const content = await server.blob(address);
+  return entryOf(new File([content], address.split("/").at(-1), { type: content.type }));
 }

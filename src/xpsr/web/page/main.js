@@ -1,13 +1,13 @@
 // Puts the page together: asks the server what it can do, then lets pictures in.
 import { find, setUpTheme } from "./base.js";
-import { Server } from "./api.js";
+import { Server, pause } from "./api.js";
 import { Cards } from "./cards.js";
 import { Controls } from "./controls.js";
 import { Detail } from "./detail.js";
 import { askToken, isSure, setUpKeys } from "./dialogs.js";
 import { downloadAll } from "./downloads.js";
 import { chooseBy, exampleFile, listenForFiles, sorted } from "./files.js";
-import { announce, toast } from "./notices.js";
+import { announce, attempt, toast } from "./notices.js";
 import { Settings } from "./settings.js";
 import { Strip } from "./strip.js";
 import { Viewer } from "./viewer.js";
@@ -78,12 +78,10 @@ function restoreAll(controls) {
 async function saveAll() {
   const results = visit.pictures.map(({ chosen, done }) => (chosen?.state === "done" ? chosen : done.at(-1))).filter((result) => result && !result.isExpired);
   if (!results.length) return toast("The server has removed these results", { isFault: true });
-  try {
+  await attempt(async () => {
     const missing = await downloadAll(server, results);
     if (missing) toast(`${count(missing, "result")} left out: the server has removed ${missing === 1 ? "it" : "them"}`, { isFault: true });
-  } catch (problem) {
-    toast(problem.text ?? problem.message, { isFault: true });
-  }
+  });
 }
 
 function tellOver(task) {
@@ -154,7 +152,7 @@ async function begin() {
   chooseBy(document.querySelectorAll("[data-open=files]"), find("files"), take);
   chooseBy(document.querySelectorAll("[data-open=folder]"), find("folder"), take);
   for (const button of document.querySelectorAll("[data-example]")) {
-    button.addEventListener("click", async () => take([await exampleFile(button.dataset.example)]));
+    button.addEventListener("click", () => attempt(async () => take([await exampleFile(server, button.dataset.example)])));
   }
   for (;;) {
     try {
@@ -162,7 +160,7 @@ async function begin() {
       return;
     } catch (problem) {
       if (problem.code === "gone") await server.back();
-      else if (problem.isTemporary) await new Promise((resolve) => setTimeout(resolve, 1000 * (problem.retryAfter ?? 5)));
+      else if (problem.isTemporary) await pause(1000 * (problem.retryAfter ?? 5));
       else { banner(problem.text ?? String(problem)); throw problem; }
     }
   }

@@ -9,6 +9,11 @@ export function announce(text) {
   live.textContent = live.textContent === text ? `${text} ` : text; // the same words again are no change
 }
 
+/** Does something, and tells what goes wrong. */
+export async function attempt(action) {
+  try { await action(); } catch (error) { toast(error.text ?? error.message, { isFault: true }); }
+}
+
 /** Shows a message for a while, or until it is closed where it is a fault. */
 export function toast(text, { isFault = false } = {}) {
   const box = make("div", { class: isFault ? "toast is-fault" : "toast", role: isFault ? "alert" : null },

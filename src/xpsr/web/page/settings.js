@@ -27,10 +27,13 @@ export class Settings {
     return {
       way: "auto", scale: "3", longest: "3000", fidelity: String(fidelity), model: this.told.default_model,
       describer: this.told.default_describer, num_inference_steps: "", guidance_scale: "", seed: "",
-      format: this.option("format").default ?? "same", file_quality: "", metadata: "keep",
+      format: this.option("format").default ?? "same", file_quality: "", metadata: this.metadata,
       protect: false, map: true,
     };
   }
+
+  /** What stays of metadata where a request says nothing. */
+  get metadata() { return this.usual("strip_metadata") ? "none" : this.usual("strip_gps") ? "place" : "keep"; }
 
   facts(values) { return this.models.get(values?.model) ?? this.models.get(this.told.default_model) ?? {}; }
 
@@ -65,8 +68,10 @@ export class Settings {
     if (values.model !== this.told.default_model) fields.model = values.model;
     if (values.describer !== this.told.default_describer) fields.describer = values.describer;
     if (values.format !== (this.option("format").default ?? "same")) fields.format = values.format;
-    if (values.metadata === "place") fields.strip_gps = "true";
-    if (values.metadata === "none") fields.strip_metadata = "true";
+    if (values.metadata !== this.metadata) {
+      fields.strip_gps = String(values.metadata === "place");
+      fields.strip_metadata = String(values.metadata === "none");
+    }
     if (values.protect) fields.protect = "auto";
     if (values.map) fields.map = "true";
     return fields;

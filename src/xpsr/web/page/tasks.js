@@ -156,7 +156,7 @@ export class Result extends Task {
 
   /** What a browser shows of it. */
   get view() {
-    const isShown = ["JPEG", "JPG", "PNG", "WEBP", "GIF", "BMP"].includes(this.output.format.toUpperCase());
+    const isShown = ["JPEG", "PNG", "WEBP"].includes(this.output.format);
     return this.file(isShown ? "result" : "view");
   }
 }
