@@ -125,7 +125,7 @@ def test_a_picture_goes_in_as_itself(restorer: Restorer, photo: Path) -> None:
         ({"seed": -1}, r"seed=-1 is not in \[0, 9223372036854775807\]; use 0, for example\."),
         ({"seed": 2**70}, "seed=1180591620717411303424 is not in "),
         ({"seed": "one"}, "seed=one is not a whole number or null; use 0, for example"),
-        ({"scale": "2"}, "scale=2 is not a number; use 4, for example"),
+        ({"scale": "2"}, "scale='2' is not a number; use 4, for example"),
         ({"scale": 17}, r"scale=17 is not in \[0\.0625, 16\]; use 4, for example"),
         ({"prior": 5}, r"prior=5 is neither a text nor a Prior; use Prior\(content=\.\.\., "),
         ({"memory": "4GB"}, r"memory=4GB is not a whole number or null; use 4000000000, for example"),

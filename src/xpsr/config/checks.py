@@ -190,8 +190,14 @@ def check_argument(name: str, value: Any, kind: Any, rule: Rule | None = None, *
         (message, remedy), code = broken, "out_of_range"
     else:
         return value
-    raise InputError(message, code=code, field=name, value=said(value), remedy=remedy or f"use {said(default)}")
+    shown = said(value)
+    if code == "wrong_type" and isinstance(value, str) and _LOOKS_ELSE.fullmatch(value):
+        shown = f"'{shown}'"  # "4 is not a number" would puzzle
+    raise InputError(message, code=code, field=name, value=shown, remedy=remedy or f"use {said(default)}")
 
+
+_LOOKS_ELSE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
+"""A text that is written as a value of another type is."""
 
 _SCALARS: dict[Any, tuple[Any, str, str]] = {
     int: (Integral, "a whole number", "1"),
