@@ -236,6 +236,6 @@ def test_a_name_that_is_no_utf_8_is_scored_and_kept_too(folders: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_scored(folders: Path) -> None:
     (folders / "report").write_text("")
     counted: list[int] = []
-    with pytest.raises(InputError, match="report: cannot be made"):
+    with pytest.raises(InputError, match=r"report.cache\.jsonl: cannot be read"):
         run(folders, on_progress=lambda done, total: counted.append(done))
     assert counted == []

@@ -234,7 +234,7 @@ def test_several_pictures_leave_in_one_archive_with_their_records(browser, serve
         page.click("#remove-all")
         assert "have results" not in page.inner_text("#sure-text")  # they are saved
         page.click("#sure-yes")
-        assert page.is_visible("#start")
+        page.wait_for_selector("#start")
 
 
 def test_variants_are_compared_and_the_chosen_one_is_downloaded(browser, server, pictures):
