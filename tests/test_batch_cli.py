@@ -29,6 +29,7 @@ from xpsr.batch.ledger import Ledger
 from xpsr.batch.running import _devices, open_batch
 from xpsr.cli import main
 from xpsr.config import BatchConfig, UpscaleConfig
+from xpsr.errors import ModelError
 from xpsr.files import sha256
 
 
@@ -370,6 +371,27 @@ def test_what_a_killed_run_has_left_is_removed(batch: Run, photos: list[Path]) -
         path.write_bytes(b"half")
     batch("photos", "-o", "out")
     assert not part.exists() and not Path("out/.xpsr-scratch").exists() and states()["done"] == 6
+
+
+def test_what_a_killed_run_has_left_is_removed_though_no_describer_answers(
+    batch: Run, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("said.jsonl").write_text("".join(json.dumps({"image": str(path), "content": "x"}) + "\n" for path in photos))
+    options = ("photos", "-o", "out", "--priors", "said.jsonl")
+    batch(*options)
+    with Ledger(Path("out/ledger.sqlite")) as ledger:
+        ledger.keep(started=[(row.number, "hand", 0.0) for row in ledger.rows("done", limit=1)])
+        (row,) = ledger.rows("running")
+    part = Path("out", row.item.target).with_name(".xpsr-1234.part")
+    part.write_bytes(b"half")
+
+    def refuse(self: object) -> None:
+        raise ModelError("cannot be reached", code="refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xpsr.batch.running.Batch.looking_on", refuse)
+        assert batch(*options).code == 1
+    assert batch(*options).code == 1 and states()["done"] == 6 and not part.exists()
 
 
 def test_a_rehearsal_leaves_alone_what_a_run_is_writing(batch: Run, photos: list[Path]) -> None:

@@ -984,6 +984,18 @@ def test_doctor_goes_on_past_what_it_cannot_read(run: Run, tiny_model: Path, mon
     assert len(facts["problems"]) == 1 and "cannot be used (Permission denied)" in facts["problems"][0]
 
 
+def test_doctor_tells_what_nobody_has_foreseen_as_far_as_it_can(
+    run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> str:
+        raise KeyError("unet")
+
+    monkeypatch.setattr("xpsr.model_files.bundled_models", lambda: {"mini": tiny_model})
+    monkeypatch.setattr("xpsr.model_files.digest", fail)
+    (problem,) = json.loads("\n".join(run("doctor", "--json").out))["problems"]
+    assert problem == f"{tiny_model}: cannot be loaded (KeyError: 'unet'); install xpsr again."
+
+
 def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "mini")
     monkeypatch.setattr("xpsr.model_files.bundled_models", lambda: {"mini": model})

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from xpsr.cli import main
+from xpsr.errors import InputError
 from xpsr.evaluation import load_protocol, luma
 from xpsr.evaluation.detail import seam_energy
+from xpsr.evaluation.report import check_place
 from xpsr.image import read_image
 
 
@@ -111,6 +113,11 @@ def test_a_file_that_is_of_no_report_is_not_replaced(
     assert captured.err == f"xpsr: site/{name}: is there already, and belongs to no report; choose a new folder.\n"
     assert [path.name for path in (folder / "site").iterdir()] == [name]
     assert (folder / "site" / name).read_text() == "[]"
+
+
+def test_a_place_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a: cannot be used \(File name too long\); choose a shorter name\.$"):
+        check_place(tmp_path / ("a" * 300))
 
 
 def test_without_a_place_for_a_report_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import time
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ from PIL import Image, ImageCms
 from xpsr.errors import InputError
 from xpsr.image import Limits, Picture, chunks, decode_image, decode_rgb, picture_size, read_image, to_uint8
 from xpsr.image.chunks import gif_frames, tiff_pages
+from xpsr.image.deep import plain_bits
 from xpsr.image.jxl import read_header
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -543,6 +545,15 @@ def test_headers_take_no_long_time() -> None:
         start = time.monotonic()
         assert decode_image(content, "photo").width == 4
         assert time.monotonic() - start < 5
+
+
+def test_a_long_header_takes_little_memory() -> None:
+    content = b"P6" + b" #\n" * 2**18 + b"4 4 65535\n" + bytes(96)
+    tracemalloc.start()
+    try:
+        assert plain_bits(content) == 16 and tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_jpeg_xl_is_refused_by_its_header(tmp_path: Path) -> None:

@@ -104,7 +104,9 @@ class Batch:
 
         Raises:
             ModelError: it cannot be loaded or reached.
+            MissingDependencyError: it needs a package that is missing.
         """
+        self.results.sweep(self.broken_off)  # the ledger tells of them once, and this may end in an error
         if not (self.lookup.is_asked or self.lookup.needs_files):
             return
         from xpsr.batch.runner import Event

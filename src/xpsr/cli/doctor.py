@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xpsr.cli.terminal import Parser, complain, explain, parse, quiet_libraries
-from xpsr.errors import one_line
+from xpsr.errors import XPSRError, one_line
 
 __all__ = ["run"]
 
@@ -136,7 +136,9 @@ def _examine() -> dict[str, Any]:
                 problems.append(f"{folder}: the weights are not those of {CHECKSUMS}; install xpsr again.")
         except Exception as error:  # of a library, or the system, too
             state = "damaged"
-            problems.append(explain(error, "doctor"))
+            is_foreseen = isinstance(error, XPSRError | OSError | MemoryError)
+            fault = f"{folder}: cannot be loaded ({type(error).__name__}: {one_line(error)}); install xpsr again."
+            problems.append(explain(error, "doctor") if is_foreseen else fault)
         facts["models"][name] = {"state": state, "sha256": found}
     if "mini" not in facts["models"]:
         problems.append("the bundled model mini is missing; install xpsr again, or give upscale another --model.")

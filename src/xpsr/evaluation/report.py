@@ -51,9 +51,12 @@ def check_place(folder: Path) -> None:
     """Refuses a folder for a report that holds a file of one of its names, and no `scores.json` of a report.
 
     Raises:
-        InputError: it is such a folder.
+        InputError: it is such a folder, or cannot be looked at.
     """
-    there = [path for name in (PAGE, _SCORES, _TABLE, _TEXT) if (path := folder / name).exists()]
+    try:
+        there = [path for name in (PAGE, _SCORES, _TABLE, _TEXT) if (path := folder / name).exists()]
+    except OSError as error:
+        raise refusal(folder, "cannot be used", error) from error
     if there and not _is_of_report(folder / _SCORES):
         message = f"{there[0]}: is there already, and belongs to no report"
         raise InputError(message, code="exists", remedy="choose a new folder")

@@ -90,8 +90,8 @@ def read_jxl(content: bytes, name: str) -> tuple[Stored, bytes | None]:
     return _stored(values), icc
 
 
-# A space at a time, or a long row of them could be divided in more ways than anybody can try
-_PNM = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d+)\s")
+# Nothing is given back (++), or to remember the ways that a long row of spaces can be divided in took gigabytes
+_PNM = re.compile(rb"P[2356](?:\s++|#[^\n]*+\n)++\d++(?:\s++|#[^\n]*+\n)++\d++(?:\s++|#[^\n]*+\n)++(\d++)\s")
 
 
 def plain_bits(content: bytes) -> int:
