@@ -43,6 +43,20 @@ def test_bfloat16_is_measured_once_and_kept(place: Path) -> None:
     assert self_check(CPU, "bf16") == SelfCheck(error=0.01, ratio=5.0)
 
 
+def test_it_is_measured_by_one_thread_since_several_wait_for_each_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, counted = torch.get_num_threads(), []
+    measured = SelfCheck(error=0.02, ratio=3.0)
+    monkeypatch.setattr(devices, "_checked", lambda *_: counted.append(torch.get_num_threads()) or measured)
+    torch.set_num_threads(2)
+    try:
+        self_check(CPU, "bf16")
+        assert counted == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"KEY": []}', '{"KEY": {}}', '{"KEY": {"error": "x"}}'])
 def test_a_damaged_file_is_as_none(place: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = SelfCheck(error=0.02, ratio=3.0)
