@@ -110,7 +110,7 @@ class Restore:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         fidelity = (
-            "0 paints what looks best, 1 no more than the picture tells; of a model that knows both, as the mini."
+            "0 paints what looks best, 1 what is nearest to the picture; of a model that knows both, as the mini."
         )
         seed = "Of the noise, for each picture the same. A model of one step, such as the mini, draws none."
         protect = "Goes back to a plain enlargement where the result contradicts the picture."

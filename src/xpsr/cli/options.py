@@ -83,7 +83,7 @@ def add_restoration(
         "--fidelity",
         type=float,
         metavar="F",
-        help="0 paints what looks best, 1 no more than the picture tells (default: the model's)",
+        help="0 paints what looks best, 1 what is nearest to the picture (default: the model's)",
     )
     if of_pictures:
         add(

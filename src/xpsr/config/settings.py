@@ -88,7 +88,7 @@ class Settings(Checked):
     )
     fidelity: float = option(
         0.0,
-        "Of the one step, where a model knows both ways: 0 paints what looks best, 1 no more than the picture tells.",
+        "Of the one step, where a model knows both ways: 0 paints what looks best, 1 what is nearest to the picture.",
         within(0, 1),
     )
     fit: Literal["pad", "stretch"] = option(

@@ -34,7 +34,7 @@ export class Controls {
       this.number("longest", "Pixels of the longer side", { step: 1 }),
       this.size,
     );
-    const fidelity = this.range("fidelity", "Fidelity", "paints what looks best", "no more than the picture tells");
+    const fidelity = this.range("fidelity", "Fidelity", "paints what looks best", "stays nearest to the picture");
     const more = make("details", { class: "more", id: "more" }, make("summary", {}, "More"), make("div", { class: "rows" },
       this.choice("describer", "Who describes the picture", each(told.describers), "none: the texts stay empty, or are yours"),
       this.number("num_inference_steps", "Steps", { step: 1, hint: "more take longer" }),
