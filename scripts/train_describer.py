@@ -1,6 +1,9 @@
 """Trains the network that tells how blurred, noisy and compressed a picture is.
 
-    python scripts/train_describer.py photos data/photos.tsv levels.safetensors --minutes 60
+    python scripts/train_describer.py photos data/photos.tsv levels.safetensors --minutes 60 --thresholds pairs
+
+`pairs`, as `xpsr degrade` makes them, are degraded as the pictures that will be met: from where on a fault is slight,
+or strong, is set so that most of their levels come out right.
 
 Photographs are reduced to a quarter and degraded on the way: blur, resizing, noise and JPEG, once or twice, each of
 them or none. What was done gives the truth, as it does for training pairs (`xpsr.data.crops.levels`): blur is the
@@ -10,6 +13,7 @@ before the last reduction counts half), compression the lowest JPEG quality. The
 
 import argparse
 import io
+import json
 import math
 import time
 from pathlib import Path
@@ -20,14 +24,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from xpsr.config import DataConfig
 from xpsr.data import list_photos
 from xpsr.data.crops import levels
 from xpsr.degradation import Degraded, gaussian_kernel
+from xpsr.image import read_image
 from xpsr.prior import Level
-from xpsr.prior.mini import LevelsNetwork
+from xpsr.prior.mini import FAULTS, LevelsNetwork, native_crops
 
 NOT_SHOWN = ("canyon5.jpg", "forest3.jpg", "city4.jpg", "beach1.jpg")  # the project shows these
 SIDE, CROP, BATCH = 96, 64, 64
@@ -36,6 +42,7 @@ RANGES = {  # from .. to of clean, slight and strong
     "noise": ((0.0, 1.5), (1.5, 5.0), (5.0, 13.0)),
     "quality": ((92.0, 100.0), (75.0, 92.0), (30.0, 75.0)),
 }
+ORDER = get_args(Level)
 FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.BOX)
 
 
@@ -84,8 +91,8 @@ def draw_levels(draw: np.random.Generator) -> tuple[float, float, float]:
     return blur, noise, quality
 
 
-def degraded(picture: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, list[int]]:
-    """A quarter of the picture (H, W, 3), uint8, with the level of each fault."""
+def degraded(picture: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, list[int], list[float]]:
+    """A quarter of the picture (H, W, 3), uint8, with each fault's level, and its size in units of strong."""
     height, width = picture.shape[0] // 4, picture.shape[1] // 4
     blur, noise, quality = draw_levels(draw)
     pixels, twice = picture.astype(np.float32), draw.random() < 0.5
@@ -119,13 +126,16 @@ def degraded(picture: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray
     if quality < 100:
         pixels = compressed(pixels, qualities[-1], draw)
     result = Degraded(as_uint8(pixels), blur=blur, noise=noise, jpeg_quality=min(map(round, qualities)))
-    told, order = levels(result), get_args(Level)
-    return result.image, [order.index(level) for level in (told.blur, told.noise, told.compression)]
+    told, sizes = levels(result), [blur / 0.45, math.sqrt(noise) / 1.5, (100 - result.jpeg_quality) / 25]
+    return result.image, [ORDER.index(getattr(told, fault)) for fault in FAULTS], [min(size, 3) for size in sizes]
 
 
-def make_pairs(photos: list[Path], count: int, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Degraded pictures (N, 96, 96, 3) uint8 and their levels (N, 3)."""
-    pictures, truth = np.zeros((count, SIDE, SIDE, 3), np.uint8), np.zeros((count, 3), np.int64)
+def make_pairs(
+    photos: list[Path], count: int, draw: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Degraded pictures (N, 96, 96, 3) uint8, and levels (N, 3) and sizes (N, 3) of their faults."""
+    pictures = np.zeros((count, SIDE, SIDE, 3), np.uint8)
+    truth, sizes = np.zeros((count, 3), np.int64), np.zeros((count, 3), np.float32)
     for index in range(count):
         path = photos[draw.integers(len(photos))]
         photo = cv2.imread(str(path))
@@ -137,29 +147,38 @@ def make_pairs(photos: list[Path], count: int, draw: np.random.Generator) -> tup
         below, beside = (max(4 * SIDE - side, 0) for side in picture.shape[:2])
         picture = cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_REFLECT_101)
         top, left = (draw.integers(side - 4 * SIDE + 1) for side in picture.shape[:2])
-        pictures[index], truth[index] = degraded(picture[top : top + 4 * SIDE, left : left + 4 * SIDE], draw)
-    return torch.from_numpy(pictures), torch.from_numpy(truth)
+        window = picture[top : top + 4 * SIDE, left : left + 4 * SIDE]
+        pictures[index], truth[index], sizes[index] = degraded(window, draw)
+    return torch.from_numpy(pictures), torch.from_numpy(truth), torch.from_numpy(sizes)
 
 
-def train(pictures: torch.Tensor, truth: torch.Tensor, minutes: float, seed: int) -> LevelsNetwork:
-    torch.manual_seed(seed)
-    network, generator = LevelsNetwork().train(), torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-3)
+def train(
+    network: LevelsNetwork, pictures: torch.Tensor, truth: torch.Tensor, sizes: torch.Tensor, args: argparse.Namespace
+) -> LevelsNetwork:
+    """Trains on the levels, and on the sizes, which say more than levels do, by a head that is not kept."""
+    network, generator = network.train(), torch.Generator().manual_seed(args.seed)
+    measure = nn.Sequential(nn.Linear(192, 128), nn.ReLU(), nn.Linear(128, len(FAULTS)))
+    optimizer = torch.optim.AdamW([*network.parameters(), *measure.parameters()], weight_decay=1e-2)
     # fewer are strong than clean, and a missed fault is no better than an imagined one
-    balance = [((truth < bound).sum(0) / (truth >= bound).sum(0)) ** 0.7 for bound in (1, 2)]
+    balance = [((truth < bound).sum(0) / (truth >= bound).sum(0)) ** 0.3 for bound in (1, 2)]
     weights, start, step, mean = torch.stack(balance, 1), time.monotonic(), 0, 0.0
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (done := (time.monotonic() - start) / (60 * args.minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * (1 + math.cos(math.pi * done)) + 1e-5
+            group["lr"] = args.learning_rate * min(1, (step + 1) / 200) * (1 + math.cos(math.pi * done)) / 2 + 1e-5
         chosen = torch.randint(len(pictures), (BATCH,), generator=generator)
-        aligned = torch.rand((), generator=generator) < 0.7  # with JPEG's blocks
+        aligned = torch.rand((), generator=generator) < 0.8  # with JPEG's blocks
         stride = 8 if aligned else 1
         top, left = (stride * torch.randint((SIDE - CROP) // stride + 1, (2,), generator=generator)).tolist()
         pixels = pictures[chosen, top : top + CROP, left : left + CROP].permute(0, 3, 1, 2).float() / 255
-        if torch.rand((), generator=generator) < 0.5:
-            pixels = pixels.transpose(2, 3)
+        turn = torch.rand(3, generator=generator) < 0.5
+        pixels = pixels.transpose(2, 3) if turn[0] else pixels
+        pixels = pixels.flip([dim for dim in (2, 3) if turn[dim - 1]])
         target = torch.stack([truth[chosen] >= 1, truth[chosen] >= 2], 2).float()
-        loss = F.binary_cross_entropy_with_logits(network(pixels), target, pos_weight=weights)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            features = network.features(pixels.contiguous(memory_format=torch.channels_last))
+            logits, measured = network.head(features).float(), measure(features).float()
+        loss = F.binary_cross_entropy_with_logits(logits.unflatten(1, (len(FAULTS), 2)), target, pos_weight=weights)
+        loss = loss + F.smooth_l1_loss(measured, sizes[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -169,20 +188,49 @@ def train(pictures: torch.Tensor, truth: torch.Tensor, minutes: float, seed: int
     return network.eval()
 
 
+@torch.no_grad()
+def set_thresholds(network: LevelsNetwork, pairs: Path) -> None:
+    """Shifts the logits so that the most levels of pictures come out right, each on its own."""
+    entries = [json.loads(line) for line in (pairs / "manifest.jsonl").read_text().splitlines()]
+    found, truth = [], []
+    for entry in entries:
+        crops = native_crops(read_image(pairs / entry["lr"]).pixels)
+        found.append(torch.stack([network(crop[None])[0] for crop in crops]).mean(0))
+        truth.append([ORDER.index(entry["levels"][fault]) for fault in FAULTS])
+    logits, levels_ = torch.stack(found), torch.tensor(truth)
+    shifts, bias = torch.linspace(-4, 4, 161), network.get_parameter("head.3.bias")
+    for fault in range(len(FAULTS)):
+        for bound in range(2):
+            is_worse = levels_[:, fault] > bound
+            right = ((logits[:, fault, bound, None] + shifts > 0) == is_worse[:, None]).float().mean(0)
+            shift = shifts[(right - 1e-3 * shifts.abs()).argmax()]  # of equals the least
+            bias[2 * fault + bound] += shift
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=60, help="of training; making the pictures takes 10 more")
-    parser.add_argument("--pictures", type=int, default=20000)
+    parser.add_argument("--pictures", type=int, default=32000)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, metavar="FILE", help="a network to go on from")
+    parser.add_argument("--thresholds", type=Path, metavar="PAIRS", help="pairs by which thresholds are set")
+    parser.add_argument("--bf16", action="store_true", help="computes in bfloat16, where the processor is fast in it")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     photos = [
         photo.path for photo in list_photos(DataConfig(hr_dir=args.photos, manifest=args.manifest, exclude=NOT_SHOWN))
     ]
-    pictures, truth = make_pairs(photos, args.pictures, np.random.default_rng(args.seed))
-    network = train(pictures, truth, args.minutes, args.seed)
+    torch.manual_seed(args.seed)
+    network = LevelsNetwork()
+    if args.start is not None:
+        network.load_state_dict(load_file(args.start))
+    pictures, truth, sizes = make_pairs(photos, args.pictures, np.random.default_rng(args.seed))
+    network = train(network, pictures, truth, sizes, args)
+    if args.thresholds is not None:
+        set_thresholds(network, args.thresholds)
     save_file({key: value.contiguous() for key, value in network.state_dict().items()}, args.out)
 
 

@@ -306,7 +306,7 @@ def _seconds(layer: Callable[..., torch.Tensor], values: tuple[torch.Tensor, ...
     On a CPU, of its own time: what is found is kept, and what else the machine does just then is soon over.
     """
     clock = time.process_time if values[0].device.type == "cpu" else time.perf_counter
-    taken = []
+    taken: list[float] = []
     while len(taken) < 4 or (len(taken) < 20 and sum(taken) < 0.1):
         start = clock()
         layer(*values)[..., :1].cpu()  # which waits for the device
