@@ -79,3 +79,16 @@ def test_restoring_imports_neither_metrics_nor_training_nor_optional_readers(tmp
     rooms = ("xpsr.training", "xpsr.evaluation", "xpsr.data", "xpsr.degradation", "xpsr.convert", "xpsr.prior.mllm")
     code = "import sys, xpsr.batch.restoring; print(*sys.modules)"
     assert {*unused, *rooms, "xpsr.prior.server"}.isdisjoint(run_python(code, tmp_path).split())
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_garbage_collector_is_as_it_was_when_a_name_has_loaded(is_on, tmp_path):
+    command = f"""
+import gc
+if not {is_on}:
+    gc.disable()
+import xpsr
+xpsr.Prior
+print(gc.isenabled())
+"""
+    assert run_python(command, tmp_path).split()[-1] == str(is_on)
