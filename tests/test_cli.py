@@ -613,7 +613,29 @@ def test_what_cannot_be_written_is_refused_before_it_is_made(upscale: Run) -> No
         "\n".join(result.err)
     )
     one_line(upscale("a.png", "--format", "jpg", "-o", "o"), "a.png: o/a_x4.jpg: JPEG cannot hold this picture")
-    one_line(upscale("a.png"), "a.png: outputs/a_x4.json: is the record of a_x4.webp; move it, choose another place")
+
+
+def test_two_formats_of_one_result_have_a_record_each(upscale: Run) -> None:
+    save_photo("photos/a.jpg")
+    assert upscale("photos/a.jpg", "--seed", "1").code == 0
+    first = Path("outputs/a_x4.json").read_bytes()
+    for name in ("webp", "webp", "png"):
+        assert upscale("photos/a.jpg", "--seed", "1", "--format", name).code == 0
+    both = ["a_x4.jpg", "a_x4.json", "a_x4.png", "a_x4.png.json", "a_x4.webp", "a_x4.webp.json"]
+    assert files("outputs") == both and Path("outputs/a_x4.json").read_bytes() == first
+    again = upscale("photos/a.jpg", "--format", "webp", "--seed", "1", "--json")
+    assert json.loads(again.out[0])["status"] == "done"
+    assert upscale("photos/a.jpg", "--format", "webp", "--seed", "2", "--on-existing", "overwrite").code == 0
+    assert files("outputs") == both and Path("outputs/a_x4.json").read_bytes() == first
+    assert json.loads(Path("outputs/a_x4.webp.json").read_text())["seed"] == 2
+    # none of them is taken for a photograph, and the record of one is found though that of the other has gone
+    one_line(upscale("outputs"), "passed over: 3 results of xpsr (a_x4.jpg, a_x4.png, a_x4.webp")
+    Path("outputs/a_x4.jpg").unlink(), Path("outputs/a_x4.json").unlink()
+    again = upscale("photos/a.jpg", "--format", "webp", "--json")
+    assert json.loads(again.out[0])["status"] == "done"
+    # a file that xpsr has not made is not replaced
+    Path("outputs/a_x4.avif").write_bytes(b"mine")
+    one_line(upscale("photos/a.jpg", "--format", "avif"), "outputs/a_x4.avif: is there already, and nothing beside it")
 
 
 # Names, and what is there already

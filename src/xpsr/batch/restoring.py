@@ -43,7 +43,7 @@ from xpsr.planning import TilePlan, parse_memory
 from xpsr.prior import Prior
 from xpsr.records import Recipe, Seen, is_own, look, occupied, refuse_folders
 from xpsr.restore import Restored, Restorer
-from xpsr.sources import Job, Source, read_sidecar, result_suffix
+from xpsr.sources import Job, Source, read_sidecar, record_place, result_suffix
 
 __all__ = [
     "Opened",
@@ -388,7 +388,7 @@ def _write(
     The record comes first: one without its picture is of no use to anybody, but a picture without its record would
     pass for a file of the user. Until the picture is there, the record names the result that it replaces, too.
     """
-    sidecar, former, replaces = target.with_suffix(".json"), read_sidecar(target), {}
+    sidecar, former, replaces = record_place(target), read_sidecar(target), {}
     refuse_folders((target, sidecar))
     if former is not None and target.is_file() and is_own(digest := sha256(target), former):
         replaces = {"replaces": digest}
