@@ -28,8 +28,9 @@ from safetensors.torch import load_file, save_file
 import xpsr
 from xpsr import XPSRPipeline
 from xpsr.cli import COMMANDS, main
+from xpsr.cli.doctor import _checked
 from xpsr.config import as_dict
-from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype, self_check
+from xpsr.devices import SelfCheck, fast_dtypes, resolve_device, resolve_dtype, self_check
 from xpsr.errors import InputError
 from xpsr.files import sha256
 from xpsr.image import MAX_PIXELS, read_image
@@ -1027,12 +1028,15 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     (model / "checksums.json").write_text(json.dumps(found))
     result = run("doctor")
     assert (result.code, result.err) == (0, [])
+    assert result.out[0].startswith("ok: pictures are restored on ") and result.out[1] == "versions"
     assert any(line.split() == ["mini", "ok"] for line in result.out)
-    assert any("bf16 is right (error 0." in line and "times as fast as fp32" in line for line in result.out)
+    assert any("bf16 is right (error 0." in line and " fp32" in line for line in result.out)
+    assert not any("missing" in line for line in result.out)
     assert all(any(f"{sha256}  {file}" in line for line in result.out) for file, sha256 in found.items())
     assert any(line.split()[:2] == ["torch", importlib.metadata.version("torch")] for line in result.out)
 
     (model / "checksums.json").write_text("{}")
+    assert run("doctor").out[0] == "not ok: 1 problem, told at the end"
     result = run("doctor", "--json")
     facts = json.loads("\n".join(result.out))
     assert result.code == 1
@@ -1046,6 +1050,21 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     assert "dev" not in facts["extras"]
 
 
+@pytest.mark.parametrize(
+    ("error", "ratio", "fast", "line"),
+    [
+        (0.005, 0.0074, ["fp32"], "bf16 is right (error 0.5%) and 135 times slower than fp32, so it is not used"),
+        (0.005, 0.5, ["fp32"], "bf16 is right (error 0.5%) and 2 times slower than fp32, so it is not used"),
+        (0.005, 1.7, ["fp32", "bf16"], "bf16 is right (error 0.5%) and 1.7 times as fast as fp32"),
+        (0.3, 1.7, ["fp32"], "bf16 is wrong (error 30.0%) and 1.7 times as fast as fp32, so it is not used"),
+    ],
+)
+def test_doctor_says_what_follows_from_a_check(error: float, ratio: float, fast: list[str], line: str) -> None:
+    check = SelfCheck(error=error, ratio=ratio)
+    facts = {"error": error, "ratio": ratio, "is_right": check.is_right, "is_fast": check.is_fast}
+    assert _checked("bf16", facts, fast) == line
+
+
 def test_doctor_names_a_torchvision_that_breaks_the_libraries(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
@@ -1057,6 +1076,6 @@ def test_doctor_names_a_torchvision_that_breaks_the_libraries(tmp_path: Path) ->
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stdout.startswith("versions\n")
+    assert done.stdout.startswith("not ok: 1 problem, told at the end\nversions\n")
     assert "the libraries cannot be imported" in done.stderr
     assert "run: pip uninstall torchvision" in done.stderr
