@@ -639,6 +639,16 @@ def test_two_formats_of_one_result_have_a_record_each(upscale: Run) -> None:
     one_line(upscale("photos/a.jpg", "--format", "avif"), "outputs/a_x4.avif: is there already, and nothing beside it")
 
 
+def test_a_result_of_other_proportions_is_told_so(upscale: Run) -> None:
+    save_photo("a.png", size=(10, 10))
+    told = "xpsr: a.png: it is stretched from 10 x 10 to 30 x 20; longest instead of size keeps its proportions."
+    assert told in upscale("a.png", "--size", "30x20").err
+    assert json.loads(Path("outputs/a_30x20.json").read_text())["notices"] == [told.removeprefix("xpsr: a.png: ")[:-1]]
+    save_photo("b.png", size=(10, 7))
+    for size in (("--size", "25x17"), ("--size", "25x18"), ("--longest", "25"), ("--scale", "0.1")):
+        assert "stretched" not in "\n".join(upscale("b.png", *size).err)
+
+
 # Names, and what is there already
 
 

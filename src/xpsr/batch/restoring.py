@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -397,6 +397,7 @@ def _write(
     try:
         with atomic_write(target, is_new=picture_is_new) as part:
             told = (*(picture.origin.notices if picture.origin else ()), *write_into(part, target, picture, options))
+            told += _stretched(facts["input_size"], facts["output_size"])
             notices = {"notices": list(dict.fromkeys(told))} if told else {}
             record = {**names, "output_sha256": sha256(part), **facts, **notices}
             if seen not in (None, look(target)):
@@ -411,6 +412,15 @@ def _write(
         with suppress(InputError):  # the record is true all the same
             write_text(sidecar, _to_json(record))
     return record
+
+
+def _stretched(size: Sequence[int], made: Sequence[int]) -> tuple[str, ...]:
+    """What is told of a result that has not the proportions of its picture, by more than rounding."""
+    (width, height), (wide, high) = size, made
+    if abs(wide * height - high * width) <= max(width, height):
+        return ()
+    told = f"it is stretched from {width} x {height} to {wide} x {high}; longest instead of size keeps its proportions"
+    return (told,)
 
 
 def _to_json(record: dict[str, Any]) -> str:
