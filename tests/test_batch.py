@@ -14,7 +14,8 @@ from picture_files import chunk
 from PIL import Image
 
 from xpsr import Prior, Restorer
-from xpsr.batch.restoring import refuse_too_large, restore_file
+from xpsr.batch.measuring import refuse_too_large
+from xpsr.batch.restoring import restore_file
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import sha256, write_text

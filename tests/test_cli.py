@@ -34,7 +34,7 @@ from xpsr.devices import SelfCheck, fast_dtypes, resolve_device, resolve_dtype, 
 from xpsr.errors import InputError
 from xpsr.files import sha256
 from xpsr.image import MAX_PIXELS, read_image
-from xpsr.model_files import checksums
+from xpsr.model_files import checksums, refuse_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -220,6 +220,33 @@ def test_setting_that_the_model_refuses_is_told_once(upscale: Run, options: list
     assert result.code == 2
     one_line(result, options[1])
     assert files() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--longest", "300000"], "a.png: --longest 300000 makes "),
+        (["--longest", "9000"], "a.png: --longest 9000 makes 9000 x 6300 of 10 x 7, more than 16 times as long"),
+        (["--steps", "8"], "--steps 8 is more than the one step that this model has learned; use 1."),
+        (["--preset", "paper"], "--steps 20 is more than the one step"),
+    ],
+)
+def test_what_header_and_options_tell_is_told_before_torch_is_loaded(
+    options: list[str], line: str, tmp_path: Path
+) -> None:
+    save_photo(tmp_path / "a.png", size=(10, 7))
+    code = "import sys\nfrom xpsr.cli import main\nmain(sys.argv[1:])\nassert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "upscale", "a.png", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr.startswith(f"xpsr: {line}"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_a_folder_does_not_tell_is_left_to_the_model_itself(tiny_model: Path, tmp_path: Path) -> None:
+    refuse_settings(tiny_model, None, {"num_shifts": 7, "tile_size": 15, "fidelity": 0.5, "num_inference_steps": 1})
+    with pytest.raises(InputError, match="1000 timesteps"):
+        refuse_settings(tiny_model, None, {"num_inference_steps": 2000})
+    refuse_settings(tmp_path, None, {"num_inference_steps": 2000})
 
 
 @pytest.mark.parametrize(
@@ -1083,7 +1110,8 @@ def test_doctor_names_a_torchvision_that_breaks_the_libraries(tmp_path: Path) ->
     (tmp_path / "torchvision-0.99.0.dist-info").mkdir()
     (tmp_path / "torchvision-0.99.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.99.0\n")
     command = [sys.executable, "-m", "xpsr", "doctor"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    paths = (tmp_path, Path(xpsr.__file__).parents[1])  # this xpsr, wherever another is installed
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.startswith("not ok: 1 problem, told at the end\nversions\n")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from xpsr import __version__
+from xpsr.batch.measuring import limits_of
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, real_path, refusal, sha256, write_text
@@ -22,7 +23,6 @@ from xpsr.image import (
     IN_MEMORY,
     Credentials,
     ImageLike,
-    Limits,
     Picture,
     PictureFile,
     Provenance,
@@ -31,7 +31,6 @@ from xpsr.image import (
     decode_image,
     drop_from_memory,
     image_bytes,
-    picture_size,
     read_image,
     refuse_unwritable,
     to_uint8,
@@ -54,7 +53,6 @@ __all__ = [
     "open_restorer",
     "picture_file",
     "plan_of",
-    "refuse_too_large",
     "restore_file",
     "restore_opened",
     "write_options",
@@ -65,16 +63,9 @@ _ROWS = 64
 """Of a map that is drawn at once."""
 
 
-def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
-    """Raises `InputError` where the header of a picture's file tells that it, or its result, would be too large."""
-    if source.content is None:
-        width, height = picture_size(source.path, limits=_limits_of(config))
-        config.target(width, height).refuse_above(MAX_OUTPUT_PIXELS, width, height)
-
-
 def picture_file(path: Path, config: UpscaleConfig) -> PictureFile:
     """Returns a picture's file that whoever looks at it reads as `open_job` does."""
-    return PictureFile(path, limits=_limits_of(config), accept_truncated=config.accept_truncated)
+    return PictureFile(path, limits=limits_of(config), accept_truncated=config.accept_truncated)
 
 
 def open_restorer(config: UpscaleConfig, *, device: str) -> Restorer:
@@ -158,7 +149,7 @@ def open_job(job: Job, recipe: Recipe) -> Opened:
         message = f"{source.path}: the name is not UTF-8"
         raise InputError(message, code="bad_name", remedy="rename it") from error
     # the digest is of what was read, whatever comes while it is restored
-    limits, accepts = _limits_of(config), config.accept_truncated
+    limits, accepts = limits_of(config), config.accept_truncated
     if source.content is None:
         picture = read_image(source.path, limits=limits, accept_truncated=accepts, named=source.address)
     else:
@@ -289,12 +280,6 @@ def restore_file(
 
 def _memory_of(config: UpscaleConfig) -> int | None:
     return None if config.memory is None else parse_memory(config.memory)
-
-
-def _limits_of(config: UpscaleConfig) -> Limits:
-    """Returns what is refused before it is decoded."""
-    given = {"max_pixels": config.max_pixels, "max_bytes": config.max_bytes}
-    return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
 def _workspace(job: Job, size: tuple[int, int]) -> Path | None:
