@@ -102,6 +102,18 @@ def test_a_folder_becomes_a_folder_and_what_fails_stops_nothing(batch: Run, phot
         assert Path("out", name).stat().st_size
 
 
+def test_who_sits_at_a_terminal_is_told_where_the_page_is(
+    photos: list[Path], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = ["--model", str(tiny_model), "--device", "cpu", "--workers", "0"]
+    for is_terminal, flags in ((False, []), (True, []), (True, ["--quiet"]), (True, ["--json"])):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        main(["batch", "photos/trip", "-o", "out", "--ledger", "ledger", *machine, *flags])
+        is_told = "xpsr: ledger/summary.html shows them.\n" in capsys.readouterr().err
+        assert is_told == (is_terminal and not flags)
+    assert Path("ledger/summary.html").is_file()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all names are texts")
 def test_a_name_that_is_no_text_is_told_and_stops_nothing(batch: Run, photos: list[Path]) -> None:
     Path("photos/bad.png").replace(os.fsdecode(b"photos/na\xffme.png"))

@@ -120,6 +120,8 @@ def test_a_folder_tells_what_it_passes_over(here: Path, monkeypatch: pytest.Monk
     record = {"input": "../x.png", "input_sha256": "0", "output": "b.png", "output_sha256": "0"}
     Path("in/b.json").write_text(json.dumps(record), encoding="utf-8")
     Path("in/a.json").write_text(json.dumps(record), encoding="utf-8")  # of another picture
+    touch("in/b.webp")
+    Path("in/b.webp.json").write_text(json.dumps(record | {"output": "b.webp"}), encoding="utf-8")
     Path("in/g.jpg").symlink_to(here / "else" / "x.jpg")
     Path("in/h.jpg").symlink_to("deep/y.jpg")
     Path("in/folder.jpg").symlink_to("deep")
@@ -130,8 +132,8 @@ def test_a_folder_tells_what_it_passes_over(here: Path, monkeypatch: pytest.Monk
     assert len(errors) == 1 and "gone.jpg: cannot be read" in errors[0]
     assert notes == [
         "in: passed over: 4 files (c.nef, d.ico, e.psd, ...; convert to PNG or TIFF to have them), 1 special file"
-        " (pipe.jpg; name them to read them), 1 link out of it (g.jpg; name them to follow them), 1 result of xpsr"
-        " (b.png; name them to restore them again)."
+        " (pipe.jpg; name them to read them), 1 link out of it (g.jpg; name them to follow them), 2 results of xpsr"
+        " (b.png, b.webp; name them to restore them again)."
     ]
     touch("only/a.nef")
     assert plan("only")[1] == [

@@ -22,6 +22,7 @@ from xpsr.batch.stores import Member, Results, entry_of, fetch, listing, name_of
 from xpsr.errors import InputError, MissingDependencyError, XPSRError
 from xpsr.files import sha256
 from xpsr.records import is_own
+from xpsr.sources import read_sidecar, record_place
 
 
 class Store(MemoryFileSystem):
@@ -85,7 +86,7 @@ def send(results: Results, folder: Path, content: bytes, target: str = "trip/b.p
     place = results.place(target, folder)
     place.write_bytes(content)
     record = {"input": "a", "input_sha256": "0", "output": place.name, "output_sha256": sha256(place)}
-    place.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+    record_place(place).write_text(json.dumps(record), encoding="utf-8")
     results.send(place, target)
     return place
 
@@ -107,6 +108,17 @@ def test_what_is_sent_is_there_and_comes_back(tmp_path: Path, scheme: str, folde
     send(results, tmp_path / "3", b"second, longer", target)
     assert results.stamp(target) != stamp
     assert fetch(item_of(f"{scheme}://out/{target}"), tmp_path).path.read_bytes() == b"second, longer"
+
+
+def test_a_result_in_another_format_has_a_record_of_its_own(tmp_path: Path) -> None:
+    results = Results("try://out")
+    for number, target in enumerate(("trip/b.png", "trip/b.webp", "trip/b.webp")):
+        send(results, tmp_path / f"{number}", target.encode(), target)
+    assert set(there()) == {"trip/b.png", "trip/b.json", "trip/b.webp", "trip/b.webp.json"}
+    for name in ("b.png", "b.webp"):
+        (tmp_path / name).mkdir()
+        record = read_sidecar(results.place(f"trip/{name}", tmp_path / name))
+        assert record is not None and record["output"] == name
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])

@@ -100,6 +100,13 @@ def test_a_suite_without_sets_or_methods_is_refused(tmp_path: Path) -> None:
             load_suite(path)
 
 
+def test_a_suite_that_is_not_there_is_told_where_some_are(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"s\.yaml: no such suite; a clone of xpsr has some to start from in suites/\.$"
+    ):
+        load_suite(tmp_path / "s.yaml")
+
+
 def test_true_is_a_word_here(tmp_path: Path) -> None:
     texts = {"content": True, "quality": "none"}
     config = read(tmp_path, methods=[{"name": "m", "model": "mini", "texts": texts}], matrix=[{"content": [True]}])

@@ -28,12 +28,13 @@ from safetensors.torch import load_file, save_file
 import xpsr
 from xpsr import XPSRPipeline
 from xpsr.cli import COMMANDS, main
+from xpsr.cli.doctor import _checked
 from xpsr.config import as_dict
-from xpsr.devices import fast_dtypes, resolve_device, resolve_dtype, self_check
+from xpsr.devices import SelfCheck, fast_dtypes, resolve_device, resolve_dtype, self_check
 from xpsr.errors import InputError
 from xpsr.files import sha256
 from xpsr.image import MAX_PIXELS, read_image
-from xpsr.model_files import checksums
+from xpsr.model_files import checksums, refuse_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -219,6 +220,33 @@ def test_setting_that_the_model_refuses_is_told_once(upscale: Run, options: list
     assert result.code == 2
     one_line(result, options[1])
     assert files() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--longest", "300000"], "a.png: --longest 300000 makes "),
+        (["--longest", "9000"], "a.png: --longest 9000 makes 9000 x 6300 of 10 x 7, more than 16 times as long"),
+        (["--steps", "8"], "--steps 8 is more than the one step that this model has learned; use 1."),
+        (["--preset", "paper"], "--steps 20 is more than the one step"),
+    ],
+)
+def test_what_header_and_options_tell_is_told_before_torch_is_loaded(
+    options: list[str], line: str, tmp_path: Path
+) -> None:
+    save_photo(tmp_path / "a.png", size=(10, 7))
+    code = "import sys\nfrom xpsr.cli import main\nmain(sys.argv[1:])\nassert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "upscale", "a.png", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr.startswith(f"xpsr: {line}"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_a_folder_does_not_tell_is_left_to_the_model_itself(tiny_model: Path, tmp_path: Path) -> None:
+    refuse_settings(tiny_model, None, {"num_shifts": 7, "tile_size": 15, "fidelity": 0.5, "num_inference_steps": 1})
+    with pytest.raises(InputError, match="1000 timesteps"):
+        refuse_settings(tiny_model, None, {"num_inference_steps": 2000})
+    refuse_settings(tmp_path, None, {"num_inference_steps": 2000})
 
 
 @pytest.mark.parametrize(
@@ -613,7 +641,39 @@ def test_what_cannot_be_written_is_refused_before_it_is_made(upscale: Run) -> No
         "\n".join(result.err)
     )
     one_line(upscale("a.png", "--format", "jpg", "-o", "o"), "a.png: o/a_x4.jpg: JPEG cannot hold this picture")
-    one_line(upscale("a.png"), "a.png: outputs/a_x4.json: is the record of a_x4.webp; move it, choose another place")
+
+
+def test_two_formats_of_one_result_have_a_record_each(upscale: Run) -> None:
+    save_photo("photos/a.jpg")
+    assert upscale("photos/a.jpg", "--seed", "1").code == 0
+    first = Path("outputs/a_x4.json").read_bytes()
+    for name in ("webp", "webp", "png"):
+        assert upscale("photos/a.jpg", "--seed", "1", "--format", name).code == 0
+    both = ["a_x4.jpg", "a_x4.json", "a_x4.png", "a_x4.png.json", "a_x4.webp", "a_x4.webp.json"]
+    assert files("outputs") == both and Path("outputs/a_x4.json").read_bytes() == first
+    again = upscale("photos/a.jpg", "--format", "webp", "--seed", "1", "--json")
+    assert json.loads(again.out[0])["status"] == "done"
+    assert upscale("photos/a.jpg", "--format", "webp", "--seed", "2", "--on-existing", "overwrite").code == 0
+    assert files("outputs") == both and Path("outputs/a_x4.json").read_bytes() == first
+    assert json.loads(Path("outputs/a_x4.webp.json").read_text())["seed"] == 2
+    # none of them is taken for a photograph, and the record of one is found though that of the other has gone
+    one_line(upscale("outputs"), "passed over: 3 results of xpsr (a_x4.jpg, a_x4.png, a_x4.webp")
+    Path("outputs/a_x4.jpg").unlink(), Path("outputs/a_x4.json").unlink()
+    again = upscale("photos/a.jpg", "--format", "webp", "--json")
+    assert json.loads(again.out[0])["status"] == "done"
+    # a file that xpsr has not made is not replaced
+    Path("outputs/a_x4.avif").write_bytes(b"mine")
+    one_line(upscale("photos/a.jpg", "--format", "avif"), "outputs/a_x4.avif: is there already, and nothing beside it")
+
+
+def test_a_result_of_other_proportions_is_told_so(upscale: Run) -> None:
+    save_photo("a.png", size=(10, 10))
+    told = "xpsr: a.png: it is stretched from 10 x 10 to 30 x 20; longest instead of size keeps its proportions."
+    assert told in upscale("a.png", "--size", "30x20").err
+    assert json.loads(Path("outputs/a_30x20.json").read_text())["notices"] == [told.removeprefix("xpsr: a.png: ")[:-1]]
+    save_photo("b.png", size=(10, 7))
+    for size in (("--size", "25x17"), ("--size", "25x18"), ("--longest", "25"), ("--scale", "0.1")):
+        assert "stretched" not in "\n".join(upscale("b.png", *size).err)
 
 
 # Names, and what is there already
@@ -1005,12 +1065,15 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     (model / "checksums.json").write_text(json.dumps(found))
     result = run("doctor")
     assert (result.code, result.err) == (0, [])
+    assert result.out[0].startswith("ok: pictures are restored on ") and result.out[1] == "versions"
     assert any(line.split() == ["mini", "ok"] for line in result.out)
-    assert any("bf16 is right (error 0." in line and "times as fast as fp32" in line for line in result.out)
+    assert any("bf16 is right (error 0." in line and " fp32" in line for line in result.out)
+    assert not any("missing" in line for line in result.out)
     assert all(any(f"{sha256}  {file}" in line for line in result.out) for file, sha256 in found.items())
     assert any(line.split()[:2] == ["torch", importlib.metadata.version("torch")] for line in result.out)
 
     (model / "checksums.json").write_text("{}")
+    assert run("doctor").out[0] == "not ok: 1 problem, told at the end"
     result = run("doctor", "--json")
     facts = json.loads("\n".join(result.out))
     assert result.code == 1
@@ -1024,6 +1087,21 @@ def test_doctor_says_what_is_there(run: Run, tiny_model: Path, tmp_path: Path, m
     assert "dev" not in facts["extras"]
 
 
+@pytest.mark.parametrize(
+    ("error", "ratio", "fast", "line"),
+    [
+        (0.005, 0.0074, ["fp32"], "bf16 is right (error 0.5%) and 135 times slower than fp32, so it is not used"),
+        (0.005, 0.5, ["fp32"], "bf16 is right (error 0.5%) and 2 times slower than fp32, so it is not used"),
+        (0.005, 1.7, ["fp32", "bf16"], "bf16 is right (error 0.5%) and 1.7 times as fast as fp32"),
+        (0.3, 1.7, ["fp32"], "bf16 is wrong (error 30.0%) and 1.7 times as fast as fp32, so it is not used"),
+    ],
+)
+def test_doctor_says_what_follows_from_a_check(error: float, ratio: float, fast: list[str], line: str) -> None:
+    check = SelfCheck(error=error, ratio=ratio)
+    facts = {"error": error, "ratio": ratio, "is_right": check.is_right, "is_fast": check.is_fast}
+    assert _checked("bf16", facts, fast) == line
+
+
 def test_doctor_names_a_torchvision_that_breaks_the_libraries(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
@@ -1032,9 +1110,10 @@ def test_doctor_names_a_torchvision_that_breaks_the_libraries(tmp_path: Path) ->
     (tmp_path / "torchvision-0.99.0.dist-info").mkdir()
     (tmp_path / "torchvision-0.99.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.99.0\n")
     command = [sys.executable, "-m", "xpsr", "doctor"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    paths = (tmp_path, Path(xpsr.__file__).parents[1])  # this xpsr, wherever another is installed
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stdout.startswith("versions\n")
+    assert done.stdout.startswith("not ok: 1 problem, told at the end\nversions\n")
     assert "the libraries cannot be imported" in done.stderr
     assert "run: pip uninstall torchvision" in done.stderr

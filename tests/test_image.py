@@ -544,16 +544,18 @@ def test_places_that_cannot_be_written_are_refused_by_name(tmp_path: Path) -> No
 
 
 def test_what_is_wrong_with_a_picture_is_data(tmp_path: Path) -> None:
-    empty, text = tmp_path / "empty.png", tmp_path / "text.png"
+    empty, text, raw = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "raw.CR3"
     empty.write_bytes(b"")
     text.write_text("no picture")
+    raw.write_bytes(b"\0\0\0\x18ftypcrx \0\0\0\1")
     found = {}
-    for path in (empty, text, tmp_path):
+    for path in (empty, text, raw, tmp_path):
         with pytest.raises(InputError) as caught:
             read_image(path)
         found[path] = caught.value.code, caught.value.remedy
     assert found == {
         empty: ("damaged", "copy or download it again"),
         text: ("unknown_format", "convert it to PNG or JPEG"),
+        raw: ("unknown_format", "export it as TIFF"),
         tmp_path: ("wrong_type", "name a picture in it"),
     }

@@ -6,7 +6,9 @@ import time
 import zlib
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures_with_metadata import (
@@ -209,6 +211,26 @@ def test_the_place_is_overwritten_not_only_unlinked(order: str) -> None:
     assert latitude not in after and 0x8825 not in tags_of(after) and 274 not in tags_of(after)
     assert after.index(MAKER_NOTE) == before.index(MAKER_NOTE)
     assert tags_of(after)[271] == tags_of(before)[271]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_kept"),
+    [
+        ('{"shape": [36, 52, 3]}', True),  # that of the result
+        ('{"shape": [9, 13, 3]}', False),
+        ('{"shape": [9, 13]}', False),
+        ('{"shape": [9, 13, 3], "by": "me"}', True),
+        ("a shape", True),
+    ],
+)
+def test_the_shape_that_tifffile_tells_goes_where_it_is_another(text: str, is_kept: bool) -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((9, 13, 3), np.uint8), photometric="rgb", description=text, metadata=None)
+    with Image.open(buffer) as image:
+        after, notices = exif.patched(found(image).exif, (52, 36), software="xpsr 1")
+    assert notices == () and after is not None
+    tags = tags_of(after)
+    assert (tags.get(270), tags[305]) == (text if is_kept else None, "xpsr 1")
 
 
 def test_without_exif_there_is_provenance_alone() -> None:

@@ -246,6 +246,17 @@ def test_any_file_is_read_or_refused(tmp_path, content):
         read_votes([key], key=path)
 
 
+@pytest.mark.parametrize("has_key", [True, False])
+def test_votes_that_are_not_there_are_told_so(tmp_path, has_key):
+    if has_key:
+        write_key(tmp_path)
+    with pytest.raises(
+        InputError, match=r"v\.json: cannot be read \(No such file or directory\); check the path"
+    ) as raised:
+        read_votes([tmp_path / "v.json"])
+    assert raised.value.code == "not_found"
+
+
 def test_a_key_that_calls_two_methods_alike_is_refused(tmp_path):
     key = write_key(tmp_path)
     key.write_text(key.read_text(encoding="utf-8").replace('"bat"', '"ant"'), encoding="utf-8")

@@ -360,6 +360,8 @@ def test_several_results_come_in_an_archive(server: Served, done: dict[str, Any]
             assert hashlib.sha256(archive.read(name)).hexdigest() == job["output"]["sha256"]
             assert json.loads(archive.read(f"{name[:-4]}.json"))["output"] == name
             assert archive.getinfo(name).compress_type == zipfile.ZIP_STORED
+    told = problem(server.http.get("/v1/archive", params={"job": [ids[0], "gone"]}))
+    assert told["code"] == "no_such_job" and told["remedy"].endswith("; restore the picture again")
     assert problem(server.http.get("/v1/archive"))["code"] == "missing"
     assert problem(server.http.get("/v1/archive", params={"job": ["x"] * 501}))["code"] == "out_of_range"
     assert problem(server.http.get("/v1/archive", params={"job": [ids[0], "x"]}))["code"] == "no_such_job"

@@ -17,6 +17,7 @@ from xpsr.errors import InputError, one_line
 __all__ = [
     "IMAGE_SUFFIXES",
     "OTHER_SUFFIXES",
+    "RAW_SUFFIXES",
     "WRITTEN_SUFFIXES",
     "atomic_write",
     "by_stem",
@@ -49,9 +50,10 @@ IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {
 """Lower-case ends of the names that count as pictures in a folder. Whether one can be read shows when it is opened:
 HEIC and HEIF need the extra `formats`."""
 
-OTHER_SUFFIXES = frozenset(
-    {".apng", ".ico", ".psd", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
-)
+RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"})
+"""Lower-case ends of the names of what sensors saw, which has to be developed to be a picture."""
+
+OTHER_SUFFIXES = frozenset({".apng", ".ico", ".psd"}) | RAW_SUFFIXES
 """Lower-case ends of names that are pictures too, to those who took them, but are passed over in a folder: animations,
 icons, layers, and what sensors saw."""
 

@@ -8,14 +8,23 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from xpsr.caches import digest
-from xpsr.config import nearest
+from xpsr.config import (
+    ModelFacts,
+    PresetName,
+    Settings,
+    given_settings,
+    nearest,
+    override,
+    preset_settings,
+    resolve_settings,
+)
 from xpsr.config.checks import check_argument, said
-from xpsr.errors import InputError, ModelError, brief
+from xpsr.errors import InputError, ModelError, XPSRError, brief
 
 __all__ = [
     "CHECKSUMS",
@@ -32,6 +41,7 @@ __all__ = [
     "fetch_model",
     "read_config",
     "read_json",
+    "refuse_settings",
     "resolve_model",
     "unreadable",
     "verify_checksums",
@@ -146,6 +156,30 @@ def download(name: str, patterns: list[str], **hub: Any) -> Path:
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: cannot be fetched from the hub: {brief(error)}", code="no_download") from error
     return Path(folder)
+
+
+def refuse_settings(folder: Path, preset: PresetName | None, overrides: Mapping[str, Any]) -> None:
+    """Raises `InputError` for settings that a model cannot follow, as far as its folder tells before it is loaded.
+
+    What its networks alone tell is passed over, and so are damaged files: both show when it is loaded.
+    """
+    try:
+        index, scheduler = read_json(folder / INDEX), read_json(folder / "scheduler" / "scheduler_config.json")
+        own = override(Settings(), given_settings(index.get("settings")))
+    except XPSRError:
+        return
+    timesteps = scheduler.get("num_train_timesteps")
+    if type(timesteps) is not int:
+        return
+    facts = ModelFacts(
+        num_train_timesteps=timesteps,
+        vae_scale_factor=0,  # of which every number is a divisor
+        tile_multiple=1,
+        has_one_step=index.get("one_step_timestep") is not None,
+        has_several_steps=not index.get("one_step_only"),
+        has_fidelity=True,
+    )
+    resolve_settings(own if preset is None else preset_settings(preset), overrides, facts)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from xpsr.errors import InputError
 from xpsr.files import path_key, refusal, sha256
 from xpsr.model_files import checksums
 from xpsr.prior import Prior
-from xpsr.sources import Job, Source, read_record, read_sidecar
+from xpsr.sources import Job, Source, read_record, read_sidecar, record_place
 
 __all__ = ["Recipe", "Seen", "is_own", "look", "occupied", "refuse_folders", "what_to_do"]
 
@@ -144,7 +144,8 @@ def what_to_do(
         _refuse_foreign(job.map, target)
     if target is None:
         return "restore"
-    there = [path for path in (target, target.with_suffix(".json")) if _exists(path)]
+    place = record_place(target)
+    there = [path for path in (target, place) if _exists(path)]
     refuse_folders(there)
     record = read_sidecar(target)
     if not there or (record is not None and target not in there):  # a record without its picture is of no use
@@ -156,9 +157,9 @@ def what_to_do(
     if mode == "error":
         raise occupied(there[0], "is there already")
     if record is None:
-        of_another = read_record(target.with_suffix(".json"))
-        if of_another is not None:  # in another format, for example
-            raise occupied(target.with_suffix(".json"), f"is the record of {of_another['output']}")
+        of_another = read_record(place)
+        if of_another is not None:  # called NAME.jpg.png, for example
+            raise occupied(place, f"is the record of {of_another['output']}")
         raise occupied(there[0], "is there already, and nothing beside it says that xpsr made it of this picture")
     there_sha256 = sha256(target)
     if not is_own(there_sha256, record):
@@ -187,7 +188,7 @@ def _is_of(source: Source, target: Path, record: dict[str, Any]) -> bool:
 
 def look(target: Path) -> Seen:
     """Returns what tells whether the files of a result are still those that they were, or absent still."""
-    return _identity(target), _identity(target.with_suffix(".json"))
+    return _identity(target), _identity(record_place(target))
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

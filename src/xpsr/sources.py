@@ -41,6 +41,7 @@ __all__ = [
     "named_suffix",
     "read_record",
     "read_sidecar",
+    "record_place",
     "result_suffix",
 ]
 
@@ -412,11 +413,25 @@ def read_sidecar(picture: Path) -> dict[str, Any] | None:
 
     Whether the picture is still the one of the record, its `output_sha256` tells.
     """
-    record = read_record(picture.with_suffix(".json"))
-    if record is None:
-        return None
-    same = unicodedata.normalize("NFC", record["output"]) == unicodedata.normalize("NFC", picture.name)
-    return record if same else None
+    record = read_record(record_place(picture))
+    return record if record is not None and _is_named(picture, record) else None
+
+
+def record_place(picture: Path) -> Path:
+    """Returns where the record of a result is, or is to be: NAME.json, or NAME.webp.json where NAME.json is another's.
+
+    So photo_x4.jpg and photo_x4.webp, which was made later, have a record each.
+    """
+    short, whole = picture.with_suffix(".json"), picture.with_name(f"{picture.name}.json")
+    first, own = read_record(short), read_record(whole)
+    if first is not None:
+        return short if _is_named(picture, first) else whole
+    return whole if own is not None and _is_named(picture, own) else short
+
+
+def _is_named(picture: Path, record: dict[str, Any]) -> bool:
+    """Returns whether a record is of a picture of that name."""
+    return unicodedata.normalize("NFC", record["output"]) == unicodedata.normalize("NFC", picture.name)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

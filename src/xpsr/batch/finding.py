@@ -310,7 +310,7 @@ def _look(listed: _Listing, name: str, root: str, passed: "_PassedOver") -> Foun
             passed.add("special file", name)
     elif suffix.lower() not in IMAGE_SUFFIXES:
         passed.add("file", name)
-    elif name.removesuffix(suffix) in listed.records and read_sidecar(Path(path)) is not None:
+    elif not listed.records.isdisjoint((name, name.removesuffix(suffix))) and read_sidecar(Path(path)) is not None:
         passed.add("result", name)
     else:
         _refuse_ambiguous(path)

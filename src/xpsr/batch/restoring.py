@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from xpsr import __version__
+from xpsr.batch.measuring import limits_of
 from xpsr.config import UpscaleConfig
 from xpsr.errors import InputError
 from xpsr.files import atomic_write, real_path, refusal, sha256, write_text
@@ -22,7 +23,6 @@ from xpsr.image import (
     IN_MEMORY,
     Credentials,
     ImageLike,
-    Limits,
     Picture,
     PictureFile,
     Provenance,
@@ -31,7 +31,6 @@ from xpsr.image import (
     decode_image,
     drop_from_memory,
     image_bytes,
-    picture_size,
     read_image,
     refuse_unwritable,
     to_uint8,
@@ -43,7 +42,7 @@ from xpsr.planning import TilePlan, parse_memory
 from xpsr.prior import Prior
 from xpsr.records import Recipe, Seen, is_own, look, occupied, refuse_folders
 from xpsr.restore import Restored, Restorer
-from xpsr.sources import Job, Source, read_sidecar, result_suffix
+from xpsr.sources import Job, Source, read_sidecar, record_place, result_suffix
 
 __all__ = [
     "Opened",
@@ -54,7 +53,6 @@ __all__ = [
     "open_restorer",
     "picture_file",
     "plan_of",
-    "refuse_too_large",
     "restore_file",
     "restore_opened",
     "write_options",
@@ -65,16 +63,9 @@ _ROWS = 64
 """Of a map that is drawn at once."""
 
 
-def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
-    """Raises `InputError` where the header of a picture's file tells that it, or its result, would be too large."""
-    if source.content is None:
-        width, height = picture_size(source.path, limits=_limits_of(config))
-        config.target(width, height).refuse_above(MAX_OUTPUT_PIXELS, width, height)
-
-
 def picture_file(path: Path, config: UpscaleConfig) -> PictureFile:
     """Returns a picture's file that whoever looks at it reads as `open_job` does."""
-    return PictureFile(path, limits=_limits_of(config), accept_truncated=config.accept_truncated)
+    return PictureFile(path, limits=limits_of(config), accept_truncated=config.accept_truncated)
 
 
 def open_restorer(config: UpscaleConfig, *, device: str) -> Restorer:
@@ -158,7 +149,7 @@ def open_job(job: Job, recipe: Recipe) -> Opened:
         message = f"{source.path}: the name is not UTF-8"
         raise InputError(message, code="bad_name", remedy="rename it") from error
     # the digest is of what was read, whatever comes while it is restored
-    limits, accepts = _limits_of(config), config.accept_truncated
+    limits, accepts = limits_of(config), config.accept_truncated
     if source.content is None:
         picture = read_image(source.path, limits=limits, accept_truncated=accepts, named=source.address)
     else:
@@ -291,12 +282,6 @@ def _memory_of(config: UpscaleConfig) -> int | None:
     return None if config.memory is None else parse_memory(config.memory)
 
 
-def _limits_of(config: UpscaleConfig) -> Limits:
-    """Returns what is refused before it is decoded."""
-    given = {"max_pixels": config.max_pixels, "max_bytes": config.max_bytes}
-    return Limits(**{name: value for name, value in given.items() if value is not None})
-
-
 def _workspace(job: Job, size: tuple[int, int]) -> Path | None:
     """Returns where a result that is too large for memory lies meanwhile: on the disk that it will be on."""
     if job.target is None or size[0] * size[1] <= IN_MEMORY:
@@ -388,7 +373,7 @@ def _write(
     The record comes first: one without its picture is of no use to anybody, but a picture without its record would
     pass for a file of the user. Until the picture is there, the record names the result that it replaces, too.
     """
-    sidecar, former, replaces = target.with_suffix(".json"), read_sidecar(target), {}
+    sidecar, former, replaces = record_place(target), read_sidecar(target), {}
     refuse_folders((target, sidecar))
     if former is not None and target.is_file() and is_own(digest := sha256(target), former):
         replaces = {"replaces": digest}
@@ -397,6 +382,7 @@ def _write(
     try:
         with atomic_write(target, is_new=picture_is_new) as part:
             told = (*(picture.origin.notices if picture.origin else ()), *write_into(part, target, picture, options))
+            told += _stretched(facts["input_size"], facts["output_size"])
             notices = {"notices": list(dict.fromkeys(told))} if told else {}
             record = {**names, "output_sha256": sha256(part), **facts, **notices}
             if seen not in (None, look(target)):
@@ -411,6 +397,15 @@ def _write(
         with suppress(InputError):  # the record is true all the same
             write_text(sidecar, _to_json(record))
     return record
+
+
+def _stretched(size: Sequence[int], made: Sequence[int]) -> tuple[str, ...]:
+    """What is told of a result that has not the proportions of its picture, by more than rounding."""
+    (width, height), (wide, high) = size, made
+    if abs(wide * height - high * width) <= max(width, height):
+        return ()
+    told = f"it is stretched from {width} x {height} to {wide} x {high}; longest instead of size keeps its proportions"
+    return (told,)
 
 
 def _to_json(record: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from xpsr.batch.items import Item
 from xpsr.errors import InputError, MissingDependencyError, XPSRError, brief
 from xpsr.files import is_remote, refusal, sha256
 from xpsr.records import is_own
-from xpsr.sources import Source, read_sidecar
+from xpsr.sources import Source, read_sidecar, record_place
 
 __all__ = [
     "Member",
@@ -338,8 +338,10 @@ class Results:
         if self._system is None:
             return Path(self.out) / target
         place = folder / target.rpartition("/")[2]
-        for path, there in ((place, target), (place.with_suffix(".json"), _record_of(target))):
-            self._get(there, path)
+        short, whole = place.with_suffix(".json"), place.with_name(f"{place.name}.json")
+        for path in (place, short, whole):
+            if path != whole or (read_sidecar(place) is None and (place.is_file() or short.is_file())):
+                self._get(_beside(target, path), path)
         record = read_sidecar(place)
         if record is not None and place.is_file() and is_own(digest := sha256(place), record):
             (folder / _FORMER).write_text(digest)
@@ -355,15 +357,16 @@ class Results:
         """
         if self._system is None:
             return
-        record, former = place.with_suffix(".json"), place.with_name(_FORMER)
+        record, former = record_place(place), place.with_name(_FORMER)
+        there = _beside(target, record)
         if former.is_file():
             told = {**json.loads(record.read_bytes()), "replaces": former.read_text()}
             former.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            self._put(former, _record_of(target))
+            self._put(former, there)
             self._put(place, target)
-            self._put(record, _record_of(target))
+            self._put(record, there)
         else:
-            self._put(record, _record_of(target))
+            self._put(record, there)
             self._put(place, target)
 
     def is_reachable(self) -> bool:
@@ -491,5 +494,5 @@ def _move(system: Any, part: str, there: str) -> None:
         system.mv(part, there)
 
 
-def _record_of(target: str) -> str:
-    return str(Path(target).with_suffix(".json").as_posix())
+def _beside(target: str, path: Path) -> str:
+    return str(Path(target).with_name(path.name).as_posix())

@@ -67,8 +67,11 @@ def load_suite(path: Path, *, folders: Sequence[tuple[str, Path]] = ()) -> Suite
         folders: folders of sets instead of those that it names, by the set's name or a pattern such as "small-*".
 
     Raises:
-        InputError: the file says what no suite can be, or a pattern fits no set.
+        InputError: the file is missing or says what no suite can be, or a pattern fits no set.
     """
+    if not path.is_file():
+        remedy = "a clone of xpsr has some to start from in suites/"
+        raise InputError("no such suite", code="not_found", source=str(path), remedy=remedy)
     config = load_config(BenchmarkConfig, path)
     for field, there in (("sets", config.sets), ("methods", config.methods)):
         if not there:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -283,6 +284,8 @@ class _Report:
         listed = ", ".join(count for count in counts if not count.startswith("0 ")) or "nothing"
         if not self._quiet and not self._json:
             answer(f"{batch.out}: {listed}")
+            if sys.stderr.isatty():
+                complain(f"{batch.folder / 'summary.html'} shows them.")
         if ending.end == "trouble":
             self.code = 1
             complain(f"{batch.out}: sources or results cannot be reached; see to it, and run the same command again.")

@@ -36,7 +36,10 @@ def run(arguments: Sequence[str]) -> int:
                     [
                         f"fast: {', '.join(device['fast_dtypes'])}",
                         f"auto: {device['auto_dtype']}",
-                        *(_verdict(dtype, check) for dtype, check in device["self_checks"].items()),
+                        *(
+                            _checked(dtype, check, device["fast_dtypes"])
+                            for dtype, check in device["self_checks"].items()
+                        ),
                     ]
                 )
                 for name, device in facts["devices"].items()
@@ -48,10 +51,11 @@ def run(arguments: Sequence[str]) -> int:
                 for name, model in facts["models"].items()
             },
             "extras": {
-                name: f"missing {', '.join(extra['missing'])}: {extra['install']}" if extra["missing"] else "installed"
+                name: f"not installed (optional): {extra['install']}" if extra["missing"] else "installed"
                 for name, extra in facts["extras"].items()
             },
         }
+        print(_verdict(facts))
         for title, entries in rows.items():
             print(title, *(f"  {name:24} {entry}" for name, entry in entries.items()), sep="\n")
         for problem in facts["problems"]:
@@ -59,9 +63,21 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if facts["problems"] else 0
 
 
-def _verdict(dtype: str, check: dict[str, Any]) -> str:
-    kind = "right" if check["is_right"] else "wrong"
-    return f"{dtype} is {kind} (error {check['error']:.1%}) and {check['ratio']:.2g} times as fast as fp32"
+def _verdict(facts: dict[str, Any]) -> str:
+    """What of all that matters most, in a line."""
+    problems = len(facts["problems"])
+    if problems:
+        return f"not ok: {problems} problem{'s' * (problems > 1)}, told at the end"
+    name, device = next(iter(facts["devices"].items()))  # the fastest, which "auto" means
+    return f"ok: pictures are restored on {'the CPU' if name == 'cpu' else name} in {device['auto_dtype']}"
+
+
+def _checked(dtype: str, check: dict[str, Any], fast: Sequence[str]) -> str:
+    """What a device does in a number type."""
+    kind, ratio = "right" if check["is_right"] else "wrong", check["ratio"]
+    speed = f"{ratio:.2g} times as fast as fp32" if ratio >= 1 else f"{1 / ratio:.3g} times slower than fp32"
+    use = "" if dtype in fast or (check["is_right"] and check["is_fast"]) else ", so it is not used"
+    return f"{dtype} is {kind} (error {check['error']:.1%}) and {speed}{use}"
 
 
 def _examine() -> dict[str, Any]:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from xpsr.cli.upscale_sequence import refuse_no_folder, restore_sequence
 from xpsr.config import Size, UpscaleConfig, load_config
 from xpsr.errors import InputError
 from xpsr.files import IMAGE_SUFFIXES, OTHER_SUFFIXES, WRITTEN_SUFFIXES, is_remote, refusal
-from xpsr.sources import Job, find_sources, name_jobs, name_maps, result_suffix
+from xpsr.sources import Job, Source, find_sources, name_jobs, name_maps, result_suffix
 
 if TYPE_CHECKING:  # what help does without
     from xpsr.prior import PriorFile, PriorLookup
@@ -152,15 +152,23 @@ def _restore(
     is_dry: bool,
 ) -> None:
     """Restores pictures into a folder, or to standard output, or tells how they would be."""
-    config = recipe.config
-    with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
-        from xpsr.batch.restoring import make_folder, open_restorer, picture_file, restore_file, write_options
-        from xpsr.image import image_bytes
+    from xpsr.model_files import refuse_settings
 
-    waiting = _small_enough(waiting, config, report)
+    config = recipe.config
+    refuse_settings(recipe.folder, config.preset, config.overrides)
+    waiting = _passing(waiting, partial(_refuse_large_result, config=config), report)
+    if not waiting:
+        return
+    with loading(quiet=report.quiet):  # torch, which takes seconds and which pictures that are done do not need
+        from xpsr.batch.measuring import refuse_too_large
+    waiting = _passing(waiting, partial(refuse_too_large, config=config), report)
     report.made_less_large([job for job, _ in waiting], config)
     if not waiting:
         return
+    with loading(quiet=report.quiet):
+        from xpsr.batch.restoring import make_folder, open_restorer, picture_file, restore_file, write_options
+        from xpsr.image import image_bytes
+
     if not report.debug:
         quiet_libraries()
     ahead = [job.source.path for job, _ in waiting if job.source.content is None] if prior_of.is_asked else []
@@ -224,17 +232,21 @@ def _undone(
     return waiting
 
 
-def _small_enough(
-    waiting: Sequence[tuple[Job, "Seen | None"]], config: UpscaleConfig, report: Report
+def _refuse_large_result(source: Source, config: UpscaleConfig) -> None:
+    """Raises `InputError` where Pillow alone, without torch, tells that a picture's result would be too large."""
+    if source.size is not None:
+        config.refuse_large_result(*source.size)
+
+
+def _passing(
+    waiting: Sequence[tuple[Job, "Seen | None"]], refuse: Callable[[Source], None], report: Report
 ) -> list[tuple[Job, "Seen | None"]]:
     """Returns the pictures that can be read and restored, as far as their files' headers tell; the others are told."""
-    from xpsr.batch.restoring import refuse_too_large
-
     fit = []
     with counting("measuring", quiet=report.quiet) as count:
         for number, (job, seen) in enumerate(waiting, 1):
             try:
-                refuse_too_large(job.source, config)
+                refuse(job.source)
             except Exception as error:  # every picture is tried; the exit code tells
                 report.failed(job.source.path, error)
             else:

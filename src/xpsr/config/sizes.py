@@ -10,6 +10,7 @@ from xpsr.config.checks import Checked, Pattern, check_argument, option, said, w
 from xpsr.errors import InputError
 
 __all__ = [
+    "MAX_OUTPUT_PIXELS",
     "MAX_SCALE",
     "MAX_SIDE",
     "PIXELS",
@@ -27,7 +28,9 @@ MAX_SCALE = 16.0
 SCALE = within(1 / MAX_SCALE, MAX_SCALE, "4, for example")
 
 MAX_SIDE = 999_999
-"""Pixels along a side that are asked for; how many a result may have in all says `xpsr.pipeline`."""
+"""Pixels along a side that are asked for."""
+
+MAX_OUTPUT_PIXELS = 2**30
 
 USUAL_PIXELS = 2**26
 """Pixels that a result has at most where nobody says how large it is to be: 8192 x 8192."""

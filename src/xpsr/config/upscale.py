@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from xpsr.config.checks import SEED, Checked, Pattern, fault, option, within
 from xpsr.config.settings import PresetName, Settings
-from xpsr.config.sizes import PIXELS, Size, usual_size
+from xpsr.config.sizes import MAX_OUTPUT_PIXELS, PIXELS, Size, usual_size
 from xpsr.errors import InputError
 from xpsr.sources import ResultFormat
 
@@ -97,6 +97,12 @@ class UpscaleConfig(Checked):
     def target(self, width: int, height: int) -> Size:
         """Returns how large the result of a picture is; what makes sense for it where nothing is said."""
         return self.size_asked or usual_size(width, height)
+
+    def refuse_large_result(self, width: int, height: int) -> None:
+        """Raises `InputError` where the result of a picture of `width` x `height` would be larger than any may be."""
+        target = self.target(width, height)
+        target.refuse_above(MAX_OUTPUT_PIXELS, width, height)
+        target.of(width, height)
 
     @property
     def overrides(self) -> dict[str, Any]:

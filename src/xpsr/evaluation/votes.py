@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xpsr.errors import InputError
 from xpsr.evaluation.comparison import KEY_NAME
 from xpsr.evaluation.tables import cell_of, row_of
-from xpsr.files import read_bytes
+from xpsr.files import read_bytes, refusal
 
 __all__ = ["PRIOR_WINS", "Rank", "Ranking", "Vote", "Votes", "rank_votes", "ranking_table", "read_votes"]
 
@@ -111,6 +111,11 @@ def read_votes(paths: Sequence[Path], *, key: Path | None = None) -> Votes:
     """
     if not paths:
         raise InputError("no votes are given", code="missing", remedy="name the files that voters saved")
+    for path in paths:  # before their key is looked for beside them
+        try:
+            path.stat()
+        except OSError as error:
+            raise refusal(path, "cannot be read", error) from error
     key = paths[0].parent / KEY_NAME if key is None else key
     if not key.is_file():
         message, remedy = f"{key}: is not there, and says whose results were seen", "name it with --key"
@@ -139,8 +144,9 @@ def read_votes(paths: Sequence[Path], *, key: Path | None = None) -> Votes:
 
 
 def _loaded(path: Path, kind: str) -> dict[str, Any]:
+    content = read_bytes(path, limit=_MAX_BYTES)
     try:
-        value = json.loads(read_bytes(path, limit=_MAX_BYTES))
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not JSON") from error
     if not isinstance(value, dict) or value.get("kind") != kind:

@@ -1,5 +1,6 @@
 """EXIF of a picture made that of its result: patched in place, so that offsets in a maker note stay true."""
 
+import re
 import struct
 from collections.abc import Iterable
 
@@ -7,7 +8,8 @@ from xpsr.image.directories import EXIF_IFD, GPS_IFD, INTEROP_IFD, Directory, En
 
 __all__ = ["patched"]
 
-_ORIENTATION, _SOFTWARE = 0x0112, 0x0131
+_DESCRIPTION, _ORIENTATION, _SOFTWARE = 0x010E, 0x0112, 0x0131
+_SHAPE = re.compile(rb'\{"shape": \[(\d+(?:, \d+)*)\]\}\0*')  # tifffile's description of an array
 _SIDES = ((None, 0x0100, 0x0101), (EXIF_IFD, 0xA002, 0xA003))  # where width and height stand
 _THUMBNAIL = ((0x0201, 0x0202), (0x0111, 0x0117))  # offsets and lengths of a JPEG, and of strips
 
@@ -96,6 +98,8 @@ class _Block:
             self._set_number(first.find(_ORIENTATION), 1)
         elif first.find(_ORIENTATION) is not None:
             self._take_out(first.at, _ORIENTATION)
+        if self._tells_other_shape(first.find(_DESCRIPTION), size):
+            self._take_out(first.at, _DESCRIPTION)
         if strip_gps:
             for one in (first, self._exif):
                 if one is not None and one.find(GPS_IFD) is not None:
@@ -113,6 +117,13 @@ class _Block:
         order = self._layout.order
         struct.pack_into(order + "H", self._content, entry.at + 2, {"H": 3, "I": 4}[letter])
         self._content[entry.at + 8 : entry.at + 12] = struct.pack(order + letter, value).ljust(4, b"\0")
+
+    def _tells_other_shape(self, entry: Entry | None, size: tuple[int, int]) -> bool:
+        """Returns whether a description says nothing but the shape of an array that the result is not."""
+        if entry is None or entry.kind != 2:
+            return False
+        told = _SHAPE.fullmatch(self._read(entry.value_at, entry.size))
+        return told is not None and f" {size[1]}, {size[0]}," not in f" {told[1].decode()},"
 
     def _thumbnails(self) -> list[Directory]:
         """The directories behind the first one, each once."""

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from xpsr.errors import InputError
+from xpsr.files import RAW_SUFFIXES
 from xpsr.image.limits import Limits, check_size, too_many_pixels
 from xpsr.image.picture import damaged
 
@@ -64,6 +65,9 @@ def open_image(file: BinaryIO, name: str, limits: Limits) -> Image.Image:
             message, remedy = f"{name}: is empty (0 bytes)", "copy or download it again"
             raise InputError(message, code="damaged", remedy=remedy) from error
         message, remedy = f"{name}: is not an image that can be read", "convert it to PNG or JPEG"
+        if os.path.splitext(name)[1].lower() in RAW_SUFFIXES:  # noqa: PTH122 - a name, of a file or not
+            message = f"{name}: is a camera's raw file, which would have to be developed first"
+            remedy = "export it as TIFF"
         raise InputError(message, code="unknown_format", remedy=remedy) from error
     except InputError:
         raise

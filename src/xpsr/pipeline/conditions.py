@@ -8,17 +8,12 @@ from functools import cached_property
 import torch
 
 from xpsr.config import ModelFacts, Settings
-from xpsr.config.sizes import too_many_pixels
+from xpsr.config.sizes import MAX_OUTPUT_PIXELS, too_many_pixels
 from xpsr.errors import InputError
 from xpsr.image import Picture, Resized, bleed, resize, stretched_sizes
 from xpsr.tiling import Tile, reflection, tile_grid
 
 __all__ = ["MAX_OUTPUT_PIXELS", "Conditions", "Passes", "fit_picture", "lay_tiles"]
-
-
-MAX_OUTPUT_PIXELS = 2**30
-"""Largest picture, 1074 megapixels (32768 x 32768); kept are 12 bytes of each, and 4 of a map of what is invented."""
-
 
 _WORKING_PIXELS = 2**27
 """To which a picture is enlarged at most beyond its result: the model's time grows with what it works on."""

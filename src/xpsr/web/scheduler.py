@@ -443,7 +443,8 @@ def _tell(jobs: Collection[Job]) -> None:
 
 def no_such_job(id: str) -> InputError:  # noqa: A002 - what it is
     """Returns the error of an id that no job has, or none that the client may see."""
-    message, remedy = "is no job, or one that was forgotten", "results are kept for a limited time; ask again"
+    message = "is no job, or one that was forgotten"
+    remedy = "results are kept for a limited time; restore the picture again"
     return InputError(message, code="no_such_job", field="id", value=id[:64], remedy=remedy)
 
 
