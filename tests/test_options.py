@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from docs_commands import parser_of
+from PIL import Image
 
 from xpsr.cli import batch, main, serve, upscale
 from xpsr.cli.terminal import parse
@@ -82,3 +84,18 @@ def test_describe_hands_its_flags_to_whoever_describes(tmp_path: Path, monkeypat
     assert main(["describe", "a.png", "--describer", "somebody/model", *flags, *questions]) == 2
     expected = dataclasses.replace(QUESTIONS["reference"], content="What?", quality_view="whole")
     assert asked == {"name": "somebody/model", "questions": expected, **options}
+
+
+def test_describe_reads_pictures_within_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = io.BytesIO()
+    Image.effect_noise((32, 32), 60).save(content, "JPEG")
+    Path("cut.jpg").write_bytes(content.getvalue()[:-80])
+    assert main(["describe", "cut.jpg", "--max-pixels", "1023"]) == 1
+    assert "cut.jpg: 32 x 32 pixels exceed the limit of 1023" in capsys.readouterr().err
+    assert main(["describe", "cut.jpg"]) == 1
+    assert "cut.jpg: is truncated or damaged" in capsys.readouterr().err
+    assert main(["describe", "cut.jpg", "--accept-truncated"]) == 0
+    assert main(["describe", "cut.jpg", "--max-pixels", "0"]) == 2

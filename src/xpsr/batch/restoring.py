@@ -24,7 +24,6 @@ from xpsr.image import (
     Credentials,
     ImageLike,
     Picture,
-    PictureFile,
     Provenance,
     WriteOptions,
     check_signing,
@@ -51,7 +50,6 @@ __all__ = [
     "open_job",
     "open_picture",
     "open_restorer",
-    "picture_file",
     "plan_of",
     "restore_file",
     "restore_opened",
@@ -61,11 +59,6 @@ __all__ = [
 
 _ROWS = 64
 """Of a map that is drawn at once."""
-
-
-def picture_file(path: Path, config: UpscaleConfig) -> PictureFile:
-    """Returns a picture's file that whoever looks at it reads as `open_job` does."""
-    return PictureFile(path, limits=limits_of(config), accept_truncated=config.accept_truncated)
 
 
 def open_restorer(config: UpscaleConfig, *, device: str) -> Restorer:

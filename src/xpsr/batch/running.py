@@ -128,7 +128,7 @@ class Batch:
 
     def looking_on(self) -> AbstractContextManager[Look]:
         """As `PriorLookup.looking_on`, of pictures that are read as the config says."""
-        from xpsr.batch.restoring import picture_file
+        from xpsr.batch.measuring import picture_file
 
         return self.lookup.looking_on(as_file=partial(picture_file, config=self.config.upscale))
 

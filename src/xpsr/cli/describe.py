@@ -3,8 +3,10 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from xpsr.cli.options import add_reading
 from xpsr.cli.progress import counting
 from xpsr.cli.terminal import (
     DESCRIBERS,
@@ -17,7 +19,7 @@ from xpsr.cli.terminal import (
     quiet_libraries,
     sayings,
 )
-from xpsr.config import PRESETS
+from xpsr.config import PRESETS, UpscaleConfig
 from xpsr.errors import InputError, printable
 from xpsr.files import pair_images
 from xpsr.sources import find_sources
@@ -33,8 +35,11 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("name pictures or folders, or else --pairs DIR; as in: xpsr describe photos/.")
     if args.describer == "none":
         raise InputError("--describer none describes nothing; name mini, a server or a model.")
+    reading = {name: given[name] for name in ("max_pixels", "max_bytes", "accept_truncated") if name in given}
+    config = UpscaleConfig(**reading)
 
     with loading(quiet=args.quiet):
+        from xpsr.batch.measuring import picture_file
         from xpsr.prior import QUESTIONS, PriorFile, describe_files, is_asked, open_describer
 
         if not args.debug:
@@ -77,6 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         PriorFile(args.output),
         content_from=clean.get if clean else None,
         refresh=args.refresh,
+        as_file=partial(picture_file, config=config),
         on_error=fail,
     )
     with counting("describing", quiet=args.quiet) as bar:
@@ -119,6 +125,7 @@ def _parser() -> Parser:
     add("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="number type of a model")
     add("--quantization", choices=("none", "int8", "int4"), default="none", help="of a model, to save memory")
     add("--revision", help="of a model on the hub")
+    add_reading(parser)
     add("--quiet", action="store_true", default=False, help="only the file's name at the end")
     add("--debug", action="store_true", default=False, help="show where errors come from")
     return parser

@@ -166,7 +166,8 @@ def _restore(
     if not waiting:
         return
     with loading(quiet=report.quiet):
-        from xpsr.batch.restoring import make_folder, open_restorer, picture_file, restore_file, write_options
+        from xpsr.batch.measuring import picture_file
+        from xpsr.batch.restoring import make_folder, open_restorer, restore_file, write_options
         from xpsr.image import image_bytes
 
     if not report.debug:

@@ -58,7 +58,8 @@ def restore_sequence(
         total: how many pictures the folder has.
     """
     with loading(quiet=report.quiet):
-        from xpsr.batch.restoring import make_folder, open_restorer, picture_file
+        from xpsr.batch.measuring import picture_file
+        from xpsr.batch.restoring import make_folder, open_restorer
         from xpsr.sequence import FrameRestorer, earlier_seed, find_shots, in_order, needed
 
     jobs = in_order(jobs)
