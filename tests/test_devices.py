@@ -1,8 +1,10 @@
 """What the machine has: memory, and number types that are right and fast, found out once."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +57,15 @@ def test_it_is_measured_by_one_thread_since_several_wait_for_each_other(
         assert counted == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(usual)
+
+
+def test_a_clock_of_the_processor_that_ticks_too_seldom_is_not_asked(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = SimpleNamespace(resolution=1 / 64)  # as on Windows
+    monkeypatch.setattr(time, "get_clock_info", lambda name: coarse)
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+    assert self_check(CPU, "bf16").ratio > 0
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"KEY": []}', '{"KEY": {}}', '{"KEY": {"error": "x"}}'])
