@@ -1,5 +1,7 @@
 """A load on a server: whose result is whose, what of it is told, and whether the server grows; with a tiny model."""
 
+import asyncio
+import contextlib
 import io
 import os
 import re
@@ -88,6 +90,34 @@ def test_a_watch_sees_what_a_process_holds(tmp_path: Path) -> None:
 def test_spread_is_of_percentiles() -> None:
     assert spread([1.0, 2.0, 3.0]) == {"p50": "2.00", "p90": "2.80", "p99": "2.98", "max": "3.00"}
     assert spread([]) == {}
+
+
+def test_who_leaves_in_the_middle_leaves_the_connections_of_others_alone() -> None:
+    """One of some hundred moments to leave was such that a connection was never given back, and all after it waited."""
+    served: dict[str, int] = {}
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        port = writer.get_extra_info("peername")[1]
+        with contextlib.closing(writer):
+            while head := await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b"":
+                size = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+                body = await reader.readexactly(int(size[1]) if size else 0)
+                if name := re.search(rb'filename="(\d+)\.png"', body):
+                    served[name[1].decode()] = port
+                    if name[1] == b"5":
+                        await reader.read()  # until it has left
+                        return
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    async def run() -> list[serve.Answer]:
+        async with await asyncio.start_server(serve_one, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            load = Load(url, count=7, side=16, options={})
+            return (await serve.soak(load, seconds=SECONDS, requests=7, concurrency=1))[0]
+
+    answers = asyncio.run(run())
+    assert [answer.kind for answer in answers[4:]] == ["good", "left", "good"] and answers[5].error == ""
+    assert served["4"] == served["6"] != served["5"]
 
 
 @pytest.fixture(scope="module")
