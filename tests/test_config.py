@@ -59,7 +59,7 @@ def test_flags_go_before_yaml_and_yaml_before_defaults(tmp_path: Path) -> None:
         ),
         ("[1, 2]", [], "{path}: expected a mapping of options, got list"),
         ("train: {", [], "{path}: not YAML"),
-        ("train: {precision: fp8}", [], "{path}: train.precision=fp8 is not one of fp32, bf16, fp16; use fp32."),
+        ("train: {precision: fp8}", [], "{path}: train.precision=fp8 is not one of auto, fp32, bf16, fp16; use fp32."),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, text: str, flags: list[str], message: str) -> None:

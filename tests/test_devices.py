@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from xpsr import devices
-from xpsr.devices import SelfCheck, fast_dtypes, free_memory, resolve_dtype, self_check
+from xpsr.devices import SelfCheck, fast_dtypes, free_memory, resolve_dtype, resolve_precision, self_check
 from xpsr.errors import InputError
 
 CPU = torch.device("cpu")
@@ -95,6 +95,20 @@ def test_auto_is_bfloat16_where_it_is_right_and_fast_and_what_is_not_is_refused(
         assert resolve_dtype("auto", CPU) == "fp32" and fast_dtypes(CPU) == ["fp32"]
         with pytest.raises(InputError, match=rf"^dtype=bf16 {message}; use auto or fp32\.$"):
             resolve_dtype("bf16", CPU)
+
+
+def test_training_takes_what_is_fast_and_says_what_is_not(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep_verdict(place, error=0.01, ratio=1.8)
+    assert resolve_precision("auto", CPU) == resolve_precision("bf16", CPU) == "bf16"
+    assert not caplog.records
+    keep_verdict(place, error=0.01, ratio=0.03)
+    assert resolve_precision("auto", CPU) == "fp32" and not caplog.records
+    assert resolve_precision("bf16", CPU) == "bf16"
+    (record,) = caplog.records
+    assert record.message == (
+        "train.precision=bf16 is slow on this processor: 0.03 times as fast as fp32; auto or fp32 is faster"
+    )
+    assert resolve_precision("auto", torch.device("mps")) == "fp32"
 
 
 def test_a_processor_without_the_instructions_is_not_measured(place: Path) -> None:

@@ -338,6 +338,20 @@ def test_a_decoder_learns_alone_from_a_teacher_and_goes_on(photos: Path, tmp_pat
     assert changed == {name for name in before if name.startswith("vae_decoder.")}
 
 
+def test_auto_is_what_the_machine_is_fast_in(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    for fast, precision in ((["fp32"], "fp32"), (["fp32", "bf16"], "bf16")):
+        monkeypatch.setattr("xpsr.devices.fast_dtypes", lambda device, fast=fast: fast)
+        folders = {name: tmp_path / f"{precision} {name}" for name in ("auto", precision)}
+        made = {
+            name: run(run_config(photos, folder, max_steps=2, precision=name))[1] for name, folder in folders.items()
+        }
+        assert all(torch.equal(made["auto"][name], made[precision][name]) for name in made["auto"])
+        assert json.loads((folders["auto"] / "config.json").read_text())["train"]["precision"] == precision
+        weights |= made
+    assert any(not torch.equal(weights["fp32"][name], weights["bf16"][name]) for name in weights["fp32"])
+
+
 def test_what_cannot_be_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
     for changes, reason in (
         ({"precision": "fp16"}, "needs a GPU"),
@@ -408,6 +422,21 @@ def test_two_processes_are_one_with_twice_the_batch(photos: Path, tmp_path: Path
         torch.testing.assert_close(found[name], value, rtol=0, atol=3e-4)
     file = "model/unet/diffusion_pytorch_model.safetensors"
     assert load_file(tmp_path / "two" / file).keys() == load_file(tmp_path / "one" / file).keys()
+
+
+@pytest.mark.slow
+def test_processes_that_measure_otherwise_compute_alike(photos: Path, tmp_path: Path) -> None:
+    killer = """
+import os
+from xpsr import devices
+devices._bf16_fault = lambda device: None if os.environ["RANK"] == "0" else "is slow"
+"""
+    two = launch(tmp_path, "--train.precision=auto", "--train.output_dir=two", killer=killer)
+    assert two.returncode == 0, two.stderr
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["train"]["precision"] == "bf16"
+    one = launch(tmp_path, "--train.precision=bf16", "--train.batch_size=4", "--train.output_dir=one", processes=1)
+    assert one.returncode == 0, one.stderr
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-2)
 
 
 @pytest.mark.slow

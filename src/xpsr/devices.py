@@ -1,5 +1,6 @@
 """Which device, which number type, and which of them the hardware computes with fast."""
 
+import logging
 import platform
 import re
 import threading
@@ -31,10 +32,13 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "resolve_offload",
+    "resolve_precision",
     "resolve_weights_dtype",
     "self_check",
     "torch_dtype",
 ]
+
+logger = logging.getLogger(__name__)
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -164,6 +168,18 @@ def resolve_dtype(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
     if device.type == "cuda":
         return "fp16"
     return "bf16" if device.type == "cpu" and "bf16" in fast_dtypes(device) else "fp32"
+
+
+def resolve_precision(name: Dtype | Literal["auto"], device: torch.device) -> Dtype:
+    """Returns the number type in which to train; "auto" is bfloat16 where the device is fast in it, else float16 on
+    CUDA and float32 elsewhere. What is slow is told in a warning."""
+    if name == "bf16" and device.type == "cpu" and (fault := _bf16_fault(device)):
+        logger.warning("train.precision=bf16 %s; auto or fp32 is faster", fault)
+    if name != "auto":
+        return name
+    if "bf16" in fast_dtypes(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
 
 
 def resolve_weights_dtype(name: WeightsDtype | Literal["auto"], dtype: Dtype) -> WeightsDtype:

@@ -232,7 +232,9 @@ class TrainConfig(Checked):
     )
     fit_memory: bool = option(False, "On a GPU: divide batch_size, with as many more passes, until it fits.")
     seed: int = option(0, "All randomness follows from it.", SEED)
-    precision: Literal["fp32", "bf16", "fp16"] = option("bf16", "What is computed in; weights are kept in float32.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "What is computed in, auto: what is fast there; weights are kept in float32."
+    )
     parallel: Literal["ddp", "fsdp"] = option("ddp", "Of several processes: whole copies, or shards (FSDP2).")
     gradient_checkpointing: bool = option(
         False, "Compute activations again in the backward pass: less memory, a third slower."

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 from xpsr.config import TrainRunConfig, as_dict
 from xpsr.config.checks import fault
 from xpsr.data import Batch, Collate, Sample, build_dataset, build_loader, generator_for
+from xpsr.devices import resolve_precision
 from xpsr.errors import TrainingError
 from xpsr.files import write_text
 from xpsr.training.checkpoints import Checkpoints
@@ -41,6 +43,7 @@ Export = Callable[[Components, Path], None]
 Validate = Callable[[Components, Path], Mapping[str, float]]
 
 _LOWER_IS_BETTER = {"niqe"}
+_PATIENCE = timedelta(hours=2)  # of processes that wait while one validates
 
 
 def train(
@@ -83,6 +86,7 @@ def train(
 
     if config.validation.every and validate is None:
         raise fault(config, "validation.every", "is set, but nothing was given that validates", "pass validate")
+    config = _with_precision(config, device)
     accelerator = _accelerator(config, device)
     try:
         with _alone(config.train.output_dir) if accelerator.is_main_process else nullcontext():
@@ -118,20 +122,26 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
-    from accelerate import Accelerator
-    from accelerate.utils import (
-        AutocastKwargs,
-        GradientAccumulationPlugin,
-        InitProcessGroupKwargs,
-        ProjectConfiguration,
-    )
+def _with_precision(config: TrainRunConfig, device: torch.device) -> TrainRunConfig:
+    """Returns the config with a number type; one process decides for all, for what it measures may differ."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
-    run = config.train
-    if run.precision == "fp16" and device.type == "cpu":
-        raise fault(config, "train.precision", "needs a GPU", "use bf16 or fp32")
+    if config.train.precision == "fp16" and device.type == "cpu":
+        raise fault(config, "train.precision", "needs a GPU", "use auto, bf16 or fp32")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # accelerate takes the current one; under torchrun it chooses again
+    state = PartialState(cpu=device.type == "cpu", timeout=_PATIENCE)
+    found = [resolve_precision(config.train.precision, device) if state.is_main_process else None]
+    precision = broadcast_object_list(found)[0]
+    return replace(config, train=replace(config.train, precision=precision))
+
+
+def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
+    from accelerate import Accelerator
+    from accelerate.utils import AutocastKwargs, GradientAccumulationPlugin, ProjectConfiguration
+
+    run = config.train
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(run.precision, run.precision),
@@ -143,7 +153,6 @@ def _accelerator(config: TrainRunConfig, device: torch.device) -> "Accelerator":
         kwargs_handlers=[
             # activations that are computed again leave no use for copies of all weights in half precision
             AutocastKwargs(cache_enabled=not run.gradient_checkpointing),
-            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # the others wait while one validates
         ],
     )
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers import AutoencoderKL
@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xpsr.config import TrainRunConfig
-from xpsr.devices import torch_dtype
+from xpsr.devices import Dtype, torch_dtype
 from xpsr.features import FEATURE_NETWORKS
 from xpsr.models import HaarPackets
 from xpsr.training.adversary import Adversary
@@ -94,7 +94,7 @@ class TrainState:
 
         # autocast computes in half precision; gathering in it halves what is sent, gradients are summed in float32
         precision = self.config.train.precision
-        half = None if precision == "fp32" else torch_dtype(precision)
+        half = None if precision == "fp32" else torch_dtype(cast(Dtype, precision))  # auto is resolved by now
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
         for module in self.parts.modules():
             if type(module).__name__ in _SHARDED_BLOCKS:
@@ -181,7 +181,7 @@ class TrainState:
                 for name, s in content["optimizer"].items()
             }
             self.optimizer.load_state_dict(state)
-            if self.accelerator.scaler is not None:
+            if self.accelerator.scaler is not None and "scaler" in content:  # it may have begun without one
                 self.accelerator.scaler.load_state_dict(content["scaler"])
             if self.adversary is not None:
                 self.adversary.discriminator.load_state_dict(content["discriminator"])
