@@ -1,12 +1,13 @@
 """Draws what photographs have little of: letters of many scripts, signs, windows of programs and line art.
 
-    python scripts/draw_pages.py pages/ --count 120
-    xpsr degrade pages pages-pairs --config configs/mini/degradation.yaml --crop-size 256 --min-detail 2
-    cp -r pages-pairs/hr pages-pairs/teacher        # they are as clean as a teacher's pictures are
-    xpsr train CONFIG.yaml --data.pairs=pages-pairs --data.priors=pages/captions.jsonl
+    python scripts/draw_pages.py photos/pages --count 120
+    cat data/captions.jsonl photos/pages.jsonl > captions.jsonl
+    xpsr degrade photos pairs --config configs/mini/degradation.yaml --crop-size 256 --num-per-image 2 --min-detail 2
+    mkdir -p pairs/teacher && cp pairs/hr/page_*.png pairs/teacher/
 
-Pictures are 512 x 512 PNGs, each by (seed, number) alone where the same fonts are installed; captions.jsonl says what
-is on them. Letters are as large as a fourth of them can still tell: 28 pixels and more.
+Pictures are 512 x 512 PNGs, each by (seed, number) alone where the same fonts are installed; FOLDER.jsonl beside their
+folder says what is on them. Letters are so large that a fourth of that still tells them apart: 28 pixels and more. They
+are clean, so they are their own teacher.
 """
 
 import argparse
@@ -45,7 +46,7 @@ Colour = tuple[int, int, int]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="a folder; pictures of the same names are replaced")
+    parser.add_argument("output", type=Path, help="a folder; what is there of the same names is replaced")
     parser.add_argument("--count", type=int, default=120, metavar="N", help="pictures (default: 120)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)")
     parser.add_argument("--fonts", type=Path, metavar="DIR", help="TrueType and OpenType fonts (default: the system's)")
@@ -59,8 +60,8 @@ def main() -> int:
     for number in range(args.count):
         image, content = draw(random.Random(f"{args.seed} {number}"), scripts)
         image.save(args.output / f"page_{number:04}.png")
-        lines.append(json.dumps({"image": f"page_{number:04}.png", "content": content}) + "\n")
-    (args.output / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+        lines.append(json.dumps({"image": f"{args.output.name}/page_{number:04}.png", "content": content}) + "\n")
+    args.output.with_name(f"{args.output.name}.jsonl").write_text("".join(lines), encoding="utf-8")
     print(f"{args.count} pictures; scripts: {', '.join(scripts)}")
     return 0
 
