@@ -11,7 +11,6 @@ are clean, so they are their own teacher.
 """
 
 import argparse
-import itertools
 import json
 import math
 import random
@@ -51,17 +50,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)")
     parser.add_argument("--fonts", type=Path, metavar="DIR", help="TrueType and OpenType fonts (default: the system's)")
     args = parser.parse_args()
-    fonts = sorted(p for p in args.fonts.rglob("*") if p.suffix in (".ttf", ".otf")) if args.fonts else system_fonts()
+    if args.count < 1:
+        parser.error(f"--count {args.count}: draw 1 or more")
+    fonts = [p for p in args.fonts.rglob("*") if p.is_file()] if args.fonts else system_fonts()
+    fonts = sorted(path for path in fonts if path.suffix.lower() in (".ttf", ".otf", ".ttc"))
     scripts = {name: able for name in SCRIPTS if (able := [font for font in fonts if has_letters(font, name)])}
     if not scripts:
         parser.error("no fonts with letters are installed; name a folder of some by --fonts DIR")
     args.output.mkdir(parents=True, exist_ok=True)
-    lines = []
+    entries = []
     for number in range(args.count):
         image, content = draw(random.Random(f"{args.seed} {number}"), scripts)
         image.save(args.output / f"page_{number:04}.png")
-        lines.append(json.dumps({"image": f"{args.output.name}/page_{number:04}.png", "content": content}) + "\n")
-    args.output.with_name(f"{args.output.name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        entries.append(json.dumps({"image": f"{args.output.name}/page_{number:04}.png", "content": content}) + "\n")
+    args.output.with_name(f"{args.output.name}.jsonl").write_text("".join(entries), encoding="utf-8")
     print(f"{args.count} pictures; scripts: {', '.join(scripts)}")
     return 0
 
@@ -74,16 +76,18 @@ def system_fonts() -> list[Path]:
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    return sorted(path for path in map(Path, set(listed.split("\n"))) if path.suffix in (".ttf", ".otf", ".ttc"))
+    return [Path(line) for line in set(listed.splitlines())]
 
 
 @cache
 def has_letters(font: Path, script: str) -> bool:
-    """Returns whether a font draws a script's letters, rather than boxes in their place."""
+    """Returns whether a font draws a script's letters, digits and commas, rather than boxes in their place."""
     try:
         face = ImageFont.truetype(str(font), 24)
         box = bytes(face.getmask("\uffff"))
-        needed = [chr(code) for code in itertools.chain.from_iterable(SCRIPTS[script])] + list("0123456789,.")
+        # of thousands of letters some tell enough
+        codes = [code for low, high in SCRIPTS[script] for code in {*range(low, high, 1 + (high - low) // 99), high}]
+        needed = [*map(chr, codes), *"0123456789,."]
         return all(any(mask := bytes(face.getmask(letter))) and mask != box for letter in needed)
     except OSError:
         return False

@@ -98,8 +98,9 @@ def test_who_leaves_in_the_middle_leaves_the_connections_of_others_alone() -> No
 
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         port = writer.get_extra_info("peername")[1]
-        with contextlib.closing(writer):
-            while head := await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b"":
+        with contextlib.suppress(asyncio.IncompleteReadError), contextlib.closing(writer):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
                 size = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
                 body = await reader.readexactly(int(size[1]) if size else 0)
                 if name := re.search(rb'filename="(\d+)\.png"', body):
@@ -117,7 +118,7 @@ def test_who_leaves_in_the_middle_leaves_the_connections_of_others_alone() -> No
 
     answers = asyncio.run(run())
     assert [answer.kind for answer in answers[4:]] == ["good", "left", "good"] and answers[5].error == ""
-    assert served["4"] == served["6"] != served["5"]
+    assert served["4"] == served["6"] != served.get("5")  # which may not have been sent by then
 
 
 @pytest.fixture(scope="module")

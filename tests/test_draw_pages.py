@@ -4,15 +4,17 @@ import random
 from pathlib import Path
 
 import draw_pages
+import matplotlib
 import numpy as np
 import pytest
 from draw_pages import KINDS, SCRIPTS, SIDE, Letters, has_letters
+from fontTools import subset
 from PIL import Image
 
 from xpsr.jsonl import read_lines
 
-FONTS = draw_pages.system_fonts()
-needs_fonts = pytest.mark.skipif(not any(has_letters(font, "Latin") for font in FONTS), reason="needs a font")
+FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
+FONT = FONTS / "DejaVuSans.ttf"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -20,10 +22,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return draw_pages.main()
 
 
-@needs_fonts
 def test_pictures_follow_from_seed_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, options in {"a": [], "b": ["--count=2"], "c": ["--seed=1"]}.items():
-        assert run(monkeypatch, tmp_path / name, "--count=3", *options) == 0
+        assert run(monkeypatch, tmp_path / name, "--fonts", FONTS, "--count=3", *options) == 0
     first = {path.name: path.read_bytes() for path in sorted((tmp_path / "a").glob("*.png"))}
     assert [first[path.name] for path in sorted((tmp_path / "b").glob("*.png"))] == list(first.values())[:2]
     assert (tmp_path / "c" / "page_0000.png").read_bytes() != first["page_0000.png"]
@@ -34,19 +35,16 @@ def test_pictures_follow_from_seed_and_number(tmp_path: Path, monkeypatch: pytes
         assert image.size == (SIDE, SIDE) and image.mode == "RGB"
 
 
-@needs_fonts
 @pytest.mark.parametrize("paint", [paint for _, paint in KINDS])
 def test_every_kind_draws_something(paint) -> None:
-    font = next(font for font in FONTS if has_letters(font, "Latin"))
     image = Image.new("RGB", (SIDE * draw_pages.FINE,) * 2, (255, 255, 255))
     rng = random.Random(0)
-    paint(image, rng, (0, 0, 0), Letters(rng, "Latin", font))
+    paint(image, rng, (0, 0, 0), Letters(rng, "Latin", FONT))
     assert 0.01 < (np.asarray(image) < 128).mean() < 0.7
 
 
-@needs_fonts
 def test_words_are_of_the_script() -> None:
-    words = Letters(random.Random(0), "Greek", FONTS[0]).words(200)
+    words = Letters(random.Random(0), "Greek", FONT).words(200)
     assert all(
         any(low <= ord(letter) <= high for low, high in SCRIPTS["Greek"])
         for letter in words
@@ -54,9 +52,27 @@ def test_words_are_of_the_script() -> None:
     )
 
 
+def test_a_font_that_lacks_a_letter_has_not_that_script(tmp_path: Path) -> None:
+    letters = {code for ranges in SCRIPTS.values() for low, high in ranges for code in range(low, high + 1)}
+    kept = (letters | set(map(ord, "0123456789,."))) - {ord("m")}
+    unicodes = ",".join(f"{code:x}" for code in kept)
+    subset.main([str(FONT), f"--output-file={tmp_path / 'less.ttf'}", f"--unicodes={unicodes}"])
+    assert has_letters(FONT, "Latin") and has_letters(FONT, "Greek") and not has_letters(FONT, "Korean")
+    assert not has_letters(tmp_path / "less.ttf", "Latin") and has_letters(tmp_path / "less.ttf", "Greek")
+
+
 def test_a_file_that_is_no_font_has_no_letters(tmp_path: Path) -> None:
     (tmp_path / "a.ttf").write_bytes(b"no font")
     assert not has_letters(tmp_path / "a.ttf", "Latin")
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_pictures_are_refused(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path / "out", f"--count={count}")
+    assert "draw 1 or more" in capsys.readouterr().err
 
 
 def test_no_fonts_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
