@@ -106,6 +106,32 @@ def test_shards_hold_the_same_pairs(pairs: Path, shards: Path) -> None:
     assert [{k: v for k, v in line.items() if k != "shard"} for line in found.values()] == entries(pairs)
 
 
+def test_crops_of_a_reduced_picture_are_that_and_the_manifest_says_where(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photos" / "a.png")
+    reduced = made(tmp_path / "photos", tmp_path / "pairs", num_per_image=12, crop_size=32, crop_scales=(1.0, 0.5, 0.2))
+    lines = entries(reduced)
+    assert {line["crop_scale"] for line in lines} == {1.0, 0.5}  # for a fifth it is too small
+    for line in lines:
+        left, top = line["place"]
+        side = round(32 / line["crop_scale"])
+        window = pixels[top : top + side, left : left + side].astype(float)
+        step = side // 32
+        means = window.reshape(32, step, 32, step, 3).mean((1, 3))
+        with Image.open(reduced / line["hr"]) as hr:
+            assert np.abs(np.asarray(hr) - means).max() <= 0.5
+
+
+def test_a_folder_of_before_there_were_scales_is_gone_on_with(clean: Path, tmp_path: Path) -> None:
+    made(clean, tmp_path / "pairs")
+    path = tmp_path / "pairs" / "settings.json"
+    former = json.loads(path.read_text())
+    assert former["config"].pop("crop_scales") == [1.0]
+    path.write_text(json.dumps(former))
+    made(clean, tmp_path / "pairs")
+
+
 def test_sharpening_is_recorded_and_changes_the_ground_truth(clean: Path, pairs: Path, tmp_path: Path) -> None:
     sharp = made(clean, tmp_path / "sharp", sharpen=True)
     assert all(line["sharpened"] for line in entries(sharp))

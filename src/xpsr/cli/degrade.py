@@ -33,6 +33,13 @@ def run(arguments: Sequence[str]) -> int:
     add("--seed", metavar="N", type=int, help="(default: 0)")
     add("--num-per-image", metavar="N", type=int, help="pairs of each picture (default: 1)")
     add("--crop-size", metavar="N", type=int, help="random square crops of that side instead of whole pictures")
+    add(
+        "--crop-scales",
+        metavar="X",
+        type=float,
+        nargs="+",
+        help="each crop is cut from the picture reduced by one of these (default: 1)",
+    )
     add("--min-size", metavar="N", type=int, help="pictures with a shorter side are skipped (default: 16)")
     add(
         "--min-detail", metavar="X", type=float, help="crops with a lower mean |Laplacian| are drawn again (default: 0)"
@@ -53,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     degradation = DEGRADATIONS[args.preset]
     if "config" in given:
         degradation = load_config(DegradationConfig, args.config, default=degradation)
-    names = ("seed", "num_per_image", "crop_size", "min_size", "min_detail", "sharpen")
+    names = ("seed", "num_per_image", "crop_size", "crop_scales", "min_size", "min_detail", "sharpen")
     options = {name: given[name] for name in names if name in given}
     config = PairsConfig(degradation=degradation, shard_size=shard_size if args.shards else None, **options)
 

@@ -16,6 +16,19 @@ _PER_SHARD = within(1, 10**6, "1000, for example")
 _SIDE = within(1, 8192, "128, for example")
 
 
+def _crop_scales(default: tuple[float, ...]) -> tuple[float, ...]:
+    return option(
+        default,
+        "A crop is cut from the picture reduced by one of these, of which it is large enough.",
+        within(0, 1, "[1.0] for the picture as it is", open_at="low"),
+    )
+
+
+def _check_crop_scales(config: "DataConfig | PairsConfig") -> None:
+    if not config.crop_scales:
+        raise fault(config, "crop_scales", "is no scale", "use [1.0] for the picture as it is")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):
     """Where the pictures are and how a training crop is cut from them.
@@ -45,11 +58,7 @@ class DataConfig(Checked):
     crop_size: int = option(128, "Side of a training crop of HR in pixels, a multiple of scale.", _SIDE)
     scale: int = option(4, "How many times smaller LR is, along a side.", _SCALE)
     min_size: int = option(16, "Pictures with a shorter side are passed over.", within(0, 2**16))
-    crop_scales: tuple[float, ...] = option(
-        (1.0, 0.75, 0.5),
-        "A crop is cut from the picture reduced by one of these.",
-        within(0, 1, "[1.0] for the picture as it is", open_at="low"),
-    )
+    crop_scales: tuple[float, ...] = _crop_scales((1.0, 0.75, 0.5))
     min_detail: float = option(0.0, "Crops whose mean absolute Laplacian (of 0..255) is lower are flat.", _MIN_DETAIL)
     flat_crop_probability: float = option(0.25, "That a flat crop is taken all the same.", PROBABILITY)
     clean_condition_probability: float = option(
@@ -70,8 +79,7 @@ class DataConfig(Checked):
     def __post_init__(self) -> None:
         """Refuses what cannot be cut or read, whatever the pictures."""
         super().__post_init__()
-        if not self.crop_scales:
-            raise fault(self, "crop_scales", "is no scale", "use [1.0] for the picture as it is")
+        _check_crop_scales(self)
         check_multiple(self, "crop_size", self.scale)
         if self.pairs is not None and self.shards:
             raise fault(self, "pairs", "is set and so is shards", "leave one of them out")
@@ -92,6 +100,7 @@ class PairsConfig(Checked):
     crop_size: int | None = option(
         None, "Side of random square crops; null: whole pictures, their sides cut to a multiple of the scale.", _SIDE
     )
+    crop_scales: tuple[float, ...] = _crop_scales((1.0,))
     scale: int = option(4, "How many times smaller LR is, along a side.", _SCALE)
     min_size: int = option(16, "Pictures with a shorter side are passed over.", within(1, 2**16))
     min_detail: float = option(
@@ -106,6 +115,9 @@ class PairsConfig(Checked):
     def __post_init__(self) -> None:
         """Refuses what cannot be made."""
         super().__post_init__()
+        _check_crop_scales(self)
+        if self.crop_size is None and self.crop_scales != (1.0,):
+            raise fault(self, "crop_scales", "are of crops, but whole pictures are made", "set crop_size")
         if self.crop_size is not None:
             check_multiple(self, "crop_size", self.scale)
         if self.min_size < self.scale:

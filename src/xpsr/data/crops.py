@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from xpsr.config import DataConfig, PairsConfig
 from xpsr.data.photos import Photo, list_photos
-from xpsr.data.pictures import Pictures, Pixels, as_tensor, detail, draw_window, turn
+from xpsr.data.pictures import Pictures, Pixels, as_tensor, detail, draw_crop, turn
 from xpsr.data.samples import Sample
 from xpsr.data.seeding import chance, generator_for, randint, uniform
 from xpsr.degradation import Degraded, degrade
@@ -71,7 +71,7 @@ class CropDataset(Dataset[Sample]):
             if picture is None:
                 continue
             for _ in range(FLAT_ATTEMPTS):
-                hr = self._cut(picture, generator)
+                hr, _, _ = draw_crop(picture, self.config.crop_size, self.config.crop_scales, generator)
                 if detail(hr) >= self.config.min_detail or chance(self.config.flat_crop_probability, generator):
                     return photo, hr
             # told once, and yet tried again: no sample depends on those before it
@@ -80,13 +80,6 @@ class CropDataset(Dataset[Sample]):
                 logger.warning("%s It is passed over.", self._flat[photo.path])
         problem = self._pictures.unusable.get(photo.path) or self._flat[photo.path]
         raise none_usable(str(self.config.hr_dir), "pictures", problem)
-
-    def _cut(self, picture: Pixels, generator: torch.Generator) -> Pixels:
-        size = self.config.crop_size
-        fitting = [s for s in self.config.crop_scales if min(picture.shape[:2]) >= round(size / s)]
-        reduction = fitting[randint(len(fitting), generator)] if fitting else 1.0
-        hr, _ = draw_window(picture, round(size / reduction), generator)
-        return hr if hr.shape[0] == size else cv2.resize(hr, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def flat(name: str, config: DataConfig | PairsConfig) -> InputError:

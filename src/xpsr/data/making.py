@@ -25,7 +25,7 @@ from xpsr import __version__
 from xpsr.config import PairsConfig, as_dict
 from xpsr.data.crops import FLAT_ATTEMPTS, flat, levels
 from xpsr.data.manifest import INDEX, JOURNAL, MANIFEST, SETTINGS, SKIPPED
-from xpsr.data.pictures import Pixels, check_size, detail, draw_window
+from xpsr.data.pictures import Pixels, check_size, detail, draw_crop
 from xpsr.data.seeding import generator_for
 from xpsr.data.shards import Shard, read_index, shard_index
 from xpsr.data.workers import Reporting, iterate, start_worker
@@ -328,7 +328,7 @@ class _Work(Dataset["list[Line] | None"]):
             except InputError as error:
                 yield {"source": picture.source, "source_sha256": digest, "problem": str(error)}, b"", b""
                 continue
-            for number, (hr, left, top, generator) in enumerate(crops):
+            for number, (hr, place, scale, generator) in enumerate(crops):
                 if self.config.sharpen:
                     hr = sharpen(hr)
                 degraded = degrade(hr, self.config.degradation, generator, scale=self.config.scale)
@@ -343,7 +343,8 @@ class _Work(Dataset["list[Line] | None"]):
                     "source_sha256": digest,
                     "number": number,
                     "seed": self.config.seed,
-                    "place": [left, top],
+                    "place": list(place),
+                    "crop_scale": scale,
                     "sharpened": self.config.sharpen,
                     "hr_size": [width, height],
                     "lr_size": [degraded.image.shape[1], degraded.image.shape[0]],
@@ -357,20 +358,20 @@ class _Work(Dataset["list[Line] | None"]):
                 }
                 yield line, *pngs
 
-    def _crops(self, picture: _Picture, pixels: Pixels) -> list[tuple[Pixels, int, int, torch.Generator]]:
-        """Cuts for each pair the clean picture; also where it was, and the generator of what is still to draw."""
+    def _crops(self, picture: _Picture, pixels: Pixels) -> list[tuple[Pixels, tuple[int, int], float, torch.Generator]]:
+        """Cuts for each pair the clean picture; also where and at what scale, and the generator of what is to come."""
         config, (height, width) = self.config, pixels.shape[:2]
         check_size(pixels, config.min_size, picture.source)
         generators = [generator_for(config.seed, picture.source, k) for k in range(config.num_per_image)]
         if config.crop_size is None:
             whole = pixels[: height - height % config.scale, : width - width % config.scale]
-            return [(whole, 0, 0, generator) for generator in generators]
+            return [(whole, (0, 0), 1.0, generator) for generator in generators]
         crops = []
         for generator in generators:
             for _ in range(FLAT_ATTEMPTS):
-                crop, (left, top) = draw_window(pixels, config.crop_size, generator)
+                crop, place, scale = draw_crop(pixels, config.crop_size, config.crop_scales, generator)
                 if detail(crop) >= config.min_detail:
-                    crops.append((crop, left, top, generator))
+                    crops.append((crop, place, scale, generator))
                     break
             else:
                 raise flat(picture.source, config)
@@ -424,6 +425,7 @@ def _check_settings(path: Path, config: PairsConfig) -> None:
         raise InputError(
             f"{path}: cannot be read ({error!r})", code="damaged", remedy="name another folder, or delete this one"
         ) from error
+    found = {"crop_scales": [1.0]} | found  # folders of before there was a choice
     other = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
     if other:
         values = f"{found.get(other[0])}, not {wanted.get(other[0])}" if other[0] != "degradation" else "another one"

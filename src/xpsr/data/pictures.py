@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from xpsr.errors import InputError
 from xpsr.files import read_bytes
 from xpsr.image import decode_rgb
 
-__all__ = ["Pictures", "Pixels", "as_tensor", "check_size", "detail", "draw_window", "turn"]
+__all__ = ["Pictures", "Pixels", "as_tensor", "check_size", "detail", "draw_crop", "turn"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def detail(pixels: Pixels) -> float:
     return float(np.abs(cv2.Laplacian(gray, cv2.CV_32F)).mean())
 
 
-def draw_window(picture: Pixels, size: int, generator: torch.Generator) -> tuple[Pixels, tuple[int, int]]:
+def _draw_window(picture: Pixels, size: int, generator: torch.Generator) -> tuple[Pixels, tuple[int, int]]:
     """Draws a window (size, size, 3) and where it is (left, top).
 
     A smaller picture is continued by reflection.
@@ -91,6 +92,21 @@ def draw_window(picture: Pixels, size: int, generator: torch.Generator) -> tuple
         height, width = picture.shape[:2]
     top, left = randint(height - size + 1, generator), randint(width - size + 1, generator)
     return picture[top : top + size, left : left + size], (left, top)
+
+
+def draw_crop(
+    picture: Pixels, size: int, scales: Sequence[float], generator: torch.Generator
+) -> tuple[Pixels, tuple[int, int], float]:
+    """Draws a crop (size, size, 3) of the picture reduced by one of `scales` of which it is large enough.
+
+    Reduced photographs are sharper per pixel. Returns also where it was (left, top), in the picture's own pixels, and
+    the scale.
+    """
+    fitting = [scale for scale in scales if min(picture.shape[:2]) >= round(size / scale)] or [1.0]
+    scale = fitting[randint(len(fitting), generator)] if len(scales) > 1 else fitting[0]
+    window, place = _draw_window(picture, round(size / scale), generator)
+    crop = window if len(window) == size else cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA)
+    return crop, place, scale
 
 
 def turn(pixels: Pixels, turns: int) -> Pixels:
