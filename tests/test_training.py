@@ -41,6 +41,7 @@ from xpsr.training import (
     train,
 )
 from xpsr.training.adversary import Adversary
+from xpsr.training.losses import Content
 
 
 @pytest.fixture
@@ -225,6 +226,42 @@ def test_an_adversary_tells_soft_from_sharp_and_what_it_says_makes_sharper(photo
     adversary.generator_loss(losses(pixels), step=1).backward()
     assert pixels.grad is not None and pixels.grad.abs().sum() > 0
     assert adversary.generator_loss(Losses(), step=1) == adversary.discriminator_loss(Losses(), num_passes=1) == 0
+
+
+def test_an_adversary_that_reads_tells_right_texts_from_swapped_ones(photos: Path, tmp_path: Path) -> None:
+    loss = replace(JUDGED, adversarial_weight=1.0, adversarial_ramp_steps=0, adversary_content=1.0)
+    config = replace(run_config(photos, tmp_path), loss=loss)
+    adversary = Adversary(config, TwoProcesses(), {"efficientnet": (8,)}, vocabulary=4)  # type: ignore[arg-type]
+    ids = torch.tensor([[1, 2], [1, 3], [1, 2], [1, 1]])  # 1 is no word; the last row has no text
+    content = Content(ids, ids != 1)
+    assert content.is_swappable().tolist() == [False, True, True, True]  # the first would get the empty one
+    features = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    seen = torch.stack([features[0], features[1], features[0], features[2]])  # what 2, 3 and nothing look like
+
+    def losses(pictures: torch.Tensor, texts: Content | None = content) -> Losses:
+        return Losses(restored={"efficientnet": [pictures]}, clean={"efficientnet": [seen]}, content=texts)
+
+    soft = 0.3 * seen
+    before = adversary.discriminator_loss(losses(soft), num_passes=1).item()
+    for _ in range(80):
+        adversary.update(5e-3)
+        after = adversary.discriminator_loss(losses(soft), num_passes=1).item()
+    assert before == pytest.approx(3, abs=0.5) and after < 1.5
+    right = adversary.generator_loss(losses(seen), step=1).item()
+    wrong = adversary.generator_loss(losses(seen, content.swapped()), step=1).item()
+    assert right < wrong - 0.5  # who paints what another's text says is told
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_the_adversary_is_told_the_texts_that_the_networks_read(dropout: float) -> None:
+    parts = components()
+    module = XPSRLoss(parts, LossConfig(one_step_fraction=1.0, content_dropout=dropout), 250)
+    one = batch(parts)
+    told = module(one, generator_for(0)).content
+    assert told is not None
+    assert torch.equal(told.ids, module.empty_ids.expand_as(told.ids) if dropout else one.content_ids)
+    words = [len(parts.tokenizer.tokenize(parts.tokenizer.decode(ids, skip_special_tokens=True))) for ids in told.ids]
+    assert told.is_word.sum(1).tolist() == words and bool(dropout) == (sum(words) == 0)
 
 
 JUDGED = LossConfig(adversarial_weight=0.1, efficientnet_weight=0.7, feature_crop=16)

@@ -95,6 +95,15 @@ def test_another_run_is_refused_by_what_differs_and_changes_nothing(photos: Path
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_an_adversary_that_reads_texts_does_not_go_on_from_one_that_reads_none(photos: Path, tmp_path: Path) -> None:
+    loss = LossConfig(adversarial_weight=0.1, efficientnet_weight=0.7, feature_crop=16)
+    config = replace(run_config(photos, tmp_path / "run", max_steps=1), loss=loss)
+    run(config)
+    reading = replace(config, loss=replace(loss, adversary_content=0.5), train=replace(config.train, max_steps=2))
+    with pytest.raises(TrainingError, match=r"its adversary reads no texts \(loss\.adversary_content\)"):
+        run(reading)
+
+
 def test_other_frozen_weights_and_another_architecture_are_another_run(photos: Path, tmp_path: Path) -> None:
     config = replace(run_config(photos, tmp_path / "run", max_steps=1), parts=PartsConfig(train=("controlnet",)))
     export: Any = lambda parts, folder: folder.mkdir(exist_ok=True)  # noqa: E731

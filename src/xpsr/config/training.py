@@ -113,6 +113,11 @@ class LossConfig(Checked):
         "The adversary's learning rate over that of the networks.",
         within(0, 1000, "5, for example", open_at="low"),
     )
+    adversary_content: float = option(
+        0.0,
+        "Of its telling clean pictures with another's content text from those with their own; 0: it reads none.",
+        _WEIGHT,
+    )
     adversarial_ramp_steps: int = option(
         300,
         "Steps over which adversarial_weight rises from 0.",
@@ -145,6 +150,9 @@ class LossConfig(Checked):
         if self.adversarial_weight and not self.feature_weights:
             message = "is of an adversary that has no features to look at"
             raise fault(self, "adversarial_weight", message, "set efficientnet_weight, to 0.7 for example, too")
+        if self.adversary_content and not self.adversarial_weight:
+            message = "is of an adversary that there is not"
+            raise fault(self, "adversary_content", message, "set adversarial_weight, to 0.1 for example, too")
         if self.degradation_free_weight and self.degradation_free_images == () == self.degradation_free_latents:
             message = "is nothing to compare, and so is degradation_free_latents"
             raise fault(self, "degradation_free_images", message, "use degradation_free_weight=0 instead")

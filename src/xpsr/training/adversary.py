@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from xpsr.config import TrainRunConfig
-from xpsr.training.losses import Losses
+from xpsr.training.losses import Content, Losses
 from xpsr.training.optimizers import build_optimizer, optimizer_step
 
 if TYPE_CHECKING:
@@ -24,11 +24,16 @@ class FeatureDiscriminator(nn.Module):
 
     What tells restored pictures from clean ones is easy to see there: it learns within minutes, where one that looks at
     pixels has to learn to look first.
+
+    Args:
+        widths: channels of the features, by network.
+        vocabulary: tokens of texts that say what the pictures hold; it learns what each looks like (a projection
+            discriminator, Miyato and Koyama 2018). 0: it reads no texts.
     """
 
     WIDTH = 48
 
-    def __init__(self, widths: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, widths: Mapping[str, Sequence[int]], *, vocabulary: int = 0) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(
             {
@@ -36,14 +41,34 @@ class FeatureDiscriminator(nn.Module):
                 for name, of_network in widths.items()
             }
         )
+        self.words = self.expected = None
+        if vocabulary:
+            self.words = nn.Embedding(vocabulary, self.WIDTH)
+            maps = sum(len(of_network) for of_network in widths.values())
+            self.expected = nn.ModuleList(nn.Linear(self.WIDTH, self.WIDTH, bias=False) for _ in range(maps))
 
-    def forward(self, features: Mapping[str, Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        """Maps features (B, C, h, w) by network, each map of mean square about 1, to float32 scores (B, 1, h, w)."""
-        return [
-            head(one).float()
+    def forward(
+        self, features: Mapping[str, Sequence[torch.Tensor]], content: Content | None = None
+    ) -> list[torch.Tensor]:
+        """Maps features (B, C, h, w) by network, each map of mean square about 1, to float32 scores (B, 1, h, w).
+
+        With `content`, one that reads scores whether a picture is clean *and* what its text says.
+        """
+        pairs = (
+            (head, one)
             for name, heads in self.heads.items()
             for head, one in zip(cast(nn.ModuleList, heads), features[name], strict=True)
-        ]
+        )
+        if self.words is None or self.expected is None or content is None:
+            return [head(one).float() for head, one in pairs]
+        counted = content.is_word.unsqueeze(-1)
+        meaning = (self.words(content.ids) * counted).sum(1) / counted.sum(1).clamp_min(1)  # (B, WIDTH); 0 of no text
+        scores = []
+        for (head, one), expected in zip(pairs, self.expected, strict=True):
+            *look, judge = cast(nn.Sequential, head)
+            seen = nn.Sequential(*look)(one)
+            scores.append((judge(seen) + (seen * expected(meaning)[..., None, None]).mean(1, keepdim=True)).float())
+        return scores
 
 
 def _head(channels: int, width: int) -> nn.Module:
@@ -63,13 +88,22 @@ class Adversary:
         config: the run's.
         accelerator: the run's.
         widths: channels of the features that it looks at, by network.
+        vocabulary: tokens of the texts that it reads where `loss.adversary_content` is above 0.
     """
 
-    def __init__(self, config: TrainRunConfig, accelerator: "Accelerator", widths: Mapping[str, Sequence[int]]):
+    def __init__(
+        self,
+        config: TrainRunConfig,
+        accelerator: "Accelerator",
+        widths: Mapping[str, Sequence[int]],
+        *,
+        vocabulary: int = 0,
+    ):
         self.config, self.accelerator = config, accelerator
         with torch.random.fork_rng(devices=[]):  # modules are initialised from torch's global generator
             torch.manual_seed(config.train.seed)
-            self.discriminator = FeatureDiscriminator(widths).to(accelerator.device)
+            read = vocabulary if config.loss.adversary_content else 0
+            self.discriminator = FeatureDiscriminator(widths, vocabulary=read).to(accelerator.device)
         self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.parameters = list(self.discriminator.parameters())
         self.optimizer = build_optimizer(self.parameters, config.optimizer)
@@ -82,7 +116,7 @@ class Adversary:
         ramp = min(1.0, step / max(loss.adversarial_ramp_steps, 1))
         self.discriminator.requires_grad_(False)
         with self._precision():
-            scores = self.discriminator(_scaled(losses.restored, losses.clean))
+            scores = self.discriminator(_scaled(losses.restored, losses.clean), losses.content)
         return -loss.adversarial_weight * ramp * losses.one_step_weight * _mean([score.mean() for score in scores])
 
     def discriminator_loss(self, losses: Losses, *, num_passes: int) -> torch.Tensor:
@@ -92,10 +126,16 @@ class Adversary:
         self.discriminator.requires_grad_(True)
         restored = {name: [one.detach() for one in of_network] for name, of_network in losses.restored.items()}
         with self._precision():
-            real = self.discriminator(_scaled(losses.clean, losses.clean))
-            fake = self.discriminator(_scaled(restored, losses.clean))
+            clean = _scaled(losses.clean, losses.clean)
+            real = self.discriminator(clean, losses.content)
+            fake = self.discriminator(_scaled(restored, losses.clean), losses.content)
             hinges = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
-            hinge = _mean(hinges) * losses.one_step_weight
+            hinge = _mean(hinges)
+            weight = self.config.loss.adversary_content
+            if weight and losses.content is not None:
+                false = self.discriminator(clean, losses.content.swapped())
+                hinge = hinge + weight * _mean([_false_hinge(one, losses.content) for one in false])
+            hinge = hinge * losses.one_step_weight
         (hinge / num_passes).backward()
         return hinge
 
@@ -129,6 +169,12 @@ def _scaled(
         ]
         for name, of_network in features.items()
     }
+
+
+def _false_hinge(scores: torch.Tensor, content: Content) -> torch.Tensor:
+    """Returns the hinge of clean pictures shown with texts of others: of those rows whose texts differ."""
+    rows = content.is_swappable()
+    return (F.relu(1 + scores).flatten(1).mean(1) * rows).sum() / rows.sum().clamp_min(1)
 
 
 def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:

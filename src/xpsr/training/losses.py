@@ -122,6 +122,28 @@ class BatchSlice:
         return [i for i, one in enumerate(mine) if one], [i for i, one in enumerate(mine) if not one], count
 
 
+@dataclass(frozen=True)
+class Content:
+    """The content texts of some rows, as who looks at their pictures may read them.
+
+    Attributes:
+        ids: int64 (B, N), token ids.
+        is_word: bool (B, N), which of them belong to the text; none where it was left empty.
+    """
+
+    ids: torch.Tensor
+    is_word: torch.Tensor
+
+    def swapped(self) -> "Content":
+        """Returns each row with the text of the row before it."""
+        return Content(self.ids.roll(1, 0), self.is_word.roll(1, 0))
+
+    def is_swappable(self) -> torch.Tensor:
+        """Returns which rows `swapped` gives a text, and another one: bool (B,)."""
+        other = self.swapped()
+        return other.is_word.any(1) & (other.ids != self.ids).any(1)
+
+
 @dataclass
 class Losses:
     """Weighted terms of one pass by name, and what the adversary needs to see.
@@ -132,6 +154,7 @@ class Losses:
     terms: dict[str, torch.Tensor] = field(default_factory=dict)
     restored: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # features by network, of a window
     clean: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # those of HR, or the teacher's picture, there
+    content: Content | None = None  # the texts of these
     one_step_weight: float = 1.0  # what a mean over the rows that take the one step counts in a pass
 
     def total(self) -> torch.Tensor:
@@ -171,6 +194,8 @@ class XPSRLoss(nn.Module):
         )
         self._cache = cache
         empty = components.tokenizer("", padding="max_length", return_tensors="pt").input_ids
+        tokenizer = components.tokenizer
+        self._no_words = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         self.empty_ids: torch.Tensor
         self.register_buffer("empty_ids", empty, persistent=False)
 
@@ -205,7 +230,7 @@ class XPSRLoss(nn.Module):
         if self.decoder_alone:
             with torch.no_grad():
                 latents = self._encode(condition * 2 - 1, generators)
-            return self._one_step(Losses(), latents, hr, batch, corner, generators)
+            return self._one_step(Losses(content=self._read(batch.content_ids)), latents, hr, batch, corner, generators)
         with torch.no_grad():
             clean = self._encode(hr, generators)
             degraded = self._encode(condition[:one_step] * 2 - 1, generators[:one_step]) if one_step else clean[:0]
@@ -218,14 +243,16 @@ class XPSRLoss(nn.Module):
         noised = parts.scheduler.add_noise(torch.cat([degraded, clean[one_step:]]), noise, timesteps)
         sample = noised if config.one_step_start == "noised" else torch.cat([degraded, noised[one_step:]])
 
-        content = self._embed(batch.content_ids, config.content_dropout, generators)
-        quality = self._embed(batch.quality_ids, config.quality_dropout, generators)
+        content_ids = self._dropped(batch.content_ids, config.content_dropout, generators)
+        content = self._embed(content_ids)
+        quality = self._embed(self._dropped(batch.quality_ids, config.quality_dropout, generators))
         control = parts.controlnet(sample, timesteps, content, condition, quality_hidden_states=quality)
         output = parts.unet(
             sample, timesteps, content, control.down_block_res_samples, control.mid_block_res_sample
         ).sample.float()
 
-        losses = Losses(one_step_weight=one_step * part.num_passes / max(num_one_step, 1))
+        weight = one_step * part.num_passes / max(num_one_step, 1)
+        losses = Losses(content=self._read(content_ids[:one_step]), one_step_weight=weight)
         if config.degradation_free_weight:
             losses.terms["degradation_free"] = self._degradation_free(control.images, control.latents, hr, clean)
         if num_one_step < part.total:
@@ -321,8 +348,17 @@ class XPSRLoss(nn.Module):
         distribution = vae.encode(pixels).latent_dist if self._cache is None else self._cache.encode(vae, pixels)
         return distribution.sample(generators).float() * vae.config.scaling_factor
 
-    def _embed(self, ids: torch.Tensor, dropout: float, generators: list[torch.Generator]) -> torch.Tensor:
+    def _dropped(self, ids: torch.Tensor, dropout: float, generators: list[torch.Generator]) -> torch.Tensor:
+        """Returns token ids with some rows' texts left empty."""
         dropped = torch.stack([torch.rand((), generator=g) < dropout for g in generators]).to(ids.device)
-        ids = torch.where(dropped[:, None], self.empty_ids, ids)
+        return torch.where(dropped[:, None], self.empty_ids, ids)
+
+    def _read(self, ids: torch.Tensor) -> Content:
+        is_word = torch.ones_like(ids, dtype=torch.bool)
+        for number in self._no_words:
+            is_word &= ids != number
+        return Content(ids, is_word)
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
         encoder = self.components.text_encoder
         return encoder(ids)[0] if self._cache is None else self._cache.embed(encoder, ids)

@@ -81,7 +81,10 @@ class TrainState:
         self.ema = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
         self.optimizer: Any = accelerator.prepare(build_optimizer(self.parameters, config.optimizer))
         widths = {name: network.widths for name, network in features.items()}
-        self.adversary = Adversary(config, accelerator, widths) if loss.adversarial_weight else None
+        vocabulary = components.text_encoder.config.vocab_size
+        self.adversary = None
+        if loss.adversarial_weight:
+            self.adversary = Adversary(config, accelerator, widths, vocabulary=vocabulary)
 
     def _shrink_frozen_weights(self) -> None:
         """Makes large frozen weights float16, the type they are written in at last, so that nothing is lost."""
@@ -210,6 +213,10 @@ class TrainState:
             raise ValueError("it keeps no average of the weights (optimizer.ema_decay)")
         if self.adversary is not None and "discriminator" not in content:
             raise ValueError("it has no adversary (loss.adversarial_weight)")
+        if self.adversary is not None:
+            read = "words.weight" in content["discriminator"]
+            if read != bool(self.config.loss.adversary_content):
+                raise ValueError(f"its adversary reads {'the' if read else 'no'} texts (loss.adversary_content)")
 
 
 def _has_norm_on_frozen_input(components: Components) -> bool:
