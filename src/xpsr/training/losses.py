@@ -194,8 +194,6 @@ class XPSRLoss(nn.Module):
         )
         self._cache = cache
         empty = components.tokenizer("", padding="max_length", return_tensors="pt").input_ids
-        tokenizer = components.tokenizer
-        self._no_words = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         self.empty_ids: torch.Tensor
         self.register_buffer("empty_ids", empty, persistent=False)
 
@@ -354,10 +352,7 @@ class XPSRLoss(nn.Module):
         return torch.where(dropped[:, None], self.empty_ids, ids)
 
     def _read(self, ids: torch.Tensor) -> Content:
-        is_word = torch.ones_like(ids, dtype=torch.bool)
-        for number in self._no_words:
-            is_word &= ids != number
-        return Content(ids, is_word)
+        return Content(ids, ~torch.isin(ids, self.empty_ids))
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
         encoder = self.components.text_encoder
