@@ -118,6 +118,7 @@ OUT_OF_RANGE = [
     *("optimizer.ema_decay=1", "optimizer.learning_rate=.nan", "optimizer.learning_rate=inf"),
     *("optimizer.schedule=cosin", "parts.lora_alpha=0", "parts.lora_alpha=-3"),
     *("loss.diffusion_weight=-1", "loss.pixel_weight=-1", "loss.vgg_weight=-1", "loss.adversarial_weight=-1"),
+    "loss.adversary_content=-1",
     *("loss.degradation_free_weight=-1", "loss.degradation_free_image_weight=-1", "loss.feature_crop=0"),
     *("loss.degradation_free_latent_weight=-1", "loss.adversarial_ramp_steps=-5", "loss.min_snr_gamma=0"),
     *("loss.degradation_free_images=[9]", "loss.degradation_free_images=[-3]", "loss.degradation_free_latents=[-99]"),
@@ -154,6 +155,7 @@ COMBINATIONS = {
     "no term is left": ["--loss.diffusion_weight=0", "--loss.pixel_weight=0", "--loss.degradation_free_weight=0"],
     "and so is degradation_free_latents": ["--loss.degradation_free_images=[]", "--loss.degradation_free_latents=[]"],
     "loss.adversarial_weight=1 is of an adversary that has no features to look at": ["--loss.adversarial_weight=1"],
+    "loss.adversary_content=1 is of an adversary that there is not": ["--loss.adversary_content=1"],
     "which only stored pairs have": ["--loss.teacher_weight=1"],
     "too small for loss.grid_weight; use 36": [
         *("--loss.grid_weight=1", "--loss.shift_probability=1", "--data.crop_size=32"),

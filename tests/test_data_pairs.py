@@ -121,15 +121,32 @@ def test_crops_of_a_reduced_picture_are_that_and_the_manifest_says_where(tmp_pat
         means = window.reshape(32, step, 32, step, 3).mean((1, 3))
         with Image.open(reduced / line["hr"]) as hr:
             assert np.abs(np.asarray(hr) - means).max() <= 0.5
+    (whole,) = entries(made(tmp_path / "photos", tmp_path / "small", num_per_image=1, crop_size=64, crop_scales=(0.5,)))
+    assert whole["crop_scale"] == 1.0 and whole["hr_size"] == [64, 64]
 
 
 def test_a_folder_of_before_there_were_scales_is_gone_on_with(clean: Path, tmp_path: Path) -> None:
-    made(clean, tmp_path / "pairs")
+    before = entries(made(clean, tmp_path / "pairs", crop_size=16))
     path = tmp_path / "pairs" / "settings.json"
     former = json.loads(path.read_text())
     assert former["config"].pop("crop_scales") == [1.0]
     path.write_text(json.dumps(former))
-    made(clean, tmp_path / "pairs")
+    assert entries(made(clean, tmp_path / "pairs", crop_size=16)) == before
+    with pytest.raises(InputError, match=r"was made with crop_scales: \[1\.0\], not \[0\.5\]"):
+        made(clean, tmp_path / "pairs", crop_size=16, crop_scales=(0.5,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_scales": (0.5,)}, r"are of crops, but whole pictures are made; set crop_size"),
+        ({"crop_scales": (), "crop_size": 16}, r"is no scale"),
+        ({"crop_scales": (1.5,), "crop_size": 16}, r"is not in \(0, 1\]"),
+    ],
+)
+def test_scales_that_say_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PairsConfig(**changes)
 
 
 def test_sharpening_is_recorded_and_changes_the_ground_truth(clean: Path, pairs: Path, tmp_path: Path) -> None:

@@ -425,7 +425,7 @@ def _check_settings(path: Path, config: PairsConfig) -> None:
         raise InputError(
             f"{path}: cannot be read ({error!r})", code="damaged", remedy="name another folder, or delete this one"
         ) from error
-    found = {"crop_scales": [1.0]} | found  # folders of before there was a choice
+    found = as_dict(PairsConfig()) | found  # what there was no choice of yet was as it is by default
     other = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
     if other:
         values = f"{found.get(other[0])}, not {wanted.get(other[0])}" if other[0] != "degradation" else "another one"

@@ -97,10 +97,10 @@ def _draw_window(picture: Pixels, size: int, generator: torch.Generator) -> tupl
 def draw_crop(
     picture: Pixels, size: int, scales: Sequence[float], generator: torch.Generator
 ) -> tuple[Pixels, tuple[int, int], float]:
-    """Draws a crop (size, size, 3) of the picture reduced by one of `scales` of which it is large enough.
+    """Draws a crop (size, size, 3) of the picture reduced by one of `scales`; also where it was, and the scale.
 
-    Reduced photographs are sharper per pixel. Returns also where it was (left, top), in the picture's own pixels, and
-    the scale.
+    Where is (left, top) in the picture's own pixels. Scales for which it is too small do not count; one that is too
+    small for all of them is cut as it is.
     """
     fitting = [scale for scale in scales if min(picture.shape[:2]) >= round(size / scale)] or [1.0]
     scale = fitting[randint(len(fitting), generator)] if len(scales) > 1 else fitting[0]

@@ -1,6 +1,6 @@
 """The adversary of the one step: a discriminator that learns to tell restored pictures from clean ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,21 +54,33 @@ class FeatureDiscriminator(nn.Module):
 
         With `content`, one that reads scores whether a picture is clean *and* what its text says.
         """
-        pairs = (
-            (head, one)
+        return self.judge(self.look(features), content)
+
+    def look(self, features: Mapping[str, Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """Returns what `judge` judges, (B, WIDTH, h, w) of each map: the same, whatever texts it is then shown with."""
+        return [
+            head[:-1](one)
             for name, heads in self.heads.items()
-            for head, one in zip(cast(nn.ModuleList, heads), features[name], strict=True)
-        )
-        if self.words is None or self.expected is None or content is None:
-            return [head(one).float() for head, one in pairs]
-        counted = content.is_word.unsqueeze(-1)
-        meaning = (self.words(content.ids) * counted).sum(1) / counted.sum(1).clamp_min(1)  # (B, WIDTH); 0 of no text
-        scores = []
-        for (head, one), expected in zip(pairs, self.expected, strict=True):
-            *look, judge = cast(nn.Sequential, head)
-            seen = nn.Sequential(*look)(one)
-            scores.append((judge(seen) + (seen * expected(meaning)[..., None, None]).mean(1, keepdim=True)).float())
-        return scores
+            for head, one in zip(self._of(heads), features[name], strict=True)
+        ]
+
+    def judge(self, seen: Sequence[torch.Tensor], content: Content | None) -> list[torch.Tensor]:
+        """Returns the scores of what `look` has seen."""
+        judges = [head[-1] for heads in self.heads.values() for head in self._of(heads)]
+        scores = [judge(one) for judge, one in zip(judges, seen, strict=True)]
+        if self.words is not None and self.expected is not None and content is not None:
+            counted = content.is_word.unsqueeze(-1)
+            meaning = (self.words(content.ids) * counted).sum(1) / counted.sum(1).clamp_min(1)  # (B, WIDTH), 0: no text
+            expected = [expect(meaning)[..., None, None] for expect in self.expected]
+            scores = [
+                score + (one * wanted).mean(1, keepdim=True)
+                for score, one, wanted in zip(scores, seen, expected, strict=True)
+            ]
+        return [score.float() for score in scores]
+
+    @staticmethod
+    def _of(heads: nn.Module) -> Iterable[nn.Sequential]:
+        return cast(Iterable[nn.Sequential], heads)
 
 
 def _head(channels: int, width: int) -> nn.Module:
@@ -126,14 +138,14 @@ class Adversary:
         self.discriminator.requires_grad_(True)
         restored = {name: [one.detach() for one in of_network] for name, of_network in losses.restored.items()}
         with self._precision():
-            clean = _scaled(losses.clean, losses.clean)
-            real = self.discriminator(clean, losses.content)
+            clean = self.discriminator.look(_scaled(losses.clean, losses.clean))
+            real = self.discriminator.judge(clean, losses.content)
             fake = self.discriminator(_scaled(restored, losses.clean), losses.content)
             hinges = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
             hinge = _mean(hinges)
             weight = self.config.loss.adversary_content
             if weight and losses.content is not None:
-                false = self.discriminator(clean, losses.content.swapped())
+                false = self.discriminator.judge(clean, losses.content.swapped())
                 hinge = hinge + weight * _mean([_false_hinge(one, losses.content) for one in false])
             hinge = hinge * losses.one_step_weight
         (hinge / num_passes).backward()
