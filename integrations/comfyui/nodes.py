@@ -109,10 +109,8 @@ class Restore:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        fidelity = (
-            "0 paints what looks best, 1 what is nearest to the picture; of a model that knows both, as the mini."
-        )
-        seed = "Of the noise, for each picture the same. A model of one step, such as the mini, draws none."
+        fidelity = "0 paints what looks best, 1 what is nearest to the picture; of models that know both, as the mini."
+        seed = "Of noise and grain, for each picture the same. Fixed, nothing is made again that is there."
         protect = "Goes back to a plain enlargement where the result contradicts the picture."
         return {
             "required": {
@@ -131,6 +129,7 @@ class Restore:
             "optional": {
                 "protect_mask": ("MASK", {"tooltip": "Goes back to a plain enlargement where this is white, instead."}),
                 "transparency": ("MASK", {"tooltip": "White where a picture is transparent, as of Load Image."}),
+                "grain": widget("FLOAT", -1.0, "In fine detail; below 0: the model's.", min=-1.0, max=1.0, step=0.05),
             },
         }
 
@@ -149,13 +148,15 @@ class Restore:
         protect: bool,
         protect_mask: torch.Tensor | None = None,
         transparency: torch.Tensor | None = None,
+        grain: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, str]:
         pictures = pictures_of(image, transparency)
         contents = each_line(content, len(pictures), "content")
         qualities = each_line(quality, len(pictures), "quality")
         masks = each_mask(protect_mask, len(pictures), "protect_mask")
-        usual = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        settings = {"fidelity": fidelity, **{name: value for name, value in usual.items() if value}}
+        usual = {"num_inference_steps": num_inference_steps or -1, "guidance_scale": guidance_scale or -1}
+        usual["grain"] = -1 if grain is None else grain
+        settings = {"fidelity": fidelity, **{name: value for name, value in usual.items() if value >= 0}}
         height, width = pictures[0].shape[-2:]
         plan = model.plan(width, height, scale=scale, settings=settings)  # refuses what cannot be before anybody looks
         tell = progress()

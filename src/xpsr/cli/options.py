@@ -85,6 +85,12 @@ def add_restoration(
         metavar="F",
         help="0 paints what looks best, 1 what is nearest to the picture (default: the model's)",
     )
+    add(
+        "--grain",
+        type=float,
+        metavar="G",
+        help="noise in fine detail, as a share of it, 0 to 1 (default: the model's)",
+    )
     if of_pictures:
         add(
             "--protect",

@@ -104,6 +104,11 @@ class Settings(Checked):
     color_match: Literal["none", "adain", "wavelet"] = option(
         "adain", "How colours are brought back to those of the input."
     )
+    grain: float = option(
+        0.0,
+        "Noise as fine as a pixel where the result has fine detail, as a share of it; from the seed.",
+        within(0, 1, "0 for none"),
+    )
     content_suffix: str = option(
         "clean, high-resolution, 8k, high quality, clear text.", "Said after every content text."
     )
@@ -209,7 +214,8 @@ def resolve_settings(base: Settings, overrides: Mapping[str, Any], facts: ModelF
     - noise that a channel shares is for a start from noise, and that for strength 1; any other strength starts from the
       LR latents;
     - tiles overlap by at most a half, and their side is a multiple that the model takes;
-    - more than one grid is for one step and fit="pad"; schedulers and kept deep levels are for several steps.
+    - more than one grid is for one step and fit="pad"; schedulers and kept deep levels are for several steps;
+    - the more fidelity is asked for, the less grain there is, and at 1 none.
 
     Raises:
         InputError: an unknown setting, one that no model can do, or one that this model cannot do.
@@ -236,6 +242,8 @@ def resolve_settings(base: Settings, overrides: Mapping[str, Any], facts: ModelF
         follow(offset_noise_scale=0.0)
     if settings.strength > 0 or settings.fit != "pad":
         follow(num_shifts=1)
+    if "fidelity" in given:
+        follow(grain=settings.grain * (1 - settings.fidelity))
     if given.get("tile_weights") == "symmetric":
         follow(tile_size=math.ceil(settings.tile_size / facts.tile_multiple) * facts.tile_multiple)
     follow(tile_overlap=min(settings.tile_overlap, settings.tile_size // 2))

@@ -45,6 +45,7 @@ class UpscaleConfig(Checked):
     fit: Literal["pad", "stretch"] | None = None
     min_working_size: int | None = None
     color_match: Literal["none", "adain", "wavelet"] | None = None
+    grain: float | None = None
     content_suffix: str | None = None
     reserve_suffix: bool | None = None
     long_texts: Literal["chunk", "cut"] | None = None

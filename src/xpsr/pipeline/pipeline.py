@@ -28,6 +28,7 @@ from xpsr.config import (
 )
 from xpsr.config.checks import check_argument, fault, said
 from xpsr.errors import InputError, ModelError
+from xpsr.grain import add_grain
 from xpsr.image import ImageLike, Picture, new_planes, to_picture, unbatched
 from xpsr.models import Denoiser, HaarPackets, XPSRControlNet, XPSRUNet, joined, own_scheduler, start_at
 from xpsr.pipeline.arguments import (
@@ -283,6 +284,7 @@ class XPSRPipeline(StoredPipeline):
                             add_strips(made, pixels, share=1 / len(passes.offsets))
                         seen = Picture(pixels=made)
                     if output_type != "latent":
+                        add_grain(made, resolved.grain, item_generator)
                         results.append(as_output(made, picture, output_type))
         finally:  # after an error or a cancellation, too
             self.maybe_free_model_hooks()

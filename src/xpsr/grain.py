@@ -1,0 +1,74 @@
+"""Grain: fine noise where there is fine detail, as much as there is of it.
+
+A network that answers one picture with one answer paints texture smoother than it was, as every guess at a hair is
+between the places where hairs may be. Noise in proportion to the detail that is there breaks that smoothness up, as
+film does, and leaves alone what is smooth.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from xpsr.image import drop_from_memory
+
+__all__ = ["GRAIN_HALO", "add_grain", "detail"]
+
+_BLUR = 1.0  # pixels: standard deviation of the Gaussian that tells detail, and that of the window it is measured in
+_RADIUS = 3  # pixels beyond which these Gaussians are cut off
+_STRIP_ROWS = 256
+GRAIN_HALO = 2 * _RADIUS
+"""Pixels on either side of one that its amount of grain depends on."""
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def add_grain(pixels: torch.Tensor, amount: float, generator: torch.Generator | None = None) -> None:
+    """Adds grain to pixels (3, H, W), float32 in [0, 1], in place: `amount` times `detail`, the same in each colour.
+
+    Args:
+        pixels: of the result's size, on the CPU; large ones go by in strips.
+        amount: 0 changes nothing and draws nothing.
+        generator: what the noise is drawn from, row by row; None: torch's own.
+    """
+    if amount == 0:
+        return
+    device = "cpu" if generator is None else generator.device
+    width, top = pixels.shape[-1], 0
+    for strip in _details(pixels):
+        rows = strip.shape[-2]
+        # a row at a time: torch draws other numbers where it draws more at once
+        noise = torch.stack([torch.randn(width, generator=generator, device=device) for _ in range(rows)]).cpu()
+        part = pixels[:, top : top + rows]
+        part.add_(amount * strip * noise).clamp_(0, 1)
+        drop_from_memory(part)
+        top += rows
+
+
+def detail(pixels: torch.Tensor) -> torch.Tensor:
+    """Returns how much fine detail pixels (3, H, W) have: (1, H, W), float32.
+
+    That is the local root mean square of what a Gaussian blur of one pixel takes from luma (BT.601), over a Gaussian
+    window as wide.
+    """
+    luma = torch.einsum("c,chw->hw", torch.tensor(_LUMA, device=pixels.device), pixels.float())[None]
+    return _blurred((luma - _blurred(luma)).square()).clamp_min(0).sqrt()
+
+
+def _details(pixels: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yields `detail` in strips, each before any row that it was made from may change but its own."""
+    height, above = pixels.shape[-2], pixels[:, :0]
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, height)
+        seen = torch.cat([above, pixels[:, top : bottom + GRAIN_HALO]], -2)
+        first, above = above.shape[-2], pixels[:, max(bottom - GRAIN_HALO, 0) : bottom].clone()
+        yield detail(seen)[:, first : first + bottom - top]
+
+
+def _blurred(plane: torch.Tensor) -> torch.Tensor:
+    """Returns a plane (1, H, W) under a Gaussian, its borders repeated."""
+    places = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float32, device=plane.device)
+    kernel = torch.exp(-0.5 * (places / _BLUR) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    padded = F.pad(plane[None], [_RADIUS] * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(-1, -2))[0]
