@@ -23,12 +23,20 @@ def seeded(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=25, deadline=None)
-@given(height=st.integers(1, 600), width=st.integers(1, 40), amount=st.floats(0.01, 1), seed=st.integers(0, 99))
-def test_it_is_the_same_in_strips_as_in_one(height: int, width: int, amount: float, seed: int) -> None:
+@settings(max_examples=50, deadline=None)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 40),
+    amount=st.floats(0.01, 1),
+    seed=st.integers(0, 99),
+    strip=st.sampled_from([1, 300, 1000]),
+)
+def test_it_is_the_same_in_strips_as_in_one(height: int, width: int, amount: float, seed: int, strip: int) -> None:
     pixels = random_pixels(height, width, seed)
     grained = pixels.clone()
-    add_grain(grained, amount, seeded(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xpsr.grain._STRIP_PIXELS", strip)
+        add_grain(grained, amount, seeded(seed))
     generator = seeded(seed)
     noise = torch.stack([torch.randn(width, generator=generator) for _ in range(height)])
     expected = (pixels + amount * detail(pixels) * noise).clamp(0, 1)

@@ -16,7 +16,7 @@ __all__ = ["GRAIN_HALO", "add_grain", "detail"]
 
 _BLUR = 1.0  # pixels: standard deviation of the Gaussian that tells detail, and that of the window it is measured in
 _RADIUS = 3  # pixels beyond which these Gaussians are cut off
-_STRIP_ROWS = 256
+_STRIP_PIXELS = 2**19
 GRAIN_HALO = 2 * _RADIUS
 """Pixels on either side of one that its amount of grain depends on."""
 
@@ -58,8 +58,9 @@ def detail(pixels: torch.Tensor) -> torch.Tensor:
 def _details(pixels: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yields `detail` in strips, each before any row that it was made from may change but its own."""
     height, above = pixels.shape[-2], pixels[:, :0]
-    for top in range(0, height, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, height)
+    rows = max(_STRIP_PIXELS // pixels.shape[-1], GRAIN_HALO)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
         seen = torch.cat([above, pixels[:, top : bottom + GRAIN_HALO]], -2)
         first, above = above.shape[-2], pixels[:, max(bottom - GRAIN_HALO, 0) : bottom].clone()
         yield detail(seen)[:, first : first + bottom - top]
