@@ -14,7 +14,7 @@ BICUBIC = Image.Resampling.BICUBIC
 def main(out: Path) -> None:
     logging.disable(logging.WARNING)  # what libraries say while they load
     photograph = Path(__file__).with_name("moose.png")
-    restored = xpsr.Restorer("mini").restore(photograph)
+    restored = xpsr.Restorer("mini").restore(photograph, seed=0)  # of the grain
     out.parent.mkdir(parents=True, exist_ok=True)
     xpsr.write_image(out, restored.picture)
 

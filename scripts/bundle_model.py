@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xpsr.model_files import write_checksums
 
-MAX_MEGABYTES = 46
+MAX_MEGABYTES = 48
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fork_server import run_python
 from PIL import Image
 
@@ -30,7 +31,11 @@ def lr() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def restored(pipe: XPSRPipeline, lr: Image.Image) -> Image.Image:
-    return pipe(lr).images[0]  # with what its describer says, as the demo does
+    return pipe(lr, generator=seeded()).images[0]  # with what its describer says, as the demo does
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)  # of the grain
 
 
 def luma(image: Image.Image) -> np.ndarray:
@@ -40,7 +45,7 @@ def luma(image: Image.Image) -> np.ndarray:
 def test_folder_is_complete_and_small() -> None:
     folder = bundled_models()["mini"]
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 46 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 48 * 2**20
     assert json.loads((folder / "checksums.json").read_text()) == checksums(folder)
     card = (folder / "README.md").read_text()
     assert all(word in card for word in ("Training", "Numbers", "Limits", "Licence"))
@@ -66,7 +71,9 @@ def test_restored_is_about_as_faithful_as_bicubic_and_sharper(
         return float(np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean())
 
     assert error(sr) < 1.1 * error(bicubic)  # what looks sharp is never exactly right
-    assert error(luma(pipe(lr, prior=Prior()).images[0])) < 1.12 * error(bicubic)  # without texts it is less right
+    assert error(luma(pipe(lr, prior=Prior(), generator=seeded()).images[0])) < 1.12 * error(
+        bicubic
+    )  # without texts it is less right
     assert 1.25 * detail(bicubic) < detail(sr) < detail(hr)
 
 
@@ -77,13 +84,13 @@ def test_colours_stay(lr: Image.Image, restored: Image.Image) -> None:
 
 def test_a_text_about_quality_and_one_about_content_matter(pipe: XPSRPipeline, lr: Image.Image) -> None:
     crop = lr.crop((32, 32, 64, 64))
-    plain = luma(pipe(crop, prior=Prior()).images[0])
+    plain = luma(pipe(crop, prior=Prior(), generator=seeded()).images[0])
     for prior in (Prior(content="a forest"), Prior(quality="a very blurry photograph with strong noise")):
-        assert not np.array_equal(plain, luma(pipe(crop, prior=prior).images[0]))
+        assert not np.array_equal(plain, luma(pipe(crop, prior=prior, generator=seeded()).images[0]))
 
 
 def test_tiles_do_not_show(pipe: XPSRPipeline, lr: Image.Image, restored: Image.Image) -> None:
-    tiled = luma(pipe(lr, prior=Prior(), settings={"tile_size": 64}).images[0])
+    tiled = luma(pipe(lr, prior=Prior(), settings={"tile_size": 64}, generator=seeded()).images[0])
     assert np.abs(tiled - luma(restored)).mean() < 3
 
 
