@@ -95,7 +95,7 @@ def test_every_node_is_called_with_the_inputs_that_it_names(pack: ModuleType) ->
 
 
 def test_the_pack_is_thin_and_loads_no_networks_before_they_are_needed() -> None:
-    assert len((PACK / "nodes.py").read_text(encoding="utf-8").splitlines()) < 260
+    assert len((PACK / "nodes.py").read_text(encoding="utf-8").splitlines()) < 250
     code = (
         "import sys; from unittest.mock import MagicMock; sys.modules['torch'] = MagicMock()"  # ComfyUI has it already
     )
@@ -200,6 +200,13 @@ def test_the_black_mask_of_an_opaque_picture_is_none(pack: ModuleType, restorer:
     black = torch.zeros(1, 64, 64)  # of Load Image, whatever the picture's size
     made = restore(pack, restorer, images(), transparency=black, protect_mask=black)[0]
     assert torch.equal(made, restore(pack, restorer, images())[0])
+
+
+def test_grain_below_zero_is_the_models(pack: ModuleType, restorer: xpsr.Restorer) -> None:
+    usual, asked, given = (restore(pack, restorer, images(), **one) for one in ({}, {"grain": -1.0}, {"grain": 0.5}))
+    assert torch.equal(usual[0], asked[0]) and not torch.equal(usual[0], given[0])
+    grains = [json.loads(made[2].splitlines()[0])["settings"]["grain"] for made in (usual, asked, given)]
+    assert grains == [restorer.pipe.settings().grain] * 2 + [0.5]
 
 
 def test_protection_goes_back_to_the_enlargement(pack: ModuleType, restorer: xpsr.Restorer) -> None:

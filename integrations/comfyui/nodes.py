@@ -154,16 +154,15 @@ class Restore:
         contents = each_line(content, len(pictures), "content")
         qualities = each_line(quality, len(pictures), "quality")
         masks = each_mask(protect_mask, len(pictures), "protect_mask")
-        usual = {"num_inference_steps": num_inference_steps or -1, "guidance_scale": guidance_scale or -1}
-        usual["grain"] = -1 if grain is None else grain
-        settings = {"fidelity": fidelity, **{name: value for name, value in usual.items() if value >= 0}}
+        usual = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        settings = {"fidelity": fidelity, **{name: value for name, value in usual.items() if value}}
+        settings |= {} if grain is None or grain < 0 else {"grain": grain}
         height, width = pictures[0].shape[-2:]
         plan = model.plan(width, height, scale=scale, settings=settings)  # refuses what cannot be before anybody looks
         tell = progress()
         is_said = all([*contents, *qualities])
         priors = [xpsr.Prior()] * len(pictures) if is_said else described(pictures, describer, tell)
-        comfy = comfyui()
-        if comfy and model.pipe.device.type != "cpu":  # ComfyUI's own models make room
+        if (comfy := comfyui()) and model.pipe.device.type != "cpu":  # ComfyUI's own models make room
             comfy.model_management.free_memory(plan.peak_bytes, model.pipe.device)
         results = [
             model.restore(

@@ -16,11 +16,14 @@ __all__ = [
     "ColorMatch",
     "ColorStatistics",
     "binomial_blur",
+    "luma_of",
     "match_adain",
     "match_color",
     "match_statistics",
     "match_wavelet",
 ]
+
+_LUMA = (0.299, 0.587, 0.114)
 
 ColorMatch: TypeAlias = Literal["none", "adain", "wavelet"]
 
@@ -143,3 +146,8 @@ def binomial_blur(pixels: torch.Tensor, radius: int) -> torch.Tensor:
     padded = F.pad(pixels, (radius, radius, radius, radius), mode="replicate")
     rows = (padded[..., : -2 * radius, :] + 2 * padded[..., radius:-radius, :] + padded[..., 2 * radius :, :]) / 4
     return (rows[..., : -2 * radius] + 2 * rows[..., radius:-radius] + rows[..., 2 * radius :]) / 4
+
+
+def luma_of(pixels: torch.Tensor) -> torch.Tensor:
+    """Returns the luma of BT.601 (1, H, W), in the range of the pixels (3, H, W)."""
+    return torch.einsum("chw,c->hw", pixels, pixels.new_tensor(_LUMA))[None]

@@ -6,22 +6,20 @@ film does, and leaves alone what is smooth.
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
+from xpsr.color import luma_of
 from xpsr.image import drop_from_memory
+from xpsr.models import streamed
 
-__all__ = ["GRAIN_HALO", "add_grain", "detail"]
+__all__ = ["add_grain", "detail"]
 
 _BLUR = 1.0  # pixels: standard deviation of the Gaussian that tells detail, and that of the window it is measured in
 _RADIUS = 3  # pixels beyond which these Gaussians are cut off
+_HALO = 2 * _RADIUS  # rows on either side of one that its amount of grain depends on
 _STRIP_PIXELS = 2**19
-GRAIN_HALO = 2 * _RADIUS
-"""Pixels on either side of one that its amount of grain depends on."""
-
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def add_grain(pixels: torch.Tensor, amount: float, generator: torch.Generator | None = None) -> None:
@@ -35,8 +33,11 @@ def add_grain(pixels: torch.Tensor, amount: float, generator: torch.Generator | 
     if amount == 0:
         return
     device = "cpu" if generator is None else generator.device
-    width, top = pixels.shape[-1], 0
-    for strip in _details(pixels):
+    height, width = pixels.shape[-2:]
+    # copies: what is still looked at from below has its grain already
+    strips = (strip.clone() for strip in pixels.split(max(_STRIP_PIXELS // width, 1), -2))
+    top = 0
+    for strip in streamed(strips, detail, halo=_HALO, height=height):
         rows = strip.shape[-2]
         # a row at a time: torch draws other numbers where it draws more at once
         noise = torch.stack([torch.randn(width, generator=generator, device=device) for _ in range(rows)]).cpu()
@@ -52,19 +53,8 @@ def detail(pixels: torch.Tensor) -> torch.Tensor:
     That is the local root mean square of what a Gaussian blur of one pixel takes from luma (BT.601), over a Gaussian
     window as wide.
     """
-    luma = torch.einsum("c,chw->hw", torch.tensor(_LUMA, device=pixels.device), pixels.float())[None]
-    return _blurred((luma - _blurred(luma)).square()).clamp_min(0).sqrt()
-
-
-def _details(pixels: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yields `detail` in strips, each before any row that it was made from may change but its own."""
-    height, above = pixels.shape[-2], pixels[:, :0]
-    rows = max(_STRIP_PIXELS // pixels.shape[-1], GRAIN_HALO)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        seen = torch.cat([above, pixels[:, top : bottom + GRAIN_HALO]], -2)
-        first, above = above.shape[-2], pixels[:, max(bottom - GRAIN_HALO, 0) : bottom].clone()
-        yield detail(seen)[:, first : first + bottom - top]
+    luma = luma_of(pixels)
+    return _blurred((luma - _blurred(luma)).square()).sqrt()
 
 
 def _blurred(plane: torch.Tensor) -> torch.Tensor:

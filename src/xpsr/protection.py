@@ -11,12 +11,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from xpsr.color import binomial_blur
+from xpsr.color import binomial_blur, luma_of
 from xpsr.image import Resized, drop_from_memory, new_planes
 
 __all__ = ["agree", "blend_back", "contradictions", "invented", "lr_psnr"]
-
-_LUMA = (0.299, 0.587, 0.114)
 
 _UNBOUNDED = -math.inf, math.inf
 
@@ -80,11 +78,11 @@ def invented(pixels: torch.Tensor, source: torch.Tensor, *, folder: Path | None 
         share of the picture, in [0, 1], where it is more than 8.
     """
     height, width = _size(pixels)
-    plain = Resized(_luma(source), (height, width))
+    plain = Resized(luma_of(source), (height, width))
     shown, count = new_planes((1, height, width), folder), 0
 
     def difference(first: int, last: int) -> torch.Tensor:
-        return _blur((_luma(pixels[:, first:last]) - plain.rows(first, last)).abs())
+        return _blur((luma_of(pixels[:, first:last]) - plain.rows(first, last)).abs())
 
     for top, strip in _strips(shown):
         found = _with_halo(difference, top, strip.shape[-2], height, halo=_BLUR_HALO)
@@ -119,11 +117,11 @@ def contradictions(pixels: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 
 def _contradiction(made: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """Weights (1, h, w) of what lies over each other, both (3, h, w)."""
-    luma = _luma(made) - _luma(seen)
+    luma = luma_of(made) - luma_of(seen)
     color = (made - seen) - luma
     coarse = torch.cat([_low(luma), _low(color) / 2]).abs().amax(0, keepdim=True) / _CONTRADICTION
-    other_form = _ramp(_change(_luma(made), _luma(seen)), 0.08, 0.2)
-    weights = torch.maximum(_ramp(coarse, 1, 2), _strokes(_luma(seen)) * other_form)
+    other_form = _ramp(_change(luma_of(made), luma_of(seen)), 0.08, 0.2)
+    weights = torch.maximum(_ramp(coarse, 1, 2), _strokes(luma_of(seen)) * other_form)
     # a little further than where it is found, and gone a few pixels on
     return _blur(F.max_pool2d(weights, 5, stride=1, padding=2))
 
@@ -179,11 +177,6 @@ def _resampled(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         strip.copy_(whole.rows(top, top + strip.shape[-2]))
         drop_from_memory(planes)
     return result
-
-
-def _luma(pixels: torch.Tensor) -> torch.Tensor:
-    """(3, H, W) to (1, H, W)."""
-    return torch.einsum("chw,c->hw", pixels, pixels.new_tensor(_LUMA))[None]
 
 
 def _blur(planes: torch.Tensor) -> torch.Tensor:
