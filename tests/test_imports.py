@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,11 @@ def run_python(code: str, folder: Path) -> str:
 
 def test_every_module_has_its_place_in_the_order():
     assert set(ROOMS) <= set(ORDER)
+
+
+def test_the_tour_goes_through_every_module_in_order():
+    tour = (PACKAGE.parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)` \|", tour, re.MULTILINE)) == ORDER
 
 
 @pytest.mark.parametrize("name", ROOMS)

@@ -179,6 +179,18 @@ def test_presets_are_found_by_name() -> None:
         preset_settings("papre")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("settings", "draws"),
+    [
+        (Settings(), True),
+        (Settings(num_inference_steps=1, strength=0), False),
+        (Settings(num_inference_steps=1, strength=0, grain=0.4), True),
+    ],
+)
+def test_steps_from_noise_and_grain_depend_on_the_seed(settings: Settings, draws: bool) -> None:
+    assert settings.draws_noise is draws
+
+
 def test_guidance_is_in_its_interval_of_the_steps() -> None:
     guided = Settings(guidance_interval=[0.25, 0.75])  # type: ignore[arg-type]  # as a YAML has it
     assert guided.guidance_interval == (0.25, 0.75)

@@ -306,6 +306,42 @@ def test_settings_begin_with_what_the_operator_chose(browser, house, pictures, t
         assert page.input_value("#set-format") == "png"
 
 
+def test_grain_is_asked_for_and_depends_on_the_seed(browser, server, pictures):
+    with visiting(browser, server, pictures / "a.png") as page:
+        page.click("#more > summary")
+        assert page.is_visible("#set-seed") and page.is_hidden("#vary-seed")  # seeds of grain look alike
+        page.fill("#set-grain", "2")
+        page.click("#restore")
+        assert page.inner_text("#fault-grain") == "Use a number from 0 to 1."
+        page.fill("#set-grain", "0")
+        assert page.is_hidden("#set-seed")
+        page.fill("#set-grain", "0.50")
+        page.fill("#set-seed", "3")
+        restore(page)
+        assert page.inner_text(".variant .label") == "4 × · grain 0.5 · seed 3"
+        record = json.loads(downloaded(page, "#download-record")[1])
+        assert (record["settings"]["grain"], record["seed"]) == (0.5, 3)
+
+
+def test_the_usual_grain_depends_on_the_seed_until_fidelity_takes_it_away(browser, server):
+    with visiting(browser, server) as page:
+        told = """async () => {
+            const { Settings } = await import('/page/settings.js');
+            const settings = new Settings(await (await fetch('/v1/models')).json()), usual = settings.defaults();
+            return [{}, { fidelity: '0.5' }, { fidelity: '1' }, { grain: '0' }, { grain: '0.4' }].map((changes) => {
+                const values = { ...usual, ...changes, map: false };
+                return [settings.applies('seed', values), settings.fields(values)];
+            });
+        }"""
+        assert page.evaluate(told) == [
+            [True, {}],
+            [True, {"fidelity": "0.5"}],
+            [False, {"fidelity": "1"}],
+            [False, {"grain": "0"}],
+            [True, {}],
+        ]
+
+
 def test_an_example_that_does_not_come_is_told(browser, server):
     with visiting(browser, server, told="404") as page:
         page.evaluate("document.querySelector('[data-example]').dataset.example = 'page/examples/none.png'")

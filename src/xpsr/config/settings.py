@@ -128,6 +128,11 @@ class Settings(Checked):
         "high resolution, best quality, clear", "What guidance leads away from, of the quality text."
     )
 
+    @property
+    def draws_noise(self) -> bool:
+        """Whether results depend on the seed."""
+        return self.strength > 0 or self.grain > 0
+
     def is_guided(self, index: int, num_steps: int) -> bool:
         """Returns whether the step of that index, from 0, lies in the guidance interval; the first lies at 0."""
         low, high = self.guidance_interval

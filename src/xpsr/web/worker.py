@@ -134,7 +134,7 @@ class Worker:
             "has_one_step": facts.has_one_step,
             "has_several_steps": facts.has_several_steps,
             "has_fidelity": facts.has_fidelity,
-            "draws_noise": settings.strength > 0,
+            "draws_noise": settings.draws_noise,
             "settings": as_dict(settings),
         }
 

@@ -39,6 +39,7 @@ export class Controls {
       this.choice("describer", "Who describes the picture", each(told.describers), "none: the texts stay empty, or are yours"),
       this.number("num_inference_steps", "Steps", { step: 1, hint: "more take longer" }),
       this.number("guidance_scale", "Guidance", { step: "any", hint: "how strongly the texts are followed" }),
+      this.number("grain", "Grain", { step: "any", hint: "fine noise where there is detail, 0 to 1", placeholder: "the model's" }),
       this.number("seed", "Seed", { step: 1, hint: "empty: another one each time", placeholder: "any" }),
       this.choice("format", "File format", told.formats.map((one) => [one, FORMATS[one] ?? one])),
       this.number("file_quality", "Quality of the file", { step: 1, hint: "of lossy formats, 1 to 100", placeholder: "the format's usual" }),

@@ -83,7 +83,7 @@ export class Detail {
     }
     find("restore").textContent = picture.done.length ? "Restore again" : "Restore";
     find("vary-fidelity").hidden = !visit.settings.applies("fidelity", values);
-    find("vary-seed").hidden = !visit.settings.applies("seed", values);
+    find("vary-seed").hidden = !visit.settings.paints(values);
     this.updateTrouble(isActive ? null : task?.state === "failed" ? task : picture.problem ? picture : null);
   }
 

@@ -6,6 +6,7 @@ const USUAL_PIXELS = 2 ** 26; // of a result, where nobody says how large it is 
 /** A number as JSON has it, which the server reads; of any length, as seeds are. */
 const written = (text) => (/^\d+$/.test(text) ? text.replace(/^0+(?=\d)/, "") : String(Number(text)));
 
+const NUMBERS = ["num_inference_steps", "guidance_scale", "grain", "seed", "file_quality"]; // empty: what is usual
 const LOSSY = new Set(["same", "jpg", "webp", "avif", "jxl"]);
 
 export class Settings {
@@ -26,7 +27,7 @@ export class Settings {
     const fidelity = this.usual("fidelity") ?? 0;
     return {
       way: "auto", scale: "3", longest: "3000", fidelity: String(fidelity), model: this.told.default_model,
-      describer: this.told.default_describer, num_inference_steps: "", guidance_scale: "", seed: "",
+      describer: this.told.default_describer, num_inference_steps: "", guidance_scale: "", grain: "", seed: "",
       format: this.option("format").default ?? "same", file_quality: "", metadata: this.metadata,
       protect: false, map: true,
     };
@@ -37,15 +38,29 @@ export class Settings {
 
   facts(values) { return this.models.get(values?.model) ?? this.models.get(this.told.default_model) ?? {}; }
 
+  /** Whether what is painted depends on the seed; grain does where nothing else does. */
+  paints(values) {
+    return this.usual("strength", values) > 0 || this.steps(values) > 1;
+  }
+
+  steps(values) { return Number(values.num_inference_steps || this.usual("num_inference_steps", values)); }
+
+  /** How much grain a result gets: the more fidelity is asked for, the less of the usual. */
+  grain(values) {
+    if (values.grain !== "") return Number(values.grain);
+    const usual = this.usual("grain", values) ?? 0;
+    return this.applies("fidelity", values) && Number(values.fidelity) !== this.usual("fidelity", values) ? usual * (1 - values.fidelity) : usual;
+  }
+
   /** Whether a control does anything with the model that is chosen. */
   applies(name, values) {
-    const { has_fidelity, has_one_step, has_several_steps, draws_noise } = this.facts(values);
-    const steps = Number(values.num_inference_steps || this.usual("num_inference_steps", values));
+    const { has_fidelity, has_one_step, has_several_steps } = this.facts(values);
+    const steps = this.steps(values);
     const rules = {
       scale: () => values.way === "scale",
       longest: () => values.way === "longest",
       fidelity: () => has_fidelity && has_one_step && !(steps > 1),
-      seed: () => draws_noise || steps > 1,
+      seed: () => this.paints(values) || this.grain(values) > 0,
       num_inference_steps: () => has_several_steps,
       guidance_scale: () => has_several_steps && steps > 1,
       model: () => this.told.models.length > 1,
@@ -61,7 +76,7 @@ export class Settings {
     const { way } = values;
     if (way === "2" || way === "4") fields.scale = way;
     else if (way !== "auto") fields[way] = written(values[way]);
-    for (const name of ["fidelity", "num_inference_steps", "guidance_scale", "seed", "file_quality"]) {
+    for (const name of ["fidelity", ...NUMBERS]) {
       const value = values[name].trim();
       if (value !== "" && this.applies(name, values) && Number(value) !== this.usual(name, values)) fields[name] = written(value);
     }
@@ -79,7 +94,7 @@ export class Settings {
 
   /** The first value that the server would refuse, as {name, text}; null: there is none. */
   fault(values) {
-    for (const name of ["scale", "longest", "fidelity", "num_inference_steps", "guidance_scale", "seed", "file_quality"]) {
+    for (const name of ["scale", "longest", "fidelity", ...NUMBERS]) {
       const value = values[name].trim();
       if (!this.applies(name, values)) continue;
       const { kind, minimum = -Infinity, maximum = Infinity } = this.option(name);
@@ -121,6 +136,7 @@ export class Settings {
     if (values.model !== this.told.default_model) parts.push(values.model);
     if (this.applies("fidelity", values) && differs("fidelity")) parts.push(`fidelity ${short(Number(values.fidelity))}`);
     if (this.applies("num_inference_steps", values) && differs("num_inference_steps")) parts.push(`${values.num_inference_steps} steps`);
+    if (differs("grain")) parts.push(`grain ${short(Number(values.grain))}`);
     if (this.applies("seed", values) && values.seed) parts.push(`seed ${values.seed}`);
     if (hasEdits) parts.push("your texts");
     if (values.protect) parts.push("protected");
