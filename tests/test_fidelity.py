@@ -1,5 +1,6 @@
 """The fidelity of the one step: one small difference of weights, from what looks best to what is safest."""
 
+import math
 from pathlib import Path
 
 import add_fidelity
@@ -46,6 +47,25 @@ def test_its_ends_are_the_two_models_and_it_is_monotonic(models: dict[str, Path]
     steps = [restored(models["both"], fidelity=share) for share in (0.0, 0.3, 0.6, 1.0)]
     distances = [(one - faithful).square().mean().item() for one in steps]
     assert distances == sorted(distances, reverse=True) and distances[0] > 0
+
+
+def test_at_its_end_the_networks_that_would_not_count_are_not_asked(models: dict[str, Path]) -> None:
+    restorer = Restorer(models["both"], device="cpu", dtype="fp32")
+    asked: list[float] = []
+    restorer.pipe.unet.register_forward_pre_hook(lambda *_: asked.append(0))
+    passes: list[tuple[int, int]] = []
+
+    def made(fidelity: float) -> torch.Tensor:
+        passes.clear()
+        result = restorer.restore(
+            PICTURE, Prior(), settings={"fidelity": fidelity}, seed=0, progress=lambda *told: passes.append(told)
+        )
+        return result.picture.pixels
+
+    faithful = made(1)
+    assert not asked and passes[-1][0] == passes[-1][1]
+    torch.testing.assert_close(made(math.nextafter(1, 0)), faithful, rtol=0, atol=1e-6)
+    assert asked and passes[-1][0] == passes[-1][1]
 
 
 def test_a_model_without_a_second_way_refuses(models: dict[str, Path], tiny_model: Path) -> None:
