@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,23 @@ def browser() -> Iterator[Any]:
 def golden() -> Path:
     """Set A of the golden numbers; see `golden/README.md`."""
     return Path(__file__).parent / "golden" / "A"
+
+
+@pytest.fixture(scope="session")
+def _opened() -> Callable[..., Any]:
+    from xpsr.pipeline.placing import open_pipeline
+
+    opened = functools.lru_cache(maxsize=4)(open_pipeline)
+    return lambda folder, *place, **options: opened(folder.resolve(), *place, **options)
+
+
+@pytest.fixture
+def loaded_once(_opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `Restorer` of this process has its model from the first one that loaded it, for tests of what comes after.
+
+    Loading takes three quarters of the time that a tiny picture takes. What it does is seen by test_model_folder.py.
+    """
+    monkeypatch.setattr("xpsr.restore.open_pipeline", _opened)
 
 
 @pytest.fixture(scope="session")

@@ -271,7 +271,13 @@ Run = Callable[..., tuple[int, list[str], list[str]]]
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Run:
+def run(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    loaded_once: None,
+) -> Run:
     """Runs `xpsr upscale --sequence --model TINY ARGUMENTS` in an empty folder; exit code, lines of both streams."""
     monkeypatch.chdir(tmp_path)
 

@@ -4,12 +4,11 @@ What does not run here is named below, with the reason. The photographs are tiny
 """
 
 import ast
-import functools
 import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 from typing import Any, NoReturn
@@ -25,7 +24,6 @@ import xpsr.cli
 from xpsr import XPSRPipeline
 from xpsr.cli import main
 from xpsr.config import DataConfig, TrainRunConfig
-from xpsr.pipeline.placing import open_pipeline
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -125,12 +123,9 @@ def save(path: str, size: tuple[int, int], *, seed: int = 0, depth: str = "uint8
 
 
 @pytest.fixture
-def world(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_once: Callable[..., XPSRPipeline]
-) -> Path:
+def world(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_once: None) -> Path:
     """A folder with all that the pages name, which the test is in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("xpsr.restore.open_pipeline", loaded_once)
     for seed, name in enumerate(("photo.jpg", "other.jpg", "holiday/a.jpg", "holiday/day1/b.jpg", "photos/c.jpg")):
         save(name, (16, 12), seed=seed)
     save("folder/d.jpg", (16, 12))
@@ -153,11 +148,6 @@ def world(
         Path(name).symlink_to(ROOT / name)
     Path("my-model").symlink_to(tiny_model)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def loaded_once() -> Callable[..., XPSRPipeline]:
-    return functools.cache(open_pipeline)
 
 
 def vote() -> None:

@@ -21,6 +21,8 @@ model:
   conditioning_channels: [4, 4, 8]
   text_width: 16
   text_layers: 1
+  decoder_channels: 8
+  decoder_layers: 1
   settings: {tile_size: 16, tile_overlap: 4}
 data: {hr_dir: photos, crop_size: 32}
 train: {output_dir: run, max_steps: 1, batch_size: 2, precision: fp32, device: cpu, log_every: 1}

@@ -386,6 +386,8 @@ model:
   conditioning_channels: [4, 4, 8]
   text_width: 16
   text_layers: 1
+  decoder_channels: 8
+  decoder_layers: 1
   settings: {{tile_size: 16, tile_overlap: 4}}
 data: {{hr_dir: photos, crop_size: 32}}
 loss: {{adversarial_weight: 0.1, adversarial_ramp_steps: 1, efficientnet_weight: 0.7, feature_crop: 16}}

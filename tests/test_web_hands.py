@@ -592,7 +592,7 @@ class Refusing(BaseHTTPRequestHandler):
 def house(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for the whole module: a start takes seconds. Whoever kills its process waits for nobody: jobs do."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    serving = threading.Thread(target=server.serve_forever)
+    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
     serving.start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
     config = ServeConfig(
