@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,15 @@ def loaded_once(_opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) ->
     Loading takes three quarters of the time that a tiny picture takes. What it does is seen by test_model_folder.py.
     """
     monkeypatch.setattr("xpsr.restore.open_pipeline", _opened)
+
+
+@pytest.fixture(scope="module")
+def forked_workers() -> Iterator[None]:
+    """Processes that restore for a server are forked, where it does not matter how they start and end."""
+    with pytest.MonkeyPatch.context() as patch:
+        if fork_server.ADDRESS in os.environ:
+            patch.setattr("xpsr.batch.processes._PYTHON", fork_server.STAND_IN)
+        yield
 
 
 @pytest.fixture(scope="session")
