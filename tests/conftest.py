@@ -47,7 +47,7 @@ def golden() -> Path:
     return Path(__file__).parent / "golden" / "A"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _opened() -> Callable[..., Any]:
     from xpsr.pipeline.placing import open_pipeline
 
@@ -57,9 +57,9 @@ def _opened() -> Callable[..., Any]:
 
 @pytest.fixture
 def loaded_once(_opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every `Restorer` of this process has its model from the first one that loaded it, for tests of what comes after.
+    """Every `Restorer` of a module's tests has its model from the first one that loaded it.
 
-    Loading takes three quarters of the time that a tiny picture takes. What it does is seen by test_model_folder.py.
+    Loading takes three quarters of the time that a tiny picture takes; test_model_folder.py sees what it does.
     """
     monkeypatch.setattr("xpsr.restore.open_pipeline", _opened)
 

@@ -357,7 +357,11 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, photo: Path, signing: Signi
 
 @pytest.fixture
 def upscale(
-    capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+    capfdbinary: pytest.CaptureFixture[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    loaded_once: None,
 ) -> Callable[..., tuple[int, bytes, str]]:
     monkeypatch.chdir(tmp_path)
 
