@@ -15,8 +15,8 @@ from xpsr.cli import main
 
 CONFIG = """
 model:
-  block_out_channels: [8, 16]
-  num_attention_heads: [1, 1]
+  block_out_channels: [8]
+  num_attention_heads: [1]
   norm_num_groups: 4
   conditioning_channels: [4, 4, 8]
   text_width: 16
