@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,32 @@ def browser() -> Iterator[Any]:
 def golden() -> Path:
     """Set A of the golden numbers; see `golden/README.md`."""
     return Path(__file__).parent / "golden" / "A"
+
+
+@pytest.fixture(scope="module")
+def _opened() -> Callable[..., Any]:
+    from xpsr.pipeline.placing import open_pipeline
+
+    opened = functools.lru_cache(maxsize=4)(open_pipeline)
+    return lambda folder, *place, **options: opened(folder.resolve(), *place, **options)
+
+
+@pytest.fixture
+def loaded_once(_opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `Restorer` of a module's tests has its model from the first one that loaded it.
+
+    Loading takes three quarters of the time that a tiny picture takes; test_model_folder.py sees what it does.
+    """
+    monkeypatch.setattr("xpsr.restore.open_pipeline", _opened)
+
+
+@pytest.fixture(scope="module")
+def forked_workers() -> Iterator[None]:
+    """Processes that restore for a server are forked, where it does not matter how they start and end."""
+    with pytest.MonkeyPatch.context() as patch:
+        if fork_server.ADDRESS in os.environ:
+            patch.setattr("xpsr.batch.processes._PYTHON", fork_server.STAND_IN)
+        yield
 
 
 @pytest.fixture(scope="session")

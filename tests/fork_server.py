@@ -24,6 +24,9 @@ from typing import IO, Any
 
 ADDRESS = "XPSR_TESTS_FORK_SERVER"
 PRELOADED = ("xpsr.cli", "xpsr.pipeline", "xpsr.restore", "xpsr.training")
+STAND_IN = (sys.executable, "-I", "-S", __file__, "stand-in")
+"""What is started in the place of Python by who speaks to a process by its standard streams: the forked one speaks, and
+both end together, but signals other than SIGKILL do not reach it."""
 
 
 @contextlib.contextmanager
@@ -135,23 +138,41 @@ def serve(listener: socket.socket) -> dict[str, Any]:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
-            _, outputs, *_ = socket.recv_fds(connection, 1, 2)
+            _, streams, *_ = socket.recv_fds(connection, 1, 3)
             with connection, connection.makefile("rw") as answers:
                 request = json.loads(answers.readline())
                 if (pid := os.fork()) == 0:
-                    null = os.open(os.devnull, os.O_RDONLY)
-                    for number, file in enumerate((null, *outputs)):
+                    if len(streams) == 2:
+                        streams = [os.open(os.devnull, os.O_RDONLY), *streams]
+                    for number, file in enumerate(streams):
                         os.dup2(file, number)
                         os.close(file)
                     return request
-                for file in outputs:
+                for file in streams:
                     os.close(file)
                 answers.write(f"{pid}\n")
                 answers.flush()
+                ended = os.pidfd_open(pid)
+                if ended not in select.select([connection, ended], [], [])[0]:  # nobody waits for it any more
+                    os.kill(pid, signal.SIGKILL)
+                    os._exit(0)
                 answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
+                answers.flush()
             os._exit(0)
         connection.close()
     sys.exit()
+
+
+def stand_in(command: list[str]) -> int:
+    """Has the server fork a process that has this one's streams, and waits for its end; returns its exit code."""
+    request = {"command": command, "cwd": str(Path.cwd()), "env": dict(os.environ), "session": True}
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile("r") as answers:
+        connection.connect(os.environ[ADDRESS])
+        socket.send_fds(connection, [b"\n"], [0, 1, 2])
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        answers.readline()
+        os.closerange(0, 2)  # or who reads would not learn that the other one says no more
+        return int(answers.readline())
 
 
 def become(request: dict[str, Any]) -> None:
@@ -178,4 +199,6 @@ def become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "stand-in":
+        os._exit(stand_in(sys.argv[2:]) & 0xFF)
     become(serve(socket.socket(fileno=int(sys.argv[1]))))

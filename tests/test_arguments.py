@@ -167,6 +167,7 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_junk_gives_a_result_or_an_error_of_xpsr(
@@ -311,6 +312,16 @@ def test_a_picture_may_be_a_path_bytes_or_an_open_file(pipe: XPSRPipeline, photo
         read_image(damaged)
 
 
+def run_both_texts(pipe: XPSRPipeline, images: Any) -> Any:
+    given: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "pt"}
+    return pipe(images, generator=torch.Generator().manual_seed(1), **given)
+
+
+@pytest.fixture(scope="module")
+def alone(pipe: XPSRPipeline) -> list[Any]:
+    return [run_both_texts(pipe, Image.fromarray(one)) for one in PIXELS]
+
+
 @pytest.mark.parametrize(
     "several",
     [
@@ -323,14 +334,10 @@ def test_a_picture_may_be_a_path_bytes_or_an_open_file(pipe: XPSRPipeline, photo
     ],
     ids=["array", "floats", "tensor", "list", "tuple", "batches of one"],
 )
-def test_a_batch_gives_to_the_bit_what_its_pictures_give_alone(pipe: XPSRPipeline, several: Any) -> None:
-    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "pt"}
-
-    def run(images: Any) -> Any:
-        return pipe(images, generator=torch.Generator().manual_seed(1), **options)
-
-    together = run(several)
-    alone = [run(Image.fromarray(one)) for one in PIXELS]
+def test_a_batch_gives_to_the_bit_what_its_pictures_give_alone(
+    pipe: XPSRPipeline, alone: list[Any], several: Any
+) -> None:
+    together = run_both_texts(pipe, several)
     assert together.priors == [one.priors[0] for one in alone] and together.priors[0].quality
     assert all(torch.equal(a, b.images[0]) for a, b in zip(together.images, alone, strict=True))
     assert describe(several) == together.priors

@@ -51,7 +51,13 @@ def save_noise(path: str | Path, seed: int = 0, size: tuple[int, int] = (9, 7)) 
 
 
 @pytest.fixture
-def batch(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def batch(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    loaded_once: None,
+) -> Run:
     """Runs `xpsr batch` in an empty folder, with the tiny model and no process but this one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("xpsr.batch.runner._TICK", 0.01)

@@ -140,6 +140,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
             process.communicate(timeout=SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_everybody_gets_the_own_result_also_who_was_told_to_come_later(
     server: tuple[str, int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -165,6 +166,7 @@ def test_a_sample_has_the_bytes_that_the_command_line_makes(
     assert "1 of 1 compared with xpsr upscale have the same bytes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_soak_sends_requests_of_all_kinds_and_tells_what_the_server_holds(
     server: tuple[str, int, Path], capsys: pytest.CaptureFixture[str]
@@ -179,6 +181,7 @@ def test_a_soak_sends_requests_of_all_kinds_and_tells_what_the_server_holds(
     assert "an hour" in out
 
 
+@pytest.mark.slow
 def test_a_soak_ends_in_time(server: tuple[str, int, Path], capsys: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
     assert main([server[0], "--soak", "0.5", "--concurrency", "1", "--side", "12"]) == 0

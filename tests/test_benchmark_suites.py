@@ -69,6 +69,7 @@ def test_a_suite_restores_scores_and_sums_up(place: Path, capsys: pytest.Capture
     assert [line["first"] for line in lines if line["method"] == "mini"] == [True, False]
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_second_run_computes_nothing_and_a_changed_input_is_restored_again(place: Path, tiny_model: Path) -> None:
     program = write_program(place / "one.py", f"Path('calls').open('a').write('x')\n{ENLARGE}")
     methods = [
@@ -94,6 +95,7 @@ def test_a_second_run_computes_nothing_and_a_changed_input_is_restored_again(pla
     assert changed == {f"few/{method}/b.{end}" for method in ("bicubic", "tiny", "one") for end in ("png", "json")}
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_other_settings_texts_or_programs_are_restored_again(place: Path, tiny_model: Path) -> None:
     results = place / "out" / "results" / "few"
     tiny = {"name": "m", "model": str(tiny_model), "texts": {"content": "none", "quality": "none"}}
@@ -114,6 +116,7 @@ def test_other_settings_texts_or_programs_are_restored_again(place: Path, tiny_m
     assert records(results / "m")["a"]["prior"]["content"] == "a moose"
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_preset_and_what_goes_with_settings_are_a_methods_own(place: Path, tiny_model: Path) -> None:
     model = {"model": str(tiny_model), "describer": "none"}
     small = {"num_inference_steps": 2, "min_working_size": 0, "tile_size": 16, "tile_overlap": 4}

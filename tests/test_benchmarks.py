@@ -64,6 +64,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow
 def test_rehearsal_writes_a_system_in_shards_that_converts_and_restores(tmp_path: Path) -> None:
     reference, model = tmp_path / "reference", tmp_path / "model"
     write_system(reference, SIZES, max_shard_size="100KB")

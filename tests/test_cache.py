@@ -271,6 +271,7 @@ def test_a_file_system_without_locks_is_told(
     assert "cannot be locked (Function not implemented); let one process at a time add to it" in caplog.text
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_describe_and_upscale_work_together(
     photos: list[Path],
     tmp_path: Path,

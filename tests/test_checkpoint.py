@@ -64,12 +64,18 @@ def reference(golden: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def ours(golden: Path, tmp_path: Path) -> Path:
-    """The same networks as `save_pretrained` writes them."""
+@pytest.fixture(scope="module")
+def saved(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
     for name, network in zip(KINDS, load_reference(golden), strict=True):
-        network.save_pretrained(tmp_path / name)
-    return tmp_path
+        network.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def ours(saved: Path, tmp_path: Path) -> Path:
+    """The same networks as `save_pretrained` writes them; a test may damage them, too."""
+    return shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -64,7 +64,7 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def upscale(run: Run, tiny_model: Path) -> Run:
+def upscale(run: Run, tiny_model: Path, loaded_once: None) -> Run:
     """Runs `xpsr upscale --model TINY --describer none ARGUMENTS`."""
     return lambda *arguments: run("upscale", "--model", tiny_model, "--describer", "none", *arguments)
 
@@ -349,9 +349,9 @@ def test_pictures_of_a_phone_fail_with_the_remedy_and_other_formats_are_told(
 
 
 def test_limits_of_what_is_read_are_flags(upscale: Run) -> None:
-    content = save_photo("a.png", size=(64, 64)).read_bytes()
+    content = save_photo("a.png", size=(16, 16)).read_bytes()
     Path("cut.png").write_bytes(content[: len(content) // 2])
-    for flag, number, what in (("--max-pixels", 4095, "64 x 64 pixels exceed"), ("--max-bytes", 99, "has more than")):
+    for flag, number, what in (("--max-pixels", 255, "16 x 16 pixels exceed"), ("--max-bytes", 99, "has more than")):
         result = upscale("a.png", flag, str(number), "--on-existing", "overwrite")
         assert result.code == 1
         one_line(result, "a.png: ", f"{what} the limit of {number}")
@@ -739,7 +739,7 @@ def test_the_same_command_again_does_what_is_new_and_loads_no_model_where_nothin
         f"xpsr: trip: {results}.",
         "xpsr: 2 of 3 pictures were done already; --on-existing overwrite makes them again.",
     ]
-    monkeypatch.setattr("xpsr.pipeline.placing.XPSRPipeline.from_pretrained", None)
+    monkeypatch.setattr("xpsr.restore.open_pipeline", None)
     assert upscale(*command, "--quiet").code == 0
     done = [json.loads(line) for line in upscale(*command, "--json").out]
     assert [(told["status"], told["input"], told["output"]) for told in done] == [
@@ -830,7 +830,7 @@ def test_what_comes_to_a_place_while_others_are_restored_is_not_replaced(
 
 def test_a_name_too_long_is_told_before_the_work(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     save_photo("a" * 249 + ".png")
-    monkeypatch.setattr("xpsr.pipeline.placing.XPSRPipeline.from_pretrained", None)
+    monkeypatch.setattr("xpsr.restore.open_pipeline", None)
     one_line(upscale("a" * 249 + ".png"), "cannot be written (File name too long); choose a shorter name.")
 
 
@@ -981,15 +981,17 @@ model:
   norm_num_groups: 8
   conditioning_channels: [4, 8, 16]
   text_width: 32
+  decoder_channels: 8
+  decoder_layers: 1
   settings: {tile_size: 16, tile_overlap: 4}
-data: {hr_dir: photos, crop_size: 64}
+data: {hr_dir: photos, crop_size: 32}
 train: {output_dir: runs/tiny, max_steps: 3, batch_size: 2, precision: fp32, device: cpu}
 """
 
 
 def test_train_stops_goes_on_and_gives_a_model_for_upscale(run: Run) -> None:
     for index in range(4):
-        save_photo(f"photos/{index}.png", size=(80, 72), seed=index)
+        save_photo(f"photos/{index}.png", size=(40, 36), seed=index)
     Path("tiny.yaml").write_text(TRAIN)
 
     stopped = run("train", "tiny.yaml", "--train.max_minutes=1e-6")
@@ -1102,6 +1104,7 @@ def test_doctor_says_what_follows_from_a_check(error: float, ratio: float, fast:
     assert _checked("bf16", facts, fast) == line
 
 
+@pytest.mark.slow
 def test_doctor_names_a_torchvision_that_breaks_the_libraries(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(

@@ -142,6 +142,7 @@ def test_votes_survive_a_reload_and_can_be_taken_back(browser, made, tmp_path):
         assert changed["voter"] == before["voter"]
 
 
+@pytest.mark.slow
 def test_two_windows_of_one_browser_are_one_voter(browser, made, tmp_path):
     address = (made / "index.html").as_uri()
     with opened(browser, address) as page:

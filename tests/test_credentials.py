@@ -239,7 +239,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever, daemon=True)
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{listening.server_port}/", asked
@@ -357,7 +357,11 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, photo: Path, signing: Signi
 
 @pytest.fixture
 def upscale(
-    capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+    capfdbinary: pytest.CaptureFixture[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    loaded_once: None,
 ) -> Callable[..., tuple[int, bytes, str]]:
     monkeypatch.chdir(tmp_path)
 

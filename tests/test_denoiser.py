@@ -61,6 +61,7 @@ def test_several_pictures_are_denoised_at_once(denoiser: Denoiser, inputs: tuple
         assert torch.allclose(together[row : row + 1], alone, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_can_be_exported(denoiser: Denoiser, inputs: tuple[torch.Tensor, ...]) -> None:
     exported = torch.export.export(denoiser, inputs, {"guidance_scale": 2.0})

@@ -147,6 +147,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 50
@@ -159,6 +160,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
         assert not re.search(r"(@import\s*|url\(\s*)['\"]?(https?:)?//", style.read_text(encoding="utf-8")), style
 
 
+@pytest.mark.slow
 def test_the_site_has_every_public_name_command_and_code(site: Path) -> None:
     inventory = (site / "api" / "index.html").read_text(encoding="utf-8")
     for name in xpsr.__all__:

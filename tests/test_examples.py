@@ -17,7 +17,7 @@ SCRIPTS = ("restore_with_texts.py", "compare_settings.py", "folder_with_progress
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_once: None) -> Path:
     """A copy of the examples, which the test is in; its photograph is cut so that no test takes long."""
     copy = tmp_path / "examples"
     shutil.copytree(EXAMPLES, copy, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))

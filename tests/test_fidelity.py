@@ -13,6 +13,8 @@ from xpsr import Prior, Restorer, XPSRPipeline
 from xpsr.errors import InputError
 from xpsr.models import HaarAutoencoder
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 PICTURE = np.random.default_rng(0).random((10, 12, 3), dtype=np.float32)
 
 

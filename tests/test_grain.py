@@ -79,6 +79,7 @@ def restored(folder: Path, scale: float, seed: int, **chosen: float) -> torch.Te
     return restorer.restore(PICTURE, Prior(), scale=scale, settings=chosen, seed=seed).picture.pixels
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("scale", [4, 2.5, 8])
 def test_a_result_gets_it_once_at_its_own_size(tiny_model: Path, scale: float) -> None:
     one_step = {"num_inference_steps": 1}  # which draws nothing else

@@ -39,6 +39,7 @@ def is_gray(values: np.ndarray) -> bool:
     return bool((values[..., :1] == values[..., :3]).all())
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16", "RGB"])
 def test_gray_stays_gray(pipe, restorer, tiny_model, tmp_path, mode):
     photo(mode).save(tmp_path / "in.png")

@@ -186,6 +186,7 @@ for name in {ROOMS}:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_imports_are_quiet_beside_a_noisy_torchao(tmp_path):
     (tmp_path / "torchao").mkdir()
     (tmp_path / "torchao" / "__init__.py").write_text(

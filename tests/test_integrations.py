@@ -112,9 +112,15 @@ def without_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
 # Pipelines
 
 
-@pytest.fixture
-def pipe(tiny_model: Path) -> XPSRPipeline:
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> XPSRPipeline:
     return load(tiny_model)
+
+
+@pytest.fixture
+def pipe(loaded: XPSRPipeline) -> XPSRPipeline:
+    """One that a test may change."""
+    return copy.deepcopy(loaded)
 
 
 def load(folder: Path, **options: Any) -> XPSRPipeline:
@@ -442,7 +448,7 @@ def test_lora_adapters_are_weighted_and_swapped(networks: Networks, index: int, 
 @pytest.fixture(
     params=[  # compilers take their time for every layer
         pytest.param((None, 0, ONE_LEVEL), id="unet", marks=pytest.mark.slow),
-        pytest.param((3, 0, WITHOUT_TEXT), id="unet with windows"),
+        pytest.param((3, 0, WITHOUT_TEXT), id="unet with windows", marks=pytest.mark.slow),
         pytest.param((None, 1, ONE_LEVEL), id="controlnet"),
     ]
 )

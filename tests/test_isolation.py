@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import zlib
@@ -14,6 +13,7 @@ from pathlib import Path
 import picture_files as files
 import pytest
 import torch
+from fork_server import run_python
 from picture_files import noise
 from PIL import Image
 
@@ -165,8 +165,8 @@ def test_the_server_ends_with_its_parent() -> None:
         "except ValueError: pass\n"
         "print(_SERVER._process.pid)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python("-c", code)
     deadline = time.monotonic() + 10
     while Path(f"/proc/{done.stdout.strip()}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not Path(f"/proc/{done.stdout.strip()}").exists() and done.stderr == ""
+    assert not Path(f"/proc/{done.stdout.strip()}").exists() and (done.returncode, done.stderr) == (0, "")

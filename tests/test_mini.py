@@ -88,6 +88,7 @@ def test_a_text_about_quality_and_one_about_content_matter(pipe: XPSRPipeline, l
         assert not np.array_equal(plain, luma(pipe(crop, prior=prior, generator=seeded()).images[0]))
 
 
+@pytest.mark.slow
 def test_tiles_do_not_show(pipe: XPSRPipeline, lr: Image.Image, restored: Image.Image) -> None:
     tiled = luma(pipe(lr, prior=Prior(), settings={"tile_size": 64}, generator=seeded()).images[0])
     assert np.abs(tiled - luma(restored)).mean() < 3

@@ -588,7 +588,9 @@ def try_folder(source: Path, folder: Path, seed: int) -> str:
     return wrong and ascii(f"{seed}: {what}: {wrong[:300]}")  # lone surrogates cannot be reported
 
 
-@pytest.mark.parametrize("seed", range(0, 60, 10))
+@pytest.mark.parametrize(
+    "seed", [*range(0, 20, 10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(20, 60, 10))]
+)
 def test_no_broken_model_is_unexpected(seed: int, tiny_model: Path, tmp_path: Path) -> None:
     assert [wrong for n in range(seed, seed + 10) if (wrong := try_folder(tiny_model, tmp_path / "model", n))] == []
 

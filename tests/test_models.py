@@ -222,6 +222,7 @@ def configs(draw: st.DrawFn) -> Config:
     }
 
 
+@pytest.mark.slow
 @quick
 @given(changes=configs(), height=st.integers(1, 9), width=st.integers(1, 9))
 def test_blocks_of_any_kind_number_and_size_start_as_the_stock_unet(changes: Config, height: int, width: int) -> None:

@@ -77,6 +77,7 @@ def test_one_generator_gives_every_picture_the_noise_it_has_alone(pipe: XPSRPipe
     assert together[1].tobytes() == alone.tobytes()
 
 
+@pytest.mark.slow
 def test_six_threads_with_different_steps_give_what_they_give_alone(pipe: XPSRPipeline) -> None:
     image = noise_picture(12, 10)
 
@@ -110,6 +111,7 @@ def test_bars_over_passes_leave_nothing_on_the_screen(tiny_model: Path, capsys: 
     assert "0/1" in shown and "\n" not in shown and not shown.rpartition("\r")[0].rpartition("\r")[2].strip()
 
 
+@pytest.mark.slow
 def test_a_denoiser_that_is_compiled_is_what_every_call_runs(tiny_model: Path) -> None:
     pipe = XPSRPipeline.from_pretrained(tiny_model)
     pipe.set_progress_bar_config(disable=True)

@@ -29,6 +29,12 @@ def restorer(tiny_model: Path) -> Restorer:
     return Restorer(tiny_model, device="cpu", dtype="fp32")
 
 
+@pytest.fixture
+def soon_told(monkeypatch: pytest.MonkeyPatch, loaded_once: None) -> None:
+    """Small pictures tell how long others take."""
+    monkeypatch.setattr("xpsr.restore._TELLING", 2**14)
+
+
 def test_a_plan_takes_more_memory_for_a_larger_picture_and_none_that_is_not_there(restorer: Restorer) -> None:
     small, large = (restorer.plan(side, side, scale=4) for side in (200, 2200))
     assert resident_memory(restorer.pipe) < small.peak_bytes < large.peak_bytes
@@ -45,11 +51,11 @@ def test_tiles_that_are_smaller_for_want_of_memory_are_told(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xpsr.restore.free_memory", lambda _: 0)  # the smallest parts but tiles, on every machine
-    picture, tiles = torch.rand(3, 300, 300), {"tile_size": 256}
-    enough = restorer.plan(300, 300, scale=4, settings=tiles).peak_bytes
+    picture, tiles = torch.rand(3, 40, 40), {"tile_size": 64}
+    enough = restorer.plan(40, 40, scale=4, settings=tiles).peak_bytes
     made = restorer.restore(picture, Prior(), settings=tiles, memory=enough - 1)
-    assert made.record["settings"]["tile_size"] == 128
-    assert made.record["notices"] == ["it was made in tiles of 128 instead of 256, for want of memory"]
+    assert made.record["settings"]["tile_size"] == 32
+    assert made.record["notices"] == ["it was made in tiles of 32 instead of 64, for want of memory"]
     assert "notices" not in restorer.restore(picture, Prior(), settings=tiles, memory=enough).record
     with pytest.raises(InputError, match=r"^memory=5 does nothing beside a plan; leave one of them out\.$"):
         restorer.restore(picture, Prior(), memory=5, plan=TilePlan(tile_size=16, tile_overlap=4))
@@ -77,6 +83,7 @@ def test_a_plan_is_what_is_done(restorer: Restorer) -> None:
     assert torch.equal(planned.picture.pixels, same.picture.pixels)
 
 
+@pytest.mark.usefixtures("soon_told")
 def test_how_long_it_takes_is_known_after_one_picture(restorer: Restorer, cache: Path) -> None:
     assert restorer.plan(600, 400).seconds is None
     assert restorer.measure()
@@ -98,6 +105,7 @@ def test_how_long_it_takes_is_known_after_one_picture(restorer: Restorer, cache:
     ]
 
 
+@pytest.mark.usefixtures("soon_told")
 def test_a_dry_run_says_what_would_be_made_and_makes_nothing(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +133,7 @@ def test_a_dry_run_says_what_would_be_made_and_makes_nothing(
     assert "--dry-run writes no picture to standard output" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("soon_told")
 def test_a_turned_photograph_is_planned_upright(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

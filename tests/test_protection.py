@@ -133,7 +133,7 @@ def upscale(*arguments: object) -> int:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Any:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, loaded_once: None) -> Any:
     monkeypatch.chdir(tmp_path)
     for name, shade in (("a.png", 90), ("b.png", 200)):
         Image.fromarray(np.full((9, 7, 3), shade, dtype=np.uint8)).save(name)

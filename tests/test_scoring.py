@@ -63,7 +63,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / "report" / "cache.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
 
 
-def test_scores_are_those_of_each_picture_however_many_processes_work(folders: Path) -> None:
+def test_scores_are_those_of_each_picture(folders: Path) -> None:
     counted: list[tuple[int, int]] = []
     alone = run(folders, on_progress=lambda done, total: counted.append((done, total)))
     assert counted == [(done, 6) for done in range(1, 7)]
@@ -72,21 +72,25 @@ def test_scores_are_those_of_each_picture_however_many_processes_work(folders: P
     assert alone.methods[0].scores[1]["psnr_y"] == pytest.approx(expected["psnr_y"], abs=0.5)
     assert alone.methods[0].scores[1]["niqe"] == pytest.approx(expected["niqe"])
     assert alone.methods[0].cases[1].lr == folders / "lr" / "p1.png"
-    several = run(folders, workers=2, cache=folders / "other.jsonl")
-    assert scores(several) == scores(alone)
-    assert (folders / "other.jsonl").read_bytes() == (folders / "report" / "cache.jsonl").read_bytes()
     save(folders / "b" / "p1.png", 1, noise=300, size=(8, 8))
     with pytest.raises(InputError, match=r"b/p1\.png \(8 x 8, not 200 x 104\)"):
         run(folders)
     assert [line["picture"] for line in lines(folders)] == ["p0", "p0", "p1", "p1", "p2", "p2"]
 
 
-def test_an_error_in_a_process_comes_back_as_it_was(folders: Path) -> None:
+@pytest.mark.slow
+def test_scores_are_the_same_however_many_processes_work(folders: Path) -> None:
+    alone, several = run(folders), run(folders, workers=2, cache=folders / "other.jsonl")
+    assert scores(several) == scores(alone)
+    assert (folders / "other.jsonl").read_bytes() == (folders / "report" / "cache.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_error_in_a_process_comes_back_as_it_was(folders: Path, workers: int) -> None:
     content = (folders / "b" / "p1.png").read_bytes()
     (folders / "b" / "p1.png").write_bytes(content[: len(content) // 2])  # its header is whole
-    for workers in (0, 1):
-        with pytest.raises(InputError, match=r"b/p1\.png: is truncated or damaged.*; copy or download it again\."):
-            run(folders, workers=workers)
+    with pytest.raises(InputError, match=r"b/p1\.png: is truncated or damaged.*; copy or download it again\."):
+        run(folders, workers=workers)
     assert len(lines(folders)) >= 3  # what was scored by then
 
 

@@ -271,7 +271,13 @@ Run = Callable[..., tuple[int, list[str], list[str]]]
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Run:
+def run(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    loaded_once: None,
+) -> Run:
     """Runs `xpsr upscale --sequence --model TINY ARGUMENTS` in an empty folder; exit code, lines of both streams."""
     monkeypatch.chdir(tmp_path)
 
@@ -346,7 +352,9 @@ def test_equal_frames_have_equal_results(run: Run) -> None:
     assert len(set(digests().values())) == 1
 
 
-@pytest.mark.parametrize("lost", [{6}, {2, 3, 9}, {8, 9, 10}, {1}])
+@pytest.mark.parametrize(
+    "lost", [{6}, {2, 3, 9}, *(pytest.param(lost, marks=pytest.mark.slow) for lost in ({8, 9, 10}, {1}))]
+)
 def test_interrupted_run_goes_on_to_the_bit(run: Run, lost: set[int]) -> None:
     save_frames(Path("frames"), (1, 2), 5)
     assert run("frames", *NOBODY)[0] == 0  # with a seed that it draws

@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from fork_server import start_python
+from fork_server import STAND_IN, start_python
 from PIL import Image
 
 import xpsr
@@ -32,9 +32,9 @@ SECONDS = 120
 class Serving:
     """`xpsr serve` in a process of its own."""
 
-    def __init__(self, folder: Path, *options: str | Path):
+    def __init__(self, folder: Path, *options: str | Path, program: Sequence[str] = ("-m", "xpsr")):
         self.spool = folder / "spool"
-        command = ["-m", "xpsr", "serve", "--port", "0", "--spool", self.spool, *options]
+        command = [*program, "serve", "--port", "0", "--spool", self.spool, *options]
         self.process = start_python(*map(str, command), cwd=folder)
         assert wait_for(lambda: self.out or self.process.poll() is not None) and self.out, self.process.communicate()
         (self.url,) = re.findall(r"http://[\d.]+:\d+", self.out)
@@ -112,6 +112,16 @@ def options(tiny_model: Path) -> list[str]:
     return ["--model", f"tiny={tiny_model}", "--describer", "none", "--device", "cpu"]
 
 
+FORKING = f"""
+import sys
+from xpsr.batch import processes
+from xpsr.cli import main
+processes._PYTHON = {STAND_IN}
+sys.exit(main())
+"""
+"""`xpsr`, but that the process that restores is forked, too."""
+
+
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory, options: list[str]) -> Iterator[Serving]:
     """A server that tests leave as they found it, in a folder where another one was killed before."""
@@ -124,7 +134,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory, options: list[str]) -> Ite
     with start_python("-c", code, cwd=folder) as killed:
         killed.communicate(timeout=SECONDS)
     assert list((folder / "spool").glob("*/*/upload"))
-    serving = Serving(folder, *options)
+    serving = Serving(folder, *options, program=("-c", FORKING))
     yield serving
     serving.process.send_signal(signal.SIGTERM)
     serving.process.send_signal(signal.SIGTERM)
@@ -143,6 +153,7 @@ def test_what_a_killed_server_left_is_removed_at_the_next_start(serving: Serving
     assert len(list(serving.spool.iterdir())) == 1 and not list(serving.spool.glob("*/*/upload"))
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_result_is_that_of_the_command_line(
     serving: Serving, picture: bytes, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +169,9 @@ def test_a_result_is_that_of_the_command_line(
     assert serving.client.delete(answer.headers["location"]).status_code == 204
 
 
-def test_a_process_that_is_killed_fails_its_job_alone(serving: Serving, picture: bytes) -> None:
+@pytest.mark.slow
+def test_a_process_that_is_killed_fails_its_job_alone(tmp_path: Path, options: list[str], picture: bytes) -> None:
+    serving = Serving(tmp_path, *options)
     killed, first, second = serving.worker, stopped_at_work(serving, picture), serving.post(picture)
     os.kill(killed, signal.SIGKILL)
     error = serving.becomes(first, "failed")["error"]
@@ -172,8 +185,11 @@ def test_a_process_that_is_killed_fails_its_job_alone(serving: Serving, picture:
     for job in (first, second):
         assert serving.client.delete(f"/v1/jobs/{job}").status_code == 204
     assert wait_for(lambda: len(serving.spooled) == 2), serving.spooled
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_sigterm_lets_what_is_in_hand_be_finished_and_fetched(
     tmp_path: Path, options: list[str], picture: bytes
 ) -> None:

@@ -461,6 +461,7 @@ def test_a_notebook_whose_event_loop_runs_may_describe(server: Server) -> None:
         asyncio.run(cell())
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_upscale_asks_the_questions_of_its_preset_and_keeps_the_answers(
     server: Server, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,13 +483,14 @@ def test_upscale_asks_the_questions_of_its_preset_and_keeps_the_answers(
     assert len(server.requests) == 6 and Path("priors.jsonl").read_text() == "mine\n"
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_describer_is_shown_what_the_options_let_be_read(
     server: Server, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("frames").mkdir()
-    noise(0, 64, 64).save("frames/1.png")
-    Path("frames/1.png").write_bytes(Path("frames/1.png").read_bytes()[:6000])
+    noise(0, 24, 24).save("frames/1.png")
+    Path("frames/1.png").write_bytes(Path("frames/1.png").read_bytes()[:1000])
     options = ["--model", str(tiny_model), "--scale", "2", "--steps", "1", "--min-size", "0", "--accept-truncated"]
     options += ["--describer", f"{server.url}#a-model"]
     for command in (
@@ -499,7 +501,7 @@ def test_a_describer_is_shown_what_the_options_let_be_read(
     ):
         server.requests.clear()
         assert main([*command, *options]) == 0, capfd.readouterr().err
-        assert [picture_of(request).size for request in server.requests] == [(64, 64)] * 2
+        assert [picture_of(request).size for request in server.requests] == [(24, 24)] * 2
 
 
 def test_one_failure_ends_the_others_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,6 +290,7 @@ def test_too_large_a_result_is_refused_from_the_header(
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_one_way_is_given_and_names_the_result(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,6 +344,7 @@ def test_a_photograph_of_a_telephone_is_made_twice_as_large(width, height, scale
     assert usual_size(width, height) == Size(scale=scale)
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_large_picture_gets_the_size_that_makes_sense_and_is_told_so(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,12 +4,12 @@ What does not run here is named below, with the reason. The photographs are tiny
 """
 
 import ast
-import functools
+import contextlib
 import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 from typing import Any, NoReturn
@@ -25,7 +25,6 @@ import xpsr.cli
 from xpsr import XPSRPipeline
 from xpsr.cli import main
 from xpsr.config import DataConfig, TrainRunConfig
-from xpsr.pipeline.placing import open_pipeline
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -124,13 +123,16 @@ def save(path: str, size: tuple[int, int], *, seed: int = 0, depth: str = "uint8
         Image.fromarray(pixels).save(path)
 
 
-@pytest.fixture
-def world(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_once: Callable[..., XPSRPipeline]
-) -> Path:
-    """A folder with all that the pages name, which the test is in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("xpsr.restore.open_pipeline", loaded_once)
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    with contextlib.chdir(folder):
+        draw()
+    return folder
+
+
+def draw() -> None:
+    """Makes the pictures that the pages name, and what is said of some."""
     for seed, name in enumerate(("photo.jpg", "other.jpg", "holiday/a.jpg", "holiday/day1/b.jpg", "photos/c.jpg")):
         save(name, (16, 12), seed=seed)
     save("folder/d.jpg", (16, 12))
@@ -149,15 +151,17 @@ def world(
             save(f"{folder}/{name}.png", (208, 112), seed=seed)  # of which NIQE says something
             save(f"lr/{name}.png", (52, 28))
     shutil.copytree("lr", "LR", dirs_exist_ok=True)
+
+
+@pytest.fixture
+def world(tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_once: None) -> Path:
+    """A folder with all that the pages name, which the test is in."""
+    shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     for name in ("configs", "suites", "integrations"):
         Path(name).symlink_to(ROOT / name)
     Path("my-model").symlink_to(tiny_model)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def loaded_once() -> Callable[..., XPSRPipeline]:
-    return functools.cache(open_pipeline)
 
 
 def vote() -> None:

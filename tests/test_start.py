@@ -33,7 +33,7 @@ print("LOADED", *sys.modules)
 
 
 @pytest.fixture
-def done(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+def done(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, loaded_once: None) -> tuple[str, ...]:
     """The arguments of a command that has been run, once for good and now for what it imports."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 6), "green").save("photo.png")
@@ -74,6 +74,7 @@ print(*sys.modules)
     assert HEAVY.isdisjoint(run_python(code, tmp_path).split())
 
 
+@pytest.mark.slow
 def test_restoring_imports_neither_metrics_nor_training_nor_optional_readers(tmp_path):
     unused = ("h5py", "matplotlib", "pandas", "pillow_heif", "pyiqa", "skimage", "tensorboard", "torchvision")
     rooms = ("xpsr.training", "xpsr.evaluation", "xpsr.data", "xpsr.degradation", "xpsr.convert", "xpsr.prior.mllm")

@@ -98,6 +98,7 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 def test_compiled_blocks_give_the_same(tiny_model: Path, expected: torch.Tensor) -> None:
     restorer = Restorer(tiny_model, device="cpu", dtype="fp32", compile="eager")

@@ -15,12 +15,14 @@ from xpsr.cli import main
 
 CONFIG = """
 model:
-  block_out_channels: [8, 16]
-  num_attention_heads: [1, 1]
+  block_out_channels: [8]
+  num_attention_heads: [1]
   norm_num_groups: 4
   conditioning_channels: [4, 4, 8]
   text_width: 16
   text_layers: 1
+  decoder_channels: 8
+  decoder_layers: 1
   settings: {tile_size: 16, tile_overlap: 4}
 data: {hr_dir: photos, crop_size: 32}
 train: {output_dir: run, max_steps: 1, batch_size: 2, precision: fp32, device: cpu, log_every: 1}

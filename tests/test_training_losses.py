@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from diffusers.models.attention import BasicTransformerBlock
-from training_helpers import TINY, PixelFeatures, batch, components, restored_by
+from training_helpers import TINY, PixelFeatures, batch, restored_by
+from training_helpers import components_of_levels as components
 
 from xpsr.config import LossConfig, ModelConfig, PartsConfig
 from xpsr.data import generator_for

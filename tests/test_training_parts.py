@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_helpers import batch, components
+from training_helpers import batch
+from training_helpers import components_of_levels as components
 
 from xpsr.config import LossConfig, OptimizerConfig, PartsConfig
 from xpsr.data import generator_for

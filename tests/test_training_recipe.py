@@ -35,6 +35,7 @@ def test_a_config_becomes_a_model_and_tells_what_it_logs(config: TrainRunConfig,
     assert told == []
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_has_no_model_to_hand_out_yet(config: TrainRunConfig) -> None:
     assert train_model(replace(config, train=replace(config.train, max_minutes=1e-6))) is None
     assert train_model(config) == config.train.output_dir / "model"

@@ -125,6 +125,7 @@ def test_a_run_without_an_average_does_not_get_one(photos: Path, tmp_path: Path)
         run(replace(config, train=replace(config.train, max_steps=2)))
 
 
+@pytest.mark.slow
 def test_a_run_that_an_earlier_version_began_goes_on_to_the_same_bits(photos: Path, tmp_path: Path) -> None:
     loss = LossConfig(adversarial_weight=0.1, adversarial_ramp_steps=1, efficientnet_weight=0.7, feature_crop=16)
     config = replace(run_config(photos, tmp_path / "whole", max_steps=3, batch_size=2), loss=loss)

@@ -116,7 +116,7 @@ def served(config: ServeConfig, folder: Path, hands: "list[Any] | None" = None, 
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, forked_workers: None) -> Iterator[Served]:
     config = ServeConfig(
         models=(f"tiny={tiny_model}",),
         describers=("mini",),
@@ -912,7 +912,8 @@ def test_a_quiet_stream_says_that_it_is_there(idle: Served, monkeypatch: pytest.
     asyncio.run(go())
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("loaded_once")
+@pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_everybody_gets_the_result_of_their_own_picture(
     server: Served, tiny_model: Path, tmp_path: Path, count: int
 ) -> None:

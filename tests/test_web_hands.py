@@ -592,7 +592,7 @@ class Refusing(BaseHTTPRequestHandler):
 def house(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for the whole module: a start takes seconds. Whoever kills its process waits for nobody: jobs do."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    serving = threading.Thread(target=server.serve_forever)
+    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
     serving.start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
     config = ServeConfig(
@@ -657,6 +657,7 @@ def transparent() -> bytes:
     return saved(image)
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize(
     ("name", "content", "options"),
     [
@@ -852,6 +853,7 @@ def test_what_nobody_has_foreseen_is_told_as_that_and_ends_nothing(house: House,
     assert house.done() and house.hand._process is process
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts files and threads in /proc")
 def test_a_hundred_jobs_leave_nothing_behind(house: House) -> None:
     texts: dict[str, Any] = {"content": "a", "quality": "b"}  # nobody looks
@@ -887,6 +889,7 @@ def test_a_hundred_jobs_leave_nothing_behind(house: House) -> None:
     assert house.scheduler.is_idle
 
 
+@pytest.mark.slow
 def test_jobs_of_many_clients_that_are_cancelled_at_random_are_not_mixed_up(
     house: House, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -928,6 +931,7 @@ def test_jobs_of_many_clients_that_are_cancelled_at_random_are_not_mixed_up(
     assert not [job for job in jobs.values() if job.state == "cancelled" and job.folder.exists()]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_at_work_costs_one_job(house: House) -> None:
     expected = house.done(seed=4).result.read_bytes()
     before, died = house.hand.pid, len(house.deaths)
@@ -968,6 +972,7 @@ def test_a_process_whose_server_has_gone_ends_in_the_middle_of_its_work(house: H
 # a start that fails
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_told_at_the_start(tiny_model: Path, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(tiny_model, broken)

@@ -88,7 +88,9 @@ def served(
 
 
 @pytest.fixture(scope="module")
-def house(browser: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[House]:
+def house(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, forked_workers: None
+) -> Iterator[House]:
     """With the mini, and a tiny model that takes several steps, which draw noise."""
     config = ServeConfig(models=("mini", f"steps={tiny_model}"), devices=("cpu",))
     with housed(tmp_path_factory.mktemp("spool"), config, works=True) as house:
@@ -462,7 +464,8 @@ def test_values_that_cannot_be_are_told_at_their_controls(browser, server, pictu
         assert page.is_visible("#trouble")
 
 
-def test_full_server_is_asked_again_by_itself(browser, house, pictures, tmp_path):
+def test_full_server_is_asked_again_by_itself(browser, house, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("xpsr.web.scheduler._USUAL_SECONDS", 1.0)  # after which it is asked again
     with idle(house, tmp_path, max_queue=1) as (full, address), visiting(browser, address, told="429") as page:
         told = {"kind": "describe", "name": "b", "width": 8, "height": 8, "format": "PNG", "bytes": 1, "suffix": ".png"}
         with full.scheduler.place("somebody else") as place:
@@ -517,6 +520,7 @@ def test_progress_previews_and_what_fails_are_shown(browser, house, pictures, tm
         assert page.locator(".variant").count() == 1
 
 
+@pytest.mark.slow
 def test_server_that_went_away_is_waited_for(browser, house, pictures, tmp_path):
     with ExitStack() as stack:
         first = stack.enter_context(ExitStack())
@@ -583,7 +587,7 @@ def test_hostile_names_are_text(browser, server, pictures, tmp_path):
 # for everybody
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_controls_have_names_and_texts_are_strong_enough(browser, server, pictures, scheme):
     with visiting(browser, server, pictures / "a.png", color_scheme=scheme, reduced_motion="reduce") as page:
         page.click("#more > summary")
@@ -629,6 +633,7 @@ def test_everything_can_be_reached_by_keyboard(browser, server, pictures):
         wait_for(page, "document.querySelectorAll('.card').length === 1")
 
 
+@pytest.mark.slow
 def test_phone_has_room_for_all_of_it(browser, server, pictures):
     phone = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
     with visiting(browser, server, **phone) as page:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from xpsr.models import HaarAutoencoder
 from xpsr.training import Components, XPSRLoss, build_components, train
 
 TINY = ModelConfig(
-    block_out_channels=(8, 16),
-    num_attention_heads=(1, 1),
+    block_out_channels=(8,),
+    num_attention_heads=(1,),
     norm_num_groups=4,
     conditioning_channels=(4, 4, 8),
     text_width=16,
@@ -27,19 +28,21 @@ TINY = ModelConfig(
     decoder_channels=8,
     decoder_layers=1,
 )
+TWO_LEVELS = replace(TINY, block_out_channels=(8, 16), num_attention_heads=(1, 1))
+"""With layers between the levels, for tests of what is learned; runs are those of one level."""
 
 
 @functools.cache
-def _built(seed: int, **options: Any) -> tuple[Components, torch.Tensor]:
+def _built(seed: int, model: ModelConfig, **options: Any) -> tuple[Components, torch.Tensor]:
     """Components, and the state of chance after they were made."""
     torch.manual_seed(seed)
-    parts = build_components(TINY, torch.rand(4, 3, 32, 32), **options)
+    parts = build_components(model, torch.rand(4, 3, 32, 32), **options)
     return parts, torch.get_rng_state()
 
 
-def components(seed: int = 0, *, noisy: bool = False, **options: Any) -> Components:
+def components(seed: int = 0, *, noisy: bool = False, model: ModelConfig = TINY, **options: Any) -> Components:
     """New components; with `noisy`, no layer is zero, so that nothing hides behind it."""
-    parts, state = _built(seed, **options)
+    parts, state = _built(seed, model, **options)
     parts = copy.deepcopy(parts)
     torch.set_rng_state(state)
     if noisy:
@@ -47,6 +50,10 @@ def components(seed: int = 0, *, noisy: bool = False, **options: Any) -> Compone
             for parameter in parts.trainable().parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator_for(1)) * 0.05)
     return parts
+
+
+def components_of_levels(**options: Any) -> Components:
+    return components(model=TWO_LEVELS, **options)
 
 
 def refined_vae() -> HaarAutoencoder:
