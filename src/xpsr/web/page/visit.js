@@ -161,7 +161,7 @@ export class Visit extends EventTarget {
     const values = { ...this.valuesOf(picture), ...changes };
     const asked = this.settings.fields(values);
     const edits = Object.fromEntries(ASPECTS.filter((aspect) => picture.edits[aspect] !== null).map((aspect) => [aspect, picture.edits[aspect]]));
-    const isRandom = this.settings.applies("seed", values) && !values.seed;
+    const isRandom = this.settings.paints(values) && !values.seed;
     const key = JSON.stringify([asked, edits]);
     const same = picture.results.find((result) => result.key === key && (!result.isOver || (result.state === "done" && !isRandom)));
     if (same) {
