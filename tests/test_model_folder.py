@@ -3,6 +3,7 @@
 import errno
 import inspect
 import json
+import logging
 import math
 import os
 import random
@@ -564,6 +565,7 @@ def try_folder(source: Path, folder: Path, seed: int) -> str:
     shutil.copytree(source, folder)
     what = break_folder(folder, random.Random(seed))
     start = time.process_time()
+    logging.disable()  # neither here nor below: lone surrogates cannot be reported
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -582,10 +584,11 @@ def try_folder(source: Path, folder: Path, seed: int) -> str:
     except Exception as error:
         wrong = repr(error)
     finally:
+        logging.disable(logging.NOTSET)
         shutil.rmtree(folder)
     seconds = time.process_time() - start
     wrong = wrong or (f"{seconds:.0f} s" if seconds > 20 else "")
-    return wrong and ascii(f"{seed}: {what}: {wrong[:300]}")  # lone surrogates cannot be reported
+    return wrong and ascii(f"{seed}: {what}: {wrong[:300]}")
 
 
 @pytest.mark.parametrize(
