@@ -229,6 +229,23 @@ def test_an_adversary_tells_soft_from_sharp_and_what_it_says_makes_sharper(photo
     assert adversary.generator_loss(Losses(), step=1) == adversary.discriminator_loss(Losses(), num_passes=1) == 0
 
 
+def test_an_adversary_says_of_a_batch_the_mean_of_what_it_says_of_its_halves(photos: Path, tmp_path: Path) -> None:
+    config = replace(run_config(photos, tmp_path), loss=replace(JUDGED, adversarial_ramp_steps=0))
+    adversary = Adversary(config, TwoProcesses(), {"efficientnet": (8, 16)})  # type: ignore[arg-type]
+    adversary.discriminator.eval()  # its spectral norms get better with every look
+    sizes = torch.tensor([0.1, 2.0, 30.0, 400.0]).view(-1, 1, 1, 1)
+    clean = [sizes * torch.randn(4, width, 6, 6, generator=torch.Generator().manual_seed(width)) for width in (8, 16)]
+
+    def said(rows: slice) -> tuple[float, float]:
+        shown = [one[rows] for one in clean]
+        losses = Losses(restored={"efficientnet": [one.abs() for one in shown]}, clean={"efficientnet": shown})
+        ours = adversary.generator_loss(losses, step=1)
+        return ours.item(), adversary.discriminator_loss(losses, num_passes=1).item()
+
+    halves = zip(said(slice(2)), said(slice(2, 4)), strict=True)
+    assert said(slice(4)) == pytest.approx([sum(half) / 2 for half in halves], rel=1e-5)
+
+
 def test_an_adversary_that_reads_tells_right_texts_from_swapped_ones(photos: Path, tmp_path: Path) -> None:
     loss = replace(JUDGED, adversarial_weight=1.0, adversarial_ramp_steps=0, adversary_content=1.0)
     config = replace(run_config(photos, tmp_path), loss=loss)
@@ -244,7 +261,7 @@ def test_an_adversary_that_reads_tells_right_texts_from_swapped_ones(photos: Pat
 
     soft = 0.3 * seen
     before = adversary.discriminator_loss(losses(soft), num_passes=1).item()
-    for _ in range(80):
+    for _ in range(120):
         adversary.update(5e-3)
         after = adversary.discriminator_loss(losses(soft), num_passes=1).item()
     assert before == pytest.approx(3, abs=0.5) and after < 1.5
@@ -287,9 +304,12 @@ def test_an_adversary_learns_at_its_own_rate_whatever_order_its_gradients_have(p
         before = [parameter.detach().clone() for parameter in adversary.parameters]
         for parameter in adversary.parameters:
             order = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
-            parameter.grad = torch.ones_like(parameter).contiguous(memory_format=order)
+            parameter.grad = torch.randn_like(parameter).contiguous(memory_format=order)
+        gradients = [parameter.grad.clone() for parameter in adversary.parameters if parameter.grad is not None]
         adversary.update(1e-3)
         steps = [parameter.detach() - old for parameter, old in zip(adversary.parameters, before, strict=True)]
+        for step, gradient in zip(steps, gradients, strict=True):
+            assert (step.sign() == -gradient.sign()).float().mean() > 0.95  # the weight decay may turn the smallest
         moved.append(torch.cat([step.flatten() for step in steps]).abs().mean().item())
     assert moved[1] == pytest.approx(4 * moved[0], rel=0.05)
 

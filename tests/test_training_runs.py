@@ -432,6 +432,25 @@ def test_two_processes_are_one_with_twice_the_batch(photos: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_no_process_waits_at_the_end_for_threads_that_wait_for_it(photos: Path, tmp_path: Path) -> None:
+    # one of a few runs did, where DDP was the last to hold the group
+    killer = """
+import gc
+import torch.distributed
+from torch.nn.parallel import DistributedDataParallel
+original = torch.distributed.destroy_process_group
+def destroy(*args):
+    assert not any(isinstance(one, DistributedDataParallel) for one in gc.get_objects()), "DDP holds the group"
+    print("destroyed", flush=True)
+    return original(*args)
+torch.distributed.destroy_process_group = destroy
+"""
+    two = launch(tmp_path, "--train.output_dir=two", "--train.max_steps=1", killer=killer)
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("destroyed\n") == 2
+
+
+@pytest.mark.slow
 def test_processes_that_measure_otherwise_compute_alike(photos: Path, tmp_path: Path) -> None:
     killer = """
 import os

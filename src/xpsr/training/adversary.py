@@ -163,7 +163,8 @@ class Adversary:
             for parameter, gradient in zip(
                 self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True
             ):
-                parameter.grad = gradient.view_as(parameter).clone()
+                # laid out as the parameter is: torch's fused optimizer pairs them by their places in memory
+                parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
         norm = self.config.optimizer.max_grad_norm
         rate = learning_rate * self.config.loss.adversary_rate
         optimizer_step(self.optimizer, self.parameters, learning_rate=rate, max_grad_norm=norm)
@@ -173,10 +174,13 @@ class Adversary:
 def _scaled(
     features: Mapping[str, Sequence[torch.Tensor]], clean: Mapping[str, Sequence[torch.Tensor]]
 ) -> dict[str, list[torch.Tensor]]:
-    """Returns features over the root mean square that those of clean pictures have: strong ones stay strong."""
+    """Returns features over the root mean square that those of the clean picture have: strong ones stay strong.
+
+    Of each picture by itself, or a score would depend on which pictures share its pass.
+    """
     return {
         name: [
-            one.float() / other.float().square().mean().clamp_min(1e-12).sqrt()
+            one.float() / other.float().square().mean((1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt()
             for one, other in zip(of_network, clean[name], strict=True)
         ]
         for name, of_network in features.items()

@@ -87,12 +87,16 @@ def train(
     if config.validation.every and validate is None:
         raise fault(config, "validation.every", "is set, but nothing was given that validates", "pass validate")
     config = _with_precision(config, device)
-    accelerator = _accelerator(config, device)
+    accelerator, run = _accelerator(config, device), None
     try:
         with _alone(config.train.output_dir) if accelerator.is_main_process else nullcontext():
             run = _Run(config, components, accelerator, export=export, validate=validate, dataset=dataset)
             return run.go(on_metrics)
     finally:
+        # DDP goes before the group of processes: the last to hold that, it would wait, keeping Python's lock, for the
+        # group's threads, of which one may wait for the lock
+        run = None
+        accelerator.free_memory()
         accelerator.end_training()
         AcceleratorState._reset_state()  # or a second run in this process could not use another precision
 
