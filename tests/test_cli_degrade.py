@@ -312,7 +312,6 @@ def test_whatever_a_crash_left_is_completed(
     assert tree(folder) == whole
 
 
-@pytest.mark.slow
 def test_workers_give_the_same_bytes(finished: tuple[Path, Tree, list[str]], tmp_path: Path) -> None:
     sources, whole, _ = finished
     progress: list[tuple[int, int]] = []

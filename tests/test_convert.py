@@ -366,7 +366,7 @@ def usual(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "system"
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".ckpt", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 def test_base_in_one_file_gives_the_same_as_its_folder(suffix: str, usual: Path, tmp_path: Path) -> None:
     base, state = tmp_path / f"base{suffix}", ldm_state(usual)
     if suffix == ".safetensors":

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from xpsr import Prior, Restorer, XPSRPipeline
-from xpsr.errors import InputError
+from xpsr.errors import Cancelled, InputError
 from xpsr.models import HaarAutoencoder
+from xpsr.planning import TilePlan
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -53,8 +54,8 @@ def test_its_ends_are_the_two_models_and_it_is_monotonic(models: dict[str, Path]
 
 def test_at_its_end_the_networks_that_would_not_count_are_not_asked(models: dict[str, Path]) -> None:
     restorer = Restorer(models["both"], device="cpu", dtype="fp32")
-    asked: list[float] = []
-    restorer.pipe.unet.register_forward_pre_hook(lambda *_: asked.append(0))
+    networks, asked = (restorer.pipe.unet, restorer.pipe.controlnet), []
+    hooks = [network.register_forward_pre_hook(lambda network, _: asked.append(network)) for network in networks]
     passes: list[tuple[int, int]] = []
 
     def made(fidelity: float) -> torch.Tensor:
@@ -67,7 +68,26 @@ def test_at_its_end_the_networks_that_would_not_count_are_not_asked(models: dict
     faithful = made(1)
     assert not asked and passes[-1][0] == passes[-1][1]
     torch.testing.assert_close(made(math.nextafter(1, 0)), faithful, rtol=0, atol=1e-6)
-    assert asked and passes[-1][0] == passes[-1][1]
+    assert set(asked) == set(networks) and passes[-1][0] == passes[-1][1]
+    for hook in hooks:
+        hook.remove()  # the model is that of other tests, too
+
+
+@pytest.mark.parametrize("fidelity", [0.5, 1.0])
+def test_it_tells_how_far_it_is_while_it_is_at_work(models: dict[str, Path], fidelity: float) -> None:
+    restorer = Restorer(models["both"], device="cpu", dtype="fp32")
+    told: list[float] = []
+    plan = TilePlan(tile_size=16, tile_overlap=4, band_rows=96)
+    with pytest.raises(Cancelled):
+        restorer.restore(
+            np.zeros((96, 16, 3), dtype=np.float32),
+            Prior(),
+            settings={"fidelity": fidelity},
+            plan=plan,
+            progress=lambda done, total: told.append(done / total),
+            is_cancelled=lambda: len(told) == 2,
+        )
+    assert len(told) == 2 and 0 < told[0] < told[1] < 1
 
 
 def test_a_model_without_a_second_way_refuses(models: dict[str, Path], tiny_model: Path) -> None:

@@ -85,7 +85,7 @@ def test_scores_are_the_same_however_many_processes_work(folders: Path) -> None:
     assert (folders / "other.jsonl").read_bytes() == (folders / "report" / "cache.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_process_comes_back_as_it_was(folders: Path, workers: int) -> None:
     content = (folders / "b" / "p1.png").read_bytes()
     (folders / "b" / "p1.png").write_bytes(content[: len(content) // 2])  # its header is whole

@@ -931,7 +931,6 @@ def test_jobs_of_many_clients_that_are_cancelled_at_random_are_not_mixed_up(
     assert not [job for job in jobs.values() if job.state == "cancelled" and job.folder.exists()]
 
 
-@pytest.mark.slow
 def test_a_process_that_is_killed_at_work_costs_one_job(house: House) -> None:
     expected = house.done(seed=4).result.read_bytes()
     before, died = house.hand.pid, len(house.deaths)

@@ -330,7 +330,9 @@ def test_the_usual_grain_depends_on_the_seed_until_fidelity_takes_it_away(browse
         told = """async () => {
             const { Settings } = await import('/page/settings.js');
             const settings = new Settings(await (await fetch('/v1/models')).json()), usual = settings.defaults();
-            return [{}, { fidelity: '0.5' }, { fidelity: '1' }, { grain: '0' }, { grain: '0.4' }].map((changes) => {
+            const half = { fidelity: '0.5' };
+            const asked = [{}, half, { fidelity: '1' }, { grain: '0' }, { grain: '0.4' }, { ...half, grain: '0.4' }];
+            return asked.map((changes) => {
                 const values = { ...usual, ...changes, map: false };
                 return [settings.applies('seed', values), settings.fields(values)];
             });
@@ -341,7 +343,26 @@ def test_the_usual_grain_depends_on_the_seed_until_fidelity_takes_it_away(browse
             [False, {"fidelity": "1"}],
             [False, {"grain": "0"}],
             [True, {}],
+            [True, {"fidelity": "0.5", "grain": "0.4"}],  # fidelity would take half of the usual
         ]
+
+
+@pytest.mark.parametrize(
+    ("usual", "expected"),
+    [
+        (UpscaleConfig(fidelity=1.0), [0, 0.2, 0.4]),
+        (UpscaleConfig(grain=0.3, fidelity=1.0), [0.3, 0.3, 0.3]),
+        (UpscaleConfig(grain=0.3), [0.3, 0.3, 0.3]),
+    ],
+)
+def test_the_page_knows_the_grain_beside_what_the_operator_chose(browser, house, tmp_path, usual, expected):
+    with idle(house, tmp_path, upscale=usual) as (_, address), opened(browser, address) as page:
+        told = """async () => {
+            const { Settings } = await import('/page/settings.js');
+            const settings = new Settings(await (await fetch('/v1/models')).json()), usual = settings.defaults();
+            return ['1', '0.5', '0'].map((fidelity) => settings.grain({ ...usual, fidelity }));
+        }"""
+        assert page.evaluate(told) == pytest.approx(expected)
 
 
 def test_an_example_that_does_not_come_is_told(browser, server):

@@ -48,7 +48,7 @@ def add_grain(pixels: torch.Tensor, amount: float, generator: torch.Generator | 
 
 
 def detail(pixels: torch.Tensor) -> torch.Tensor:
-    """Returns how much fine detail pixels (3, H, W) have: (1, H, W), float32.
+    """Returns how much fine detail pixels (3, H, W), float32, have: (1, H, W), float32.
 
     That is the local root mean square of what a Gaussian blur of one pixel takes from luma (BT.601), over a Gaussian
     window as wide.

@@ -441,7 +441,7 @@ class Restorer:
         is_cuda = self._device.type == "cuda"
         machine = torch.cuda.get_device_name(self._device) if is_cuda else processor_name()
         kind = [machine, torch.get_num_threads(), self._offload, settings.strength == 0, settings.cache_interval]
-        if settings.fidelity == 1:  # the decoder alone
+        if settings.fidelity == 1:  # no UNet and no ControlNet
             kind.append("faithful")
         return hashlib.sha256(json.dumps([weights, facts, kind]).encode()).hexdigest()
 

@@ -130,7 +130,7 @@ class Settings(Checked):
 
     @property
     def draws_noise(self) -> bool:
-        """Whether results depend on the seed."""
+        """Whether pictures depend on the seed; latents have no grain."""
         return self.strength > 0 or self.grain > 0
 
     def is_guided(self, index: int, num_steps: int) -> bool:

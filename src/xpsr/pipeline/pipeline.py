@@ -446,8 +446,11 @@ class XPSRPipeline(StoredPipeline):
             if one_step:
                 strips = encode_strips(self.vae, conditions, generator, plan)
                 if settings.fidelity == 1:  # nothing of what the networks say would count
-                    yield from strips
-                    on_tiles(num_passes)
+                    rows = 0
+                    for strip in strips:
+                        yield strip
+                        rows += strip.shape[-2]
+                        on_tiles(num_passes * rows // height - done)  # as they are decoded, which is what takes time
                     return
                 step = {"scheduler": scheduler, "vae": self.vae, "residual": self.config.one_step_residual}
                 yield from take_one_step(tiled, strips, shape, timesteps[0], settings, **step)

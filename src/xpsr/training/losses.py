@@ -135,7 +135,7 @@ class Content:
     is_word: torch.Tensor
 
     def swapped(self) -> "Content":
-        """Returns each row with the text of the row before it."""
+        """Returns each row with the text of the row before it, of those of its pass alone."""
         return Content(self.ids.roll(1, 0), self.is_word.roll(1, 0))
 
     def is_swappable(self) -> torch.Tensor:

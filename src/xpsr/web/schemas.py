@@ -153,6 +153,7 @@ class ModelDocument(BaseModel):
     has_several_steps: bool = Field(description="Whether it knows more.")
     has_fidelity: bool = Field(description="Whether it follows `fidelity`.")
     draws_noise: bool = Field(description="Whether results depend on the seed where nothing else is said.")
+    grain: float = Field(description="What `grain` is at `fidelity` 0 where nothing is said of it.")
     settings: dict[str, Any] = Field(description="What holds where nothing is said.")
 
 

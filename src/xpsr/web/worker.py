@@ -128,6 +128,7 @@ class Worker:
     def _facts_of(self, name: str, restorer: Restorer) -> dict[str, Any]:
         pipe, config = restorer.pipe, self._config.upscale
         facts, settings = pipe.facts, pipe.settings(config.preset, config.overrides)
+        painted = pipe.settings(config.preset, {**config.overrides, "fidelity": 0.0})
         return {
             "name": name,
             "scale": facts.scale,
@@ -135,6 +136,7 @@ class Worker:
             "has_several_steps": facts.has_several_steps,
             "has_fidelity": facts.has_fidelity,
             "draws_noise": settings.draws_noise,
+            "grain": painted.grain,
             "settings": as_dict(settings),
         }
 

@@ -47,9 +47,9 @@ export class Settings {
 
   /** How much grain a result gets: the more fidelity is asked for, the less of the usual. */
   grain(values) {
-    if (values.grain !== "") return Number(values.grain);
-    const usual = this.usual("grain", values) ?? 0;
-    return this.applies("fidelity", values) && Number(values.fidelity) !== this.usual("fidelity", values) ? usual * (1 - values.fidelity) : usual;
+    const said = values.grain === "" ? this.option("grain").default : Number(values.grain);
+    if (isNumber(said)) return said; // by the operator, which nothing takes away from, either
+    return (this.facts(values).grain ?? 0) * (this.applies("fidelity", values) ? 1 - values.fidelity : 1);
   }
 
   /** Whether a control does anything with the model that is chosen. */
@@ -78,7 +78,8 @@ export class Settings {
     else if (way !== "auto") fields[way] = written(values[way]);
     for (const name of ["fidelity", ...NUMBERS]) {
       const value = values[name].trim();
-      if (value !== "" && this.applies(name, values) && Number(value) !== this.usual(name, values)) fields[name] = written(value);
+      const followsFidelity = name === "grain" && "fidelity" in fields;
+      if (value !== "" && this.applies(name, values) && (followsFidelity || Number(value) !== this.usual(name, values))) fields[name] = written(value);
     }
     if (values.model !== this.told.default_model) fields.model = values.model;
     if (values.describer !== this.told.default_describer) fields.describer = values.describer;
@@ -136,7 +137,7 @@ export class Settings {
     if (values.model !== this.told.default_model) parts.push(values.model);
     if (this.applies("fidelity", values) && differs("fidelity")) parts.push(`fidelity ${short(Number(values.fidelity))}`);
     if (this.applies("num_inference_steps", values) && differs("num_inference_steps")) parts.push(`${values.num_inference_steps} steps`);
-    if (differs("grain")) parts.push(`grain ${short(Number(values.grain))}`);
+    if (values.grain !== "" && (says.includes("grain") || Number(values.grain) !== this.grain({ ...values, grain: "" }))) parts.push(`grain ${short(Number(values.grain))}`);
     if (this.applies("seed", values) && values.seed) parts.push(`seed ${values.seed}`);
     if (hasEdits) parts.push("your texts");
     if (values.protect) parts.push("protected");
