@@ -34,8 +34,10 @@ def test_feature_networks_measure_distance(name: str) -> None:
 
 def test_stages_are_those_of_the_strides() -> None:
     pixels = torch.rand(1, 3, 96, 64, generator=generator_for(0))
-    for stages, strides in (((1, 3, 5, 11), (2, 4, 8, 16)), ((3, 5, 11, 16), (4, 8, 16, 32))):
-        network = EfficientNetFeatures(stages)
+    for network, strides in (
+        (EfficientNetFeatures(), (2, 4, 8, 16, 32)),
+        (EfficientNetFeatures((3, 5, 11, 16)), (4, 8, 16, 32)),
+    ):
         found = network(pixels)
         assert [one.shape[1:] for one in found] == [
             (width, 96 // stride, 64 // stride) for width, stride in zip(network.widths, strides, strict=True)

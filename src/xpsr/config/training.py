@@ -24,7 +24,7 @@ __all__ = [
 GRID_PERIODS = 8
 """Of a grid, that the window is wide in which it is looked for."""
 
-_SMALLEST_FEATURES = 4  # of which VGG's leave one
+_SMALLEST_FEATURES = 16  # of which VGG's leave one
 _WEIGHT = within(0, 1e6, "0 to leave it out")
 _STEPS = within(1, 10**9, "1 or more")
 _INDEX = within(-100, 100, "null for all")
