@@ -8,7 +8,6 @@ of the same training, from before an adversary took part.
 import argparse
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from xpsr import XPSRPipeline
@@ -40,10 +39,7 @@ def with_fidelity(vae: DeepHaarAutoencoder, faithful: DeepHaarAutoencoder) -> De
     """Returns `vae` with the weights of another one's decoder as its faithful way."""
     both = DeepHaarAutoencoder.from_config(vae.config, with_fidelity=True).to(vae.dtype)
     both.decoder.load_state_dict(vae.decoder.state_dict())
-    theirs = faithful.decoder.state_dict()
-    with torch.no_grad():
-        for name, difference in both.faithful.named_parameters():
-            difference.copy_(theirs[name].float() - both.decoder.get_parameter(name).float())
+    both.set_faithful_weights(faithful.decoder.state_dict())
     return both.eval()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import tarfile
 from io import BytesIO
@@ -478,3 +479,14 @@ def test_an_index_that_does_not_fit_is_refused(shards: Path, tmp_path: Path) -> 
     (folder / "index.json").write_text("[]")
     with pytest.raises(InputError, match="not an index of shards"):
         list_shards([str(folder / "index.json")])
+
+
+def test_names_that_are_not_utf_8_are_no_hindrance(clean: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    try:
+        shutil.copy(clean / "p0.png", photos / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system knows no such names")
+    rows = (made(photos, tmp_path / "pairs") / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(row)["source"] for row in rows] == [os.fsdecode(b"caf\xe9.png")] * PER_PICTURE

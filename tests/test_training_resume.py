@@ -21,6 +21,7 @@ from training_helpers import components, losses_of, refined_vae, rows_of, run, r
 
 from xpsr.config import LossConfig, OptimizerConfig, PartName, PartsConfig, TrainRunConfig, ValidationConfig
 from xpsr.errors import InputError, TrainingError
+from xpsr.models import DeepHaarAutoencoder
 from xpsr.training import Components, is_finished, train
 
 CPU = torch.device("cpu")
@@ -272,3 +273,38 @@ def test_a_signal_to_the_whole_group_ends_in_a_checkpoint(photos: Path, tmp_path
     assert process.returncode == 3, said
     checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert checkpoint["step"] == rows_of(tmp_path / "run")[-1]["step"]
+
+
+def test_a_run_goes_on_to_the_same_from_what_shards_wrote(photos: Path, tmp_path: Path) -> None:
+    # they are gathered row by row, while one process keeps convolutions channel by channel
+    whole, gathered = (run_config(photos, tmp_path / name, max_steps=2) for name in ("whole", "gathered"))
+    for config in (whole, gathered):
+        run(config)
+    file = tmp_path / "gathered" / "checkpoint.pt"
+    content = torch.load(file, weights_only=True)
+    moments = [state for state in content["optimizer"].values() if state["exp_avg"].ndim == 4]
+    assert not all(state["exp_avg"].is_contiguous() for state in moments)
+    for state in moments:
+        state |= {name: state[name].contiguous() for name in ("exp_avg", "exp_avg_sq")}
+    torch.save(content, file)
+    (_, expected), (_, found) = (run(replace(c, train=replace(c.train, max_steps=4))) for c in (whole, gathered))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_faithful_way_stays_what_it_is_while_the_decoder_learns(photos: Path, tmp_path: Path) -> None:
+    parts = components(noisy=True)
+    vae = DeepHaarAutoencoder.from_config(parts.vae.config, with_fidelity=True)
+    vae.decoder.load_state_dict(parts.vae.decoder.state_dict())
+    faithful = {name: 0.5 * value for name, value in vae.decoder.state_dict().items()}
+    vae.set_faithful_weights(faithful)
+    before = {name: value.clone() for name, value in vae.decoder.state_dict().items()}
+    after: dict[str, dict[str, torch.Tensor]] = {}
+
+    def export(trained: Components, _: Path) -> None:
+        decoder = {name: value.clone() for name, value in trained.vae.decoder.state_dict().items()}
+        after.update(decoder=decoder, faithful=trained.vae.faithful_weights())
+
+    train(run_config(photos, tmp_path / "run", max_steps=1), replace(parts, vae=vae), export=export, device=CPU)
+    assert not all(torch.equal(before[name], after["decoder"][name]) for name in before)
+    for name, value in faithful.items():
+        torch.testing.assert_close(after["faithful"][name], value)

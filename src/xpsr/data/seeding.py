@@ -12,7 +12,8 @@ def generator_for(*keys: int | str) -> torch.Generator:
 
     torch seeds its CPU generator with the low 32 bits of what it is given, so keys are hashed, not shifted together.
     """
-    digest = hashlib.blake2b(",".join(map(str, keys)).encode(), digest_size=4).digest()
+    joined = ",".join(map(str, keys)).encode(errors="surrogateescape")  # names of files need not be UTF-8
+    digest = hashlib.blake2b(joined, digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -224,17 +224,32 @@ class DeepHaarAutoencoder(HaarPackets):
         """Whether it has `faithful`."""
         return self.faithful is not None
 
+    def faithful_weights(self) -> dict[str, torch.Tensor]:
+        """Returns the decoder's weights at fidelity 1, by name, float32."""
+        return {name: value.float() for name, value in self._weights_of(1).items()}
+
+    @torch.no_grad()
+    def set_faithful_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Makes `faithful` the difference of the decoder, as it is now, to `weights`."""
+        assert self.faithful is not None
+        for name, difference in self.faithful.named_parameters():
+            own = self.decoder.get_parameter(name)
+            difference.copy_(weights[name].to(difference.device, torch.float32) - own.float())
+
+    def _weights_of(self, fidelity: float) -> dict[str, torch.Tensor]:
+        assert self.faithful is not None
+        differences = self.faithful.state_dict()
+        return {name: value + fidelity * differences[name] for name, value in self.decoder.state_dict().items()}
+
     def _decoder_of(self, fidelity: float) -> "ResidualDecoder":
         if fidelity == 0:
             return self.decoder
         if self.faithful is None:
             raise ValueError(f"{type(self).__name__} has no weights for fidelity={fidelity:g}; use 0.")
-        differences = self.faithful.state_dict()
-        weights = {name: value + fidelity * differences[name] for name, value in self.decoder.state_dict().items()}
         channels, layers = self.config.decoder_channels, self.config.decoder_layers
         with torch.device("meta"):
             mixed = ResidualDecoder(channels, layers, latent_channels=self.latent_channels)
-        mixed.load_state_dict(weights, assign=True)
+        mixed.load_state_dict(self._weights_of(fidelity), assign=True)
         return mixed.to(self.device)  # weights of offloaded layers wait elsewhere
 
 

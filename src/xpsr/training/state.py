@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from xpsr.config import TrainRunConfig
 from xpsr.devices import Dtype, torch_dtype
 from xpsr.features import FEATURE_NETWORKS
-from xpsr.models import HaarPackets
+from xpsr.models import DeepHaarAutoencoder, HaarPackets
 from xpsr.training.adversary import Adversary
 from xpsr.training.cache import EncodingCache
 from xpsr.training.checkpoints import read, refusal
@@ -56,6 +56,10 @@ class TrainState:
         self.loss.to(accelerator.device)
         self.parts = self.loss.parts
         self.parts.train()
+        self._faithful = None  # the weights of a second way to decode, which stays what it is
+        vae = components.vae
+        if isinstance(vae, DeepHaarAutoencoder) and vae.has_fidelity:
+            self._faithful = vae.faithful_weights()
         self.sharded = run.parallel == "fsdp" and accelerator.num_processes > 1
         # shards cannot be written as a model, so one process keeps whole modules to fill
         self._whole = copy.deepcopy(components) if self.sharded and accelerator.is_main_process else components
@@ -125,6 +129,8 @@ class TrainState:
             weights = {name: _whole(p.detach()) for name, p in zip(self.names, self.parameters, strict=True)}
             if self.accelerator.is_main_process:
                 self._whole.trainable().eval().load_state_dict(weights, strict=False)
+        if self._faithful is not None:
+            self._whole.vae.set_faithful_weights(self._faithful)
         try:
             yield self._whole
         finally:
@@ -243,10 +249,13 @@ def _whole(value: Any) -> Any:
 
 
 def _like(parameter: torch.Tensor, value: Any) -> Any:
-    """Cuts an optimizer's whole tensor like the parameter it belongs to."""
-    if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+    """Cuts, or lays out, an optimizer's whole tensor like the parameter it belongs to."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    if isinstance(parameter, DTensor):
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value
+    # torch's fused optimizers pair weights with their moments by places in memory
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _fill(targets: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
