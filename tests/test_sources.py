@@ -1,5 +1,6 @@
 """Which pictures are meant by what is named, and what their results are called."""
 
+import io
 import json
 import os
 import tempfile
@@ -11,6 +12,7 @@ from PIL import Image
 
 from xpsr import sources
 from xpsr.errors import InputError
+from xpsr.image import picture_size
 from xpsr.sources import Source, find_sources, name_jobs, read_sidecar, result_suffix
 
 
@@ -240,6 +242,24 @@ def test_what_can_be_read_but_once_is_read_whole_within_a_limit(monkeypatch: pyt
     monkeypatch.setattr(sources, "_MAX_PIPED", 7)
     images, told = read(b"12345678")
     assert images == [] and "has more than the limit of 7 bytes; send one picture." in told[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_size_is_that_of_the_upright_picture(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 20)).save("a", kind, exif=exif)
+    size = (40, 20) if orientation < 5 else (20, 40)
+    assert Source(path=Path("a")).size == picture_size(Path("a")) == size
+    assert Source(path=Path("-"), content=Path("a").read_bytes()).size == size
+
+
+def test_size_of_a_png_is_told_without_its_pixels() -> None:
+    file = io.BytesIO()
+    Image.effect_noise((40, 20), 50).save(file, "PNG")
+    Path("a.png").write_bytes(file.getvalue()[:200])  # cut off among them
+    assert Source(path=Path("a.png")).size == (40, 20)
 
 
 def test_a_sidecar_is_one_only_of_the_picture_that_it_names() -> None:

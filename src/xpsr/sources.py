@@ -67,9 +67,6 @@ _MAX_PIPED = 2**29
 _DESCRIPTOR = re.compile("/dev/(stdin|fd/.*)|/proc/.*/fd/.*", re.DOTALL)
 """Names of what a process has open: another one finds another file under it, or none."""
 
-_ORIENTATION = 0x0112
-"""EXIF's tag of how a picture is turned; from 5 on its sides change places."""
-
 _MAX_SIDECAR = 2**20
 """Bytes; a sidecar has some 3,000 and two texts of at most 10,000 characters."""
 
@@ -103,13 +100,13 @@ class Source:
         """Width and height, upright, as its header has them; None: Pillow alone cannot tell."""
         from PIL import Image  # which most commands do without
 
+        from xpsr.orientation import upright_size
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, among others
             try:
                 with Image.open(self.path if self.content is None else io.BytesIO(self.content)) as image:
-                    width, height = image.size
-                    is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-                    return (height, width) if is_turned else (width, height)
+                    return upright_size(image)
             except Exception:  # whatever its plugins raise: the picture is refused when it is read
                 return None
 
