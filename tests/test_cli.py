@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_files import by_oiio
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -897,6 +898,7 @@ def test_a_picture_comes_and_goes_through_pipes(
     picture = Image.new("RGB", (8, 6))
     picture.save("c.jpg")
     assert run("-o", "-", stdin=Path("c.jpg").read_bytes())[1][:3] == b"\xff\xd8\xff"
+    assert b"-: is not an image that can be read" in run("--dry-run", "-o", "none", stdin=b"none")[2]
     broken = run("-o", "-", stdin=content[:60])
     assert (broken[:2]) == (1, b"") and broken[2].startswith(b"xpsr: -: is truncated")
     Path("priors.jsonl").write_text('{"image": "a.png", "content": "x", "quality": "y"}')
@@ -905,6 +907,19 @@ def test_a_picture_comes_and_goes_through_pipes(
     assert (
         main(["describe", "-"]) == 1 and b"-: can be read but once; save it in a file" in capfdbinary.readouterr().err
     )
+
+
+@pytest.mark.parametrize("size", [(), ("--longest", "6000")])
+def test_a_piped_picture_that_pillow_cannot_open_is_planned_by_its_size(
+    upscale: Run, monkeypatch: pytest.MonkeyPatch, size: tuple[str, ...]
+) -> None:
+    content = by_oiio(Path("large.jxl"), np.zeros((2100, 2200, 3), np.uint8))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    result = upscale("-", *size, "--dry-run", "--json")
+    assert result.code == 0, result.err
+    planned, longest = json.loads(result.out[0]), 6000 if size else 4400
+    assert planned["input_size"] == [2200, 2100] and max(planned["output_size"]) == longest
+    assert planned["output"] == f"outputs/stdin_{'longest6000' if size else 'x2'}.jxl"
 
 
 def test_a_pipe_that_is_named_is_read_once(upscale: Run) -> None:
