@@ -767,8 +767,9 @@ def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
     save_photo("album/a.png"), save_photo("album/b.png").rename("album/b.jfif"), save_photo("album/c.ppm")
     save_photo("album/d.ico"), save_photo("album/deep/er/e.png"), save_photo("album/outputs/f.png")
     Path("album/gone.jpg").symlink_to("nowhere.jpg")
+    Path("album/loop.jpg").symlink_to("loop.jpg")
     result = upscale("album", "-o", "album/outputs")
-    assert result.code == 1  # a link leads nowhere
+    assert result.code == 1  # a link leads nowhere, and one to itself
     assert [line.split()[0] for line in result.out] == [
         f"album/outputs/{name}" for name in ("a_x4.png", "b_x4.png", "c_x4.png")
     ]
@@ -776,8 +777,11 @@ def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
         "xpsr: album: passed over: 1 file (d.ico; convert to PNG or TIFF to have them), 1 folder (deep; add --recursive"
         " to search them).",
         "xpsr: album/gone.jpg: cannot be read (No such file or directory); check the path.",
+        "xpsr: album/loop.jpg: cannot be read (Too many levels of symbolic links); check the path and its permissions.",
     ]
-    Path("album/gone.jpg").unlink()
+    Path("loop").symlink_to("loop")
+    one_line(upscale("album/a.png", "-o", "loop"), "xpsr: loop: cannot be made a folder")
+    Path("album/gone.jpg").unlink(), Path("album/loop.jpg").unlink()
     assert upscale("album", "-o", "album/outputs", "-r").code == 0
     assert files("album/outputs/deep/er") == ["e_x4.json", "e_x4.png"] and not Path("album/outputs/f_x4.png").exists()
     one_line(upscale("album/deep"), "album/deep: holds no pictures; passed over: 1 folder (er; add --recursive")

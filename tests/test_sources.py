@@ -102,6 +102,16 @@ def test_links_that_lead_out_of_a_folder_are_told_and_not_followed() -> None:
     assert found("link", recursive=True)[0][0] == "link/a.png"
 
 
+def test_a_link_that_leads_to_itself_is_one_picture_that_cannot_be_read() -> None:
+    touch("f/b.jpg")
+    Path("f/a.jpg").symlink_to("a.jpg")
+    Path("f/c").symlink_to("c")
+    assert found("f", outside="f/out") == (["f/a.jpg", "f/b.jpg"], [])
+    assert found("f", recursive=True, outside="f/out")[0] == ["f/a.jpg", "f/b.jpg"]
+    assert found("f", outside="f/c")[0] == ["f/a.jpg", "f/b.jpg"]
+    assert named("f/a.jpg", "f/b.jpg", out="f/c") == (["a_x4.jpg", "b_x4.jpg"], [])
+
+
 def test_results_keep_the_folders_below_those_that_were_named() -> None:
     touch("f/a.png", "f/deep/er/i.png", "g/b.png")
     images = find_sources(["f", "g/b.png"], recursive=True, on_error=print, on_note=print)
