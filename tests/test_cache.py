@@ -460,6 +460,18 @@ def test_pairs_take_content_from_hr_and_quality_from_lr(
     assert not Path("other.jsonl").exists()
 
 
+def test_a_link_that_leads_to_itself_fails_alone(
+    photos: list[Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos[0].parent)
+    Path("loop.png").symlink_to("loop.png")
+    assert main(["describe", ".", "--quiet"]) == 1
+    assert capfd.readouterr().err.splitlines() == [
+        "xpsr: loop.png: cannot be read (Too many levels of symbolic links); check the path and its permissions."
+    ]
+    assert len(PriorFile(Path("priors.jsonl")).read()) == len(photos)
+
+
 def test_a_file_that_was_not_written_is_not_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_files import by_oiio
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -766,8 +767,9 @@ def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
     save_photo("album/a.png"), save_photo("album/b.png").rename("album/b.jfif"), save_photo("album/c.ppm")
     save_photo("album/d.ico"), save_photo("album/deep/er/e.png"), save_photo("album/outputs/f.png")
     Path("album/gone.jpg").symlink_to("nowhere.jpg")
+    Path("album/loop.jpg").symlink_to("loop.jpg")
     result = upscale("album", "-o", "album/outputs")
-    assert result.code == 1  # a link leads nowhere
+    assert result.code == 1  # a link leads nowhere, and one to itself
     assert [line.split()[0] for line in result.out] == [
         f"album/outputs/{name}" for name in ("a_x4.png", "b_x4.png", "c_x4.png")
     ]
@@ -775,8 +777,11 @@ def test_whatever_a_folder_has_more_is_told_in_a_line(upscale: Run) -> None:
         "xpsr: album: passed over: 1 file (d.ico; convert to PNG or TIFF to have them), 1 folder (deep; add --recursive"
         " to search them).",
         "xpsr: album/gone.jpg: cannot be read (No such file or directory); check the path.",
+        "xpsr: album/loop.jpg: cannot be read (Too many levels of symbolic links); check the path and its permissions.",
     ]
-    Path("album/gone.jpg").unlink()
+    Path("loop").symlink_to("loop")
+    one_line(upscale("album/a.png", "-o", "loop"), "xpsr: loop: cannot be made a folder")
+    Path("album/gone.jpg").unlink(), Path("album/loop.jpg").unlink()
     assert upscale("album", "-o", "album/outputs", "-r").code == 0
     assert files("album/outputs/deep/er") == ["e_x4.json", "e_x4.png"] and not Path("album/outputs/f_x4.png").exists()
     one_line(upscale("album/deep"), "album/deep: holds no pictures; passed over: 1 folder (er; add --recursive")
@@ -897,6 +902,7 @@ def test_a_picture_comes_and_goes_through_pipes(
     picture = Image.new("RGB", (8, 6))
     picture.save("c.jpg")
     assert run("-o", "-", stdin=Path("c.jpg").read_bytes())[1][:3] == b"\xff\xd8\xff"
+    assert b"-: is not an image that can be read" in run("--dry-run", "-o", "none", stdin=b"none")[2]
     broken = run("-o", "-", stdin=content[:60])
     assert (broken[:2]) == (1, b"") and broken[2].startswith(b"xpsr: -: is truncated")
     Path("priors.jsonl").write_text('{"image": "a.png", "content": "x", "quality": "y"}')
@@ -905,6 +911,19 @@ def test_a_picture_comes_and_goes_through_pipes(
     assert (
         main(["describe", "-"]) == 1 and b"-: can be read but once; save it in a file" in capfdbinary.readouterr().err
     )
+
+
+@pytest.mark.parametrize("size", [(), ("--longest", "6000")])
+def test_a_piped_picture_that_pillow_cannot_open_is_planned_by_its_size(
+    upscale: Run, monkeypatch: pytest.MonkeyPatch, size: tuple[str, ...]
+) -> None:
+    content = by_oiio(Path("large.jxl"), np.zeros((2100, 2200, 3), np.uint8))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    result = upscale("-", *size, "--dry-run", "--json")
+    assert result.code == 0, result.err
+    planned, longest = json.loads(result.out[0]), 6000 if size else 4400
+    assert planned["input_size"] == [2200, 2100] and max(planned["output_size"]) == longest
+    assert planned["output"] == f"outputs/stdin_{'longest6000' if size else 'x2'}.jxl"
 
 
 def test_a_pipe_that_is_named_is_read_once(upscale: Run) -> None:

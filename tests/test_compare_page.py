@@ -275,6 +275,8 @@ def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path, capsys):
     assert f"{tmp_path / 'none'}: cannot be read" in refusal(capsys, a, tmp_path / "none", *out)
     assert f"{a / 'walrus.png'}: is not a folder" in refusal(capsys, a / "walrus.png", b, *out)
     assert "--max-pictures 0 is not 1 or more" in refusal(capsys, a, b, *out, "--max-pictures", 0)
+    (tmp_path / "loop").symlink_to("loop")
+    assert f"{tmp_path / 'loop'}: cannot be read" in refusal(capsys, a, tmp_path / "loop", *out)
     (tmp_path / "empty").mkdir()
     assert f"{tmp_path / 'empty'}: holds no pictures" in refusal(capsys, a, tmp_path / "empty", *out)
 

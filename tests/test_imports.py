@@ -21,6 +21,7 @@ ORDER = (
     "files",
     "caches",
     "jsonl",
+    "orientation",
     "sources",
     "devices",
     "config",

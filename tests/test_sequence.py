@@ -400,6 +400,25 @@ def test_frames_that_are_added_leave_the_others_alone(run: Run) -> None:
     assert (code, len(out)) == (0, 2)
 
 
+def test_frames_that_are_added_do_not_describe_a_shot_that_was_described(run: Run) -> None:
+    Path("frames").mkdir()
+    for number, light in enumerate((0.3, 0.35, 0.3, 0.3, 1, 0.9), 1):
+        if number == 5:  # with more to see
+            assert run("frames")[0] == 0
+            before = digests()
+        save(Path(f"frames/{number}.png"), light * scene(1, 16, 12))
+    code, out, err = run("frames")
+    assert (code, len(out), len([line for line in err if "shot" in line])) == (0, 2, 1)
+    assert before.items() <= digests().items()
+    assert {record_of(number)["sequence"]["described"] for number in range(1, 7)} == {"2.png"}
+    assert len(run("frames", "--on-existing", "overwrite")[1]) == 6
+    assert record_of(1)["sequence"]["described"] == "5.png"  # whoever wants all again has the best
+    assert run("frames")[1] == []
+    Path("frames/5.png").unlink()
+    assert len(run("frames")[1]) == 5
+    assert record_of(1)["sequence"]["described"] == "6.png"
+
+
 def test_single_frames_and_a_sequence_are_told_apart(run: Run) -> None:
     save_frames(Path("frames"), (1,), 3)
     for sequence in (False, True, False):

@@ -1,5 +1,6 @@
 """Which pictures are meant by what is named, and what their results are called."""
 
+import io
 import json
 import os
 import tempfile
@@ -11,6 +12,7 @@ from PIL import Image
 
 from xpsr import sources
 from xpsr.errors import InputError
+from xpsr.image import picture_size
 from xpsr.sources import Source, find_sources, name_jobs, read_sidecar, result_suffix
 
 
@@ -98,6 +100,16 @@ def test_links_that_lead_out_of_a_folder_are_told_and_not_followed() -> None:
     assert found("f/c.png") == (["f/c.png"], [])
     Path("link").symlink_to("f")
     assert found("link", recursive=True)[0][0] == "link/a.png"
+
+
+def test_a_link_that_leads_to_itself_is_one_picture_that_cannot_be_read() -> None:
+    touch("f/b.jpg")
+    Path("f/a.jpg").symlink_to("a.jpg")
+    Path("f/c").symlink_to("c")
+    assert found("f", outside="f/out") == (["f/a.jpg", "f/b.jpg"], [])
+    assert found("f", recursive=True, outside="f/out")[0] == ["f/a.jpg", "f/b.jpg"]
+    assert found("f", outside="f/c")[0] == ["f/a.jpg", "f/b.jpg"]
+    assert named("f/a.jpg", "f/b.jpg", out="f/c") == (["a_x4.jpg", "b_x4.jpg"], [])
 
 
 def test_results_keep_the_folders_below_those_that_were_named() -> None:
@@ -240,6 +252,24 @@ def test_what_can_be_read_but_once_is_read_whole_within_a_limit(monkeypatch: pyt
     monkeypatch.setattr(sources, "_MAX_PIPED", 7)
     images, told = read(b"12345678")
     assert images == [] and "has more than the limit of 7 bytes; send one picture." in told[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_size_is_that_of_the_upright_picture(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 20)).save("a", kind, exif=exif)
+    size = (40, 20) if orientation < 5 else (20, 40)
+    assert Source(path=Path("a")).size == picture_size(Path("a")) == size
+    assert Source(path=Path("-"), content=Path("a").read_bytes()).size == size
+
+
+def test_size_of_a_png_is_told_without_its_pixels() -> None:
+    file = io.BytesIO()
+    Image.effect_noise((40, 20), 50).save(file, "PNG")
+    Path("a.png").write_bytes(file.getvalue()[:200])  # cut off among them
+    assert Source(path=Path("a.png")).size == (40, 20)
 
 
 def test_a_sidecar_is_one_only_of_the_picture_that_it_names() -> None:

@@ -84,7 +84,7 @@ def find_images(
     Raises:
         InputError: `folder` cannot be listed.
     """
-    excluded = outside and outside.resolve()
+    excluded = outside and os.path.realpath(outside)
 
     def refuse(error: OSError) -> None:
         if error.filename == str(folder):
@@ -94,7 +94,7 @@ def find_images(
     found: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=refuse):
         parent = Path(place)
-        if excluded is not None and parent.resolve() == excluded:
+        if excluded is not None and os.path.realpath(place) == excluded:
             folders.clear()
             continue
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
@@ -182,7 +182,7 @@ def is_remote(name: str) -> bool:
 
 def real_path(path: Path) -> Path:
     """Returns where an entry of a folder really is; of a link, where the link is."""
-    return path.parent.resolve() / path.name
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def path_key(path: Path) -> str:
@@ -291,7 +291,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: the system refuses to write.
     """
-    out = folder.resolve()
+    out = Path(os.path.realpath(folder))
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     try:

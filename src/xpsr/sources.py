@@ -67,9 +67,6 @@ _MAX_PIPED = 2**29
 _DESCRIPTOR = re.compile("/dev/(stdin|fd/.*)|/proc/.*/fd/.*", re.DOTALL)
 """Names of what a process has open: another one finds another file under it, or none."""
 
-_ORIENTATION = 0x0112
-"""EXIF's tag of how a picture is turned; from 5 on its sides change places."""
-
 _MAX_SIDECAR = 2**20
 """Bytes; a sidecar has some 3,000 and two texts of at most 10,000 characters."""
 
@@ -103,13 +100,13 @@ class Source:
         """Width and height, upright, as its header has them; None: Pillow alone cannot tell."""
         from PIL import Image  # which most commands do without
 
+        from xpsr.orientation import upright_size
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, among others
             try:
                 with Image.open(self.path if self.content is None else io.BytesIO(self.content)) as image:
-                    width, height = image.size
-                    is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-                    return (height, width) if is_turned else (width, height)
+                    return upright_size(image)
             except Exception:  # whatever its plugins raise: the picture is refused when it is read
                 return None
 
@@ -207,22 +204,24 @@ def _read_pipe(name: str, allowed: bool) -> bytes:
 
 def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[list[Path], str]:
     """Returns the pictures in a folder that are to be restored, and in words what is passed over."""
-    excluded = None if outside is None or outside.resolve() == folder.resolve() else outside.resolve()
+    # resolve() raises where a link leads to itself, before Python 3.13
+    root, excluded = os.path.realpath(folder), outside and os.path.realpath(outside)
+    if excluded == root:
+        outside = excluded = None
     specials: list[Path] = []
     found = find_images(
         folder,
         recursive=recursive,
         suffixes=IMAGE_SUFFIXES | OTHER_SUFFIXES,
-        outside=excluded,
+        outside=outside,
         on_other=specials.append,
     )
     images: list[Path] = []
     others: list[Path] = []
     results: list[Path] = []
     links: list[Path] = []
-    root = folder.resolve()
     for path in found:
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
             links.append(path)  # whoever made the folder chose what it leads to, perhaps not the user
             continue
         is_other = path.suffix.lower() not in IMAGE_SUFFIXES
@@ -231,7 +230,8 @@ def _search(folder: Path, *, recursive: bool, outside: Path | None) -> tuple[lis
     if not recursive:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         # links to folders are not followed
-        folders = [path for path in entries if path.is_dir() and not path.is_symlink() and path.resolve() != excluded]
+        inner = [path for path in entries if path.is_dir() and not path.is_symlink()]
+        folders = [path for path in inner if os.path.realpath(path) != excluded]
     kinds = (
         ("file", "", others, "convert to PNG or TIFF to have them"),
         ("special file", "", sorted(specials), "name them to read them"),

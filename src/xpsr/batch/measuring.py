@@ -22,5 +22,5 @@ def picture_file(path: Path, config: UpscaleConfig) -> PictureFile:
 
 def refuse_too_large(source: Source, config: UpscaleConfig) -> None:
     """Raises `InputError` where the header of a picture's file tells that it, or its result, would be too large."""
-    if source.content is None:
-        config.refuse_large_result(*picture_size(source.path, limits=limits_of(config)))
+    place = source.path if source.content is None else source.content
+    config.refuse_large_result(*picture_size(place, limits=limits_of(config), named=str(source.path)))

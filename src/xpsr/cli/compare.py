@@ -1,5 +1,6 @@
 """`xpsr compare`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,5 +57,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """What folders are called: by their own names, or by their paths where those are the same."""
-    names = [folder.resolve().name for folder in folders]
+    names = [Path(os.path.realpath(folder)).name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

@@ -149,11 +149,11 @@ def target_of(source: Source, config: UpscaleConfig) -> Size:
 def _size_of(source: Source) -> tuple[int, int]:
     """Width and height of a picture, upright; those of one that cannot be read, which is refused later, are 1."""
     size = source.size
-    if size is None and source.content is None:
+    if size is None:
         from xpsr.image import picture_size
 
         with suppress(InputError):
-            size = picture_size(source.path)
+            size = picture_size(source.path if source.content is None else source.content)
     return size or (1, 1)
 
 

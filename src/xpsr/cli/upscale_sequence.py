@@ -60,7 +60,7 @@ def restore_sequence(
     with loading(quiet=report.quiet):
         from xpsr.batch.measuring import picture_file
         from xpsr.batch.restoring import make_folder, open_restorer
-        from xpsr.sequence import FrameRestorer, earlier_seed, find_shots, in_order, needed
+        from xpsr.sequence import FrameRestorer, described_as_before, earlier_seed, find_shots, in_order, needed
 
     jobs = in_order(jobs)
     if recipe.config.seed is None:
@@ -69,6 +69,8 @@ def restore_sequence(
         recipe = recipe.with_config(dataclasses.replace(recipe.config, seed=seed))
     config = recipe.config
     shots = find_shots(_looked_at(jobs, recipe, report))
+    if config.on_existing != "overwrite":
+        shots = [described_as_before(shot) for shot in shots]
     waiting = _undone(shots, recipe, prior_of, kept, report)
     if is_dry:
         for shot in shots:

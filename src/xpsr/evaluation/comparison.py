@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -106,11 +107,12 @@ def write_comparison(
 
 
 def _refuse_twice(folders: Sequence[Path]) -> None:
-    known: set[Path] = set()
+    known: set[str] = set()
     for folder in folders:
-        if folder.resolve() in known:
+        place = os.path.realpath(folder)
+        if place in known:
             raise InputError(f"{folder}: is given twice", code="duplicate", remedy="name every folder once")
-        known.add(folder.resolve())
+        known.add(place)
 
 
 def _refuse_other_page(folder: Path, key: str) -> None:

@@ -12,7 +12,7 @@ from xpsr.evaluation.results import Case
 from xpsr.files import list_images, partner, refusal
 from xpsr.image import Limits, read_image
 from xpsr.image.opening import open_image, without_remarks
-from xpsr.image.picture import orientation_of
+from xpsr.orientation import orientation_of
 
 __all__ = ["check_cases", "pair_methods"]
 

@@ -26,8 +26,9 @@ from xpsr.image.metadata import found as found_in
 from xpsr.image.oiio import TRUNCATED
 from xpsr.image.opening import open_image
 from xpsr.image.origin import Origin
-from xpsr.image.picture import Stored, damaged, orientation_of, stored, turned, turned_values, upright_size
+from xpsr.image.picture import Stored, damaged, stored, turned, turned_values
 from xpsr.image.tiff import is_tiff, read_tiff, tiff_header, tiff_stand_in, unread_compression
+from xpsr.orientation import orientation_of, upright_size
 
 __all__ = ["decode", "size_of"]
 

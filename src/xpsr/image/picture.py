@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from xpsr.errors import InputError, one_line
 from xpsr.image.origin import Origin
 from xpsr.image.profiles import ColorModel, is_srgb, to_srgb
+from xpsr.orientation import orientation_of
 
 __all__ = [
     "NUM_COLORS",
@@ -23,14 +23,12 @@ __all__ = [
     "from_pil",
     "from_stored",
     "from_tensor",
-    "orientation_of",
     "stored",
     "to_pil",
     "to_uint8",
     "turned",
     "turned_values",
     "upright",
-    "upright_size",
 ]
 
 # Floats may leave [0, 1] by rounding (one bfloat16 step above 1 is 0.008) and are clipped; anything further is refused
@@ -264,25 +262,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def orientation_of(image: Image.Image) -> int:
-    """Returns how a camera was held, 1 to 8, as EXIF or else XMP says; 1 where neither can be read."""
-    try:
-        found = Image.Image.getexif(image).get(0x0112, 1)  # a PNG's own would decode it first
-    except Exception:  # on damaged metadata Pillow raises whatever the bytes lead to; the pixels may be whole
-        return 1
-    return found if found in _TURNS else 1
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns width and height that an image has once it is decoded and turned; nothing is decoded.
-
-    An orientation that stands behind the pixels of a PNG is not seen.
-    """
-    width, height = image.size
-    by_pillow = image.format == "HEIF" or (isinstance(image, TiffImageFile) and 0x0112 in image.tag_v2)
-    return (height, width) if orientation_of(image) >= 5 and not by_pillow else (width, height)
 
 
 def upright(image: Image.Image, name: str) -> Image.Image:

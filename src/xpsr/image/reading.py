@@ -1,5 +1,6 @@
 """Whatever a user brings becomes a `Picture`; every refusal names the picture, what is wrong with it and what to do."""
 
+import io
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -178,17 +179,25 @@ def decode_image(
     return from_stored(found, name, origin)
 
 
-def picture_size(path: Path, *, limits: Limits = _USUAL) -> tuple[int, int]:
+def picture_size(path: Path | bytes, *, limits: Limits = _USUAL, named: str | None = None) -> tuple[int, int]:
     """Returns width and height of a picture, upright; pixels are not read.
 
     Those of a PNG whose orientation stands behind its pixels, and of a TIFF that Pillow cannot open, are as they are
     stored.
 
+    Args:
+        path: where it lies, or the bytes of its file.
+        limits: what is refused.
+        named: what errors call it; None: by its path, or "picture".
+
     Raises:
         InputError: as `read_image`.
     """
+    if isinstance(path, bytes):
+        with without_remarks():
+            return size_of(io.BytesIO(path), named or "picture", limits)
     with _opened(path) as file, without_remarks():
-        return size_of(file, str(path), limits)
+        return size_of(file, named or str(path), limits)
 
 
 def decode_rgb(content: bytes, name: str, *, limits: Limits = _USUAL) -> NDArray[np.uint8]:

@@ -59,7 +59,7 @@ class PriorFile:
 
     def relative(self, image: Path) -> str:
         """Returns how a line calls a picture."""
-        return Path(os.path.relpath(image.resolve(), self.path.parent.resolve())).as_posix()
+        return Path(os.path.relpath(os.path.realpath(image), os.path.realpath(self.path.parent))).as_posix()
 
 
 class FileDescriber:

@@ -7,7 +7,7 @@ frames on disk through all of it.
 
 from xpsr.sequence.blending import NUM_EARLIER, Blended, Made, blend
 from xpsr.sequence.frames import Frame, Look, in_order, look_at, open_frame
-from xpsr.sequence.restoring import FrameRestorer, earlier_seed, facts_of, needed
+from xpsr.sequence.restoring import FrameRestorer, described_as_before, earlier_seed, facts_of, needed
 from xpsr.sequence.shots import Shot, beginnings, find_shots
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Shot",
     "beginnings",
     "blend",
+    "described_as_before",
     "earlier_seed",
     "facts_of",
     "find_shots",

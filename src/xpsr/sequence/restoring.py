@@ -2,7 +2,8 @@
 
 What a result depends on is its frame, the four before it in the shot, and the frame that the shot is described by; its
 record names them by their SHA-256. So a run that was interrupted goes on anywhere, to the bit: what was made of each of
-the four frames alone is made once more. And a frame that was changed has the four after it made again, and no others.
+the four frames alone is made once more. And a frame that was changed has the four after it made again, and no others
+but where it describes the shot.
 """
 
 import dataclasses
@@ -20,10 +21,10 @@ from xpsr.protection import contradictions, invented, lr_psnr
 from xpsr.records import Recipe, Seen
 from xpsr.restore import Restored, Restorer
 from xpsr.sequence.blending import NUM_EARLIER, Made, blend
-from xpsr.sequence.shots import Shot
+from xpsr.sequence.shots import NUM_DESCRIBED, Shot
 from xpsr.sources import Job, read_sidecar
 
-__all__ = ["FrameRestorer", "earlier_seed", "facts_of", "needed"]
+__all__ = ["FrameRestorer", "described_as_before", "earlier_seed", "facts_of", "needed"]
 
 
 def earlier_seed(jobs: Iterable[Job]) -> int | None:
@@ -33,6 +34,22 @@ def earlier_seed(jobs: Iterable[Job]) -> int | None:
         if record is not None and "sequence" in record and isinstance(record.get("seed"), int):
             return int(record["seed"])
     return None
+
+
+def described_as_before(shot: Shot) -> Shot:
+    """Returns a shot, described by the frame that a record of its first ones names, if that is among these still.
+
+    So frames that are added to the end of a short one change nothing before them, whatever detail they have.
+    """
+    first = shot.frames[:NUM_DESCRIBED]
+    for job in (frame.job for frame in first):
+        record = None if job.target is None else read_sidecar(job.target)
+        sequence = None if record is None else record.get("sequence")
+        digest = sequence.get("described_sha256") if isinstance(sequence, dict) else None
+        for frame in first:
+            if frame.sha256 == digest:
+                return dataclasses.replace(shot, described=frame)
+    return shot
 
 
 def facts_of(shot: Shot, place: int, recipe: Recipe) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xpsr.sequence.frames import Frame, Look
 
-__all__ = ["Shot", "beginnings", "find_shots"]
+__all__ = ["NUM_DESCRIBED", "Shot", "beginnings", "find_shots"]
 
 # Of 60 photographs, one cut to the next: 98 % above .13 and .22, and of 150 all correlate by less than .9. Panned by an
 # eighth of their width a frame: 98 % below .14 and .11.
@@ -42,7 +42,7 @@ _FLASH = 4
 _BLANK, _VISIBLE = 0.01, 0.02
 """Standard deviations of luma, of 1: below the first nothing is to be seen, from the second on there is something."""
 
-_DESCRIBED = 25
+NUM_DESCRIBED = 25
 """First frames of a shot of which one is described: about a second."""
 
 _BINS = 32
@@ -56,8 +56,7 @@ class Shot:
         number: of the shot in its sequence, from 1.
         frames: in their order.
         described: the frame that the prior of all is that of: of the first 25 the one with the most detail, so that a
-            fade, a blurred frame or a flash does not speak for the shot, and a frame that is added to the end of a
-            sequence changes nothing before it.
+            fade, a blurred frame or a flash does not speak for the shot, or the one that did when it was restored.
     """
 
     number: int
@@ -71,7 +70,7 @@ def find_shots(frames: Sequence[Frame]) -> list[Shot]:
     shots = []
     for number, (start, end) in enumerate(pairwise([*starts, len(frames)]), 1):
         own = frames[start:end]
-        described = max(own[:_DESCRIBED], key=lambda frame: _detail(frame.look.luma))
+        described = max(own[:NUM_DESCRIBED], key=lambda frame: _detail(frame.look.luma))
         shots.append(Shot(number=number, frames=own, described=described))
     return shots
 
