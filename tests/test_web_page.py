@@ -514,6 +514,20 @@ def test_cancelled_jobs_leave_the_server(browser, house, pictures, tmp_path):
         assert other.scheduler.counts["waiting"] == 0
 
 
+def test_a_picture_that_is_removed_is_not_sent_again(browser, house, pictures, tmp_path):
+    with idle(house, tmp_path) as (other, address), visiting(browser, address) as page:
+        page.set_input_files("#files", pictures / "a.png")
+        wait_for(page, state("Next in the queue"))
+        page.click("#restore")
+        wait_for(page, "document.getElementById('working-text').textContent.startsWith('1')")
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.method))
+        page.click(".card .away")
+        page.wait_for_timeout(300)
+        assert sent == ["DELETE", "DELETE"]
+        assert other.scheduler.counts["waiting"] == 0
+
+
 def test_progress_previews_and_what_fails_are_shown(browser, house, pictures, tmp_path):
     with idle(house, tmp_path) as (other, address), visiting(browser, address) as page:
         page.set_input_files("#files", pictures / "a.png")

@@ -88,10 +88,10 @@ export class Visit extends EventTarget {
   }
 
   remove(picture) {
+    const at = this.pictures.indexOf(picture);
+    this.pictures.splice(at, 1); // first: a picture that stays is looked at when its last task is cancelled
     for (const task of [picture.describing, ...picture.results].filter(Boolean)) this.discard(task);
     this.bitmaps.drop(picture);
-    const at = this.pictures.indexOf(picture);
-    this.pictures.splice(at, 1);
     if (picture === this.selected) this.select(this.pictures[Math.min(at, this.pictures.length - 1)] ?? null);
     this.tell("list");
   }
