@@ -434,6 +434,53 @@ def test_before_and_after_change_places_by_a_key(browser, server, pictures):
         assert page.get_attribute("#slide", "aria-pressed") == "true"
 
 
+RESULT = {"seed": 1, "output_sha256": "", "seconds": 1.0, "fidelity": {"invented": 0.1, "lr_psnr": 30.0}}
+
+
+@pytest.mark.slow
+def test_what_is_shown_stays_when_large_results_of_others_come(browser, house, tmp_path):
+    for number in range(5):
+        Image.new("RGB", (40, 32), (60, 60, 60)).save(tmp_path / f"{number}.png")
+    size = (6500, 5200)  # of which four are too many to be kept
+    content = io.BytesIO()
+    Image.new("L", size, 200).save(content, "png")
+    with (
+        idle(house, tmp_path / "spool") as (other, address),
+        visiting(browser, address, told="willReadFrequently") as page,  # of what this test reads
+    ):
+
+        def work(jobs: int) -> None:
+            for _ in range(jobs):
+                job = other.scheduler.take(timeout=20)
+                other.scheduler.report(job, prior=Prior("paint", "sharp"))
+                job.result.write_bytes(content.getvalue())
+                other.scheduler.finish(job, {**RESULT, "output_size": size, "bytes": len(content.getvalue())})
+
+        page.set_input_files("#files", sorted(tmp_path.glob("*.png")))
+        work(5)
+        wait_for(page, described(5))
+        page.click("#restore")
+        work(1)
+        wait_for(page, "!document.getElementById('handle').hidden")
+        page.click("#restore-all")
+        work(4)
+        level = "one.getContext('2d').getImageData(9, 9, 1, 1).data[0]"
+        thumbs = f"[...document.querySelectorAll('.card .thumb canvas')].filter((one) => {level} === 200)"
+        wait_for(page, f"{thumbs}.length === 5", seconds=LONG)
+        page.click("#in")
+        assert mean_levels(page, "#stage", (0.25, 0.3), (0.75, 0.3)) == pytest.approx([60, 200], abs=2)
+
+
+def test_a_picture_that_is_removed_is_not_painted_any_more(browser, house, pictures, tmp_path):
+    with idle(house, tmp_path) as (_, address), visiting(browser, address) as page:
+        for name in ("a.png", "c.png"):
+            page.set_input_files("#files", pictures / name)
+            wait_for(page, "!document.getElementById('tag-left').hidden && document.getElementById('blank').hidden")
+            wait_for(page, "document.getElementById('stage').getAttribute('aria-busy') === 'false'")
+            page.click(".card .away")
+            page.wait_for_selector("#start")
+
+
 PUT = """async ([type, data]) => {
   const transfer = new DataTransfer();
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));

@@ -244,8 +244,11 @@ export class Stage {
       context.imageSmoothingEnabled = scale < 2 || Boolean(pane.isSmooth);
       context.imageSmoothingQuality = "high";
       const [left, top] = [Math.round(x + w / 2 - this.x * this.width * scale), Math.round(y + h / 2 - this.y * this.height * scale)];
-      context.drawImage(pane.source, left, top, Math.round(this.width * scale), Math.round(this.height * scale));
-      context.restore();
+      try {
+        context.drawImage(pane.source, left, top, Math.round(this.width * scale), Math.round(this.height * scale));
+      } finally {
+        context.restore(); // or this clip would stay for all that is painted later
+      }
     }
     for (const listener of this.listeners) listener();
   }
