@@ -602,6 +602,34 @@ def test_progress_previews_and_what_fails_are_shown(browser, house, pictures, tm
         assert page.locator(".variant").count() == 1
 
 
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b"others"), Path.unlink], ids=["changed", "gone"])
+def test_a_file_that_is_no_longer_what_was_added_is_told(browser, house, pictures, tmp_path, change):
+    path = tmp_path / "a.png"
+    path.write_bytes((pictures / "a.png").read_bytes())
+    with idle(house, tmp_path / "spool") as (_, address), visiting(browser, address) as page:
+        page.set_input_files("#files", path)
+        wait_for(page, state("Next in the queue"))
+        change(path)
+        page.click("#restore")
+        wait_for(page, "!document.getElementById('trouble').hidden")
+        assert page.inner_text("#trouble-title") == "This file has changed or is gone"
+        assert page.inner_text("#trouble-text").endswith("Add it again.")
+        assert page.is_hidden("#banner")
+
+
+@pytest.mark.slow
+def test_what_breaks_off_each_time_is_given_up(browser, house, pictures, tmp_path):
+    with idle(house, tmp_path) as (_, address), visiting(browser, address, told="ERR_") as page:
+        page.route("**/v1/describe", lambda route: route.abort())
+        page.set_input_files("#files", pictures / "a.png")
+        wait_for(page, "!document.getElementById('trouble').hidden", seconds=LONG)
+        assert page.inner_text("#trouble-title") == "The connection breaks off"
+        assert page.is_hidden("#banner")
+        page.unroute("**/v1/describe")
+        page.click("#again")
+        wait_for(page, state("Next in the queue"))
+
+
 @pytest.mark.slow
 def test_server_that_went_away_is_waited_for(browser, house, pictures, tmp_path):
     with ExitStack() as stack:

@@ -1,6 +1,6 @@
 // The server's HTTP API, and nothing else: requests, a token, and whether the server is there.
 import { eventsOf } from "./events.js";
-import { gone, problemFrom } from "./problems.js";
+import { changed, gone, problemFrom } from "./problems.js";
 
 const TOKEN = "xpsr-token";
 /** Addresses are the page's own, also where a proxy serves it below a path. */
@@ -60,6 +60,7 @@ export class Server extends EventTarget {
   /** Sends a picture; resolves to the job's document. `onUpload` is told which part has been sent. */
   async submit(kind, { file, name, fields, onUpload, signal }) {
     for (;;) {
+      await file.slice(0, 1).arrayBuffer().catch(() => { throw changed(); }); // a browser would tell it as a network that is away
       signal.throwIfAborted();
       const { token } = this;
       const form = new FormData();
