@@ -666,6 +666,18 @@ def test_token_is_asked_for_and_kept_in_the_tab_alone(browser, house, pictures, 
         wait_for(page, "document.getElementById('state').textContent !== ''")
 
 
+def test_page_works_where_the_browser_keeps_nothing_for_it(browser, house, tmp_path):
+    (tmp_path / "tokens").write_text("a-good-token-of-many-letters\n")
+    forbidden = "Object.defineProperty(window, '{}', {{ get() {{ throw new DOMException('', 'SecurityError'); }} }});"
+    with served(house, token_file=tmp_path / "tokens") as address, opened(browser, address, told="401") as page:
+        page.add_init_script("".join(forbidden.format(name) for name in ("localStorage", "sessionStorage")))
+        page.reload()
+        wait_for(page, "document.getElementById('token').open")
+        page.fill("#token-field", "a-good-token-of-many-letters")
+        page.keyboard.press("Enter")
+        wait_for(page, "document.getElementById('state').textContent !== ''")
+
+
 @pytest.mark.slow
 def test_results_that_the_server_removed_stay_as_far_as_they_were_fetched(browser, server, pictures):
     with opened(browser, server) as page:

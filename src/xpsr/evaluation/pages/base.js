@@ -27,19 +27,23 @@ export const find = (id) => document.getElementById(id);
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const readData = () => JSON.parse(find("data").textContent);
 
-/** localStorage, or what stands in for it where a browser keeps nothing of local files. */
-export const store = {
-  kept: true,
-  memory: new Map(),
+/** A storage of the browser, or memory where it keeps nothing: of local files, or because somebody forbade it. */
+export class Store {
+  /** `open` returns the storage, or throws where there is none. */
+  constructor(open) { Object.assign(this, { open, kept: true, memory: new Map() }); }
+
   get(key) {
-    try { return localStorage.getItem(key) ?? this.memory.get(key) ?? null; }
+    try { return this.open().getItem(key) ?? this.memory.get(key) ?? null; }
     catch { this.kept = false; return this.memory.get(key) ?? null; }
-  },
+  }
+
   set(key, value) {
     this.memory.set(key, value);
-    try { localStorage.setItem(key, value); } catch { this.kept = false; }
-  },
-};
+    try { this.open().setItem(key, value); } catch { this.kept = false; }
+  }
+}
+
+export const store = new Store(() => localStorage);
 
 export function setUpTheme(button) {
   const system = matchMedia("(prefers-color-scheme: dark)");
