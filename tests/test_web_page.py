@@ -434,6 +434,53 @@ def test_before_and_after_change_places_by_a_key(browser, server, pictures):
         assert page.get_attribute("#slide", "aria-pressed") == "true"
 
 
+RESULT = {"seed": 1, "output_sha256": "", "seconds": 1.0, "fidelity": {"invented": 0.1, "lr_psnr": 30.0}}
+
+
+@pytest.mark.slow
+def test_what_is_shown_stays_when_large_results_of_others_come(browser, house, tmp_path):
+    for number in range(5):
+        Image.new("RGB", (40, 32), (60, 60, 60)).save(tmp_path / f"{number}.png")
+    size = (6500, 5200)  # of which four are too many to be kept
+    content = io.BytesIO()
+    Image.new("L", size, 200).save(content, "png")
+    with (
+        idle(house, tmp_path / "spool") as (other, address),
+        visiting(browser, address, told="willReadFrequently") as page,  # of what this test reads
+    ):
+
+        def work(jobs: int) -> None:
+            for _ in range(jobs):
+                job = other.scheduler.take(timeout=20)
+                other.scheduler.report(job, prior=Prior("paint", "sharp"))
+                job.result.write_bytes(content.getvalue())
+                other.scheduler.finish(job, {**RESULT, "output_size": size, "bytes": len(content.getvalue())})
+
+        page.set_input_files("#files", sorted(tmp_path.glob("*.png")))
+        work(5)
+        wait_for(page, described(5))
+        page.click("#restore")
+        work(1)
+        wait_for(page, "!document.getElementById('handle').hidden")
+        page.click("#restore-all")
+        work(4)
+        level = "one.getContext('2d').getImageData(9, 9, 1, 1).data[0]"
+        thumbs = f"[...document.querySelectorAll('.card .thumb canvas')].filter((one) => {level} === 200)"
+        wait_for(page, f"{thumbs}.length === 5", seconds=LONG)
+        page.click("#in")
+        assert mean_levels(page, "#stage", (0.25, 0.3), (0.75, 0.3)) == pytest.approx([60, 200], abs=2)
+
+
+def test_a_picture_that_is_removed_is_not_painted_any_more(browser, house, pictures, tmp_path):
+    with idle(house, tmp_path) as (_, address), visiting(browser, address) as page:
+        for name in ("a.png", "c.png"):
+            page.set_input_files("#files", pictures / name)
+            wait_for(page, "!document.getElementById('tag-left').hidden && document.getElementById('blank').hidden")
+            wait_for(page, "document.getElementById('stage').getAttribute('aria-busy') === 'false'")
+            page.click(".card .away")
+            page.wait_for_selector("#start")
+
+
 PUT = """async ([type, data]) => {
   const transfer = new DataTransfer();
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -514,6 +561,20 @@ def test_cancelled_jobs_leave_the_server(browser, house, pictures, tmp_path):
         assert other.scheduler.counts["waiting"] == 0
 
 
+def test_a_picture_that_is_removed_is_not_sent_again(browser, house, pictures, tmp_path):
+    with idle(house, tmp_path) as (other, address), visiting(browser, address) as page:
+        page.set_input_files("#files", pictures / "a.png")
+        wait_for(page, state("Next in the queue"))
+        page.click("#restore")
+        wait_for(page, "document.getElementById('working-text').textContent.startsWith('1')")
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.method))
+        page.click(".card .away")
+        page.wait_for_timeout(300)
+        assert sent == ["DELETE", "DELETE"]
+        assert other.scheduler.counts["waiting"] == 0
+
+
 def test_progress_previews_and_what_fails_are_shown(browser, house, pictures, tmp_path):
     with idle(house, tmp_path) as (other, address), visiting(browser, address) as page:
         page.set_input_files("#files", pictures / "a.png")
@@ -539,6 +600,34 @@ def test_progress_previews_and_what_fails_are_shown(browser, house, pictures, tm
         page.click("#again")
         assert other.scheduler.take(timeout=20).request.config == job.request.config
         assert page.locator(".variant").count() == 1
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b"others"), Path.unlink], ids=["changed", "gone"])
+def test_a_file_that_is_no_longer_what_was_added_is_told(browser, house, pictures, tmp_path, change):
+    path = tmp_path / "a.png"
+    path.write_bytes((pictures / "a.png").read_bytes())
+    with idle(house, tmp_path / "spool") as (_, address), visiting(browser, address) as page:
+        page.set_input_files("#files", path)
+        wait_for(page, state("Next in the queue"))
+        change(path)
+        page.click("#restore")
+        wait_for(page, "!document.getElementById('trouble').hidden")
+        assert page.inner_text("#trouble-title") == "This file has changed or is gone"
+        assert page.inner_text("#trouble-text").endswith("Add it again.")
+        assert page.is_hidden("#banner")
+
+
+@pytest.mark.slow
+def test_what_breaks_off_each_time_is_given_up(browser, house, pictures, tmp_path):
+    with idle(house, tmp_path) as (_, address), visiting(browser, address, told="ERR_") as page:
+        page.route("**/v1/describe", lambda route: route.abort())
+        page.set_input_files("#files", pictures / "a.png")
+        wait_for(page, "!document.getElementById('trouble').hidden", seconds=LONG)
+        assert page.inner_text("#trouble-title") == "The connection breaks off"
+        assert page.is_hidden("#banner")
+        page.unroute("**/v1/describe")
+        page.click("#again")
+        wait_for(page, state("Next in the queue"))
 
 
 @pytest.mark.slow
@@ -574,6 +663,18 @@ def test_token_is_asked_for_and_kept_in_the_tab_alone(browser, house, pictures, 
         restore(page)
         assert downloaded(page, "#download-all")[1][:2] == b"PK"
         page.reload()
+        wait_for(page, "document.getElementById('state').textContent !== ''")
+
+
+def test_page_works_where_the_browser_keeps_nothing_for_it(browser, house, tmp_path):
+    (tmp_path / "tokens").write_text("a-good-token-of-many-letters\n")
+    forbidden = "Object.defineProperty(window, '{}', {{ get() {{ throw new DOMException('', 'SecurityError'); }} }});"
+    with served(house, token_file=tmp_path / "tokens") as address, opened(browser, address, told="401") as page:
+        page.add_init_script("".join(forbidden.format(name) for name in ("localStorage", "sessionStorage")))
+        page.reload()
+        wait_for(page, "document.getElementById('token').open")
+        page.fill("#token-field", "a-good-token-of-many-letters")
+        page.keyboard.press("Enter")
         wait_for(page, "document.getElementById('state').textContent !== ''")
 
 

@@ -27,19 +27,23 @@ export const find = (id) => document.getElementById(id);
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const readData = () => JSON.parse(find("data").textContent);
 
-/** localStorage, or what stands in for it where a browser keeps nothing of local files. */
-export const store = {
-  kept: true,
-  memory: new Map(),
+/** A storage of the browser, or memory where it keeps nothing: of local files, or because somebody forbade it. */
+export class Store {
+  /** `open` returns the storage, or throws where there is none. */
+  constructor(open) { Object.assign(this, { open, kept: true, memory: new Map() }); }
+
   get(key) {
-    try { return localStorage.getItem(key) ?? this.memory.get(key) ?? null; }
+    try { return this.open().getItem(key) ?? this.memory.get(key) ?? null; }
     catch { this.kept = false; return this.memory.get(key) ?? null; }
-  },
+  }
+
   set(key, value) {
     this.memory.set(key, value);
-    try { localStorage.setItem(key, value); } catch { this.kept = false; }
-  },
-};
+    try { this.open().setItem(key, value); } catch { this.kept = false; }
+  }
+}
+
+export const store = new Store(() => localStorage);
 
 export function setUpTheme(button) {
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -244,8 +248,11 @@ export class Stage {
       context.imageSmoothingEnabled = scale < 2 || Boolean(pane.isSmooth);
       context.imageSmoothingQuality = "high";
       const [left, top] = [Math.round(x + w / 2 - this.x * this.width * scale), Math.round(y + h / 2 - this.y * this.height * scale)];
-      context.drawImage(pane.source, left, top, Math.round(this.width * scale), Math.round(this.height * scale));
-      context.restore();
+      try {
+        context.drawImage(pane.source, left, top, Math.round(this.width * scale), Math.round(this.height * scale));
+      } finally {
+        context.restore(); // or this clip would stay for all that is painted later
+      }
     }
     for (const listener of this.listeners) listener();
   }

@@ -1,8 +1,10 @@
 // The server's HTTP API, and nothing else: requests, a token, and whether the server is there.
+import { Store } from "./base.js";
 import { eventsOf } from "./events.js";
-import { gone, problemFrom } from "./problems.js";
+import { changed, gone, problemFrom } from "./problems.js";
 
 const TOKEN = "xpsr-token";
+const tab = new Store(() => sessionStorage);
 /** Addresses are the page's own, also where a proxy serves it below a path. */
 const here = (path) => path.replace(/^\/+/, "");
 
@@ -22,7 +24,7 @@ export function pause(milliseconds, signal = null) {
 export class Server extends EventTarget {
   constructor({ askToken }) {
     super();
-    Object.assign(this, { askToken, token: sessionStorage.getItem(TOKEN), returning: null, asking: null });
+    Object.assign(this, { askToken, token: tab.get(TOKEN), returning: null, asking: null });
   }
 
   get isGone() { return this.returning !== null; }
@@ -52,7 +54,7 @@ export class Server extends EventTarget {
     if (this.token !== refused) return;
     this.asking ??= this.askToken(Boolean(refused)).finally(() => { this.asking = null; });
     this.token = await this.asking;
-    sessionStorage.setItem(TOKEN, this.token);
+    tab.set(TOKEN, this.token);
   }
 
   async models() { return (await this.ask("/v1/models")).json(); }
@@ -60,6 +62,7 @@ export class Server extends EventTarget {
   /** Sends a picture; resolves to the job's document. `onUpload` is told which part has been sent. */
   async submit(kind, { file, name, fields, onUpload, signal }) {
     for (;;) {
+      await file.slice(0, 1).arrayBuffer().catch(() => { throw changed(); }); // a browser would tell it as a network that is away
       signal.throwIfAborted();
       const { token } = this;
       const form = new FormData();

@@ -25,13 +25,13 @@ export class Detail {
 
   update() {
     const { picture } = this;
+    this.viewer.show(picture);
     if (!picture) return;
     find("picture-name").textContent = picture.name;
     find("picture-facts").textContent = [
       picture.width ? sizeText(picture.width, picture.height) : "", picture.format ?? "", bytesText(picture.bytes),
     ].filter(Boolean).join(" · ");
     this.controls.tellSize();
-    this.viewer.show(picture);
     this.strip.show(picture);
     this.updateTexts();
     this.updateWork();

@@ -16,17 +16,18 @@ export async function decoded(blob) {
   }
 }
 
-/** Decoded pictures by a key of any kind; those used last stay. */
+/** Decoded pictures by a key of any kind; those used last stay, and those on the screen. */
 export class Bitmaps {
-  constructor() { this.kept = new Map(); }
+  constructor() { Object.assign(this, { kept: new Map(), dropped: new Set(), shown: [] }); }
 
   /** Resolves to what `open` resolves to, a bitmap; opens it once. */
   async get(key, open) {
-    const found = this.kept.get(key) ?? open();
+    const entry = this.kept.get(key) ?? { found: open(), pixels: 0 };
     this.kept.delete(key);
-    this.kept.set(key, found);
+    this.kept.set(key, entry);
     try {
-      const bitmap = await found;
+      const bitmap = await entry.found;
+      entry.pixels = bitmap.width * bitmap.height;
       this.tidy();
       return bitmap;
     } catch (error) {
@@ -35,20 +36,30 @@ export class Bitmaps {
     }
   }
 
+  /** Takes down what is on the screen: it is not closed before something else is there. */
+  show(bitmaps) {
+    this.shown = bitmaps;
+    this.sweep();
+  }
+
   drop(key) {
-    this.kept.get(key)?.then((bitmap) => bitmap.close?.(), () => {});
+    this.kept.get(key)?.found.then((bitmap) => { this.dropped.add(bitmap); this.sweep(); }, () => {});
     this.kept.delete(key);
   }
 
-  async tidy() {
-    const entries = [...this.kept];
-    const all = await Promise.allSettled(entries.map(([, found]) => found));
-    let pixels = 0;
-    for (let at = entries.length - 1; at >= 0; at -= 1) {
-      const { value } = all[at];
-      pixels += value ? value.width * value.height : 0;
-      const [key, found] = entries[at];
-      if (pixels > MOST_PIXELS && at < entries.length - ALWAYS_KEPT && this.kept.get(key) === found) this.drop(key);
+  tidy() {
+    let sum = 0;
+    for (const [at, [key, { pixels }]] of [...this.kept].reverse().entries()) {
+      sum += pixels;
+      if (pixels && sum > MOST_PIXELS && at >= ALWAYS_KEPT) this.drop(key); // without pixels it is being decoded
+    }
+  }
+
+  sweep() {
+    for (const bitmap of this.dropped) {
+      if (this.shown.includes(bitmap)) continue;
+      bitmap.close();
+      this.dropped.delete(bitmap);
     }
   }
 }
@@ -68,7 +79,7 @@ export function thumbnail(blob, side) {
   return made;
 }
 
-export function squareOf(source, side) {
+function squareOf(source, side) {
   const { width, height } = source;
   const part = Math.min(width, height);
   const canvas = make("canvas", { width: side, height: side });

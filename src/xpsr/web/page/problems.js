@@ -18,6 +18,8 @@ const HEADINGS = {
   worker_died: "What restored the picture has stopped",
   unexpected: "Something went wrong that nobody has foreseen",
   gone: "The server does not answer",
+  broken_off: "The connection breaks off",
+  changed: "This file has changed or is gone",
   undecodable: "This browser cannot show the picture",
 };
 
@@ -32,7 +34,7 @@ export class Problem extends Error {
   get isTemporary() { return this.status === 429 || this.status === 503; }
 
   /** Whether it is the picture's fault, whatever is asked for: nothing can be made of it. */
-  get isOfPicture() { return ["unknown_format", "damaged", "too_large"].includes(this.code) && (this.field === null || this.field === "image"); }
+  get isOfPicture() { return ["unknown_format", "damaged", "too_large", "changed"].includes(this.code) && (this.field === null || this.field === "image"); }
 
   get heading() { return HEADINGS[this.code] ?? (this.field ? "The server cannot do this" : "This did not work"); }
 
@@ -70,3 +72,5 @@ export function problemFrom(status, text, retryAfter) {
 export const problemOfJob = ({ error }) => problemFrom(error.status ?? 0, JSON.stringify(error), null);
 
 export const gone = () => new Problem({ code: "gone", detail: "It may be restarting, or the network is away" });
+export const brokenOff = () => new Problem({ code: "broken_off", detail: "The server is there, but what goes to it does not arrive", remedy: "try again later, or from another network" });
+export const changed = () => new Problem({ code: "changed", detail: "It can no longer be read as it was when it was added", remedy: "add it again" });

@@ -1,9 +1,10 @@
 // Requests on their way: they wait here, are sent, wait there, are worked on, and are over. What is temporary is tried again.
 import { pause } from "./api.js";
-import { Problem, problemOfJob } from "./problems.js";
+import { Problem, brokenOff, problemOfJob } from "./problems.js";
 import { count, durationText, percentText } from "./words.js";
 
 const MOST_ATTEMPTS = 3; // at a server that forgets jobs
+const MOST_BREAKS = 5; // while it is sent to a server that is there
 
 /**
  * `state` is one of queued, sending, again, away, waiting, running, done, failed, cancelled. `job` is the server's
@@ -27,14 +28,14 @@ export class Task {
   /** Never rejects: what goes wrong is the task's state. */
   async run() {
     const { signal } = this.abort;
-    for (let attempts = 0; !signal.aborted;) {
+    for (let [attempts, breaks] = [0, 0]; !signal.aborted;) {
       try {
         await this.attempt(signal);
         return;
       } catch (error) {
         if (signal.aborted) return;
         const problem = error instanceof Problem ? error : new Problem({ detail: String(error?.message ?? error) });
-        if (problem.code === "gone") {
+        if (problem.code === "gone" && (this.job || (breaks += 1) < MOST_BREAKS)) {
           this.become("away");
           await this.server.back();
         } else if (problem.status === 404 && this.job && (attempts += 1) < MOST_ATTEMPTS) {
@@ -43,7 +44,7 @@ export class Task {
           if (problem.code === "draining") this.job = null; // it ended with the server
           await this.waitFor(problem, signal);
         } else {
-          this.become("failed", { problem });
+          this.become("failed", { problem: problem.code === "gone" ? brokenOff() : problem });
           return;
         }
       }

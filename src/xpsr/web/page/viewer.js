@@ -53,7 +53,11 @@ export class Viewer {
   show(picture) {
     const isOther = picture !== this.picture;
     if (isOther) Object.assign(this, { picture, before: null, side: "after" });
-    if (!picture) return;
+    if (!picture) {
+      this.turn += 1; // what is being decoded comes too late
+      this.put({ width: 1, height: 1, panes: [] });
+      return;
+    }
     if (!picture.done.includes(this.before) || this.before === picture.chosen) this.before = null;
     this.offer();
     const { after } = this;
@@ -105,9 +109,14 @@ export class Viewer {
     const [left, right, map] = found.map(({ value }) => value ?? null);
     const scene = (after && right) || left || right || { width: 1, height: 1 };
     const isKept = keep && this.stage.width / this.stage.height === scene.width / scene.height;
-    this.stage.show({ width: scene.width, height: scene.height, panes: this.panes(left, right, map), keep: isKept });
+    this.put({ width: scene.width, height: scene.height, panes: this.panes(left, right, map), keep: isKept });
     this.tell(left, right);
     find("stage").setAttribute("aria-busy", "false");
+  }
+
+  put(scene) {
+    this.stage.show(scene);
+    this.visit.bitmaps.show(scene.panes.map(({ source }) => source));
   }
 
   panes(left, right, map) {

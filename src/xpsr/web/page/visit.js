@@ -1,6 +1,6 @@
 // What a visit consists of: pictures, what is said of them, and their results. Nothing here draws; whoever does listens
 // to "list" (pictures came or went), "picture" (one changed), "select" and "over" (a task ended).
-import { Bitmaps, decoded, squareOf, thumbnail } from "./pixels.js";
+import { Bitmaps, decoded, thumbnail } from "./pixels.js";
 import { Problem } from "./problems.js";
 import { Queue } from "./queue.js";
 import { Result, Task } from "./tasks.js";
@@ -88,10 +88,10 @@ export class Visit extends EventTarget {
   }
 
   remove(picture) {
+    const at = this.pictures.indexOf(picture);
+    this.pictures.splice(at, 1); // first: a picture that stays is looked at when its last task is cancelled
     for (const task of [picture.describing, ...picture.results].filter(Boolean)) this.discard(task);
     this.bitmaps.drop(picture);
-    const at = this.pictures.indexOf(picture);
-    this.pictures.splice(at, 1);
     if (picture === this.selected) this.select(this.pictures[Math.min(at, this.pictures.length - 1)] ?? null);
     this.tell("list");
   }
@@ -261,7 +261,7 @@ export class Visit extends EventTarget {
 
   async drawThumb(result) {
     try {
-      result.thumb = squareOf(await this.bitmapOf(result), THUMB);
+      result.thumb = (await thumbnail(await result.view, THUMB)).canvas;
     } catch (problem) {
       result.problem = problem;
     }
