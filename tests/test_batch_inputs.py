@@ -12,7 +12,7 @@ import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -620,6 +620,33 @@ def test_a_tar_file_that_cannot_be_read_is_told() -> None:
     assert "lies.tar: is no tar file" in plan("lies.tar")[1][0] and "is it compressed?" in plan("lies.tar")[1][0]
     make_tar("empty.tar")
     assert "empty.tar: holds no pictures" in plan("empty.tar")[1][0]
+
+
+def damaged_header(content: bytes) -> bytes:
+    return content[:4100] + bytes([content[4100] ^ 1]) + content[4101:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damaged_header, lambda content: content[:4100], lambda content: content[:4096]],
+    ids=["a byte of a header", "cut in a header", "cut between members"],
+)
+def test_of_a_tar_file_with_a_damage_what_is_before_it_is_taken_and_the_rest_is_told(
+    damage: Callable[[bytes], bytes],
+) -> None:
+    make_tar("a.tar", *(f"{n}.jpg" for n in range(10)))  # 1,024 bytes each
+    Path("a.tar").write_bytes(damage(Path("a.tar").read_bytes()))
+    items, errors, _ = plan("a.tar")
+    assert [item.id for item in items] == [f"a/{n}.jpg" for n in range(4)]
+    assert len(errors) == 1 and "or a damaged one (" in errors[0] and "what is before the damage is taken" in errors[0]
+
+
+def test_a_tar_file_may_end_in_one_block_of_zeros_or_in_many() -> None:
+    make_tar("a.tar", "x.jpg")
+    content = Path("a.tar").read_bytes()
+    for length in (1024 + 512, 1024 + 1024, 2**16):
+        Path("a.tar").write_bytes(content[:1024].ljust(length, b"\0"))
+        assert ids("a.tar") == ["a/x.jpg"]
 
 
 def test_of_a_member_that_is_there_twice_the_last_counts(here: Path) -> None:

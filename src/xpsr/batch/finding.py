@@ -183,7 +183,7 @@ class Search:
         fault: InputError | None = None
         found: dict[str, Found] = {}  # of a name that is there twice the last, as tar has it
         try:
-            with tarfile.open(path, "r:") as tar:
+            with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined] # or it keeps them all
                     called = below(member.name)
@@ -204,6 +204,9 @@ class Search:
                         is_any = True
                         source = Member(tar=str(path), offset=member.offset_data, size=member.size, name=called)
                         found[called] = Found(id=f"{path.stem}/{called}", source=str(source), stamp=stamp)
+                file.seek(tar.offset)  # a header that is damaged, or lacks, passes for the end after the first one
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"there is neither a member nor an end at byte {tar.offset}")
         except tarfile.TarError as error:
             message = f"{name}: is no tar file, or a damaged one ({error})"
             remedy = "is it compressed?" if not is_any else "make it anew; what is before the damage is taken"
