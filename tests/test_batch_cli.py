@@ -170,6 +170,23 @@ def test_what_is_new_gone_or_changed_is_done_and_nothing_else(batch: Run, photos
     assert states() == {"done": 8, "skipped": 0, "failed": 0, "waiting": 0, "running": 0}
 
 
+def test_a_folder_that_is_away_keeps_its_part_of_the_ledger(batch: Run, photos: list[Path]) -> None:
+    save_noise("more/m.png", 8)
+    batch("photos", "more", "-o", "out")
+    Path("out/p0.png").unlink()
+    Path("photos").rename("away")
+    for flags in ([], ["--dry-run"]):
+        ended = batch("photos", "more", "-o", "out", *flags)
+        assert "photos: cannot be read (No such file or directory)" in ended.err and "p0.png" not in ended.err
+        assert ended.code == (2 if flags else 1)
+    assert states() == {"done": 6, "skipped": 0, "failed": 1, "waiting": 1, "running": 0}
+    Path("away").rename("photos")
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.png")}
+    assert batch("photos", "more", "-o", "out").code == 1
+    after = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.png")}
+    assert after.keys() - before.keys() == {Path("out/p0.png")} and before.items() <= after.items()
+
+
 def test_a_result_that_the_user_has_changed_is_not_replaced(batch: Run, photos: list[Path]) -> None:
     batch("photos", "-o", "out")
     save_noise("out/p0.png", 77)

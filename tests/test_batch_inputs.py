@@ -577,6 +577,27 @@ def test_a_picture_may_be_on_a_list_under_several_ids() -> None:
     assert [item.id for item in items] == ["a"] and "would replace x.png" in errors[0]
 
 
+def test_only_what_is_not_read_to_its_end_is_called_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    touch("in/a.jpg", "in/shut/b.jpg", "c.jpg")
+    Path("empty").mkdir()
+    for name, lines in (("lost.txt", ["none/a.jpg", "none/b.jpg"]), ("half.txt", ["c.jpg", "none/b.jpg"])):
+        Path(name).write_text("\n".join(lines))
+    make_tar("cut.tar", "x.jpg", "y.jpg")
+    Path("cut.tar").write_bytes(Path("cut.tar").read_bytes()[:1024])
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path == "in/shut":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    unread: list[str] = []
+    named = ("in", "empty", "nowhere", "none.jpg", "lost.txt", "half.txt", "cut.tar", "memory://none", "none.csv")
+    plan(*named, on_unread=unread.append)
+    assert unread == ["in/shut", "nowhere", "lost.txt", "cut.tar", "memory://none", "none.csv"]
+
+
 # Tar files
 
 

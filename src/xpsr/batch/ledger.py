@@ -6,7 +6,7 @@ rows: a power cut loses the last second of them, not the results, which the next
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,7 @@ _VERSION = 1
 _ROWS = 10_000
 """That are written or read in one go."""
 
+_READY = "WHERE state = 'waiting' AND number NOT IN (SELECT number FROM absent)"
 _ITEM = "number, id, source, target, seed, content, quality, stamp"
 
 
@@ -165,6 +166,7 @@ class Ledger:
                 raise InputError(
                     f"{path}: is no ledger of a batch", code="wrong_type", remedy="is it the right folder?"
                 )
+            self._db.execute("CREATE TEMP TABLE absent (number INTEGER PRIMARY KEY)")
             self._held = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -223,11 +225,16 @@ class Ledger:
         """What all results depend on."""
         return {name: json.loads(value) for name, value in self._all("SELECT name, value FROM facts")}
 
-    def plan(self, items: Iterable[Item]) -> None:
-        """Takes the pictures of a plan, all of them.
+    def plan(self, items: Iterable[Item], *, is_whole: Callable[[], bool] = lambda: True) -> None:
+        """Takes the pictures of a plan.
 
         One that is here keeps its state, unless its source, seed, texts or place is another: then it waits again. One
         that is not among them any more is dropped; its result stays where it is.
+
+        Args:
+            items: the pictures.
+            is_whole: asked at their end, whether they are all. If not, those that are not among them stay, and are not
+                handed out.
 
         Raises:
             InputError: two have the same id.
@@ -235,6 +242,7 @@ class Ledger:
         with self._transaction():
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
             self._db.execute("DELETE FROM seen")
+            self._db.execute("DELETE FROM absent")
             try:
                 for chunk in _chunks(items):
                     self._db.executemany("INSERT INTO seen VALUES (?)", [(item.id,) for item in chunk])
@@ -242,7 +250,8 @@ class Ledger:
             except sqlite3.IntegrityError as error:
                 message = f"{self.path.parent}: two pictures of the plan have one id"
                 raise InputError(message, code="conflict", remedy="give each an id of its own") from error
-            self._db.execute("DELETE FROM jobs WHERE id NOT IN (SELECT id FROM seen)")
+            unseen = "FROM jobs WHERE id NOT IN (SELECT id FROM seen)"
+            self._db.execute(f"DELETE {unseen}" if is_whole() else f"INSERT INTO absent SELECT number {unseen}")
             self._db.execute("DELETE FROM seen")
 
     # The work
@@ -271,7 +280,7 @@ class Ledger:
             )
 
     def waiting(self, *, after: int = 0, skip: int = 0, limit: int = _ROWS, lacks_prior: bool = False) -> list[Ticket]:
-        """Returns pictures that wait, in their order.
+        """Returns pictures that wait and are in reach, in their order.
 
         Args:
             after: only those with numbers above it.
@@ -280,7 +289,7 @@ class Ledger:
             lacks_prior: only those of which nobody has said all that is said of a picture.
         """
         lacks = "AND prior IS NULL AND (content IS NULL OR quality IS NULL)" if lacks_prior else ""
-        where = f"WHERE state = 'waiting' AND number > ? {lacks} ORDER BY number LIMIT ? OFFSET ?"
+        where = f"{_READY} AND number > ? {lacks} ORDER BY number LIMIT ? OFFSET ?"
         return [
             Ticket(
                 number=number,
@@ -292,6 +301,11 @@ class Ledger:
                 f"SELECT {_ITEM}, prior, attempts FROM jobs {where}", (after, limit, skip)
             )
         ]
+
+    def count_waiting(self) -> int:
+        """Returns how many pictures wait and are in reach."""
+        ((count,),) = self._all(f"SELECT count(*) FROM jobs {_READY}")
+        return int(count)
 
     def keep_priors(self, priors: Mapping[int, Prior]) -> None:
         """Keeps what a describer said of pictures, by number."""

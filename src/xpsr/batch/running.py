@@ -175,7 +175,7 @@ class Batch:
         from xpsr.batch.runner import run
 
         self.results.sweep(self.broken_off)
-        if is_stopping() or not self.ledger.tally().waiting:
+        if is_stopping() or not self.ledger.count_waiting():
             return Ending(end="stopped" if is_stopping() else "complete")
         config, crew, missing = self.config, self._crew(), 0
         looked, is_whole = time.monotonic(), False
@@ -306,6 +306,7 @@ def open_batch(
     recipe = Recipe(config=upscale, describer=lookup.name, folder=fetch_model(upscale.model))
     asked = upscale.size_asked
     absent: set[str] = set()
+    unread: set[str] = set()
 
     def tell(name: str, error: InputError) -> None:
         absent.add(name)
@@ -333,7 +334,9 @@ def open_batch(
                 part=config.part,
                 on_error=tell,
                 on_note=on_note,
-            )
+                on_unread=unread.add,
+            ),
+            is_whole=lambda: not unread,  # what is away for now will be back
         )
         rows = itertools.chain(ledger.rows("done"), ledger.rows("skipped"))
         ledger.reopen(list(results.changed((row.number, row.item.target, row.output_stamp) for row in rows)))
