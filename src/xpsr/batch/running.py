@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from xpsr.batch.inputs import plan_items
 from xpsr.batch.items import Failure, Order, Ticket, failure_of
 from xpsr.batch.ledger import LEDGER, Ledger
+from xpsr.batch.outage import FULL, OUTSIDE, Outage
 from xpsr.batch.stores import Results, fetch, is_address, plain, stamp_of
 from xpsr.config import BatchConfig, as_dict
 from xpsr.errors import InputError, XPSRError, printable
@@ -41,6 +43,9 @@ _DISK_SECONDS = 5.0
 
 _WORKER = 3 * 2**29
 """Bytes of memory without which no further worker is started, where nobody says how many; the mini takes about 1 GB."""
+
+_TICK = 0.2
+"""Seconds after which somebody looks whether a pause is over."""
 
 _LOOKED_AT = 32
 """Pictures that a describer is shown before what it said is kept."""
@@ -92,15 +97,16 @@ class Batch:
         is_stopping: Callable[[], bool] = lambda: False,
         on_event: "Callable[[Event], None]" = lambda event: None,
         on_look: Callable[[int], None] = lambda done: None,
-    ) -> None:
+    ) -> Ending:
         """Has a describer that asks a model, or that reads what was written, look at all pictures that wait.
 
-        What it says goes into the ledger, so that nobody is asked twice; its memory is free when this returns.
+        What it says goes into the ledger, so that nobody is asked twice; its memory is free when this returns. Unless
+        it was "complete", there are pictures of which nothing was said yet, and `run` is not to be called.
 
         Args:
             is_stopping: whether to end.
-            on_event: is told of each picture of which nothing can be said, which fails.
-            on_look: is told how many were looked at so far.
+            on_event: is told of each picture of which nothing can be said, which fails or is tried again.
+            on_look: is told how many were looked at so far, several times a second in a pause.
 
         Raises:
             ModelError: it cannot be loaded or reached.
@@ -108,23 +114,44 @@ class Batch:
         """
         self.results.sweep(self.broken_off)  # the ledger tells of them once, and this may end in an error
         if not (self.lookup.is_asked or self.lookup.needs_files):
-            return
+            return Ending(end="complete")
         from xpsr.batch.runner import Event
 
         after = done = 0
+        tries: Counter[int] = Counter()
+        outage = Outage(self._is_reachable)
         with self.looking_on() as look:
-            while not is_stopping() and (
-                tickets := self.ledger.waiting(after=after, limit=_LOOKED_AT, lacks_prior=True)
-            ):
-                after, done = tickets[-1].number, done + len(tickets)
+            while not is_stopping():
+                if outage.is_pausing:
+                    time.sleep(_TICK)
+                    on_look(done)
+                    continue
+                tickets = self.ledger.waiting(after=after, limit=_LOOKED_AT, lacks_prior=True)
+                if not tickets:
+                    if not after:
+                        return Ending(end="complete")
+                    after = 0  # those that are tried again come after all others
+                    continue
+                after = tickets[-1].number
                 priors, failed = self.look(tickets, look)
                 self.ledger.keep_priors(priors)
-                self.ledger.keep(failed=[(number, failure, True) for number, failure in failed.items()])
+                end, excused = _blame(failed, outage, has_worked=bool(priors))
+                final: list[tuple[int, Failure, bool]] = []
                 for ticket in tickets:
-                    if ticket.number in failed:
-                        failure = failed[ticket.number]
-                        on_event(Event(ticket=ticket, outcome=failure, is_last=True, hand="describer"))
+                    failure = failed.get(ticket.number)
+                    if failure is None or failure.code in excused:
+                        continue
+                    tries[ticket.number] += 1
+                    is_last = not failure.may_pass or tries[ticket.number] > self.config.retries
+                    if is_last:
+                        final.append((ticket.number, failure, True))
+                    on_event(Event(ticket=ticket, outcome=failure, is_last=is_last, hand="describer"))
+                self.ledger.keep(failed=final)
+                done += len(priors) + len(final)
                 on_look(done)
+                if end is not None:
+                    return Ending(end=end)
+        return Ending(end="stopped")
 
     def looking_on(self) -> AbstractContextManager[Look]:
         """As `PriorLookup.looking_on`, of pictures that are read as the config says."""
@@ -140,8 +167,8 @@ class Batch:
             sources: dict[Path, list[tuple[int, Source]]] = {}
             for ticket in tickets:
                 here = Path(folder, str(ticket.number))
-                here.mkdir()
                 try:
+                    here.mkdir()
                     source = fetch(ticket.item, here)
                     sources.setdefault(source.path, []).append((ticket.number, source))
                 except Exception as error:  # every picture is tried
@@ -360,6 +387,19 @@ def open_batch(
             yield batch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _blame(failed: Mapping[int, Failure], outage: Outage, *, has_worked: bool) -> tuple["End | None", tuple[str, ...]]:
+    """Returns how a run ends after pictures of which some failed, if it does, and codes for which none is to blame."""
+    codes = [failure.code for failure in failed.values()]
+    if has_worked:
+        outage.end()
+    elif codes.count("disk_full") >= FULL:
+        return "disk_full", ("disk_full",)
+    excused = ("disk_full",) if has_worked else ()  # others took the room meanwhile
+    if not set(OUTSIDE).isdisjoint(codes) and outage.look():
+        return "trouble" if outage.is_too_long else None, (*excused, *OUTSIDE)
+    return None, excused
 
 
 def _named(failure: Failure, source: Source) -> Failure:

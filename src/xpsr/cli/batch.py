@@ -84,16 +84,17 @@ def _work(batch: "Batch", report: "_Report", *, quiet: bool) -> int:
                     if bar is not None:
                         bar(done, tally.waiting)
 
-                batch.describe(is_stopping=is_stopping, on_event=on_event, on_look=on_look)
-            with counting("restoring", quiet=quiet) as bar:
+                ending = batch.describe(is_stopping=is_stopping, on_event=on_event, on_look=on_look)
+            if ending.end == "complete":
+                with counting("restoring", quiet=quiet) as bar:
 
-                def on_tick() -> None:
-                    reporter.on_tick()
-                    if bar is not None:
-                        now = batch.ledger.tally()
-                        bar(now.total - now.waiting - now.running, now.total, reporter.in_words())
+                    def on_tick() -> None:
+                        reporter.on_tick()
+                        if bar is not None:
+                            now = batch.ledger.tally()
+                            bar(now.total - now.waiting - now.running, now.total, reporter.in_words())
 
-                ending = batch.run(is_stopping=is_stopping, on_event=on_event, on_tick=on_tick)
+                    ending = batch.run(is_stopping=is_stopping, on_event=on_event, on_tick=on_tick)
         finally:
             reporter.close(None if ending is None else ending.end)
     report.end(batch, ending)
