@@ -395,6 +395,23 @@ def test_a_disk_that_will_not_hold_the_rest_ends_the_run_early(
     assert batch("photos", "-o", "out", "--ledger", ledger).code == 1 and states(ledger)["done"] == 6
 
 
+def test_results_that_are_replaced_need_no_more_room(
+    batch: Run, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr("xpsr.batch.running._DISK_SECONDS", 0.0)
+    monkeypatch.setattr("xpsr.batch.estimates._BESIDE", 0)
+    batch("photos", "-o", "out")
+    size = Path("out/p0.png").stat().st_size
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=size))
+    again = batch("photos", "-o", "out", "--seed", "1", "--on-existing", "overwrite")
+    assert "too small" not in again.err and states()["done"] == 6
+    for path in Path("out").rglob("*.png"):  # whose room is part of the free one
+        path.unlink()
+    short = batch("photos", "-o", "out", "--seed", "2", "--on-existing", "overwrite")
+    assert "out: the disk is too small by about " in short.err and states()["done"] < 6
+
+
 def test_what_a_killed_run_has_left_is_removed(batch: Run, photos: list[Path]) -> None:
     batch("photos", "-o", "out")
     with Ledger(Path("out/ledger.sqlite")) as ledger:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 from filelock import FileLock, Timeout
 
 from xpsr.batch.items import Failure, Item, Made, Ticket
+from xpsr.batch.schema import SCHEMA, VERSION
 from xpsr.errors import InputError, one_line
 from xpsr.prior import Prior
 
@@ -25,61 +26,6 @@ LEDGER = "ledger.sqlite"
 
 State = Literal["waiting", "running", "done", "skipped", "failed"]
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (
-    kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, name)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY,
-    id TEXT NOT NULL,
-    source TEXT NOT NULL,
-    target TEXT NOT NULL,
-    seed INTEGER NOT NULL,
-    content TEXT,
-    quality TEXT,
-    stamp TEXT NOT NULL,
-    prior TEXT,
-    state TEXT NOT NULL DEFAULT 'waiting',
-    attempts INTEGER NOT NULL DEFAULT 0,
-    code TEXT,
-    line TEXT,
-    remedy TEXT,
-    seconds REAL,
-    pixels INTEGER,
-    bytes INTEGER,
-    key TEXT,
-    output_sha256 TEXT,
-    output_stamp TEXT,
-    worker TEXT,
-    since REAL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_id ON jobs (id);
-CREATE INDEX IF NOT EXISTS jobs_open ON jobs (number) WHERE state = 'waiting';
-CREATE INDEX IF NOT EXISTS jobs_running ON jobs (number) WHERE state = 'running';
-CREATE INDEX IF NOT EXISTS jobs_failed ON jobs (number) WHERE state = 'failed';
-CREATE TABLE IF NOT EXISTS totals (
-    state TEXT PRIMARY KEY, pictures INTEGER NOT NULL, seconds REAL NOT NULL, pixels INTEGER NOT NULL,
-    bytes INTEGER NOT NULL
-) WITHOUT ROWID;
-INSERT OR IGNORE INTO totals
-    VALUES ('waiting', 0, 0, 0, 0), ('running', 0, 0, 0, 0), ('done', 0, 0, 0, 0), ('skipped', 0, 0, 0, 0),
-        ('failed', 0, 0, 0, 0);
-CREATE TRIGGER IF NOT EXISTS jobs_come AFTER INSERT ON jobs BEGIN
-    UPDATE totals SET pictures = pictures + 1 WHERE state = new.state;
-END;
-CREATE TRIGGER IF NOT EXISTS jobs_go AFTER DELETE ON jobs BEGIN
-    UPDATE totals SET pictures = pictures - 1, seconds = seconds - coalesce(old.seconds, 0),
-        pixels = pixels - coalesce(old.pixels, 0), bytes = bytes - coalesce(old.bytes, 0) WHERE state = old.state;
-END;
-CREATE TRIGGER IF NOT EXISTS jobs_move AFTER UPDATE OF state ON jobs BEGIN
-    UPDATE totals SET pictures = pictures - 1, seconds = seconds - coalesce(old.seconds, 0),
-        pixels = pixels - coalesce(old.pixels, 0), bytes = bytes - coalesce(old.bytes, 0) WHERE state = old.state;
-    UPDATE totals SET pictures = pictures + 1, seconds = seconds + coalesce(new.seconds, 0),
-        pixels = pixels + coalesce(new.pixels, 0), bytes = bytes + coalesce(new.bytes, 0) WHERE state = new.state;
-END;
-"""
-
-_VERSION = 1
 _ROWS = 10_000
 """That are written or read in one go."""
 
@@ -113,7 +59,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
-    """How many pictures are in which state, and what those that are done took together: seconds, pixels, bytes."""
+    """How many pictures are in which state, and what those that are done took together: seconds, pixels, bytes.
+
+    `replaced_bytes` is what results take that will be replaced, as their pictures wait again or are at work.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -123,6 +72,7 @@ class Tally:
     seconds: float = 0.0
     pixels: int = 0
     bytes: int = 0
+    replaced_bytes: int = 0
 
     @property
     def total(self) -> int:
@@ -154,14 +104,14 @@ class Ledger:
             stack.callback(self._db.close)
             self._db.isolation_level = None  # transactions begin where we say so
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
+            if version not in (0, VERSION):
                 message = f"{path}: is of another version of xpsr"
                 raise InputError(message, code="conflict", remedy="choose another folder with -o")
             if not read_only:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
-                self._db.executescript(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+                self._db.executescript(SCHEMA)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
             elif version == 0:
                 raise InputError(
                     f"{path}: is no ledger of a batch", code="wrong_type", remedy="is it the right folder?"
@@ -270,14 +220,21 @@ class Ledger:
 
     def retry_failed(self) -> int:
         """Lets all that failed wait again; returns how many."""
-        return self._change("UPDATE jobs SET state = 'waiting', attempts = 0 WHERE state = 'failed'")
+        return self._change("UPDATE jobs SET state = 'waiting', attempts = 0, bytes = NULL WHERE state = 'failed'")
+
+    def results(self) -> Iterator[tuple[int, str, str]]:
+        """Yields number, target and stamp of all results, also of those that will be replaced."""
+        replaced = "state = 'waiting' AND bytes > 0"
+        query = f"SELECT number, target, output_stamp FROM jobs WHERE state IN ('done', 'skipped') OR {replaced}"
+        with self._speaking():
+            yield from self._db.execute(query)
 
     def reopen(self, numbers: Iterable[int]) -> None:
         """Lets these pictures wait again, as their results are gone or were changed."""
+        attempts = "CASE state WHEN 'waiting' THEN attempts ELSE 0 END"  # a suspect stays one
+        query = f"UPDATE jobs SET state = 'waiting', attempts = {attempts}, bytes = NULL WHERE number = ?"
         with self._transaction():
-            self._db.executemany(
-                "UPDATE jobs SET state = 'waiting', attempts = 0 WHERE number = ?", [(n,) for n in numbers]
-            )
+            self._db.executemany(query, [(number,) for number in numbers])
 
     def waiting(self, *, after: int = 0, skip: int = 0, limit: int = _ROWS, lacks_prior: bool = False) -> list[Ticket]:
         """Returns pictures that wait and are in reach, in their order.
@@ -369,7 +326,8 @@ class Ledger:
         }
         counts = {state: totals[state][0] for state in get_args(State)}
         _, seconds, pixels, size = totals["done"]
-        return Tally(**counts, seconds=seconds, pixels=pixels, bytes=size)
+        replaced = totals["waiting"][3] + totals["running"][3]
+        return Tally(**counts, seconds=seconds, pixels=pixels, bytes=size, replaced_bytes=replaced)
 
     def failures(self) -> list[tuple[str, int, str]]:
         """Returns the kinds of failures, the most frequent first: code, how many, and the line of one."""

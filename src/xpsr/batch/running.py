@@ -1,7 +1,6 @@
 """From what a user names to results in their places: plan, ledger, describers and crew, one after the other."""
 
 import dataclasses
-import itertools
 import os
 import shutil
 import tempfile
@@ -365,8 +364,7 @@ def open_batch(
             ),
             is_whole=lambda: not unread,  # what is away for now will be back
         )
-        rows = itertools.chain(ledger.rows("done"), ledger.rows("skipped"))
-        ledger.reopen(list(results.changed((row.number, row.item.target, row.output_stamp) for row in rows)))
+        ledger.reopen(list(results.changed(ledger.results())))
         scratch = _scratch_of(folder)
         shutil.rmtree(scratch, ignore_errors=True)  # what a run that was killed has left
         scratch.mkdir(parents=True)
