@@ -560,6 +560,14 @@ def test_a_rehearsal_makes_nothing(batch: Run, photos: list[Path]) -> None:
     assert facts["pictures"] == 7 and 0 < facts["seconds"]["expected"] < 100
 
 
+def test_a_rehearsal_calls_the_output_as_it_was_named(batch: Run, photos: list[Path]) -> None:
+    batch("photos", "-o", "out")
+    done = batch("photos", "-o", "out", "--dry-run")
+    assert (done.code, done.err) == (2, "xpsr: out: nothing waits; add pictures, or --retry-failed.\n")
+    other = batch("photos", "-o", "out", "--dry-run", "--scale", "2")
+    assert other.code == 2 and other.err.startswith("xpsr: out: is the output of another plan (scale null, not 2.0);")
+
+
 def test_one_json_object_a_picture(batch: Run, photos: list[Path]) -> None:
     lines = [json.loads(line) for line in batch("photos", "-o", "out", "--json").out.splitlines()]
     assert sorted(line["id"] for line in lines if line["status"] == "made") == sorted(results())
@@ -577,6 +585,7 @@ def test_one_json_object_a_picture(batch: Run, photos: list[Path]) -> None:
         (["photos", "-o", ""], "no -o OUT; name the folder of all results"),
         (["photos", "-o", "out", "--timeout", "9"], "is for processes, which can be ended, and workers=0 has none"),
         (["nowhere", "-o", "out"], "nowhere: cannot be read (No such file or directory)"),
+        (["-", "-o", "out"], "xpsr: -: can be read but once; save it in a file and name that."),
         (["photos", "-o", "photos"], "photos: results would be among the pictures they are made of"),
         (["photos", "-o", "nothing://bucket"], "nothing://bucket: is no address that fsspec knows"),
         (["--status", "out", "other"], "--status is of one folder"),

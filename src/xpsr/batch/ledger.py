@@ -85,13 +85,14 @@ class Ledger:
     Args:
         path: the file; what is not there is made, unless it is only read.
         read_only: to look into, also while a run is at work.
+        called: what errors call its folder, where it is a copy of another's.
 
     Raises:
         InputError: another run is at work with it, or it is none, or there is none to read.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False):
-        self.path = path
+    def __init__(self, path: Path, *, read_only: bool = False, called: Path | None = None):
+        self.path, self.called = path, called or path.parent
         if read_only and not path.is_file():
             message, remedy = f"{path}: there is no ledger of a batch", "is it the right folder?"
             raise InputError(message, code="not_found", remedy=remedy)
@@ -156,7 +157,7 @@ class Ledger:
         if known and differing and not replaces and tally.done + tally.skipped:
             parts = [f"{name} {_brief(known.get(name))}, not {_brief(wanted.get(name))}" for name in differing[:3]]
             shown = "; ".join(parts) + ", …" * (len(differing) > 3)
-            message = f"{self.path.parent}: is the output of another plan ({shown})"
+            message = f"{self.called}: is the output of another plan ({shown})"
             remedy = "use the same options, choose another -o (and --ledger), or add --on-existing overwrite"
             raise InputError(message, code="conflict", remedy=remedy)
         if differing:
@@ -198,7 +199,7 @@ class Ledger:
                     self._db.executemany("INSERT INTO seen VALUES (?)", [(item.id,) for item in chunk])
                     self._db.executemany(_INSERT, [_values(item) for item in chunk])
             except sqlite3.IntegrityError as error:
-                message = f"{self.path.parent}: two pictures of the plan have one id"
+                message = f"{self.called}: two pictures of the plan have one id"
                 raise InputError(message, code="conflict", remedy="give each an id of its own") from error
             unseen = "FROM jobs WHERE id NOT IN (SELECT id FROM seen)"
             self._db.execute(f"DELETE {unseen}" if is_whole() else f"INSERT INTO absent SELECT number {unseen}")
@@ -353,7 +354,7 @@ class Ledger:
         try:
             lock.acquire()
         except Timeout as error:
-            message = f"{self.path.parent}: another run is at work there"
+            message = f"{self.called}: another run is at work there"
             remedy = "wait for its end, or choose another -o (or --ledger)"
             raise InputError(message, code="busy", remedy=remedy) from error
         return lock

@@ -304,6 +304,7 @@ def open_batch(
     config: BatchConfig,
     *,
     folder: Path,
+    called: Path | None = None,
     on_error: Callable[[str, InputError], None],
     on_note: Callable[[str], None],
 ) -> Iterator[Batch]:
@@ -314,6 +315,7 @@ def open_batch(
         out: the folder of all results, or its address.
         config: how.
         folder: where the ledger is.
+        called: what errors call that folder, where it is a copy.
         on_error: is told of what cannot be planned.
         on_note: is told in a line what is passed over.
 
@@ -339,8 +341,8 @@ def open_batch(
         on_error(name, error)
 
     # the ledger is for whoever comes from another folder, too
-    inputs = [name if not name or is_address(name) else str(Path(name).absolute()) for name in inputs]
-    with Ledger(folder / LEDGER) as ledger:
+    inputs = [name if name in ("", "-") or is_address(name) else str(Path(name).absolute()) for name in inputs]
+    with Ledger(folder / LEDGER, called=called) as ledger:
         facts = _facts(out, config, recipe)
         ledger.bind(facts, replaces=upscale.on_existing == "overwrite")
         results = Results(out)

@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("no INPUT; name folders, lists or addresses, as in: xpsr batch photos -o restored.")
     if not given.get("output"):
         raise InputError("no -o OUT; name the folder of all results, as in: xpsr batch photos -o restored.")
-    config, folder = _config(given), _folder(args.output, given.get("ledger"))
+    config, called = _config(given), _folder(args.output, given.get("ledger"))
     report = _Report(as_json=args.json, quiet=args.quiet)
     from xpsr.batch.ledger import copied
     from xpsr.batch.running import open_batch
@@ -41,10 +41,19 @@ def run(arguments: Sequence[str]) -> int:
     if not args.debug:
         quiet_hub()
     with ExitStack() as stack:
+        folder = called
         if args.dry_run:  # which changes nothing, the ledger neither
-            folder = copied(folder, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xpsr-"))))
+            folder = copied(called, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xpsr-"))))
         batch = stack.enter_context(
-            open_batch(args.inputs, args.output, config, folder=folder, on_error=report.unplanned, on_note=complain)
+            open_batch(
+                args.inputs,
+                args.output,
+                config,
+                folder=folder,
+                called=called,
+                on_error=report.unplanned,
+                on_note=complain,
+            )
         )
         if args.retry_failed:
             complain(f"{batch.ledger.retry_failed()} that failed are tried again.")
