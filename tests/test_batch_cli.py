@@ -170,6 +170,23 @@ def test_what_is_new_gone_or_changed_is_done_and_nothing_else(batch: Run, photos
     assert states() == {"done": 8, "skipped": 0, "failed": 0, "waiting": 0, "running": 0}
 
 
+def test_a_folder_that_is_away_keeps_its_part_of_the_ledger(batch: Run, photos: list[Path]) -> None:
+    save_noise("more/m.png", 8)
+    batch("photos", "more", "-o", "out")
+    Path("out/p0.png").unlink()
+    Path("photos").rename("away")
+    for flags in ([], ["--dry-run"]):
+        ended = batch("photos", "more", "-o", "out", *flags)
+        assert "photos: cannot be read (No such file or directory)" in ended.err and "p0.png" not in ended.err
+        assert ended.code == (2 if flags else 1)
+    assert states() == {"done": 6, "skipped": 0, "failed": 1, "waiting": 1, "running": 0}
+    Path("away").rename("photos")
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.png")}
+    assert batch("photos", "more", "-o", "out").code == 1
+    after = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.png")}
+    assert after.keys() - before.keys() == {Path("out/p0.png")} and before.items() <= after.items()
+
+
 def test_a_result_that_the_user_has_changed_is_not_replaced(batch: Run, photos: list[Path]) -> None:
     batch("photos", "-o", "out")
     save_noise("out/p0.png", 77)
@@ -378,6 +395,23 @@ def test_a_disk_that_will_not_hold_the_rest_ends_the_run_early(
     assert batch("photos", "-o", "out", "--ledger", ledger).code == 1 and states(ledger)["done"] == 6
 
 
+def test_results_that_are_replaced_need_no_more_room(
+    batch: Run, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr("xpsr.batch.running._DISK_SECONDS", 0.0)
+    monkeypatch.setattr("xpsr.batch.estimates._BESIDE", 0)
+    batch("photos", "-o", "out")
+    size = Path("out/p0.png").stat().st_size
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=size))
+    again = batch("photos", "-o", "out", "--seed", "1", "--on-existing", "overwrite")
+    assert "too small" not in again.err and states()["done"] == 6
+    for path in Path("out").rglob("*.png"):  # whose room is part of the free one
+        path.unlink()
+    short = batch("photos", "-o", "out", "--seed", "2", "--on-existing", "overwrite")
+    assert "out: the disk is too small by about " in short.err and states()["done"] < 6
+
+
 def test_what_a_killed_run_has_left_is_removed(batch: Run, photos: list[Path]) -> None:
     batch("photos", "-o", "out")
     with Ledger(Path("out/ledger.sqlite")) as ledger:
@@ -526,6 +560,14 @@ def test_a_rehearsal_makes_nothing(batch: Run, photos: list[Path]) -> None:
     assert facts["pictures"] == 7 and 0 < facts["seconds"]["expected"] < 100
 
 
+def test_a_rehearsal_calls_the_output_as_it_was_named(batch: Run, photos: list[Path]) -> None:
+    batch("photos", "-o", "out")
+    done = batch("photos", "-o", "out", "--dry-run")
+    assert (done.code, done.err) == (2, "xpsr: out: nothing waits; add pictures, or --retry-failed.\n")
+    other = batch("photos", "-o", "out", "--dry-run", "--scale", "2")
+    assert other.code == 2 and other.err.startswith("xpsr: out: is the output of another plan (scale null, not 2.0);")
+
+
 def test_one_json_object_a_picture(batch: Run, photos: list[Path]) -> None:
     lines = [json.loads(line) for line in batch("photos", "-o", "out", "--json").out.splitlines()]
     assert sorted(line["id"] for line in lines if line["status"] == "made") == sorted(results())
@@ -543,6 +585,7 @@ def test_one_json_object_a_picture(batch: Run, photos: list[Path]) -> None:
         (["photos", "-o", ""], "no -o OUT; name the folder of all results"),
         (["photos", "-o", "out", "--timeout", "9"], "is for processes, which can be ended, and workers=0 has none"),
         (["nowhere", "-o", "out"], "nowhere: cannot be read (No such file or directory)"),
+        (["-", "-o", "out"], "xpsr: -: can be read but once; save it in a file and name that."),
         (["photos", "-o", "photos"], "photos: results would be among the pictures they are made of"),
         (["photos", "-o", "nothing://bucket"], "nothing://bucket: is no address that fsspec knows"),
         (["--status", "out", "other"], "--status is of one folder"),

@@ -12,7 +12,7 @@ import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -577,6 +577,27 @@ def test_a_picture_may_be_on_a_list_under_several_ids() -> None:
     assert [item.id for item in items] == ["a"] and "would replace x.png" in errors[0]
 
 
+def test_only_what_is_not_read_to_its_end_is_called_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    touch("in/a.jpg", "in/shut/b.jpg", "c.jpg")
+    Path("empty").mkdir()
+    for name, lines in (("lost.txt", ["none/a.jpg", "none/b.jpg"]), ("half.txt", ["c.jpg", "none/b.jpg"])):
+        Path(name).write_text("\n".join(lines))
+    make_tar("cut.tar", "x.jpg", "y.jpg")
+    Path("cut.tar").write_bytes(Path("cut.tar").read_bytes()[:1024])
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path == "in/shut":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    unread: list[str] = []
+    named = ("in", "empty", "nowhere", "none.jpg", "lost.txt", "half.txt", "cut.tar", "memory://none", "none.csv")
+    plan(*named, on_unread=unread.append)
+    assert unread == ["in/shut", "nowhere", "lost.txt", "cut.tar", "memory://none", "none.csv"]
+
+
 # Tar files
 
 
@@ -620,6 +641,33 @@ def test_a_tar_file_that_cannot_be_read_is_told() -> None:
     assert "lies.tar: is no tar file" in plan("lies.tar")[1][0] and "is it compressed?" in plan("lies.tar")[1][0]
     make_tar("empty.tar")
     assert "empty.tar: holds no pictures" in plan("empty.tar")[1][0]
+
+
+def damaged_header(content: bytes) -> bytes:
+    return content[:4100] + bytes([content[4100] ^ 1]) + content[4101:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damaged_header, lambda content: content[:4100], lambda content: content[:4096]],
+    ids=["a byte of a header", "cut in a header", "cut between members"],
+)
+def test_of_a_tar_file_with_a_damage_what_is_before_it_is_taken_and_the_rest_is_told(
+    damage: Callable[[bytes], bytes],
+) -> None:
+    make_tar("a.tar", *(f"{n}.jpg" for n in range(10)))  # 1,024 bytes each
+    Path("a.tar").write_bytes(damage(Path("a.tar").read_bytes()))
+    items, errors, _ = plan("a.tar")
+    assert [item.id for item in items] == [f"a/{n}.jpg" for n in range(4)]
+    assert len(errors) == 1 and "or a damaged one (" in errors[0] and "what is before the damage is taken" in errors[0]
+
+
+def test_a_tar_file_may_end_in_one_block_of_zeros_or_in_many() -> None:
+    make_tar("a.tar", "x.jpg")
+    content = Path("a.tar").read_bytes()
+    for length in (1024 + 512, 1024 + 1024, 2**16):
+        Path("a.tar").write_bytes(content[:1024].ljust(length, b"\0"))
+        assert ids("a.tar") == ["a/x.jpg"]
 
 
 def test_of_a_member_that_is_there_twice_the_last_counts(here: Path) -> None:

@@ -1,4 +1,5 @@
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -93,6 +94,47 @@ def test_a_picture_that_is_planned_anew_waits_only_where_anything_of_it_is_anoth
     assert ledger.retry_failed() == 1 and states(ledger)["failed"] == "waiting"
     ledger.reopen([1])
     assert states(ledger)["same"] == "waiting"
+
+
+def test_what_an_input_that_cannot_be_read_may_hold_stays_and_is_not_handed_out(ledger: Ledger) -> None:
+    ledger.plan([item("done"), item("failed"), item("said"), item("here")])
+    ledger.keep(made=[(1, made())], failed=[(2, Failure(code="x", line="y"), True)])
+    ledger.keep_priors({3: Prior(content="a moose")})
+    before = states(ledger)
+    unread: list[str] = []
+
+    def items() -> Iterator[Item]:
+        yield item("here")
+        unread.append("a folder")  # which shows when all is found
+
+    ledger.plan(items(), is_whole=lambda: not unread)
+    assert states(ledger) == before and [ticket.item.id for ticket in ledger.waiting()] == ["here"]
+    assert ledger.count_waiting() == 1 and ledger.tally().waiting == 2
+    ledger.plan([item("said"), item("here")])
+    assert [ticket.prior for ticket in ledger.waiting()] == [Prior(content="a moose"), None]
+    assert states(ledger).keys() == {"said", "here"} and ledger.count_waiting() == 2
+
+
+def test_results_that_will_be_replaced_are_known_as_long_as_they_are_there(ledger: Ledger) -> None:
+    ledger.bind({"scale": 4})
+    ledger.plan([item("a"), item("b"), item("c"), item("new")])
+    ledger.keep(made=[(number, made(bytes=10 * number)) for number in (1, 2, 3)])
+    assert ledger.tally().replaced_bytes == 0
+    ledger.bind({"scale": 2}, replaces=True)
+    assert ledger.tally().replaced_bytes == 60
+    assert list(ledger.results()) == [(number, name, "3 4") for number, name in ((1, "a"), (2, "b"), (3, "c"))]
+    ledger.keep(started=[(2, "hand", 0.0)])
+    ledger.recover()
+    ledger.reopen([2])  # which is gone
+    assert ledger.tally().replaced_bytes == 40 and [ticket.is_suspect for ticket in ledger.waiting()][1]
+    ledger.keep(started=[(1, "hand", 0.0)])
+    assert ledger.tally().replaced_bytes == 40
+    ledger.keep(made=[(1, made(bytes=7))])
+    assert ledger.tally().replaced_bytes == 30 and ledger.tally().bytes == 7
+    assert [number for number, *_ in ledger.results()] == [1, 3]
+    ledger.keep(failed=[(3, Failure(code="x", line="y"), True)])
+    ledger.retry_failed()  # nobody has looked whether its result is there
+    assert ledger.tally().replaced_bytes == 0
 
 
 def test_two_pictures_of_one_id_are_no_plan_and_change_nothing(ledger: Ledger) -> None:

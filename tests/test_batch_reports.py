@@ -137,7 +137,8 @@ def test_the_tally_is_that_of_all_rows(tmp_path_factory: pytest.TempPathFactory,
         rows = [row for state in ("waiting", "running", "done", "skipped", "failed") for row in ledger.rows(state)]
         done = [row for row in rows if row.state == "done"]
         sums = {name: sum(getattr(row, name) for row in done) for name in ("seconds", "pixels", "bytes")}
-        assert ledger.tally() == Tally(**Counter(row.state for row in rows), **sums)
+        replaced = sum(row.bytes for row in rows if row.state in ("waiting", "running"))
+        assert ledger.tally() == Tally(**Counter(row.state for row in rows), **sums, replaced_bytes=replaced)
 
 
 # failures.csv
@@ -420,6 +421,8 @@ def test_a_disk_that_will_not_do_is_known_from_enough_results() -> None:
     assert missing(19, 2000) == 0 and missing(0, 2000) == 0  # nobody knows yet
     assert missing(5, 94, 10**6) > 0 and missing(4, 95, 10**6) == 0
     assert missing(20, 900) == 0 and missing(20, 2000, None) == 0
+    replacing = Tally(done=20, waiting=2000, bytes=20 * 10**6, replaced_bytes=1999 * 10**6)
+    assert shortage(10**8, replacing) == 0 < shortage(10**6, replacing)  # each result takes the room of its former one
 
 
 @pytest.mark.parametrize(

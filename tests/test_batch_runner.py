@@ -232,7 +232,7 @@ def test_a_picture_that_is_too_large_for_the_disk_does_not_stop_the_others(ledge
 def test_a_store_that_is_away_is_waited_for_and_no_picture_is_blamed(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xpsr.batch.runner._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("xpsr.batch.outage._LONGEST_PAUSE", 0.01)
     plan(ledger, 20)
     crew = Chance(deadly=set(), bad=set(map(str, range(20))), weak=set(), seed=0, num_hands=2, depth=2)
     away = Away(until=8)

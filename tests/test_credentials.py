@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from xpsr.image import (
     Provenance,
     WriteOptions,
     check_signing,
+    credentials,
     image_bytes,
     read_image,
     write_image,
@@ -350,6 +352,22 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, photo: Path, signing: Signi
         write_image(target, picture(), options=options_of(signing, photo))
     assert caught.value.code == "disk_full"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "photo.png"]
+
+
+def test_what_is_left_when_a_signer_is_killed_is_called_a_part(
+    tmp_path: Path, photo: Path, signing: Signing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: set[str] = set()
+    sign = credentials._sign
+
+    def look(*arguments: Any, **options: Any) -> None:
+        left.update(path.name for path in tmp_path.iterdir())
+        sign(*arguments, **options)
+
+    monkeypatch.setattr(credentials, "_sign", look)
+    write_image(tmp_path / "a.png", picture(), options=options_of(signing, photo))
+    parts = left - {"photo.png"}
+    assert len(parts) == 2 and all(fnmatch(one, ".xpsr-*.part") for one in parts)  # as those look for it who sweep
 
 
 # The command line

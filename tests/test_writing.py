@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -446,6 +447,19 @@ def test_strips_give_the_file_of_the_whole(tmp_path: Path, monkeypatch: pytest.M
     if name == "a.jpg":
         with Image.open(tmp_path / name) as opened:
             assert [component[1:3] for component in opened.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jxl"])
+def test_whatever_a_killed_writer_leaves_is_called_a_part(tmp_path: Path, name: str) -> None:
+    left: set[str] = set()
+
+    def strips() -> Iterator[Picture]:
+        for strip in strips_of(40, 30, 5, Origin(format="TIFF", bits=16)):
+            left.update(path.name for path in tmp_path.iterdir())
+            yield strip
+
+    write_strips(tmp_path / name, strips(), (30, 40))
+    assert left and all(fnmatch(one, ".xpsr-*.part") for one in left)  # as those look for it who sweep
 
 
 MEMORY = """

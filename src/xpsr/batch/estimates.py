@@ -203,7 +203,7 @@ def shortage(free_bytes: int | None, tally: Tally) -> int:
     if free_bytes is None or not tally.done or tally.done < min(_ENOUGH, tally.total / _ENOUGH):
         return 0
     each = tally.bytes / tally.done + _BESIDE
-    return max(0, math.ceil(each * (tally.waiting + tally.running)) - free_bytes)
+    return max(0, math.ceil(each * (tally.waiting + tally.running)) - tally.replaced_bytes - free_bytes)
 
 
 def pixels_in_words(pixels: float) -> str:

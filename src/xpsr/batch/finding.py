@@ -30,11 +30,13 @@ class Search:
         out: the folder of all results, or its address; what is in it is left out.
         on_error: is told what cannot be used, by its name, and why.
         on_note: is told in a line what of an input is passed over.
+        on_unread: is told the names of folders, tar files and lists that were not read to their ends.
     """
 
     out: str
     on_error: Callable[[str, InputError], None]
     on_note: Callable[[str], None]
+    on_unread: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self._real = lru_cache(4096)(os.path.realpath)  # folders of many pictures
@@ -76,6 +78,8 @@ class Search:
                     yield found
             except InputError as error:
                 self.on_error(name, error)
+                if error.code != "no_pictures" and suffix_of(name_of(name)).lower() not in _PICTURES:
+                    self.on_unread(name)
 
     def _in_input(self, name: str) -> Iterator[Found]:
         if is_address(name):
@@ -115,14 +119,17 @@ class Search:
         return found._replace(stamp=_stamp(status), link=link)
 
     def _in_list(self, name: str) -> Iterator[Found]:
-        is_any = False
+        is_any = is_usable = False
         for found in read_list(name, on_error=self.on_error):
             is_any = True
             usable = found if is_address(found.source) else self._file(found)
             if usable is not None:
+                is_usable = True
                 yield usable
         if not is_any:
             raise InputError(f"{name}: names no pictures", code="no_pictures", remedy="write one a line")
+        if not is_usable:  # the disk that they are on may be away
+            self.on_unread(name)
 
     # Folders
 
@@ -160,6 +167,7 @@ class Search:
                         break
                 except OSError as error:
                     self.on_error(path, refusal(Path(path), "cannot be read", error))
+                    self.on_unread(path)
             else:
                 stack.pop()
 
@@ -183,7 +191,7 @@ class Search:
         fault: InputError | None = None
         found: dict[str, Found] = {}  # of a name that is there twice the last, as tar has it
         try:
-            with tarfile.open(path, "r:") as tar:
+            with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined] # or it keeps them all
                     called = below(member.name)
@@ -204,6 +212,9 @@ class Search:
                         is_any = True
                         source = Member(tar=str(path), offset=member.offset_data, size=member.size, name=called)
                         found[called] = Found(id=f"{path.stem}/{called}", source=str(source), stamp=stamp)
+                file.seek(tar.offset)  # a header that is damaged, or lacks, passes for the end after the first one
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"there is neither a member nor an end at byte {tar.offset}")
         except tarfile.TarError as error:
             message = f"{name}: is no tar file, or a damaged one ({error})"
             remedy = "is it compressed?" if not is_any else "make it anew; what is before the damage is taken"

@@ -39,6 +39,7 @@ def plan_items(
     part: tuple[int, int] = (1, 1),
     on_error: Callable[[str, InputError], None],
     on_note: Callable[[str], None],
+    on_unread: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Item]:
     """Yields the pictures of a plan, in the order of the inputs, those of a folder by id.
 
@@ -70,6 +71,8 @@ def plan_items(
         part: (i, n) for the i-th of n shares, from 1: pictures whose ids' SHA-256 modulo n is i - 1.
         on_error: is told what cannot be used, by its name, and why: an input, a line, a picture.
         on_note: is told in a line what of an input is passed over.
+        on_unread: is told, of what `on_error` is told, the names of folders, tar files and lists that were not read to
+            their ends, so that nobody knows what is in them.
 
     Raises:
         InputError: an option that cannot be used; an input is `out`; two pictures have one id; no picture fits
@@ -82,7 +85,7 @@ def plan_items(
     if "" in inputs:
         message, remedy = "an empty name is no input", "is a variable of the shell empty?"
         raise InputError(message, code="not_found", remedy=remedy)
-    search = Search(out=plain(out), on_error=on_error, on_note=on_note)
+    search = Search(out=plain(out), on_error=on_error, on_note=on_note, on_unread=on_unread)
     inputs = list(dict.fromkeys(map(plain, inputs)))
     for one in inputs:
         if search.is_out(one):

@@ -6,7 +6,7 @@ rows: a power cut loses the last second of them, not the results, which the next
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 from filelock import FileLock, Timeout
 
 from xpsr.batch.items import Failure, Item, Made, Ticket
+from xpsr.batch.schema import SCHEMA, VERSION
 from xpsr.errors import InputError, one_line
 from xpsr.prior import Prior
 
@@ -25,64 +26,10 @@ LEDGER = "ledger.sqlite"
 
 State = Literal["waiting", "running", "done", "skipped", "failed"]
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (
-    kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, name)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY,
-    id TEXT NOT NULL,
-    source TEXT NOT NULL,
-    target TEXT NOT NULL,
-    seed INTEGER NOT NULL,
-    content TEXT,
-    quality TEXT,
-    stamp TEXT NOT NULL,
-    prior TEXT,
-    state TEXT NOT NULL DEFAULT 'waiting',
-    attempts INTEGER NOT NULL DEFAULT 0,
-    code TEXT,
-    line TEXT,
-    remedy TEXT,
-    seconds REAL,
-    pixels INTEGER,
-    bytes INTEGER,
-    key TEXT,
-    output_sha256 TEXT,
-    output_stamp TEXT,
-    worker TEXT,
-    since REAL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_id ON jobs (id);
-CREATE INDEX IF NOT EXISTS jobs_open ON jobs (number) WHERE state = 'waiting';
-CREATE INDEX IF NOT EXISTS jobs_running ON jobs (number) WHERE state = 'running';
-CREATE INDEX IF NOT EXISTS jobs_failed ON jobs (number) WHERE state = 'failed';
-CREATE TABLE IF NOT EXISTS totals (
-    state TEXT PRIMARY KEY, pictures INTEGER NOT NULL, seconds REAL NOT NULL, pixels INTEGER NOT NULL,
-    bytes INTEGER NOT NULL
-) WITHOUT ROWID;
-INSERT OR IGNORE INTO totals
-    VALUES ('waiting', 0, 0, 0, 0), ('running', 0, 0, 0, 0), ('done', 0, 0, 0, 0), ('skipped', 0, 0, 0, 0),
-        ('failed', 0, 0, 0, 0);
-CREATE TRIGGER IF NOT EXISTS jobs_come AFTER INSERT ON jobs BEGIN
-    UPDATE totals SET pictures = pictures + 1 WHERE state = new.state;
-END;
-CREATE TRIGGER IF NOT EXISTS jobs_go AFTER DELETE ON jobs BEGIN
-    UPDATE totals SET pictures = pictures - 1, seconds = seconds - coalesce(old.seconds, 0),
-        pixels = pixels - coalesce(old.pixels, 0), bytes = bytes - coalesce(old.bytes, 0) WHERE state = old.state;
-END;
-CREATE TRIGGER IF NOT EXISTS jobs_move AFTER UPDATE OF state ON jobs BEGIN
-    UPDATE totals SET pictures = pictures - 1, seconds = seconds - coalesce(old.seconds, 0),
-        pixels = pixels - coalesce(old.pixels, 0), bytes = bytes - coalesce(old.bytes, 0) WHERE state = old.state;
-    UPDATE totals SET pictures = pictures + 1, seconds = seconds + coalesce(new.seconds, 0),
-        pixels = pixels + coalesce(new.pixels, 0), bytes = bytes + coalesce(new.bytes, 0) WHERE state = new.state;
-END;
-"""
-
-_VERSION = 1
 _ROWS = 10_000
 """That are written or read in one go."""
 
+_READY = "WHERE state = 'waiting' AND number NOT IN (SELECT number FROM absent)"
 _ITEM = "number, id, source, target, seed, content, quality, stamp"
 
 
@@ -112,7 +59,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
-    """How many pictures are in which state, and what those that are done took together: seconds, pixels, bytes."""
+    """How many pictures are in which state, and what those that are done took together: seconds, pixels, bytes.
+
+    `replaced_bytes` is what results take that will be replaced, as their pictures wait again or are at work.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -122,6 +72,7 @@ class Tally:
     seconds: float = 0.0
     pixels: int = 0
     bytes: int = 0
+    replaced_bytes: int = 0
 
     @property
     def total(self) -> int:
@@ -134,13 +85,14 @@ class Ledger:
     Args:
         path: the file; what is not there is made, unless it is only read.
         read_only: to look into, also while a run is at work.
+        called: what errors call its folder, where it is a copy of another's.
 
     Raises:
         InputError: another run is at work with it, or it is none, or there is none to read.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False):
-        self.path = path
+    def __init__(self, path: Path, *, read_only: bool = False, called: Path | None = None):
+        self.path, self.called = path, called or path.parent
         if read_only and not path.is_file():
             message, remedy = f"{path}: there is no ledger of a batch", "is it the right folder?"
             raise InputError(message, code="not_found", remedy=remedy)
@@ -153,18 +105,19 @@ class Ledger:
             stack.callback(self._db.close)
             self._db.isolation_level = None  # transactions begin where we say so
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
+            if version not in (0, VERSION):
                 message = f"{path}: is of another version of xpsr"
                 raise InputError(message, code="conflict", remedy="choose another folder with -o")
             if not read_only:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
-                self._db.executescript(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+                self._db.executescript(SCHEMA)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
             elif version == 0:
                 raise InputError(
                     f"{path}: is no ledger of a batch", code="wrong_type", remedy="is it the right folder?"
                 )
+            self._db.execute("CREATE TEMP TABLE absent (number INTEGER PRIMARY KEY)")
             self._held = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -204,7 +157,7 @@ class Ledger:
         if known and differing and not replaces and tally.done + tally.skipped:
             parts = [f"{name} {_brief(known.get(name))}, not {_brief(wanted.get(name))}" for name in differing[:3]]
             shown = "; ".join(parts) + ", …" * (len(differing) > 3)
-            message = f"{self.path.parent}: is the output of another plan ({shown})"
+            message = f"{self.called}: is the output of another plan ({shown})"
             remedy = "use the same options, choose another -o (and --ledger), or add --on-existing overwrite"
             raise InputError(message, code="conflict", remedy=remedy)
         if differing:
@@ -223,11 +176,16 @@ class Ledger:
         """What all results depend on."""
         return {name: json.loads(value) for name, value in self._all("SELECT name, value FROM facts")}
 
-    def plan(self, items: Iterable[Item]) -> None:
-        """Takes the pictures of a plan, all of them.
+    def plan(self, items: Iterable[Item], *, is_whole: Callable[[], bool] = lambda: True) -> None:
+        """Takes the pictures of a plan.
 
         One that is here keeps its state, unless its source, seed, texts or place is another: then it waits again. One
         that is not among them any more is dropped; its result stays where it is.
+
+        Args:
+            items: the pictures.
+            is_whole: asked at their end, whether they are all. If not, those that are not among them stay, and are not
+                handed out.
 
         Raises:
             InputError: two have the same id.
@@ -235,14 +193,16 @@ class Ledger:
         with self._transaction():
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
             self._db.execute("DELETE FROM seen")
+            self._db.execute("DELETE FROM absent")
             try:
                 for chunk in _chunks(items):
                     self._db.executemany("INSERT INTO seen VALUES (?)", [(item.id,) for item in chunk])
                     self._db.executemany(_INSERT, [_values(item) for item in chunk])
             except sqlite3.IntegrityError as error:
-                message = f"{self.path.parent}: two pictures of the plan have one id"
+                message = f"{self.called}: two pictures of the plan have one id"
                 raise InputError(message, code="conflict", remedy="give each an id of its own") from error
-            self._db.execute("DELETE FROM jobs WHERE id NOT IN (SELECT id FROM seen)")
+            unseen = "FROM jobs WHERE id NOT IN (SELECT id FROM seen)"
+            self._db.execute(f"DELETE {unseen}" if is_whole() else f"INSERT INTO absent SELECT number {unseen}")
             self._db.execute("DELETE FROM seen")
 
     # The work
@@ -261,17 +221,24 @@ class Ledger:
 
     def retry_failed(self) -> int:
         """Lets all that failed wait again; returns how many."""
-        return self._change("UPDATE jobs SET state = 'waiting', attempts = 0 WHERE state = 'failed'")
+        return self._change("UPDATE jobs SET state = 'waiting', attempts = 0, bytes = NULL WHERE state = 'failed'")
+
+    def results(self) -> Iterator[tuple[int, str, str]]:
+        """Yields number, target and stamp of all results, also of those that will be replaced."""
+        replaced = "state = 'waiting' AND bytes > 0"
+        query = f"SELECT number, target, output_stamp FROM jobs WHERE state IN ('done', 'skipped') OR {replaced}"
+        with self._speaking():
+            yield from self._db.execute(query)
 
     def reopen(self, numbers: Iterable[int]) -> None:
         """Lets these pictures wait again, as their results are gone or were changed."""
+        attempts = "CASE state WHEN 'waiting' THEN attempts ELSE 0 END"  # a suspect stays one
+        query = f"UPDATE jobs SET state = 'waiting', attempts = {attempts}, bytes = NULL WHERE number = ?"
         with self._transaction():
-            self._db.executemany(
-                "UPDATE jobs SET state = 'waiting', attempts = 0 WHERE number = ?", [(n,) for n in numbers]
-            )
+            self._db.executemany(query, [(number,) for number in numbers])
 
     def waiting(self, *, after: int = 0, skip: int = 0, limit: int = _ROWS, lacks_prior: bool = False) -> list[Ticket]:
-        """Returns pictures that wait, in their order.
+        """Returns pictures that wait and are in reach, in their order.
 
         Args:
             after: only those with numbers above it.
@@ -280,7 +247,7 @@ class Ledger:
             lacks_prior: only those of which nobody has said all that is said of a picture.
         """
         lacks = "AND prior IS NULL AND (content IS NULL OR quality IS NULL)" if lacks_prior else ""
-        where = f"WHERE state = 'waiting' AND number > ? {lacks} ORDER BY number LIMIT ? OFFSET ?"
+        where = f"{_READY} AND number > ? {lacks} ORDER BY number LIMIT ? OFFSET ?"
         return [
             Ticket(
                 number=number,
@@ -292,6 +259,11 @@ class Ledger:
                 f"SELECT {_ITEM}, prior, attempts FROM jobs {where}", (after, limit, skip)
             )
         ]
+
+    def count_waiting(self) -> int:
+        """Returns how many pictures wait and are in reach."""
+        ((count,),) = self._all(f"SELECT count(*) FROM jobs {_READY}")
+        return int(count)
 
     def keep_priors(self, priors: Mapping[int, Prior]) -> None:
         """Keeps what a describer said of pictures, by number."""
@@ -355,7 +327,8 @@ class Ledger:
         }
         counts = {state: totals[state][0] for state in get_args(State)}
         _, seconds, pixels, size = totals["done"]
-        return Tally(**counts, seconds=seconds, pixels=pixels, bytes=size)
+        replaced = totals["waiting"][3] + totals["running"][3]
+        return Tally(**counts, seconds=seconds, pixels=pixels, bytes=size, replaced_bytes=replaced)
 
     def failures(self) -> list[tuple[str, int, str]]:
         """Returns the kinds of failures, the most frequent first: code, how many, and the line of one."""
@@ -381,7 +354,7 @@ class Ledger:
         try:
             lock.acquire()
         except Timeout as error:
-            message = f"{self.path.parent}: another run is at work there"
+            message = f"{self.called}: another run is at work there"
             remedy = "wait for its end, or choose another -o (or --ledger)"
             raise InputError(message, code="busy", remedy=remedy) from error
         return lock

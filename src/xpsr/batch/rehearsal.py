@@ -30,9 +30,9 @@ def rehearse(batch: Batch) -> Estimate:
         InputError: none of them can be restored, or nothing waits.
         ModelError: the model cannot be loaded.
     """
-    count = batch.ledger.tally().waiting
+    count = batch.ledger.count_waiting()
     if not count:
-        message, remedy = f"{batch.folder}: nothing waits", "add pictures, or --retry-failed"
+        message, remedy = f"{batch.ledger.called}: nothing waits", "add pictures, or --retry-failed"
         raise InputError(message, code="nothing_to_do", remedy=remedy)
     orders = batch.orders()
     chosen = _drawn(batch, count)

@@ -15,14 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from xpsr.batch.estimates import Throughput, pixels_in_words, rate_in_words
 from xpsr.batch.items import Made
-from xpsr.batch.ledger import Ledger, Tally
+from xpsr.batch.ledger import Ledger, State, Tally
 from xpsr.batch.stores import shown
 from xpsr.errors import InputError, printable
 from xpsr.files import atomic_write, write_text
@@ -187,7 +186,7 @@ class Reporter:
 
 
 def _counts(tally: Tally) -> dict[str, int]:
-    return {name: value for name, value in asdict(tally).items() if name not in ("seconds", "pixels", "bytes")}
+    return {name: getattr(tally, name) for name in get_args(State)}
 
 
 # Failures

@@ -10,6 +10,7 @@ from typing import Literal
 from xpsr.batch.crew import Crew, Finished, Hand, Lost, News, Ready
 from xpsr.batch.items import Failure, Made, Outcome, Ticket
 from xpsr.batch.ledger import Ledger
+from xpsr.batch.outage import FULL, OUTSIDE, Outage
 from xpsr.batch.stores import shown
 from xpsr.errors import XPSRError
 
@@ -23,19 +24,8 @@ _TICK = 0.2
 _BATCH = 500
 """Rows that are written at once, at most."""
 
-_FULL = 3
-"""Pictures in a row for which there is no room, after which it is the disk's fault and not theirs."""
-
-_OUTSIDE = ("store", "refused", "no_credentials", "not_found")
-"""Codes of what pictures meet with when a store, or a disk, is away; and some of them when it is not."""
-
 _SUSPICIOUS = 3
-"""Such failures in a row after which somebody looks whether it is."""
-
-_MOST_PAUSES = 10
-"""Looks in a row that find it away, before the run ends; after each it pauses, from 1 s on twice as long."""
-
-_LONGEST_PAUSE = 60.0  # seconds
+"""Failures with codes of `OUTSIDE` in a row, after which somebody looks whether a store, or a disk, is away."""
 
 _MAX_LOSSES = 8
 """Hands in a row that may die before they have taken a picture."""
@@ -59,7 +49,7 @@ class _Run:
     crew: Crew
     retries: int
     timeout: float | None
-    is_reachable: Callable[[], bool]
+    outage: Outage
     on_event: Callable[[Event], None]
     queue: deque[Ticket] = field(default_factory=deque)
     suspects: deque[Ticket] = field(default_factory=deque)  # of hands that died while they held several
@@ -78,13 +68,11 @@ class _Run:
     has_worked: bool = False
     full: int = 0  # pictures in a row that a full disk did not take
     trouble: int = 0  # failures in a row that may be nobody's fault
-    pauses: int = 0  # in a row
-    resume_at: float = 0.0  # when pictures are handed out again
     end: End | None = None
 
     def hand_out(self) -> None:
         """Gives everybody who has room for them pictures."""
-        if time.monotonic() < self.resume_at:
+        if self.outage.is_pausing:
             return
         hands = self.crew.tend()
         for turn in range(self.crew.depth):  # one each, before anybody gets a second
@@ -165,19 +153,19 @@ class _Run:
     def _enter(self, ticket: Ticket, outcome: Outcome, hand: str) -> None:
         number = ticket.number
         if isinstance(outcome, Made):
-            self.full = self.trouble = self.pauses = 0
-            self.resume_at = 0.0
+            self.full = self.trouble = 0
+            self.outage.end()
             self.made.append((number, outcome))
             self.on_event(Event(ticket=ticket, outcome=outcome, is_last=True, hand=hand))
             return
         if outcome.code == "disk_full":
             self.full += 1
-            if self.full >= _FULL:
+            if self.full >= FULL:
                 self.end = "disk_full"
             if self.end is not None:
                 self.failed.append((number, outcome, False))  # it comes last next time, in case it is too large alone
                 return
-        if outcome.code in _OUTSIDE and self._is_away():  # no picture is to blame
+        if outcome.code in OUTSIDE and self._is_away():  # no picture is to blame
             self.returned.append(number)
             self.queue.append(ticket)
             return
@@ -191,19 +179,16 @@ class _Run:
 
     def _is_away(self) -> bool:
         """Returns whether a failure is that of a store or disk that cannot be reached, for which the run then waits."""
-        now = time.monotonic()
         self.trouble += 1
-        if now < self.resume_at:  # of pictures that were in a hand already
+        if self.outage.is_pausing:  # of pictures that were in a hand already
             return True
         if self.trouble < _SUSPICIOUS:
             return False
-        if self.is_reachable():
-            self.trouble = self.pauses = 0
+        if not self.outage.look():
+            self.trouble = 0
             return False
-        self.pauses += 1
-        if self.pauses > _MOST_PAUSES:
+        if self.outage.is_too_long:
             self.end = "trouble"
-        self.resume_at = now + min(2.0 ** (self.pauses - 1), _LONGEST_PAUSE)
         return True
 
     def end_late(self, hands: dict[str, Hand]) -> None:
@@ -260,7 +245,7 @@ def run(
         InputError: the ledger cannot be written.
     """
     work = _Run(
-        ledger=ledger, crew=crew, retries=retries, timeout=timeout, is_reachable=is_reachable, on_event=on_event
+        ledger=ledger, crew=crew, retries=retries, timeout=timeout, outage=Outage(is_reachable), on_event=on_event
     )
     try:
         while True:

@@ -1,12 +1,12 @@
 """From what a user names to results in their places: plan, ledger, describers and crew, one after the other."""
 
 import dataclasses
-import itertools
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from xpsr.batch.inputs import plan_items
 from xpsr.batch.items import Failure, Order, Ticket, failure_of
 from xpsr.batch.ledger import LEDGER, Ledger
+from xpsr.batch.outage import FULL, OUTSIDE, Outage
 from xpsr.batch.stores import Results, fetch, is_address, plain, stamp_of
 from xpsr.config import BatchConfig, as_dict
 from xpsr.errors import InputError, XPSRError, printable
@@ -41,6 +42,9 @@ _DISK_SECONDS = 5.0
 
 _WORKER = 3 * 2**29
 """Bytes of memory without which no further worker is started, where nobody says how many; the mini takes about 1 GB."""
+
+_TICK = 0.2
+"""Seconds after which somebody looks whether a pause is over."""
 
 _LOOKED_AT = 32
 """Pictures that a describer is shown before what it said is kept."""
@@ -92,15 +96,16 @@ class Batch:
         is_stopping: Callable[[], bool] = lambda: False,
         on_event: "Callable[[Event], None]" = lambda event: None,
         on_look: Callable[[int], None] = lambda done: None,
-    ) -> None:
+    ) -> Ending:
         """Has a describer that asks a model, or that reads what was written, look at all pictures that wait.
 
-        What it says goes into the ledger, so that nobody is asked twice; its memory is free when this returns.
+        What it says goes into the ledger, so that nobody is asked twice; its memory is free when this returns. Unless
+        it was "complete", there are pictures of which nothing was said yet, and `run` is not to be called.
 
         Args:
             is_stopping: whether to end.
-            on_event: is told of each picture of which nothing can be said, which fails.
-            on_look: is told how many were looked at so far.
+            on_event: is told of each picture of which nothing can be said, which fails or is tried again.
+            on_look: is told how many were looked at so far, several times a second in a pause.
 
         Raises:
             ModelError: it cannot be loaded or reached.
@@ -108,23 +113,44 @@ class Batch:
         """
         self.results.sweep(self.broken_off)  # the ledger tells of them once, and this may end in an error
         if not (self.lookup.is_asked or self.lookup.needs_files):
-            return
+            return Ending(end="complete")
         from xpsr.batch.runner import Event
 
         after = done = 0
+        tries: Counter[int] = Counter()
+        outage = Outage(self._is_reachable)
         with self.looking_on() as look:
-            while not is_stopping() and (
-                tickets := self.ledger.waiting(after=after, limit=_LOOKED_AT, lacks_prior=True)
-            ):
-                after, done = tickets[-1].number, done + len(tickets)
+            while not is_stopping():
+                if outage.is_pausing:
+                    time.sleep(_TICK)
+                    on_look(done)
+                    continue
+                tickets = self.ledger.waiting(after=after, limit=_LOOKED_AT, lacks_prior=True)
+                if not tickets:
+                    if not after:
+                        return Ending(end="complete")
+                    after = 0  # those that are tried again come after all others
+                    continue
+                after = tickets[-1].number
                 priors, failed = self.look(tickets, look)
                 self.ledger.keep_priors(priors)
-                self.ledger.keep(failed=[(number, failure, True) for number, failure in failed.items()])
+                end, excused = _blame(failed, outage, has_worked=bool(priors))
+                final: list[tuple[int, Failure, bool]] = []
                 for ticket in tickets:
-                    if ticket.number in failed:
-                        failure = failed[ticket.number]
-                        on_event(Event(ticket=ticket, outcome=failure, is_last=True, hand="describer"))
+                    failure = failed.get(ticket.number)
+                    if failure is None or failure.code in excused:
+                        continue
+                    tries[ticket.number] += 1
+                    is_last = not failure.may_pass or tries[ticket.number] > self.config.retries
+                    if is_last:
+                        final.append((ticket.number, failure, True))
+                    on_event(Event(ticket=ticket, outcome=failure, is_last=is_last, hand="describer"))
+                self.ledger.keep(failed=final)
+                done += len(priors) + len(final)
                 on_look(done)
+                if end is not None:
+                    return Ending(end=end)
+        return Ending(end="stopped")
 
     def looking_on(self) -> AbstractContextManager[Look]:
         """As `PriorLookup.looking_on`, of pictures that are read as the config says."""
@@ -140,8 +166,8 @@ class Batch:
             sources: dict[Path, list[tuple[int, Source]]] = {}
             for ticket in tickets:
                 here = Path(folder, str(ticket.number))
-                here.mkdir()
                 try:
+                    here.mkdir()
                     source = fetch(ticket.item, here)
                     sources.setdefault(source.path, []).append((ticket.number, source))
                 except Exception as error:  # every picture is tried
@@ -175,7 +201,7 @@ class Batch:
         from xpsr.batch.runner import run
 
         self.results.sweep(self.broken_off)
-        if is_stopping() or not self.ledger.tally().waiting:
+        if is_stopping() or not self.ledger.count_waiting():
             return Ending(end="stopped" if is_stopping() else "complete")
         config, crew, missing = self.config, self._crew(), 0
         looked, is_whole = time.monotonic(), False
@@ -278,6 +304,7 @@ def open_batch(
     config: BatchConfig,
     *,
     folder: Path,
+    called: Path | None = None,
     on_error: Callable[[str, InputError], None],
     on_note: Callable[[str], None],
 ) -> Iterator[Batch]:
@@ -288,6 +315,7 @@ def open_batch(
         out: the folder of all results, or its address.
         config: how.
         folder: where the ledger is.
+        called: what errors call that folder, where it is a copy.
         on_error: is told of what cannot be planned.
         on_note: is told in a line what is passed over.
 
@@ -306,14 +334,15 @@ def open_batch(
     recipe = Recipe(config=upscale, describer=lookup.name, folder=fetch_model(upscale.model))
     asked = upscale.size_asked
     absent: set[str] = set()
+    unread: set[str] = set()
 
     def tell(name: str, error: InputError) -> None:
         absent.add(name)
         on_error(name, error)
 
     # the ledger is for whoever comes from another folder, too
-    inputs = [name if not name or is_address(name) else str(Path(name).absolute()) for name in inputs]
-    with Ledger(folder / LEDGER) as ledger:
+    inputs = [name if name in ("", "-") or is_address(name) else str(Path(name).absolute()) for name in inputs]
+    with Ledger(folder / LEDGER, called=called) as ledger:
         facts = _facts(out, config, recipe)
         ledger.bind(facts, replaces=upscale.on_existing == "overwrite")
         results = Results(out)
@@ -333,10 +362,11 @@ def open_batch(
                 part=config.part,
                 on_error=tell,
                 on_note=on_note,
-            )
+                on_unread=unread.add,
+            ),
+            is_whole=lambda: not unread,  # what is away for now will be back
         )
-        rows = itertools.chain(ledger.rows("done"), ledger.rows("skipped"))
-        ledger.reopen(list(results.changed((row.number, row.item.target, row.output_stamp) for row in rows)))
+        ledger.reopen(list(results.changed(ledger.results())))
         scratch = _scratch_of(folder)
         shutil.rmtree(scratch, ignore_errors=True)  # what a run that was killed has left
         scratch.mkdir(parents=True)
@@ -357,6 +387,19 @@ def open_batch(
             yield batch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _blame(failed: Mapping[int, Failure], outage: Outage, *, has_worked: bool) -> tuple["End | None", tuple[str, ...]]:
+    """Returns how a run ends after pictures of which some failed, if it does, and codes for which none is to blame."""
+    codes = [failure.code for failure in failed.values()]
+    if has_worked:
+        outage.end()
+    elif codes.count("disk_full") >= FULL:
+        return "disk_full", ("disk_full",)
+    excused = ("disk_full",) if has_worked else ()  # others took the room meanwhile
+    if not set(OUTSIDE).isdisjoint(codes) and outage.look():
+        return "trouble" if outage.is_too_long else None, (*excused, *OUTSIDE)
+    return None, excused
 
 
 def _named(failure: Failure, source: Source) -> Failure:

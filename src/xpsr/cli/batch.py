@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("no INPUT; name folders, lists or addresses, as in: xpsr batch photos -o restored.")
     if not given.get("output"):
         raise InputError("no -o OUT; name the folder of all results, as in: xpsr batch photos -o restored.")
-    config, folder = _config(given), _folder(args.output, given.get("ledger"))
+    config, called = _config(given), _folder(args.output, given.get("ledger"))
     report = _Report(as_json=args.json, quiet=args.quiet)
     from xpsr.batch.ledger import copied
     from xpsr.batch.running import open_batch
@@ -41,10 +41,19 @@ def run(arguments: Sequence[str]) -> int:
     if not args.debug:
         quiet_hub()
     with ExitStack() as stack:
+        folder = called
         if args.dry_run:  # which changes nothing, the ledger neither
-            folder = copied(folder, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xpsr-"))))
+            folder = copied(called, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xpsr-"))))
         batch = stack.enter_context(
-            open_batch(args.inputs, args.output, config, folder=folder, on_error=report.unplanned, on_note=complain)
+            open_batch(
+                args.inputs,
+                args.output,
+                config,
+                folder=folder,
+                called=called,
+                on_error=report.unplanned,
+                on_note=complain,
+            )
         )
         if args.retry_failed:
             complain(f"{batch.ledger.retry_failed()} that failed are tried again.")
@@ -84,16 +93,17 @@ def _work(batch: "Batch", report: "_Report", *, quiet: bool) -> int:
                     if bar is not None:
                         bar(done, tally.waiting)
 
-                batch.describe(is_stopping=is_stopping, on_event=on_event, on_look=on_look)
-            with counting("restoring", quiet=quiet) as bar:
+                ending = batch.describe(is_stopping=is_stopping, on_event=on_event, on_look=on_look)
+            if ending.end == "complete":
+                with counting("restoring", quiet=quiet) as bar:
 
-                def on_tick() -> None:
-                    reporter.on_tick()
-                    if bar is not None:
-                        now = batch.ledger.tally()
-                        bar(now.total - now.waiting - now.running, now.total, reporter.in_words())
+                    def on_tick() -> None:
+                        reporter.on_tick()
+                        if bar is not None:
+                            now = batch.ledger.tally()
+                            bar(now.total - now.waiting - now.running, now.total, reporter.in_words())
 
-                ending = batch.run(is_stopping=is_stopping, on_event=on_event, on_tick=on_tick)
+                    ending = batch.run(is_stopping=is_stopping, on_event=on_event, on_tick=on_tick)
         finally:
             reporter.close(None if ending is None else ending.end)
     report.end(batch, ending)

@@ -104,7 +104,7 @@ def sign(part: Path, kind: str, credentials: Credentials, provenance: Provenance
         InputError: it cannot be signed so, or the source cannot be read.
         OSError: the disk is full, for example.
     """
-    signed = part.with_suffix(".signed")
+    signed = part.with_suffix(".signed.part")  # whoever sweeps knows it by its end
     try:
         with part.open("rb") as source, signed.open("w+b") as target:
             _sign(source, target, kind, credentials, provenance, history=history)

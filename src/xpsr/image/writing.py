@@ -332,7 +332,7 @@ def _write_unsigned(
         image = Image.fromarray(whole[..., 0] if channels == 1 else whole, **mode)
         content = _encoded(place, kind, image, options.quality, metadata)
         return told + _insert(kind, io.BytesIO(content), part, metadata)
-    bare = part if kind == "TIFF" else part.with_suffix(".bare")
+    bare = part if kind == "TIFF" else part.with_suffix(".bare.part")  # whoever sweeps knows it by its end
     try:
         write_scanlines(
             bare,
