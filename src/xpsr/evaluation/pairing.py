@@ -12,7 +12,7 @@ from xpsr.evaluation.results import Case
 from xpsr.files import list_images, partner, refusal
 from xpsr.image import Limits, read_image
 from xpsr.image.opening import open_image, without_remarks
-from xpsr.orientation import orientation_of
+from xpsr.orientation import upright_size
 
 __all__ = ["check_cases", "pair_methods"]
 
@@ -220,8 +220,7 @@ def _look(path: Path) -> _Look:
             image = open_image(file, str(path), Limits())
             is_common = image.format in ("BMP", "JPEG", "MPO", "PNG", "PPM", "WEBP") and image.mode != "F"
             if is_common and not image.has_transparency_data:
-                is_png = image.format == "PNG" and "exif" not in image.info  # for which Pillow would read all
-                width, height = image.size[:: 1 if is_png or orientation_of(image) < 5 else -1]
+                width, height = upright_size(image)
                 is_gray = image.mode in ("1", "L", "I") or image.mode.startswith("I;16")
                 return _Look(width, height, is_gray, has_alpha=False)
     except OSError as error:
