@@ -4,15 +4,15 @@ import errno
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
+from store_helpers import Store, new_store
 
 from xpsr.batch.runner import Event
 from xpsr.batch.running import Batch, open_batch
@@ -20,25 +20,12 @@ from xpsr.cli import main
 from xpsr.config import BatchConfig, UpscaleConfig
 
 
-class Store(MemoryFileSystem):
-    """A store in memory of its own; what `fail` is told of each look and read may raise."""
-
-    protocol: ClassVar[Any] = "giveout"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    fail: ClassVar[Callable[[str, str], None]] = staticmethod(lambda what, path: None)
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.removeprefix("giveout://"))
+class LookedAt(Store):
+    """Tells `fail` of each look, too."""
 
     def info(self, path: str, **options: Any) -> Any:
         type(self).fail("look", path)
         return super().info(path, **options)
-
-    def get_file(self, rpath: str, lpath: str, **options: Any) -> None:
-        type(self).fail("read", rpath)
-        super().get_file(rpath, lpath, **options)
 
 
 @pytest.fixture
@@ -48,20 +35,18 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Stor
     monkeypatch.setattr("xpsr.batch.stores._PAUSE", 0.0)
     monkeypatch.setattr("xpsr.batch.outage._LONGEST_PAUSE", 0.001)
     monkeypatch.setattr("xpsr.batch.running._TICK", 0.001)
-    fsspec.register_implementation("giveout", Store, clobber=True)
-    Store.store.clear()
-    Store.pseudo_dirs[:] = [""]
+    new_store(LookedAt)
     lines = []
     for number in range(8):
         pixels = np.random.default_rng(number).integers(0, 256, (7, 9, 3), dtype=np.uint8)
         Image.fromarray(pixels).save("picture.png")
         content = Path("picture.png").read_bytes()
-        fsspec.filesystem("giveout").pipe_file(f"/in/p{number}.png", content)
+        fsspec.filesystem("try").pipe_file(f"/in/p{number}.png", content)
         said = {"image": f"p{number}.png", "sha256": hashlib.sha256(content).hexdigest(), "content": f"moose {number}"}
         lines.append(json.dumps(said))
     Path("said.jsonl").write_text("\n".join(lines))
-    yield Store
-    Store.fail = staticmethod(lambda what, path: None)
+    yield LookedAt
+    LookedAt.fail = staticmethod(lambda what, path: None)
 
 
 @pytest.fixture
@@ -70,7 +55,7 @@ def batch(store: type[Store], tiny_model: Path) -> Iterator[Batch]:
     config = BatchConfig(workers=0, retries=2, upscale=upscale)
     told: list[str] = []
     with open_batch(
-        ["giveout://in"],
+        ["try://in"],
         "out",
         config,
         folder=Path("out"),
@@ -130,8 +115,8 @@ def test_a_picture_that_cannot_be_fetched_is_tried_so_often_and_no_oftener(
     events: list[Event] = []
 
     def now_and_then(what: str, path: str) -> None:
-        reads[path] += what == "read"
-        if what == "read" and path.endswith("p3.png") and reads[path] <= failures:
+        reads[path] += what == "get"
+        if what == "get" and path.endswith("p3.png") and reads[path] <= failures:
             raise ConnectionError("reset by peer")
 
     store.fail = staticmethod(now_and_then)
@@ -143,7 +128,7 @@ def test_a_picture_that_cannot_be_fetched_is_tried_so_often_and_no_oftener(
 
 
 def test_a_picture_that_has_gone_fails_at_once(batch: Batch, store: type[Store]) -> None:
-    fsspec.filesystem("giveout").rm_file("/in/p3.png")
+    fsspec.filesystem("try").rm_file("/in/p3.png")
     events: list[Event] = []
     assert batch.describe(on_event=events.append).end == "complete"
     assert [(event.is_last, getattr(event.outcome, "code", "")) for event in events] == [(True, "not_found")]
@@ -154,13 +139,13 @@ def test_a_full_disk_ends_the_run_with_all_else_waiting(store: type[Store], tiny
 
     def fill(what: str, path: str) -> None:
         nonlocal reads
-        reads += what == "read"
-        if what == "read" and reads > 3:
+        reads += what == "get"
+        if what == "get" and reads > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     store.fail = staticmethod(fill)
     machine = ["--model", str(tiny_model), "--device", "cpu", "--workers", "0", "--quiet", "--json"]
-    options = ["batch", "giveout://in", "-o", "out", "--priors", "said.jsonl", *machine]
+    options = ["batch", "try://in", "-o", "out", "--priors", "said.jsonl", *machine]
     assert main(options) == 1
     assert not list(Path("out").rglob("*.png"))
     store.fail = staticmethod(lambda what, path: None)
@@ -174,8 +159,8 @@ def test_who_takes_the_room_of_others_does_not_make_them_fail(batch: Batch, stor
 
     def fill(what: str, path: str) -> None:  # there is room for two copies at a time
         nonlocal reads
-        reads += what == "read"
-        if what == "read" and len(list(Path("out/.xpsr-scratch").rglob("*.png"))) > 1:
+        reads += what == "get"
+        if what == "get" and len(list(Path("out/.xpsr-scratch").rglob("*.png"))) > 1:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     store.fail = staticmethod(fill)

@@ -8,13 +8,14 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
+from store_helpers import Store, new_store
 
 from xpsr.batch import stores
 from xpsr.batch.items import Item, failure_of
@@ -25,39 +26,10 @@ from xpsr.records import is_own
 from xpsr.sources import read_sidecar, record_place
 
 
-class Store(MemoryFileSystem):
-    """A store in memory of its own; what `fail` is told of each write and read may raise."""
-
-    protocol: ClassVar[Any] = "try"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    fail: ClassVar[Callable[[str, str], None]] = staticmethod(lambda what, path: None)
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.removeprefix("try://"))
-
-    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
-        content = Path(lpath).read_bytes()
-        self.pipe_file(rpath, content[: len(content) // 2])
-        type(self).fail("put", rpath)
-        self.pipe_file(rpath, content)
-
-    def get_file(self, rpath: str, lpath: str, **options: Any) -> None:
-        type(self).fail("get", rpath)
-        super().get_file(rpath, lpath, **options)
-
-    def cp_file(self, path1: str, path2: str, **options: Any) -> None:
-        super().cp_file(path1, path2, **options)
-        type(self).fail("moved", path2)
-
-
 @pytest.fixture(autouse=True)
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Store]]:
     monkeypatch.setattr(stores, "_PAUSE", 0.0)
-    fsspec.register_implementation("try", Store, clobber=True)
-    Store.store.clear()
-    Store.pseudo_dirs[:] = [""]
+    new_store(Store)
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
     yield Store

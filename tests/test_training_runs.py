@@ -432,6 +432,20 @@ def test_two_processes_are_one_with_twice_the_batch(photos: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_what_shards_wrote_is_gone_on_with_by_one_process(photos: Path, tmp_path: Path) -> None:
+    whole = launch(tmp_path, "--train.output_dir=whole", "--train.batch_size=4", processes=1)
+    assert whole.returncode == 0, whole.stderr
+    shards = launch(tmp_path, "--train.output_dir=mixed", "--train.parallel=fsdp", "--train.max_steps=2")
+    assert shards.returncode == 0, shards.stderr
+    alone = launch(tmp_path, "--train.output_dir=mixed", "--train.batch_size=4", processes=1)
+    assert alone.returncode == 0, alone.stderr
+    assert losses_of(tmp_path / "mixed") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-4)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "mixed")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=3e-4)
+
+
+@pytest.mark.slow
 def test_no_process_waits_at_the_end_for_threads_that_wait_for_it(photos: Path, tmp_path: Path) -> None:
     # one of a few runs did, where DDP was the last to hold the group
     killer = """

@@ -544,17 +544,21 @@ def test_full_server_is_asked_again_by_itself(browser, house, pictures, tmp_path
         wait_for(page, state("Next in the queue"), seconds=30)
 
 
+def ask_for_a_result(page):
+    """Of a picture that waits for its texts, so that both are in the queue."""
+    wait_for(page, state("Next in the queue"))
+    page.click("#restore")
+    wait_for(page, "document.getElementById('working-text').textContent.startsWith('1')")
+
+
 def test_cancelled_jobs_leave_the_server(browser, house, pictures, tmp_path):
     with idle(house, tmp_path) as (other, address), visiting(browser, address) as page:
         page.set_input_files("#files", pictures / "a.png")
-        wait_for(page, state("Next in the queue"))
-        page.click("#restore")
-        wait_for(page, "document.getElementById('working-text').textContent.startsWith('1')")
+        ask_for_a_result(page)
         assert other.scheduler.counts["waiting"] == 2
         page.click("#cancel")
         wait_for(page, "document.getElementById('working').hidden")
-        page.click("#restore")
-        wait_for(page, "document.getElementById('working-text').textContent.startsWith('1')")
+        ask_for_a_result(page)
         assert other.scheduler.counts["waiting"] == 2
         page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")  # as when the page is left
         page.wait_for_timeout(300)
@@ -564,9 +568,7 @@ def test_cancelled_jobs_leave_the_server(browser, house, pictures, tmp_path):
 def test_a_picture_that_is_removed_is_not_sent_again(browser, house, pictures, tmp_path):
     with idle(house, tmp_path) as (other, address), visiting(browser, address) as page:
         page.set_input_files("#files", pictures / "a.png")
-        wait_for(page, state("Next in the queue"))
-        page.click("#restore")
-        wait_for(page, "document.getElementById('working-text').textContent.startsWith('1')")
+        ask_for_a_result(page)
         sent: list[str] = []
         page.on("request", lambda request: sent.append(request.method))
         page.click(".card .away")

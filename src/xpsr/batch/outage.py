@@ -48,6 +48,6 @@ class Outage:
         self._resume_at = time.monotonic() + min(2.0 ** (self._pauses - 1), _LONGEST_PAUSE)
         return True
 
-    def end(self) -> None:
-        """Has to be called when something worked."""
+    def reset(self) -> None:
+        """Forgets the pauses, as something worked."""
         self._pauses, self._resume_at = 0, 0.0

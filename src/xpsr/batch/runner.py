@@ -154,7 +154,7 @@ class _Run:
         number = ticket.number
         if isinstance(outcome, Made):
             self.full = self.trouble = 0
-            self.outage.end()
+            self.outage.reset()
             self.made.append((number, outcome))
             self.on_event(Event(ticket=ticket, outcome=outcome, is_last=True, hand=hand))
             return

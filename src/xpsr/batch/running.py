@@ -393,7 +393,7 @@ def _blame(failed: Mapping[int, Failure], outage: Outage, *, has_worked: bool) -
     """Returns how a run ends after pictures of which some failed, if it does, and codes for which none is to blame."""
     codes = [failure.code for failure in failed.values()]
     if has_worked:
-        outage.end()
+        outage.reset()
     elif codes.count("disk_full") >= FULL:
         return "disk_full", ("disk_full",)
     excused = ("disk_full",) if has_worked else ()  # others took the room meanwhile
