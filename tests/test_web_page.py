@@ -317,12 +317,12 @@ def test_grain_is_asked_for_and_depends_on_the_seed(browser, server, pictures):
         assert page.inner_text("#fault-grain") == "Use a number from 0 to 1."
         page.fill("#set-grain", "0")
         assert page.is_hidden("#set-seed")
-        page.fill("#set-grain", "0.50")
+        page.fill("#set-grain", "0.30")
         page.fill("#set-seed", "3")
         restore(page)
-        assert page.inner_text(".variant .label") == "4 × · grain 0.5 · seed 3"
+        assert page.inner_text(".variant .label") == "4 × · grain 0.3 · seed 3"
         record = json.loads(downloaded(page, "#download-record")[1])
-        assert (record["settings"]["grain"], record["seed"]) == (0.5, 3)
+        assert (record["settings"]["grain"], record["seed"]) == (0.3, 3)
 
 
 def test_the_usual_grain_depends_on_the_seed_until_fidelity_takes_it_away(browser, server):
@@ -331,7 +331,7 @@ def test_the_usual_grain_depends_on_the_seed_until_fidelity_takes_it_away(browse
             const { Settings } = await import('/page/settings.js');
             const settings = new Settings(await (await fetch('/v1/models')).json()), usual = settings.defaults();
             const half = { fidelity: '0.5' };
-            const asked = [{}, half, { fidelity: '1' }, { grain: '0' }, { grain: '0.4' }, { ...half, grain: '0.4' }];
+            const asked = [{}, half, { fidelity: '1' }, { grain: '0' }, { grain: '0.5' }, { ...half, grain: '0.5' }];
             return asked.map((changes) => {
                 const values = { ...usual, ...changes, map: false };
                 return [settings.applies('seed', values), settings.fields(values)];
@@ -343,14 +343,14 @@ def test_the_usual_grain_depends_on_the_seed_until_fidelity_takes_it_away(browse
             [False, {"fidelity": "1"}],
             [False, {"grain": "0"}],
             [True, {}],
-            [True, {"fidelity": "0.5", "grain": "0.4"}],  # fidelity would take half of the usual
+            [True, {"fidelity": "0.5", "grain": "0.5"}],  # fidelity would take half of the usual
         ]
 
 
 @pytest.mark.parametrize(
     ("usual", "expected"),
     [
-        (UpscaleConfig(fidelity=1.0), [0, 0.2, 0.4]),
+        (UpscaleConfig(fidelity=1.0), [0, 0.25, 0.5]),
         (UpscaleConfig(grain=0.3, fidelity=1.0), [0.3, 0.3, 0.3]),
         (UpscaleConfig(grain=0.3), [0.3, 0.3, 0.3]),
     ],

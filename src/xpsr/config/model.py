@@ -71,7 +71,7 @@ class ModelConfig(Checked):
     decoder_channels: int = option(
         64, "Width of the decoder of a new model's autoencoder, a multiple of 4.", within(4, _MAX_WIDTH)
     )
-    decoder_layers: int = option(32, "Its residual blocks.", within(0, 256))
+    decoder_layers: int = option(48, "Its residual blocks.", within(0, 256))
     one_step_timestep: int | None = option(
         250,
         "What the one step is labelled with; null: a model without the one step.",
