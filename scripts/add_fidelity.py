@@ -2,7 +2,7 @@
 
 OUT is MODEL, with the difference of its decoder to that of FAITHFUL beside it: `settings.fidelity` 0 is MODEL as it
 is, 1 is FAITHFUL's decoder alone, and between them lies what lies between their weights. FAITHFUL is an earlier state
-of the same training, from before an adversary took part.
+of the same training, from before an adversary took part, or what was trained on from there without one.
 """
 
 import argparse

@@ -115,7 +115,9 @@ def test_sums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
 # The bundled model
 
 
-def test_bundling_the_bundled_model_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundling_the_bundled_model_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     mini = bundled_models()["mini"]
     beside = shutil.ignore_patterns("README.md", "checksums.json", "describer")
     source = shutil.copytree(mini, tmp_path / "source", ignore=beside)
@@ -131,6 +133,14 @@ def test_bundling_the_bundled_model_gives_the_same_bytes(tmp_path: Path, monkeyp
         for folder in (target, mini)
     )
     assert found == expected
+    assert not (source / "describer").exists()  # it is only read
+    monkeypatch.setattr(bundle_model, "MAX_MEGABYTES", 45)  # which the model without its describer does not exceed
+    kept = sorted(path for path in target.rglob("*") if path.is_file())
+    (source / "unet" / "added.bin").write_bytes(bytes(1))
+    with pytest.raises(SystemExit):
+        bundle_model.main()
+    assert "more than the 45 MB that may be bundled" in capsys.readouterr().err
+    assert sorted(path for path in target.rglob("*") if path.is_file()) == kept
 
 
 def test_bundling_replaces_nothing_but_a_model(

@@ -27,6 +27,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="the server is not installed")
 from xpsr.cli import main  # noqa: E402
 from xpsr.config import ServeConfig, UpscaleConfig  # noqa: E402
 from xpsr.errors import XPSRError  # noqa: E402
+from xpsr.model_files import bundled_models  # noqa: E402
 from xpsr.prior import Prior  # noqa: E402
 from xpsr.web import app as web_app  # noqa: E402
 from xpsr.web.hands import Hand  # noqa: E402
@@ -35,6 +36,7 @@ from xpsr.web.scheduler import Scheduler  # noqa: E402
 from xpsr.web.spool import Spool  # noqa: E402
 
 PAGE = Path(web_app.__file__).parent / "page"
+GRAIN = json.loads((bundled_models()["mini"] / "model_index.json").read_text())["settings"]["grain"]
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 LONG = 60.0
 """Seconds that a restoration may take on a busy machine."""
@@ -327,30 +329,30 @@ def test_grain_is_asked_for_and_depends_on_the_seed(browser, server, pictures):
 
 def test_the_usual_grain_depends_on_the_seed_until_fidelity_takes_it_away(browser, server):
     with visiting(browser, server) as page:
-        told = """async () => {
+        told = """async (grain) => {
             const { Settings } = await import('/page/settings.js');
             const settings = new Settings(await (await fetch('/v1/models')).json()), usual = settings.defaults();
             const half = { fidelity: '0.5' };
-            const asked = [{}, half, { fidelity: '1' }, { grain: '0' }, { grain: '0.5' }, { ...half, grain: '0.5' }];
+            const asked = [{}, half, { fidelity: '1' }, { grain: '0' }, { grain }, { ...half, grain }];
             return asked.map((changes) => {
                 const values = { ...usual, ...changes, map: false };
                 return [settings.applies('seed', values), settings.fields(values)];
             });
         }"""
-        assert page.evaluate(told) == [
+        assert page.evaluate(told, str(GRAIN)) == [
             [True, {}],
             [True, {"fidelity": "0.5"}],
             [False, {"fidelity": "1"}],
             [False, {"grain": "0"}],
             [True, {}],
-            [True, {"fidelity": "0.5", "grain": "0.5"}],  # fidelity would take half of the usual
+            [True, {"fidelity": "0.5", "grain": str(GRAIN)}],  # fidelity would take half of the usual
         ]
 
 
 @pytest.mark.parametrize(
     ("usual", "expected"),
     [
-        (UpscaleConfig(fidelity=1.0), [0, 0.25, 0.5]),
+        (UpscaleConfig(fidelity=1.0), [0, GRAIN / 2, GRAIN]),
         (UpscaleConfig(grain=0.3, fidelity=1.0), [0.3, 0.3, 0.3]),
         (UpscaleConfig(grain=0.3), [0.3, 0.3, 0.3]),
     ],
