@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -581,6 +581,20 @@ def test_every_second_conditional_attention_is_shifted() -> None:
             for attention in (layer.attn1, layer.attn2):
                 assert isinstance(attention.processor, WindowAttnProcessor)
                 assert (attention.processor.size, attention.processor.shift) == (6, 3 * (index % 2))
+
+
+@quick
+@given(batch=st.integers(1, 2), tokens=st.integers(4000, 9000), learning=st.booleans())
+def test_feed_forward_gives_the_same_piece_by_piece(batch: int, tokens: int, learning: bool) -> None:
+    layer = tiny_unet().up_blocks[0].conditional_attentions[0].transformer_blocks[0].ff
+    (hidden,) = random_tensors((batch, tokens, layer.net[0].proj.in_features))
+    taken = []
+    layer.net[0].register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].shape[1]))
+    with torch.set_grad_enabled(learning):
+        made = layer(hidden)
+    assert sum(taken) == tokens
+    assert max(taken) <= 4096 or learning  # a graph holds every piece anyhow
+    torch.testing.assert_close(made, FeedForward.forward(layer, hidden))
 
 
 @quick

@@ -292,7 +292,7 @@ class ResidualDecoder(nn.Module):
 
     def _enlarge(self, h: torch.Tensor) -> torch.Tensor:
         h = F.pixel_shuffle(self.up1(F.silu(h)), 2)  # (B, C, h, w) -> (B, C/2, 2h, 2w)
-        h = h + F.silu(self.mid(F.silu(h)))
+        h = F.silu(self.mid(F.silu(h)), inplace=True).add_(h)
         h = F.pixel_shuffle(self.up2(F.silu(h)), 2)  # (B, C/2, 2h, 2w) -> (B, C/4, 4h, 4w)
         return self.conv_out(F.silu(h))
 
@@ -309,7 +309,7 @@ def _residual_block(channels: int) -> nn.Module:
     # half of what keeps the variance, or it would grow with every block
     nn.init.normal_(last.weight, std=0.5 * (2 / (9 * channels)) ** 0.5)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    return _PreActivated(_conv(channels, channels), nn.SiLU(), last)
+    return _PreActivated(_conv(channels, channels), nn.SiLU(inplace=True), last)
 
 
 def _conv(width_in: int, width_out: int) -> nn.Conv2d:
@@ -317,7 +317,7 @@ def _conv(width_in: int, width_out: int) -> nn.Conv2d:
 
 
 def _added(block: nn.Module, h: torch.Tensor) -> torch.Tensor:
-    return h + block(h)
+    return block(h).add_(h)
 
 
 def _unrepeated(strips: Iterable[torch.Tensor], height: int) -> Iterator[torch.Tensor]:

@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
-from xpsr.models.attention import WindowAttention, WindowAttnProcessor, as_tokens
+from xpsr.models.attention import PiecewiseFeedForward, WindowAttention, WindowAttnProcessor, as_tokens
 from xpsr.models.signature import Refusals, shows_signature_of
 
 __all__ = ["ConditionalUpBlock", "XPSRUNet", "XPSRUNetOutput"]
@@ -102,6 +102,8 @@ class XPSRUNet(Refusals, UNet2DConditionModel):
                     use_linear_projection=config.use_linear_projection,
                     upcast_attention=config.upcast_attention,
                 )
+                for layer in attention.transformer_blocks:
+                    layer.ff.__class__ = PiecewiseFeedForward
                 if conditional_attention_window:
                     shift = index % 2 * (conditional_attention_window // 2)
                     for layer in attention.transformer_blocks:
