@@ -14,7 +14,7 @@ from torch import nn
 
 __all__ = ["PiecewiseFeedForward", "SemanticFusionAttention", "WindowAttention", "WindowAttnProcessor", "as_tokens"]
 
-_PIECE = 4096  # tokens; eight times as wide for a while, they still fit into a processor's cache
+_PIECE = 4096  # tokens; of 16,384 at once a layer of width 64 takes three times as long (benchmarks/LOG.md)
 
 
 class SemanticFusionAttention(nn.Module):
@@ -66,7 +66,7 @@ class PiecewiseFeedForward(FeedForward):
         whole = hidden_states.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
         if whole or hidden_states.shape[1] <= _PIECE:
             return super().forward(hidden_states)
-        return torch.cat([super(PiecewiseFeedForward, self).forward(p) for p in hidden_states.split(_PIECE, 1)], 1)
+        return torch.cat([*map(super().forward, hidden_states.split(_PIECE, 1))], 1)
 
 
 class WindowAttention(Attention):

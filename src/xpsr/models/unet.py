@@ -104,9 +104,8 @@ class XPSRUNet(Refusals, UNet2DConditionModel):
                 )
                 for layer in attention.transformer_blocks:
                     layer.ff.__class__ = PiecewiseFeedForward
-                if conditional_attention_window:
-                    shift = index % 2 * (conditional_attention_window // 2)
-                    for layer in attention.transformer_blocks:
+                    if conditional_attention_window:
+                        shift = index % 2 * (conditional_attention_window // 2)
                         for part in (layer.attn1, layer.attn2):
                             part.__class__ = WindowAttention
                             part.set_processor(WindowAttnProcessor(conditional_attention_window, shift))
