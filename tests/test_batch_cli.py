@@ -120,7 +120,7 @@ def test_who_sits_at_a_terminal_is_told_where_the_page_is(
     assert Path("ledger/summary.html").is_file()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all names are texts")
+@pytest.mark.skipif(sys.platform != "linux", reason="the file system takes only Unicode")
 def test_a_name_that_is_no_text_is_told_and_stops_nothing(batch: Run, photos: list[Path]) -> None:
     Path("photos/bad.png").replace(os.fsdecode(b"photos/na\xffme.png"))
     done = batch("photos", "-o", "out")

@@ -210,7 +210,7 @@ def test_only_runs_that_count_are_timed() -> None:
 
 def test_peak_memory_is_that_of_the_timed_calls_alone() -> None:
     if sys.platform != "linux":
-        pytest.skip("only Linux can forget a peak")
+        pytest.skip("only Linux lets a process reset the peak of its memory")
     large = measure(lambda: torch.ones(2**26), runs=1, warm_up=0, device=CPU)
     small = measure(lambda: torch.ones(1), runs=1, warm_up=0, device=CPU)
     assert large.peak_mb - small.peak_mb > 200
