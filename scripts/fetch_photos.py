@@ -1,34 +1,37 @@
-"""Makes the training photographs again from Debian packages: the files that data/photos.tsv lists.
+"""Makes the training photographs again from packages of Debian and Ubuntu: the files that data/photos.tsv lists.
 
-    python scripts/fetch_photos.py photos/              # downloads the packages with apt-get, some 700 MB
-    python scripts/fetch_photos.py photos/ --debs debs/ # takes downloaded .deb files, on any system
+    python scripts/fetch_photos.py photos/              # downloads the packages that data/packages.tsv names, 2.8 GB
+    python scripts/fetch_photos.py photos/ --debs debs/ # takes downloaded .deb files, and downloads what is not there
 
 A listed file is either a package's file as it is, or a tile of one: reduced, cut out and stored as WebP. Packages are
-unpacked here, without dpkg. Files that are there already are kept, so a second run makes what is missing.
+unpacked here, without dpkg; Ubuntu's are compressed by zstd and need `pip install imagecodecs`. Files that are there
+already are kept, so a second run makes what is missing.
 The exit code is 1 if any listed file could not be made as it was; each is named on stderr.
 """
 
 import argparse
 import csv
 import hashlib
+import http.client
 import io
 import lzma
-import shutil
 import struct
-import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-MANIFEST = Path(__file__).parent.parent / "data" / "photos.tsv"
+DATA = Path(__file__).parent.parent / "data"
+MANIFEST = DATA / "photos.tsv"
+PACKAGES = DATA / "packages.tsv"
 TILE_SIZE = 512
 
 
@@ -75,6 +78,24 @@ def read_manifest(path: Path) -> list[Photo]:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """Where a package is downloaded from, and the SHA-256 of its .deb file."""
+
+    url: str
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+def read_packages(path: Path) -> dict[str, Package]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return {row["package"]: Package(url=row["url"], sha256=row["sha256"]) for row in rows}
+
+
 def _tile(text: str) -> Tile | None:
     if not text:
         return None
@@ -87,7 +108,7 @@ def _tile(text: str) -> Tile | None:
 
 def read_deb(deb: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     """Yields (path, content) of the wanted files of a Debian package, an ar archive with a tar archive of the files."""
-    with deb.open("rb") as file, tarfile.open(fileobj=file, mode=_seek_data_archive(file, deb)) as archive:
+    with deb.open("rb") as file, tarfile.open(fileobj=_open_data_archive(file, deb), mode="r|*") as archive:
         for entry in archive:
             path = entry.name.removeprefix("./")
             content = archive.extractfile(entry) if entry.isfile() and path in wanted else None
@@ -95,23 +116,31 @@ def read_deb(deb: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
                 yield path, content.read()
 
 
-def _seek_data_archive(file: BinaryIO, deb: Path) -> Literal["r|", "r|gz", "r|xz"]:
-    """Leaves the file at the start of the tar archive with the package's files; returns tarfile's mode for it."""
+def _open_data_archive(file: BinaryIO, deb: Path) -> BinaryIO:
+    """The tar archive with the package's files, plain or by a compression that tarfile knows."""
     if file.read(8) != b"!<arch>\n":
         raise FetchError(f"{deb}: not a Debian package; download it again")
     while len(header := file.read(60)) == 60:
         name, size = header[:16].decode("ascii").rstrip(" /"), int(header[48:58])
-        match name:
-            case "data.tar":
-                return "r|"
-            case "data.tar.gz":
-                return "r|gz"
-            case "data.tar.xz":
-                return "r|xz"
+        if name == "data.tar.zst":
+            return io.BytesIO(_unpack_zstd(file.read(size), deb))
+        if name in ("data.tar", "data.tar.gz", "data.tar.xz"):
+            return file
         if name.startswith("data.tar"):
-            raise FetchError(f"{deb}: {name} cannot be unpacked here; take the package of Debian 12, which uses xz")
+            raise FetchError(f"{deb}: {name} cannot be unpacked here; take the package that {PACKAGES.name} names")
         file.seek(size + size % 2, io.SEEK_CUR)
     raise FetchError(f"{deb}: truncated; download it again")
+
+
+def _unpack_zstd(content: bytes, deb: Path) -> bytes:
+    try:
+        import imagecodecs
+    except ModuleNotFoundError:
+        raise FetchError(f"{deb.name} is compressed by zstd; `pip install imagecodecs` to unpack it") from None
+    try:
+        return bytes(imagecodecs.zstd_decode(content))
+    except (imagecodecs.ZstdError, ValueError) as error:
+        raise FetchError(f"{deb.name} is damaged ({error}); download it again") from error
 
 
 def read_rcc(content: bytes) -> Iterator[tuple[str, bytes]]:
@@ -213,26 +242,30 @@ def fingerprint(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def find_deb(package: str, debs: Path) -> Path:
-    """The .deb file of a package, from the folder."""
-    found = sorted(debs.glob(f"{package}_*.deb"))
-    if not found:
-        raise FetchError(f"{debs} holds no {package}_*.deb; download it from any mirror of Debian 12 (bookworm)")
-    return found[-1]
+def get_deb(package: str, debs: Path | None, downloads: Path, packages: dict[str, Package]) -> Path:
+    """The .deb file of a package: from the folder `debs` if it is there, else downloaded to the folder `downloads`."""
+    if debs:
+        named = [debs / packages[package].file_name] if package in packages else []
+        if found := [deb for deb in named if deb.is_file()] or sorted(debs.glob(f"{package}_*.deb")):
+            return found[-1]
+    if package not in packages:
+        where = f"{debs} holds no {package}_*.deb and " if debs else ""
+        raise FetchError(f"{where}{PACKAGES.name} does not say where the package is; pass a folder that has it: --debs")
+    return download_deb(packages[package], downloads)
 
 
-def download_deb(package: str, folder: Path) -> Path:
-    """The .deb file of a package, fetched into the folder by apt-get."""
-    if shutil.which("apt-get") is None:
-        raise FetchError(
-            f"apt-get is not here to download {package}; on another system download the packages of Debian 12 "
-            "(bookworm) by hand and pass their folder with --debs"
-        )
-    done = subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise FetchError(f"apt-get download {package} failed ({reason}); try `apt-get update` first, or pass --debs")
-    return find_deb(package, folder)
+def download_deb(package: Package, folder: Path) -> Path:
+    deb = folder / package.file_name
+    remedy = f"get {deb.name} elsewhere and pass its folder: --debs"
+    try:
+        with urllib.request.urlopen(package.url, timeout=60) as answer:
+            content = answer.read()
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise FetchError(f"{package.url} was not downloaded ({error}); {remedy}") from error
+    if fingerprint(content) != package.sha256:
+        raise FetchError(f"{package.url} is another file than {PACKAGES.name} names; {remedy}")
+    deb.write_bytes(content)
+    return deb
 
 
 def fetch_package(photos: list[Photo], deb: Path, out_dir: Path) -> tuple[list[Photo], list[Photo]]:
@@ -254,11 +287,11 @@ def fetch_package(photos: list[Photo], deb: Path, out_dir: Path) -> tuple[list[P
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_dir", type=Path, help="where to write PACKAGE/FILE")
-    parser.add_argument("--debs", type=Path, metavar="DIR", help="folder of downloaded .deb files instead of apt-get")
+    parser.add_argument("--debs", type=Path, metavar="DIR", help="folder of .deb files that need no download")
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="default: data/photos.tsv")
     args = parser.parse_args()
 
-    photos = read_manifest(args.manifest)
+    photos, packages = read_manifest(args.manifest), read_packages(PACKAGES)
     failures: list[str] = []
     recoded = 0
     for package in sorted({photo.package for photo in photos}):
@@ -267,7 +300,7 @@ def main() -> int:
         if missing:
             try:
                 with tempfile.TemporaryDirectory() as folder:
-                    deb = find_deb(package, args.debs) if args.debs else download_deb(package, Path(folder))
+                    deb = get_deb(package, args.debs, Path(folder), packages)
                     same, other = fetch_package(missing, deb, args.out_dir)
             except FetchError as error:
                 failures.append(f"{package}: {error}")

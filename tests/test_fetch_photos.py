@@ -9,23 +9,24 @@ import zlib
 from pathlib import Path
 
 import fetch_photos
+import imagecodecs
 import pytest
 from PIL import Image
 
 # Validation pictures, as the package names them.
 HELD_OUT = {
-    "explore_monuments_wonders_colosseum.webp",
-    "explore_monuments_india_charminar.webp",
-    "explore_monuments_france_chateaudeChenonceau.webp",
-    "explore_world_music_music_america.webp",
-    "explore_world_music_music_mexico.webp",
-    "explore_world_animals_animals_chameleon.webp",
-    "explore_world_animals_animals_hedgehog.webp",
-    "explore_world_animals_animals_scarlet_macaw.webp",
-    "erase_kitten.webp",
-    "erase_red_panda.webp",
-    "explore_world_animals_animals_moose.webp",
-    "explore_farm_animals_animals_dog.webp",
+    "explore_monuments_wonders_colosseum",
+    "explore_monuments_india_charminar",
+    "explore_monuments_france_chateaudeChenonceau",
+    "explore_world_music_music_america",
+    "explore_world_music_music_mexico",
+    "explore_world_animals_animals_chameleon",
+    "explore_world_animals_animals_hedgehog",
+    "explore_world_animals_animals_scarlet_macaw",
+    "erase_kitten",
+    "erase_red_panda",
+    "explore_world_animals_animals_moose",
+    "explore_farm_animals_animals_dog",
 }
 
 
@@ -61,14 +62,15 @@ def eet(entries: dict[str, bytes]) -> bytes:
 
 def deb(files: dict[str, bytes], *, compression: str = "xz") -> bytes:
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode=f"w:{compression}") as archive:
+    with tarfile.open(fileobj=packed, mode="w:" if compression == "zst" else f"w:{compression}") as archive:
         for name, body in files.items():
             entry = tarfile.TarInfo("./" + name)
             entry.size = len(body)
             archive.addfile(entry, io.BytesIO(body))
     content = b"!<arch>\n"
     suffix = f".{compression}" if compression else ""
-    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", f"data.tar{suffix}": packed.getvalue()}
+    data = imagecodecs.zstd_encode(packed.getvalue()) if compression == "zst" else packed.getvalue()
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", f"data.tar{suffix}": data}
     for name, body in members.items():
         content += f"{name:<16}{0:<12}{0:<6}{0:<6}{644:<8}{len(body):<10}`\n".encode() + body + b"\n" * (len(body) % 2)
     return content
@@ -99,11 +101,52 @@ def test_eet_gives_back_what_was_put_in():
     assert dict(fetch_photos.read_eet(eet(entries))) == entries
 
 
-@pytest.mark.parametrize("compression", ["", "gz", "xz"])
+@pytest.mark.parametrize("compression", ["", "gz", "xz", "zst"])
 def test_deb_gives_back_the_wanted_files(tmp_path, compression):
     path = tmp_path / "pictures_1_all.deb"
     path.write_bytes(deb({"usr/a.jpg": b"a", "usr/b.jpg": b"b", "usr/c.jpg": b"c"}, compression=compression))
     assert dict(fetch_photos.read_deb(path, {"usr/a.jpg", "usr/c.jpg"})) == {"usr/a.jpg": b"a", "usr/c.jpg": b"c"}
+
+
+def test_deb_with_damaged_zstd_is_refused(tmp_path):
+    path = tmp_path / "pictures_1_all.deb"
+    content = deb({"usr/a.jpg": b"a"}, compression="zst")
+    path.write_bytes(content[:-20] + bytes(20))
+    with pytest.raises(fetch_photos.FetchError, match=r"pictures_1_all\.deb is damaged .*download it again"):
+        list(fetch_photos.read_deb(path, {"usr/a.jpg"}))
+
+
+def test_deb_with_another_compression_is_refused_by_name(tmp_path):
+    path = tmp_path / "pictures_1_all.deb"
+    path.write_bytes(deb({"usr/a.jpg": b"a"}).replace(b"data.tar.xz ", b"data.tar.lz4"))
+    with pytest.raises(fetch_photos.FetchError, match=r"data\.tar\.lz4 cannot be unpacked"):
+        list(fetch_photos.read_deb(path, {"usr/a.jpg"}))
+
+
+def test_a_package_is_downloaded_and_compared(tmp_path):
+    (tmp_path / "pictures_1_all.deb").write_bytes(content := deb({"usr/a.jpg": b"a"}))
+    (downloads := tmp_path / "downloads").mkdir()
+    url = (tmp_path / "pictures_1_all.deb").as_uri()
+    good = fetch_photos.Package(url=url, sha256=fetch_photos.fingerprint(content))
+    assert fetch_photos.get_deb("pictures", None, downloads, {"pictures": good}).read_bytes() == content
+    other = fetch_photos.Package(url=url, sha256="0" * 64)
+    with pytest.raises(fetch_photos.FetchError, match=r"is another file .*pictures_1_all\.deb elsewhere .*--debs"):
+        fetch_photos.download_deb(other, downloads)
+    gone = fetch_photos.Package(url=url.replace("_1_", "_2_"), sha256="0" * 64)
+    with pytest.raises(fetch_photos.FetchError, match=r"was not downloaded .*pictures_2_all\.deb elsewhere .*--debs"):
+        fetch_photos.download_deb(gone, downloads)
+
+
+def test_a_package_of_the_folder_is_not_downloaded(tmp_path):
+    (tmp_path / "pictures_1_all.deb").write_bytes(b"")
+    assert fetch_photos.get_deb("pictures", tmp_path, tmp_path, {}) == tmp_path / "pictures_1_all.deb"
+
+
+def test_of_two_versions_in_the_folder_the_named_one_is_taken(tmp_path):
+    for version in (1, 2):
+        (tmp_path / f"pictures_{version}_all.deb").write_bytes(b"")
+    packages = {"pictures-old": fetch_photos.Package(url="http://nowhere/pictures_1_all.deb", sha256="0" * 64)}
+    assert fetch_photos.get_deb("pictures-old", tmp_path, tmp_path, packages) == tmp_path / "pictures_1_all.deb"
 
 
 def run_script(out_dir: Path, debs: Path, rows: list[str]) -> subprocess.CompletedProcess[str]:
@@ -152,6 +195,13 @@ def test_script_names_what_cannot_be_made(tmp_path):
 def test_manifest_lists_each_photograph_once_and_none_held_out():
     photos = fetch_photos.read_manifest(fetch_photos.MANIFEST)
     names = [photo.path_in(Path()).as_posix() for photo in photos]
-    assert len(names) == len(set(names)) == 723
-    assert HELD_OUT.isdisjoint(photo.file for photo in photos)
+    assert len(names) == len(set(names)) == 2124
+    assert HELD_OUT.isdisjoint(Path(photo.file).stem for photo in photos)
     assert all(len(photo.sha256) == 64 and photo.source for photo in photos)
+
+
+def test_every_package_has_an_address():
+    packages = fetch_photos.read_packages(fetch_photos.PACKAGES)
+    assert len(packages) == len(fetch_photos.PACKAGES.read_text().splitlines()) - 1  # no name stands twice
+    assert packages.keys() == {photo.package for photo in fetch_photos.read_manifest(fetch_photos.MANIFEST)}
+    assert all(len(package.sha256) == 64 and package.url.endswith(".deb") for package in packages.values())
