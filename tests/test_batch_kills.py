@@ -18,7 +18,8 @@ import pytest
 from fork_server import run_python
 from PIL import Image
 
-from xpsr.batch.crew import Lost
+from xpsr.batch.crew import Finished, Lost, Ready
+from xpsr.batch.inline import Inline
 from xpsr.batch.items import Failure, Item, Made, Order, Outcome, Ticket
 from xpsr.batch.ledger import Ledger
 from xpsr.batch.process import work_on
@@ -87,6 +88,17 @@ def test_a_process_that_does_not_speak_as_it_should_is_lost_and_its_successor_wa
     assert isinstance(news, Lost) and news.error is None
     assert crew.tend() == [] and crew._hands == [None]  # the next one is not started at once
     crew.close()
+
+
+def test_a_thread_refuses_to_be_ended_and_works_on(tiny_model: Path, tmp_path: Path) -> None:
+    save_noise(tmp_path / "a.png", 0)
+    crew = Inline(order_of(tiny_model, tmp_path / "out"))
+    with pytest.raises(NotImplementedError, match="use a ProcessCrew where there is a timeout"):
+        crew.kill()
+    crew.give(Ticket(number=0, item=Item(id="a.png", source=str(tmp_path / "a.png"), target="a.png", seed=0)))
+    crew.close()
+    news = [crew.news.get_nowait() for _ in range(2)]
+    assert isinstance(news[0], Ready) and isinstance(news[1], Finished) and isinstance(news[1].outcome, Made)
 
 
 def test_a_worker_refuses_another_model_than_the_plan_is_for(tiny_model: Path, tmp_path: Path) -> None:
